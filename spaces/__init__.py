@@ -1,0 +1,3 @@
+"""What may change, and how a choice becomes a model."""
+
+SPACES = {"channel_mask": "spaces.channel_mask:ChannelMask"}

@@ -1,0 +1,129 @@
+"""The space of channel keep-masks: which coupled channels of a network stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.base import SearchSpace
+from spaces.candidate import Candidate, Value
+from spaces.domains import Mask
+from spaces.errors import UnsupportedModelError
+from spaces.graph.channel_check import equivalence_error, find_checked_groups
+from spaces.graph.channel_cost import ChannelCost
+from spaces.graph.channel_groups import Forward, call
+from spaces.graph.channel_masking import masked_copy, unmasked
+from spaces.graph.channel_surgery import apply_cut, plan_cut
+
+PREPARED = "channel_keep_mask"
+
+
+@dataclass(frozen=True)
+class ChannelMaskSettings:
+    """Options of the channel space.
+
+    Attributes:
+        round_to: Kept channels of a group come in multiples of this (what the hardware likes), or are all kept.
+        include: Name patterns of layers whose output channels may go; empty for all.
+        exclude: Name patterns of layers whose output channels stay.
+        max_ratio: Largest share of a group's channels that may be removed.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    round_to: int = 1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_ratio: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.round_to < 1:
+            raise ValueError(f"round_to must be at least 1, got {self.round_to}")
+        if not 0.0 < self.max_ratio <= 1.0:
+            raise ValueError(f"max_ratio must lie above 0 and at most at 1, got {self.max_ratio}")
+
+
+class ChannelMask(SearchSpace):
+    """Keep-masks over the coupled channel groups of one network, a decision per group.
+
+    Args:
+        model: The network; left unchanged.
+        inputs: One batch of a single sample, of shape ``(1, ...)``.
+        settings: Rounding, name patterns and the largest ratio.
+        forward: How ``model`` is run on ``inputs``.
+
+    Raises:
+        UnsupportedModelError: The forward pass fails, a pattern matches nothing, or nothing can be removed.
+    """
+
+    Settings = ChannelMaskSettings
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        settings: ChannelMaskSettings | None = None,
+        forward: Forward = call,
+    ) -> None:
+        settings = settings or ChannelMaskSettings()
+        self.groups = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
+        self._inputs = inputs
+        self._forward = forward
+        self._settings = settings
+        if not self.domains or all(len(domain.legal_counts()) < 2 for domain in self.domains.values()):
+            reasons = sorted({group.reason for group in self.groups.frozen}) or ["it has no layer with channels"]
+            raise UnsupportedModelError(
+                "nothing in this network can be pruned: " + "; ".join(reasons[:5]) + ". "
+                "`python -m search inspect CONFIG` shows every group; see `include`, `exclude`, `max_ratio` and `round_to`."
+            )
+        self._cost = ChannelCost(model, self.groups)
+
+    @cached_property
+    def domains(self) -> Mapping[str, Mask]:
+        step = self._settings.round_to
+        domains = {}
+        for group in self.groups.groups:
+            fewest = max(1, math.ceil(group.size * (1.0 - self._settings.max_ratio) - 1e-9))
+            domains[group.name] = Mask(group.size, min(group.size, math.ceil(fewest / step) * step), step)
+        return domains
+
+    def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        mask = self._mask(candidate)
+        prepared = masked_copy(model, self.groups, mask)
+        prepared.register_buffer(PREPARED, torch.from_numpy(mask.copy()), persistent=False)
+        return prepared
+
+    def convert(self, prepared: nn.Module) -> nn.Module:
+        mask = prepared.get_buffer(PREPARED).cpu().numpy()
+        return apply_cut(unmasked(prepared), plan_cut(self.groups, mask))
+
+    def realize(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        return apply_cut(model, plan_cut(self.groups, self._mask(candidate)))
+
+    def check(self, model: nn.Module, candidate: Candidate) -> float:
+        """Return the largest difference between the sliced and the masked network's outputs (see :func:`equivalence_error`).
+
+        Raises:
+            EquivalenceError: They differ.
+        """
+        return equivalence_error(model, self.groups, self._mask(candidate), self._inputs, self._forward)
+
+    def costs(self, candidate: Candidate) -> dict[str, float]:
+        return self._cost.of(self.groups.mask(candidate.values))  # type: ignore[arg-type]
+
+    def describe(self, candidate: Candidate) -> dict[str, Value]:
+        return {name: str(mask).count("1") / len(str(mask)) for name, mask in candidate.values.items()}
+
+    def transformation(self, candidate: Candidate) -> dict[str, Any]:
+        cut = plan_cut(self.groups, self._mask(candidate))
+        return {"kind": "slice_channels", "candidate": dict(candidate.values), **cut.to_json()}
+
+    def _mask(self, candidate: Candidate) -> np.ndarray:
+        self.validate(candidate)
+        return self.groups.mask(candidate.values)  # type: ignore[arg-type]

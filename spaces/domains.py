@@ -1,0 +1,107 @@
+"""Domains: the legal values of one decision."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spaces.candidate import Value
+
+
+class Domain(ABC):
+    """The legal values of one decision."""
+
+    @abstractmethod
+    def contains(self, value: object) -> bool:
+        """Whether ``value`` is legal."""
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator) -> Value:
+        """Draw a legal value."""
+
+    @property
+    @abstractmethod
+    def describe(self) -> str:
+        """The domain in words, for error messages."""
+
+
+@dataclass(frozen=True)
+class Mask(Domain):
+    """Keep-masks over ``length`` coupled channels: a string of ``"0"`` (remove) and ``"1"`` (keep).
+
+    Attributes:
+        length: Number of coupled channels, one character each.
+        minimum: Fewest channels that must be kept, at least one.
+        multiple: The number kept must be a multiple of this, or all channels.
+    """
+
+    length: int
+    minimum: int = 1
+    multiple: int = 1
+
+    def contains(self, value: object) -> bool:
+        if not isinstance(value, str) or len(value) != self.length or set(value) - {"0", "1"}:
+            return False
+        return self.allows(value.count("1"))
+
+    def allows(self, kept: int) -> bool:
+        """Whether that many channels may be kept."""
+        return kept == self.length or (self.minimum <= kept <= self.length and kept % self.multiple == 0)
+
+    def legal_counts(self) -> list[int]:
+        """Every number of channels that may be kept, ascending."""
+        return [kept for kept in range(1, self.length + 1) if self.allows(kept)]
+
+    def sample(self, rng: np.random.Generator) -> str:
+        kept = int(rng.choice(self.legal_counts()))
+        mask = np.zeros(self.length, dtype=bool)
+        mask[rng.permutation(self.length)[:kept]] = True
+        return "".join("1" if bit else "0" for bit in mask)
+
+    @property
+    def describe(self) -> str:
+        step = f", a multiple of {self.multiple}" if self.multiple > 1 else ""
+        return f"{self.length} characters '0' or '1' with at least {self.minimum} kept{step}"
+
+
+@dataclass(frozen=True)
+class Choice(Domain):
+    """One of a few options."""
+
+    options: Sequence[Value]
+
+    def contains(self, value: object) -> bool:
+        return any(value == option and type(value) is type(option) for option in self.options)
+
+    def sample(self, rng: np.random.Generator) -> Value:
+        return self.options[int(rng.integers(len(self.options)))]
+
+    @property
+    def describe(self) -> str:
+        return "one of " + ", ".join(repr(option) for option in self.options)
+
+
+@dataclass(frozen=True)
+class Real(Domain):
+    """A number from ``low`` to ``high``, both included; ``log`` samples its logarithm evenly."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def contains(self, value: object) -> bool:
+        return isinstance(value, float) and self.low <= value <= self.high
+
+    def sample(self, rng: np.random.Generator) -> float:
+        if self.log:
+            drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+            return min(max(drawn, self.low), self.high)
+        return float(rng.uniform(self.low, self.high))
+
+    @property
+    def describe(self) -> str:
+        return f"a number from {self.low:g} to {self.high:g}"

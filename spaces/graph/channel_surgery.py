@@ -1,0 +1,143 @@
+"""Channel surgery: slicing a keep-mask out of a network's tensors, without copying or re-tracing the network.
+
+The cut is first a plan of plain data (:class:`Cut`): which indices of which dimension of which state tensor stay, and
+which sizes the modules announce afterwards. The same plan, read back from JSON, rebuilds the structure in another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.graph.channel_groups import ChannelGroups
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which indices stay, as plain data.
+
+    Attributes:
+        kept: By state tensor and dimension, the indices that stay, ascending.
+        attributes: By module, the attributes that announce its new sizes.
+    """
+
+    kept: Mapping[str, Mapping[int, Any]]
+    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kept": {
+                name: {str(dim): [int(index) for index in indices] for dim, indices in dims.items()}
+                for name, dims in self.kept.items()
+            },
+            "attributes": {
+                module: {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+                for module, fields in self.attributes.items()
+            },
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Cut:
+        kept = {
+            name: {int(dim): np.asarray(indices, dtype=np.int64) for dim, indices in dims.items()}
+            for name, dims in data["kept"].items()
+        }
+        attributes = {
+            module: {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+            for module, fields in data["attributes"].items()
+        }
+        return Cut(kept, attributes)
+
+
+def plan_cut(groups: ChannelGroups, mask: np.ndarray) -> Cut:
+    """Turn a whole keep-mask, boolean of shape ``(groups.width,)``, into a :class:`Cut`."""
+    extended = np.append(mask, True)
+    cache: dict[bytes, np.ndarray] = {}
+
+    def stay(places: np.ndarray) -> np.ndarray:
+        key = places.tobytes()
+        if key not in cache:
+            cache[key] = np.flatnonzero(extended[places])
+        return cache[key]
+
+    kept: dict[str, dict[int, np.ndarray]] = {}
+    for tensor, dims in groups.ties.items():
+        shorter = {dim: indices for dim, places in dims.items() if len(indices := stay(places)) < len(places)}
+        if shorter:
+            kept[tensor] = shorter
+    attributes: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    for layer in groups.layers:
+        inputs, outputs = len(stay(layer.inputs)), len(stay(layer.outputs))
+        if inputs == len(layer.inputs) and outputs == len(layer.outputs):
+            continue
+        attributes[layer.name] = _sizes(layer.kind, inputs, outputs, layer.groups, len(layer.inputs))
+    return Cut(kept, attributes)
+
+
+def _sizes(kind: str, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
+    if kind in ("conv", "conv_transpose"):
+        remaining = groups if groups == 1 else groups * inputs // before
+        return {"in_channels": inputs, "out_channels": outputs, "groups": remaining}
+    if kind == "linear":
+        return {"in_features": inputs, "out_features": outputs}
+    if kind == "layer_norm":
+        return {"normalized_shape": (inputs,)}
+    if kind == "group_norm":
+        return {"num_channels": inputs, "num_groups": groups if groups == 1 else groups * inputs // before}
+    return {"num_features": inputs}
+
+
+def apply_cut(model: nn.Module, cut: Cut) -> nn.Module:
+    """Return the smaller network: modules are cloned shallowly, tensors are sliced or copied. ``model`` is left unchanged."""
+    indices: dict[int, Tensor] = {}
+    tensors: dict[int, Tensor] = {}
+
+    def slice_tensor(name: str, tensor: Tensor) -> Tensor:
+        if id(tensor) in tensors:
+            return tensors[id(tensor)]
+        result = tensor.detach()
+        for dim, stay in cut.kept.get(name, {}).items():
+            if id(stay) not in indices:
+                indices[id(stay)] = torch.from_numpy(np.ascontiguousarray(stay))
+            result = result.index_select(dim, indices[id(stay)].to(result.device))
+        if result.data_ptr() == tensor.data_ptr():
+            result = result.clone()
+        if isinstance(tensor, nn.Parameter):
+            result = nn.Parameter(result, requires_grad=tensor.requires_grad)
+        tensors[id(tensor)] = result
+        return result
+
+    memo: dict[int, nn.Module] = {}
+
+    def clone(module: nn.Module, prefix: str) -> nn.Module:
+        if id(module) in memo:
+            return memo[id(module)]
+        copy = module.__class__.__new__(module.__class__)
+        memo[id(module)] = copy
+        state = dict(module.__dict__)
+        for kind in ("_parameters", "_buffers"):
+            state[kind] = {
+                name: None if tensor is None else slice_tensor(prefix + name, tensor) for name, tensor in state[kind].items()
+            }
+        state["_modules"] = {
+            name: None if child is None else clone(child, f"{prefix}{name}.") for name, child in state["_modules"].items()
+        }
+        for kind in [key for key in state if key.endswith("_hooks") or key.endswith("_hooks_with_kwargs")]:
+            state[kind] = state[kind].copy()
+        state["_non_persistent_buffers_set"] = set(state["_non_persistent_buffers_set"])
+        state.update(cut.attributes.get(prefix[:-1], {}))
+        copy.__dict__.update(state)
+        return copy
+
+    return clone(model, "")
+
+
+def state_names(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter and buffer with its name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()

@@ -1,0 +1,184 @@
+"""Networks for small images: the CIFAR ResNets, VGG-16-BN, a small VGG and one for the 8x8 digits.
+
+Every function is a factory for the configuration (``factory: spaces.networks.resnet20``). All take images of shape
+``(N, in_channels, H, W)`` and return logits of shape ``(N, classes)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+def initialize(network: nn.Module) -> None:
+    """Set every weight: He normal for convolutions (fan-out), N(0, 0.01) for linear layers, 1 and 0 for norms.
+
+    He, Zhang, Ren, Sun 2015, arXiv 1502.01852.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+
+
+def conv_bn_relu(inputs: int, outputs: int) -> list[nn.Module]:
+    """Return a 3x3 convolution that keeps the size, its BatchNorm and its ReLU."""
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a residual addition.
+
+    The shortcut is the identity, or a 1x1 convolution with BatchNorm where the shape changes (option B of He, Zhang,
+    Ren, Sun 2016, arXiv 1512.03385).
+
+    Shapes: ``(N, inputs, H, W)`` to ``(N, outputs, H / stride, W / stride)``.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the block's output."""
+        inner: Tensor = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(inputs)))))
+        outputs: Tensor = self.relu2(inner + self.shortcut(inputs))
+        return outputs
+
+
+class SmallResNet(nn.Module):
+    """ResNet for small images: a 3x3 stem, three stages of ``blocks`` blocks, of 1, 2 and 4 times ``width`` channels.
+
+    The depth is ``6 * blocks + 2``. He, Zhang, Ren, Sun 2016, arXiv 1512.03385, section 4.2.
+    """
+
+    def __init__(self, blocks: int, in_channels: int, classes: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.stage1 = self._stage(blocks, width, width, 1)
+        self.stage2 = self._stage(blocks, width, 2 * width, 2)
+        self.stage3 = self._stage(blocks, 2 * width, 4 * width, 2)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(4 * width, classes)
+        initialize(self)
+
+    @staticmethod
+    def _stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        rest = [BasicBlock(outputs, outputs) for _ in range(blocks - 1)]
+        return nn.Sequential(BasicBlock(inputs, outputs, stride), *rest)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits of shape ``(N, classes)``."""
+        features = self.relu(self.bn(self.conv(inputs)))
+        features = self.stage3(self.stage2(self.stage1(features)))
+        logits: Tensor = self.classifier(self.flatten(self.pool(features)))
+        return logits
+
+
+class PoolAboveTwo(nn.MaxPool2d):
+    """Max pooling that is skipped where it would take the map below 2 pixels.
+
+    Shapes: ``(N, C, H, W)`` to ``(N, C, H / 2, W / 2)``, or unchanged.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the pooled map."""
+        if min(input.shape[-2:]) < 4:
+            return input
+        pooled: Tensor = super().forward(input)
+        return pooled
+
+
+class PlainNetwork(nn.Module):
+    """Convolutions one after the other, global average pooling and a linear classifier."""
+
+    def __init__(self, features: Sequence[nn.Module], channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*features)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(channels, classes)
+        initialize(self)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits of shape ``(N, classes)``."""
+        logits: Tensor = self.classifier(self.flatten(self.pool(self.features(inputs))))
+        return logits
+
+
+def resnet20(in_channels: int = 3, classes: int = 10, width: int = 16) -> nn.Module:
+    """ResNet-20 for small images: 0.27 M parameters, 41 M MACs at 3x32x32 (He et al. 2016, arXiv 1512.03385)."""
+    return SmallResNet(3, in_channels, classes, width)
+
+
+def resnet56(in_channels: int = 3, classes: int = 10, width: int = 16) -> nn.Module:
+    """ResNet-56 for small images: 0.86 M parameters, 126 M MACs at 3x32x32 (He et al. 2016, arXiv 1512.03385)."""
+    return SmallResNet(9, in_channels, classes, width)
+
+
+def resnet110(in_channels: int = 3, classes: int = 10, width: int = 16) -> nn.Module:
+    """ResNet-110 for small images: 1.7 M parameters, 253 M MACs at 3x32x32 (He et al. 2016, arXiv 1512.03385)."""
+    return SmallResNet(18, in_channels, classes, width)
+
+
+def _vgg_features(in_channels: int, stages: Sequence[Sequence[int]]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for stage in stages:
+        for outputs in stage:
+            layers += conv_bn_relu(channels, outputs)
+            channels = outputs
+        layers.append(PoolAboveTwo(2))
+    return layers
+
+
+def vgg16_bn(in_channels: int = 3, classes: int = 10) -> nn.Module:
+    """VGG-16 with BatchNorm for small images: 13 convolutions, global average pooling and one linear layer.
+
+    14.7 M parameters, 313 M MACs at 3x32x32. Simonyan, Zisserman 2015, arXiv 1409.1556, in the form with one linear layer
+    that the pruning papers use on small images; pools that would take the map below 2 pixels are skipped.
+    """
+    stages = [(64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)]
+    return PlainNetwork(_vgg_features(in_channels, stages), 512, classes)
+
+
+def vgg_small(in_channels: int = 3, classes: int = 10) -> nn.Module:
+    """A small VGG with BatchNorm: six convolutions of 32, 32, 64, 64, 128, 128 channels; 0.29 M parameters.
+
+    After Simonyan, Zisserman 2015, arXiv 1409.1556; pools that would take the map below 2 pixels are skipped.
+    """
+    return PlainNetwork(_vgg_features(in_channels, [(32, 32), (64, 64), (128, 128)]), 128, classes)
+
+
+def digits_cnn(in_channels: int = 1, classes: int = 10, width: int = 16) -> nn.Module:
+    """A network for the 8x8 digits that trains in seconds: two convolutions, a residual block, one convolution.
+
+    ``width`` channels, then 2 and 4 times as many; 0.04 M parameters, 0.9 M MACs at width 16.
+    """
+    features = [
+        *conv_bn_relu(in_channels, width),
+        *conv_bn_relu(width, 2 * width),
+        nn.MaxPool2d(2),
+        BasicBlock(2 * width, 2 * width),
+        *conv_bn_relu(2 * width, 4 * width),
+    ]
+    return PlainNetwork(features, 4 * width, classes)

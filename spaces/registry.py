@@ -1,0 +1,60 @@
+"""Names to classes: literal registries, resolved when used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from spaces.errors import SecateursError
+
+
+class UnknownNameError(SecateursError):
+    """A name that no registry entry or import path answers to."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the nearest known name as a question, and the whole list."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    question = f"did you mean {near[0]!r}? " if near else ""
+    return f"{question}known: {', '.join(known)}"
+
+
+def resolve(path: str) -> Any:
+    """Return the object at an import path, ``package.module:name`` or ``package.module.name``.
+
+    Raises:
+        UnknownNameError: The module or the name does not exist.
+    """
+    module_name, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
+    if not module_name or not attribute:
+        raise UnknownNameError(f"{path!r}: expected an import path such as package.module.name")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise UnknownNameError(
+                f"{path!r}: there is no module {error.name!r}; is it installed, or is its folder on PYTHONPATH?"
+            ) from None
+        raise UnknownNameError(f"{path!r}: importing {module_name} failed: {error}") from error
+    except Exception as error:
+        raise UnknownNameError(f"{path!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [name for name in vars(found) if not name.startswith("_")]
+            raise UnknownNameError(f"{path!r}: {module_name} has no {part!r}; {suggestion(part, public)}")
+        found = getattr(found, part)
+    return found
+
+
+def lookup(registry: Mapping[str, str], name: str, kind: str) -> Any:
+    """Return the class registered under ``name``.
+
+    Raises:
+        UnknownNameError: ``name`` is not registered; the message names the nearest match and the list.
+    """
+    if name not in registry:
+        raise UnknownNameError(f"unknown {kind} {name!r}; {suggestion(name, registry)}")
+    return resolve(registry[name])

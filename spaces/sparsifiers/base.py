@@ -1,0 +1,50 @@
+"""The sparsifier: hooks by which the training loop drives a network towards sparsity."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+
+class Sparsifier(ABC):
+    """Drives a network towards sparsity while the training loop trains it.
+
+    The loop calls, once: :meth:`start`; then in every step, in this order: :meth:`before_forward`, the forward
+    pass, :meth:`penalty` (added to the loss), the backward pass, :meth:`after_backward`, the optimizer's step,
+    :meth:`after_step`. Every hook does nothing unless overridden. Plain tensors in, nothing from the evaluators.
+    """
+
+    @abstractmethod
+    def start(self, model: nn.Module, total_steps: int) -> None:
+        """Bind to ``model``, which is trained for ``total_steps`` optimizer steps."""
+
+    def before_forward(self, inputs: Tensor, targets: Tensor | None) -> None:
+        """See the batch before the forward pass; ``targets`` is None for a task without class labels."""
+
+    def penalty(self) -> Tensor | None:
+        """Return the scalar added to the loss, or None."""
+        return None
+
+    def after_backward(self) -> None:
+        """Change gradients, after the backward pass (and un-scaling)."""
+
+    def after_step(self) -> None:
+        """Change weights, after the optimizer's step."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the aim is reached, so that training with this sparsifier may stop."""
+        return False
+
+    def keep_masks(self) -> Mapping[str, Tensor]:
+        """Return the boolean keep-masks decided so far, by group name; empty where none are."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all state that :meth:`load_state_dict` needs to go on exactly."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`state_dict`; called after :meth:`start`."""

@@ -1,0 +1,131 @@
+"""Sparse training on scaling factors: the gradient-limited L1/2 penalty, and plain L1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from spaces.errors import UnsupportedModelError
+from spaces.sparsifiers.base import Sparsifier
+
+Penalty = Literal["l1_half", "l1"]
+
+
+def penalty_value(factors: Tensor, penalty: Penalty, epsilon: float) -> Tensor:
+    """Return ``sum(sqrt(|gamma| + epsilon))`` for ``l1_half`` and ``sum(|gamma|)`` for ``l1``, a scalar."""
+    magnitudes = factors.abs()
+    return magnitudes.sum() if penalty == "l1" else (magnitudes + epsilon).sqrt().sum()
+
+
+def penalty_slope(factors: Tensor, penalty: Penalty, epsilon: float) -> Tensor:
+    """Return the derivative of :func:`penalty_value` by every factor, of the factors' shape; 0 where a factor is 0.
+
+    For ``l1_half`` this is ``sign(gamma) / (2 sqrt(|gamma| + epsilon))``, never above ``1 / (2 sqrt(epsilon))``.
+    """
+    signs = factors.sign()
+    return signs if penalty == "l1" else signs * (factors.abs() + epsilon).rsqrt() * 0.5
+
+
+@dataclass(frozen=True)
+class ScalingFactorSettings:
+    """Options of :class:`ScalingFactor`.
+
+    Attributes:
+        penalty: ``l1_half`` (gradient-limited L1/2) or ``l1`` (network slimming).
+        strength: Lambda, the penalty's weight in the objective. Choose it so that ``strength / (2 sqrt(epsilon))`` is
+            1e-4 to 1e-3 for ``l1_half``.
+        epsilon: Limits the slope of ``l1_half`` to ``1 / (2 sqrt(epsilon))``: 1e-2 to 5, 1e-4 to 50.
+        layers: ``batch_norm``, or ``all_norms`` for GroupNorm, LayerNorm and InstanceNorm weights too.
+        include: Name patterns (``stage1.*``) of the normalisation layers to take; empty takes all.
+        exclude: Name patterns of the normalisation layers to leave alone.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    penalty: Penalty = "l1_half"
+    strength: float = 1e-4
+    epsilon: float = 1e-2
+    layers: Literal["batch_norm", "all_norms"] = "batch_norm"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.strength >= 0:
+            raise ValueError(f"strength: expected a number of at least 0, got {self.strength}")
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon: expected a number above 0, got {self.epsilon}")
+
+
+class ScalingFactor(Sparsifier):
+    """Adds ``strength * R(gamma)`` to the objective, ``gamma`` being the scaling factors of the normalisation layers.
+
+    ``l1_half`` is ``R = sum sqrt(|gamma| + epsilon)``: the objective with a penalty on the scaling factors is the
+    published method (CN111105035A; Wang, Li, Shi, Xie, Wang, Neurocomputing 404, 2020, doi
+    10.1016/j.neucom.2020.03.082), this form of its "gradient-limited L1/2" is our reading. ``l1`` is network
+    slimming (Liu et al. 2017, arXiv 1708.06519).
+
+    The penalty enters as its exact gradient, in :meth:`after_backward`; :meth:`penalty` is therefore None, and the
+    value for logging is :meth:`value`.
+    """
+
+    Settings = ScalingFactorSettings
+
+    def __init__(self, settings: ScalingFactorSettings) -> None:
+        self.settings = settings
+        self._factors: dict[str, nn.Parameter] = {}
+
+    def start(self, model: nn.Module, total_steps: int) -> None:
+        """Find the scaling factors of ``model``.
+
+        Raises:
+            UnsupportedModelError: No layer has scaling factors that may be trained, or the patterns leave none.
+        """
+        kinds: tuple[type[nn.Module], ...] = (_BatchNorm,)
+        if self.settings.layers == "all_norms":
+            kinds = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
+        found = {
+            name: module.weight
+            for name, module in model.named_modules()
+            if isinstance(module, kinds) and isinstance(module.weight, nn.Parameter) and module.weight.requires_grad
+        }
+        if not found:
+            kind = "BatchNorm layer" if self.settings.layers == "batch_norm" else "normalisation layer"
+            raise UnsupportedModelError(
+                f"sparse training on scaling factors needs a {kind} with trainable weights and {type(model).__name__} "
+                "has none; set layers: all_norms if it has GroupNorm or LayerNorm, or leave sparse_training out"
+            )
+        self._factors = {name: weight for name, weight in found.items() if self._selected(name)}
+        if not self._factors:
+            raise UnsupportedModelError(
+                f"include {list(self.settings.include)} and exclude {list(self.settings.exclude)} leave no "
+                f"normalisation layer to train towards sparsity; the network has {', '.join(list(found)[:8])}"
+                + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+            )
+
+    def _selected(self, name: str) -> bool:
+        included = not self.settings.include or any(fnmatchcase(name, pattern) for pattern in self.settings.include)
+        return included and not any(fnmatchcase(name, pattern) for pattern in self.settings.exclude)
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        """The scaling factors by layer name, each of shape ``(channels,)``; live, not copies."""
+        return {name: weight.detach() for name, weight in self._factors.items()}
+
+    @torch.no_grad()
+    def after_backward(self) -> None:
+        """Add ``strength`` times the penalty's slope to the gradients of the scaling factors."""
+        settings = self.settings
+        for factor in self._factors.values():
+            if factor.grad is not None:
+                factor.grad.add_(penalty_slope(factor, settings.penalty, settings.epsilon), alpha=settings.strength)
+
+    @torch.no_grad()
+    def value(self) -> float:
+        """Return ``strength * R(gamma)`` as it stands, for logging."""
+        values = [penalty_value(f, self.settings.penalty, self.settings.epsilon) for f in self._factors.values()]
+        return self.settings.strength * float(sum(float(value) for value in values))

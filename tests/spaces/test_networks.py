@@ -1,0 +1,56 @@
+import pytest
+import torch
+from torch import nn
+
+from spaces import networks
+
+FACTORIES = ["resnet20", "resnet56", "resnet110", "vgg16_bn", "vgg_small", "digits_cnn"]
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("size", [8, 28])
+def test_every_network_gives_one_logit_per_class(factory, size):
+    model = getattr(networks, factory)(in_channels=2, classes=7).eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 2, size, size)).shape == (1, 7)
+
+
+# Parameters with identity shortcuts (option A): 0.27 M, 0.85 M and 1.7 M in the paper.
+@pytest.mark.parametrize(("depth", "expected"), [(20, 269_722), (56, 853_018), (110, 1_727_962)])
+def test_resnets_have_the_papers_depth_and_size(depth, expected):
+    model = getattr(networks, f"resnet{depth}")()
+    parameters = {name: p.numel() for name, p in model.named_parameters()}
+    assert sum(count for name, count in parameters.items() if "shortcut" not in name) == expected
+    # Option B: a 1x1 convolution with BatchNorm at the two places where the shape changes, and nowhere else.
+    assert sum(count for name, count in parameters.items() if "shortcut" in name) == 16 * 32 + 64 + 32 * 64 + 128
+    convolutions = [m for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and "shortcut" not in name]
+    assert len(convolutions) + 1 == depth
+
+
+def test_width_scales_every_stage():
+    model = networks.resnet20(width=8)
+    assert model.classifier.in_features == 32
+    assert model.conv.out_channels == 8
+
+
+@pytest.mark.parametrize(("size", "left"), [(3, 3), (8, 2), (28, 3), (32, 2), (64, 2)])
+def test_vgg16_skips_pools_that_would_go_below_two_pixels(size, left):
+    model = networks.vgg16_bn()
+    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) == 13
+    with torch.no_grad():
+        assert model.eval().features(torch.randn(1, 3, size, size)).shape == (1, 512, left, left)
+
+
+def test_vgg_small_has_six_convolutions():
+    widths = [m.out_channels for m in networks.vgg_small().modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [32, 32, 64, 64, 128, 128]
+
+
+def test_initial_signal_neither_dies_nor_explodes():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = networks.resnet56().train()
+        features = model.stage3(model.stage2(model.stage1(model.relu(model.bn(model.conv(torch.randn(8, 3, 16, 16)))))))
+    assert torch.isfinite(features).all()
+    assert 0.1 < float(features.std()) < 100
+    assert float(model.classifier.weight.abs().max()) < 0.1
