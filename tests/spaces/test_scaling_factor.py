@@ -67,7 +67,7 @@ def test_training_drives_useless_factors_to_zero_and_keeps_the_useful(penalty):
     model[1].weight.requires_grad_(False)
     sparsifier = ScalingFactor(ScalingFactorSettings(penalty=penalty, strength=5e-2))
     sparsifier.start(model, total_steps=500)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(500):
         optimizer.zero_grad()
         (model(inputs) - targets).square().mean().backward()

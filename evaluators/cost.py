@@ -1,0 +1,130 @@
+"""What a network costs: multiply-accumulates, parameters, bytes, bit operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils.hooks import RemovableHandle
+
+from evaluators.accuracy import evaluation_mode
+from evaluators.base import EvaluationContext, Evaluator, Metric
+from spaces.errors import UnsupportedModelError
+
+FLOAT_BITS = 32
+
+
+def count(
+    model: nn.Module, example_inputs: Tensor, forward: Callable[[nn.Module, Tensor], Tensor] | None = None
+) -> dict[str, float]:
+    """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of ``model``, by running it once.
+
+    ``macs`` are the multiply-accumulates of one sample in convolutions, transposed convolutions, linear layers and
+    attention modules: half of what ``torch.utils.flop_counter`` counts there. Biases, normalisation, activations,
+    pooling and matrix products outside these modules are not counted. ``size_bytes`` are those of all tensors of the
+    state dict; ``bit_operations`` are ``macs * 32 * 32``, as for float32.
+
+    Args:
+        model: The network; left unchanged.
+        example_inputs: A batch of shape ``(N, ...)``; costs are per sample.
+        forward: Runs the network on the batch; by default calls it.
+
+    Raises:
+        UnsupportedModelError: The forward pass fails.
+    """
+    macs = 0
+    samples = len(example_inputs)
+
+    def add(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], outputs: Any) -> None:
+        nonlocal macs
+        macs += _module_macs(module, inputs, keywords, outputs)
+
+    handles: list[RemovableHandle] = [
+        module.register_forward_hook(add, with_kwargs=True)
+        for module in model.modules()
+        if isinstance(module, (_ConvNd, nn.Linear, nn.MultiheadAttention))
+    ]
+    parameter = next(model.parameters(), None)
+    device = parameter.device if parameter is not None else example_inputs.device
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            inputs = example_inputs.to(device)
+            if forward is None:
+                model(inputs)
+            else:
+                forward(model, inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"the forward pass of {type(model).__name__} on a batch of shape {tuple(example_inputs.shape)} failed: {error}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    per_sample = float(macs // samples)
+    return {
+        "macs": per_sample,
+        "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
+        "size_bytes": float(sum(t.numel() * t.element_size() for t in model.state_dict().values())),
+        "bit_operations": per_sample * FLOAT_BITS * FLOAT_BITS,
+    }
+
+
+def _module_macs(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], outputs: Any) -> int:
+    """Return the multiply-accumulates of one call of ``module``, over the whole batch."""
+    if isinstance(module, _ConvTransposeNd):
+        entering: Tensor = inputs[0] if inputs else keywords["input"]
+        return entering.numel() * (module.out_channels // module.groups) * prod(module.kernel_size)
+    if isinstance(module, _ConvNd):
+        return int(outputs.numel()) * (module.in_channels // module.groups) * prod(module.kernel_size)
+    if isinstance(module, nn.Linear):
+        return int(outputs.numel()) * module.in_features
+    if isinstance(module, nn.MultiheadAttention):
+        query, key, value = (*inputs, *(keywords[n] for n in ("query", "key", "value") if n in keywords))[:3]
+        width = module.embed_dim
+        axis = 0 if query.ndim == 2 or not module.batch_first else 1
+        targets, sources = query.shape[axis], key.shape[axis]
+        batch = query.numel() // (targets * query.shape[-1])
+        projections = targets * width * width * 2 + sources * width * (key.shape[-1] + value.shape[-1])
+        return int(batch * (projections + 2 * targets * sources * width))
+    return 0
+
+
+@dataclass(frozen=True)
+class CostSettings:
+    """Options of :class:`Cost`: there are none."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
+class Cost(Evaluator):
+    """Multiply-accumulates per sample, parameters, bytes and bit operations.
+
+    Taken from what the space knows analytically where that is complete, else counted on the network by :func:`count`.
+    """
+
+    Settings = CostSettings
+    rank = 0
+
+    def __init__(self, settings: CostSettings) -> None:
+        self.settings = settings
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``."""
+        return {
+            "macs": Metric("multiply-accumulates per sample", "minimize"),
+            "parameters": Metric("numbers", "minimize"),
+            "size_bytes": Metric("bytes", "minimize"),
+            "bit_operations": Metric("bit operations per sample", "minimize"),
+        }
+
+    def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
+        """Return the costs of ``model``."""
+        if all(name in context.costs for name in self.metrics):
+            return {name: float(context.costs[name]) for name in self.metrics}
+        return count(model, context.task.example_inputs(), context.task.forward)

@@ -1,0 +1,125 @@
+"""Data sets: labelled images in three splits."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluators.task import Batch, MissingDataError, Split
+from spaces.errors import SecateursError
+
+ROOT_VARIABLE = "SECATEURS_DATA"
+
+Augmentation = Literal["crop", "flip"]
+
+
+class DataError(SecateursError):
+    """A data set does not allow what the configuration asks of it."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Options that every data set has.
+
+    Attributes:
+        root: Folder of the files; by default the environment variable ``SECATEURS_DATA``, else ``data``.
+        download: Whether to fetch missing files, where the data set can be fetched.
+        search_size: Samples set aside from the training set for searches and early stopping.
+        split_seed: Seed of the order in which they are set aside.
+        train_size: Only so many of the remaining samples to train on; None for all.
+        augment: ``true`` for what suits the data set, ``false`` for nothing, or a list of ``crop`` and ``flip``.
+        mean: Mean of every channel on a scale of 0 to 1; None for the data set's own.
+        std: Standard deviation of every channel on that scale; None for the data set's own.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    root: str | None = None
+    download: bool = False
+    search_size: int = 5000
+    split_seed: int = 0
+    train_size: int | None = None
+    augment: bool | tuple[Augmentation, ...] = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.search_size < 1:
+            raise ValueError(f"search_size: expected at least 1 sample, got {self.search_size}")
+        if self.split_seed < 0:
+            raise ValueError(f"split_seed: expected at least 0, got {self.split_seed}")
+        if self.train_size is not None and self.train_size < 1:
+            raise ValueError(f"train_size: expected at least 1 sample, got {self.train_size}")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise ValueError(f"std: expected numbers above 0, got {list(self.std)}")
+
+    def folder(self) -> Path:
+        """Return the absolute folder in which the files are looked for."""
+        return Path(self.root or os.environ.get(ROOT_VARIABLE) or "data").expanduser().absolute()
+
+    def augmentations(self, natural: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        """Return the augmentations to apply, ``natural`` being what suits the data set."""
+        if isinstance(self.augment, bool):
+            return natural if self.augment else ()
+        return self.augment
+
+
+def missing(name: str, looked_for: str, folder: Path, downloadable: bool) -> MissingDataError:
+    """Return the error that says what was looked for, where, and how to get it."""
+    fetch = "set data.download: true to fetch it, or " if downloadable else ""
+    return MissingDataError(
+        f"{name}: looked for {looked_for} in {folder} and did not find it; {fetch}point data.root or the environment "
+        f"variable {ROOT_VARIABLE} at the folder that holds it"
+    )
+
+
+def split_indices(samples: int, settings: DataSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of the train and of the search samples in the training set, each in its fixed order.
+
+    Raises:
+        DataError: ``search_size`` leaves nothing to train on.
+    """
+    if settings.search_size >= samples:
+        raise DataError(
+            f"search_size {settings.search_size} leaves nothing to train on: the training set has {samples} samples"
+        )
+    order = np.random.default_rng(settings.split_seed).permutation(samples)
+    rest = order[settings.search_size :]
+    return rest[: settings.train_size], order[: settings.search_size]
+
+
+class DataSet(ABC):
+    """Labelled images in three splits; ``size`` and ``batches`` keep the contract of :class:`evaluators.task.Task`.
+
+    Made from its frozen ``Settings``; reads its files when first asked for a batch or a size.
+
+    Attributes:
+        classes: Number of classes.
+    """
+
+    classes: int
+
+    @abstractmethod
+    def size(self, split: Split) -> int:
+        """Return the number of samples in ``split``."""
+
+    @abstractmethod
+    def batches(self, split: Split, batch_size: int, generator: torch.Generator | None, limit: int | None) -> Iterable[Batch]:
+        """Yield ``(images, labels)``: shape ``(N, C, H, W)`` in float32 and ``(N,)`` in int64."""
+
+    @abstractmethod
+    def example(self) -> Tensor:
+        """Return one unaugmented image as a batch, shape ``(1, C, H, W)``."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of content, splits and preparation; where the files lie is no part of it."""

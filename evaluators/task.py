@@ -1,0 +1,101 @@
+"""The task: a reference network, its data and what counts as a good answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spaces.errors import SecateursError
+
+Split = Literal["train", "search", "test"]
+Batch = tuple[Tensor, Tensor]
+
+
+class Task(ABC):
+    """What a network is for: its reference model, batches of the three splits, a loss and a score.
+
+    Subclass it for a task of your own and name the class in the configuration (``task: {class: package.module.Class,
+    arguments: {...}}``). Searches and early stopping read ``train`` and ``search`` only; ``test`` is read once, for the
+    report.
+    """
+
+    @property
+    @abstractmethod
+    def score_name(self) -> str:
+        """Name of the primary entry of :meth:`score`; higher is better (``"top1"`` for classification)."""
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names of all entries of :meth:`score`, the primary one first."""
+        return (self.score_name,)
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return the network's structure from its factory, weights not loaded; twice gives two separate networks."""
+
+    @abstractmethod
+    def reference_model(self) -> nn.Module:
+        """Return the network a run starts from: :meth:`build` with the user's checkpoint, if one was named."""
+
+    @abstractmethod
+    def size(self, split: Split) -> int:
+        """Return the number of samples in ``split``."""
+
+    @abstractmethod
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator | None = None, limit: int | None = None
+    ) -> Iterable[Batch]:
+        """Yield ``(inputs, targets)`` batches of ``split``, each ``inputs`` of shape ``(N, ...)`` in float32.
+
+        With ``generator``, the split is shuffled and (for ``train``) augmented, all randomness drawn from it, and a
+        last incomplete batch is dropped. Without, order and samples are fixed and nothing is augmented or dropped.
+        ``limit`` yields only the first so many samples of the fixed order.
+        """
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+
+    @abstractmethod
+    def score(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return the scores of a batch: tensors of shape ``(N,)``, one value per sample, averaged over a split."""
+
+    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Run ``model`` on a batch; override where it takes or returns more than one tensor."""
+        outputs: Tensor = model(inputs)
+        return outputs
+
+    def distillation_loss(self, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Return the mean distance of ``outputs`` from the reference network's, a scalar.
+
+        By default the KL divergence of logits of shape ``(N, classes)``, times ``temperature ** 2`` (Hinton, Vinyals,
+        Dean 2015, arXiv 1503.02531).
+        """
+        return F.kl_div(
+            F.log_softmax(outputs / temperature, dim=1),
+            F.log_softmax(teacher / temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        ) * (temperature * temperature)
+
+    def labels(self, targets: Tensor) -> Tensor | None:
+        """Return class labels of shape ``(N,)``, or None for a task without them."""
+        return None
+
+    @abstractmethod
+    def example_inputs(self) -> Tensor:
+        """Return one batch of a single sample, with which networks are traced and costs counted."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of data and model identity: a run is only resumed on the same."""
+
+
+class MissingDataError(SecateursError):
+    """A data set is not where it was looked for."""

@@ -1,0 +1,96 @@
+"""Checkpoints: tensors and JSON data, in one file that is replaced atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from spaces.errors import SecateursError
+
+JSON = Any
+
+
+class CheckpointError(SecateursError):
+    """A checkpoint cannot be read, or belongs to another training."""
+
+
+class Checkpoint(Protocol):
+    """Where a training keeps its state; a worker's may send it to the driver."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, JSON]] | None:
+        """Return the last state saved, or None where there is none."""
+
+    def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> None:
+        """Replace the state by this one."""
+
+
+class FileCheckpoint:
+    """A checkpoint in one safetensors file, the JSON data in its metadata.
+
+    A kill at any moment leaves the last complete file in place.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, JSON]] | None:
+        """Return the tensors and the data of the file, or None where there is no file.
+
+        Raises:
+            CheckpointError: The file is not a checkpoint.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            data = json.loads(metadata["data"])
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.path} is not a readable training checkpoint ({error}); remove it to train from the start"
+            ) from error
+        return tensors, data
+
+    def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> None:
+        """Write the file beside the old one and put it in its place."""
+        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        content = safetensors.torch.save(plain, metadata={"data": json.dumps(dict(data))})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def require_same(saved: JSON, current: JSON, place: str = "") -> None:
+    """Compare what identifies two trainings, field by field.
+
+    Raises:
+        CheckpointError: They differ; the message names the first field that does.
+    """
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for key in sorted(saved.keys() | current.keys()):
+            require_same(saved.get(key), current.get(key), f"{place}.{key}" if place else str(key))
+    elif saved != current:
+        raise CheckpointError(
+            f"the training checkpoint was made with {place} = {_short(saved)} and now it is {_short(current)}; "
+            "give the old value back, or start in a new run folder"
+        )
+
+
+def _short(value: JSON) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,36 @@
+"""What the hardware computes in."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from evaluators.training.settings import Autocast
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` computes in bfloat16 by itself; emulated it is many times slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return False
+
+
+def autocast(setting: Autocast, device: torch.device) -> AbstractContextManager[object]:
+    """Return the autocast context of ``setting`` on ``device``; it may be entered again and again."""
+    if setting == "bf16" or (setting == "auto" and has_fast_bfloat16(device)):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def repeatable(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which convolutions on ``device`` give the same bits every time."""
+    if device.type == "cuda":
+        context: AbstractContextManager[object] = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
+        )
+        return context
+    return nullcontext()

@@ -1,0 +1,266 @@
+"""The training loop: the only one, used by every stage."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evaluators.accuracy import evaluation_mode, measure
+from evaluators.task import Task
+from evaluators.training.batch_norm import to_device
+from evaluators.training.checkpoint import Checkpoint
+from evaluators.training.hardware import autocast, repeatable
+from evaluators.training.optimizers import make_optimizer
+from evaluators.training.schedules import learning_rate_factor
+from evaluators.training.settings import TrainingSettings
+from evaluators.training.state import EpochRecord, History, identity, restore_state, save_state
+from spaces.errors import SecateursError
+from spaces.sparsifiers.base import Sparsifier
+
+__all__ = ["DivergedError", "EpochRecord", "History", "TrainingError", "TrainingSettings", "train"]
+
+# On an accelerator, reading the loss waits for it: look at several steps at once.
+LOSSES_PER_CHECK = 25
+
+
+class TrainingError(SecateursError):
+    """A training cannot start as it is set up."""
+
+
+class DivergedError(SecateursError):
+    """The loss became infinite or not a number."""
+
+
+def train(
+    model: nn.Module,
+    task: Task,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    sparsifier: Sparsifier | None = None,
+    teacher: nn.Module | None = None,
+    stop_when_finished: bool = False,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> History:
+    """Train ``model`` in place on the train split, scoring it on the search split after every epoch.
+
+    All randomness comes from ``seed`` and the epoch's number (shuffling, augmentation, dropout), so that a training
+    that was killed goes on from its checkpoint to the same bits. With ``early_stop`` the best epoch's weights are
+    put back at the end. Afterwards the model is in evaluation mode, on ``device``, in the default memory layout.
+
+    Args:
+        model: The network; must have parameters that require gradients.
+        task: Data, loss and score.
+        settings: How to train.
+        seed: Seed of all randomness.
+        device: Where to train.
+        checkpoint: Saved to after every epoch, and gone on from where it has something; None for neither.
+        sparsifier: Hooks into every step, or None.
+        teacher: The reference network; used (in evaluation mode) where ``settings.distillation`` is set.
+        stop_when_finished: Whether training ends after the epoch in which the sparsifier is finished.
+        on_epoch: Called with every new epoch's record, after its checkpoint was saved.
+        on_step: Called after every step with the number of steps done and the number there are at most.
+
+    Returns:
+        The records of all epochs, those before a resume included.
+
+    Raises:
+        TrainingError: No trainable parameter, no full batch, or distillation without a teacher.
+        DivergedError: The loss became infinite or not a number.
+        CheckpointError: The checkpoint belongs to another training.
+    """
+    steps_per_epoch = task.size("train") // settings.batch_size
+    _require_trainable(model, task, settings, teacher, steps_per_epoch)
+    model.to(device)
+    if teacher is not None:
+        teacher.to(device)
+    session = _Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step)
+    channels_last = settings.channels_last and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    try:
+        with repeatable(device):
+            return _epochs(session, seed, checkpoint, stop_when_finished, on_epoch)
+    finally:
+        model.eval()
+        if channels_last:
+            model.to(memory_format=torch.contiguous_format)
+
+
+class _Session:
+    """A training under way: what every step of it needs."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        settings: TrainingSettings,
+        device: torch.device,
+        steps_per_epoch: int,
+        sparsifier: Sparsifier | None,
+        teacher: nn.Module | None,
+        on_step: Callable[[int, int], None] | None,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.settings = settings
+        self.device = device
+        self.steps_per_epoch = steps_per_epoch
+        self.total_steps = steps_per_epoch * settings.epochs
+        self.sparsifier = sparsifier
+        self.distillation = settings.distillation if teacher is not None else None
+        self.teacher = teacher if self.distillation is not None else None
+        self.on_step = on_step
+        self.optimizer = make_optimizer(model, settings.optimizer)
+        self.autocast = autocast(settings.autocast, device)
+        self.lr = settings.optimizer.lr
+
+    def epoch(self, epoch: int, seed: int) -> float:
+        """Train one epoch (numbered from 0) and return its mean loss."""
+        shuffle, inner = (int(word) for word in np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint32))
+        generator = torch.Generator().manual_seed(shuffle)
+        losses: list[Tensor] = []
+        checked = 0
+        patience = 1 if self.device.type == "cpu" else LOSSES_PER_CHECK
+        self.model.train()
+        # Dropout and the like draw from torch's global generator: seed it for this epoch, and put it back.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.default_generator.manual_seed(inner)
+            if self.device.type == "cuda":
+                torch.cuda.manual_seed(inner)
+            batches = self.task.batches("train", self.settings.batch_size, generator)
+            for number, (inputs, targets) in enumerate(batches, start=epoch * self.steps_per_epoch):
+                losses.append(self.step(number, inputs, targets))
+                if len(losses) - checked >= patience:
+                    self.require_finite(losses[checked:], epoch, checked)
+                    checked = len(losses)
+                if self.on_step is not None:
+                    self.on_step(min(number + 1, self.total_steps), self.total_steps)
+        if not losses:
+            raise TrainingError(f"the task gave no training batch of {self.settings.batch_size} samples; lower batch_size")
+        self.require_finite(losses[checked:], epoch, checked)
+        return float(torch.stack(losses).double().mean())
+
+    def step(self, number: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Train on one batch and return its loss, a detached scalar."""
+        settings, sparsifier = self.settings, self.sparsifier
+        factor = learning_rate_factor(settings.schedule, number, self.total_steps, settings.warmup)
+        self.lr = settings.optimizer.lr * factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        inputs = to_device(inputs, self.device, settings.channels_last)
+        targets = targets.to(self.device, non_blocking=True)
+        if sparsifier is not None:
+            sparsifier.before_forward(inputs, self.task.labels(targets))
+        with self.autocast:
+            loss = self.loss(inputs, targets)
+        if sparsifier is not None:
+            penalty = sparsifier.penalty()
+            if penalty is not None:
+                loss = loss + penalty
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        if sparsifier is not None:
+            sparsifier.after_backward()
+        self.optimizer.step()
+        if sparsifier is not None:
+            sparsifier.after_step()
+        return loss.detach()
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the task's loss, mixed with the distillation loss where there is a teacher."""
+        outputs = self.task.forward(self.model, inputs)
+        loss = self.task.loss(outputs, targets, self.settings.label_smoothing)
+        if self.teacher is None or self.distillation is None:
+            return loss
+        with torch.no_grad():
+            answers = self.task.forward(self.teacher, inputs)
+        distance = self.task.distillation_loss(outputs, answers, self.distillation.temperature)
+        return (1 - self.distillation.weight) * loss + self.distillation.weight * distance
+
+    def require_finite(self, losses: list[Tensor], epoch: int, first: int) -> None:
+        """Raise where one of ``losses``, beginning with step ``first`` of the epoch, is not a finite number."""
+        if not losses:
+            return
+        for offset, value in enumerate(torch.stack(losses).tolist()):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the training loss became {value} at step {first + offset + 1} of epoch {epoch + 1} (learning "
+                    f"rate {self.lr:.3g}); try a lower optimizer.lr, a longer warmup, clip_norm: 1.0, or autocast: off"
+                )
+
+
+def _epochs(
+    session: _Session,
+    seed: int,
+    checkpoint: Checkpoint | None,
+    stop_when_finished: bool,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> History:
+    """Run the epochs that are still to be run and leave the model with its final weights."""
+    model, task, settings, sparsifier = session.model, session.task, session.settings, session.sparsifier
+    if sparsifier is not None:
+        sparsifier.start(model, session.total_steps)
+    history, best = History(), dict[str, Tensor]()
+    described = identity(model, task, settings, seed, sparsifier, session.teacher) if checkpoint is not None else {}
+    if checkpoint is not None:
+        history, best = restore_state(checkpoint, model, session.optimizer, sparsifier, described)
+    with evaluation_mode(session.teacher):
+        for epoch in range(len(history.epochs), settings.epochs):
+            if history.stopped_early:
+                break
+            began = time.perf_counter()
+            loss = session.epoch(epoch, seed)
+            measured = measure(model, task, "search", device=session.device)
+            record = EpochRecord(
+                epoch=epoch + 1,
+                loss=loss,
+                search_loss=measured["loss"],
+                search_score=measured[task.score_name],
+                lr=session.lr,
+                seconds=time.perf_counter() - began,
+            )
+            history.epochs.append(record)
+            if settings.early_stop is not None:
+                leader = history.best
+                if leader is record:
+                    best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+                elif leader is not None and record.epoch - leader.epoch >= settings.early_stop.patience:
+                    history.stopped_early = (
+                        f"{task.score_name} on the search split has not risen for {settings.early_stop.patience} epochs"
+                    )
+            if stop_when_finished and sparsifier is not None and sparsifier.finished and epoch + 1 < settings.epochs:
+                history.stopped_early = f"{type(sparsifier).__name__} has reached its aim"
+            if checkpoint is not None:
+                save_state(checkpoint, model, session.optimizer, sparsifier, best, history, described)
+            if on_epoch is not None:
+                on_epoch(record)
+    if settings.early_stop is not None and best:
+        model.load_state_dict(best)
+    return history
+
+
+def _require_trainable(
+    model: nn.Module, task: Task, settings: TrainingSettings, teacher: nn.Module | None, steps_per_epoch: int
+) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError(f"{type(model).__name__} has no parameter that requires a gradient: nothing can be trained")
+    if steps_per_epoch == 0:
+        raise TrainingError(
+            f"batch_size {settings.batch_size} is larger than the training split of {task.size('train')} samples; "
+            "lower batch_size or search_size"
+        )
+    if settings.distillation is not None and teacher is None:
+        raise TrainingError("distillation is set and there is no reference network to learn from; remove it here")
+    if teacher is model:
+        raise TrainingError("the teacher is the network that is trained; give it a copy")

@@ -1,0 +1,140 @@
+"""The state of a training: what a checkpoint holds, and what a training must have in common with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.task import Task
+from evaluators.training.checkpoint import JSON, Checkpoint, CheckpointError, require_same
+from evaluators.training.optimizers import optimizer_tensors, restore_optimizer
+from evaluators.training.settings import TrainingSettings
+from spaces.sparsifiers.base import Sparsifier
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch of training came to.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        loss: Mean training loss, with distillation and penalties.
+        search_loss: Mean loss on the search split.
+        search_score: Mean primary score on the search split.
+        lr: Learning rate of the last step.
+        seconds: Wall-clock time.
+    """
+
+    epoch: int
+    loss: float
+    search_loss: float
+    search_score: float
+    lr: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """The epochs of one training, over all its resumes.
+
+    Attributes:
+        epochs: A record per epoch, in order.
+        stopped_early: Why training ended before its last epoch, empty where it did not.
+    """
+
+    epochs: list[EpochRecord] = field(default_factory=list)
+    stopped_early: str = ""
+
+    @property
+    def best(self) -> EpochRecord | None:
+        """The first epoch of the highest search score, or None before the first epoch."""
+        return max(self.epochs, key=lambda record: record.search_score, default=None)
+
+
+def identity(
+    model: nn.Module,
+    task: Task,
+    settings: TrainingSettings,
+    seed: int,
+    sparsifier: Sparsifier | None,
+    teacher: nn.Module | None,
+) -> dict[str, JSON]:
+    """Return, as JSON data, what a training must have in common with a checkpoint to go on from it."""
+    options = getattr(sparsifier, "settings", None)
+    described = {
+        "training": asdict(settings),
+        "seed": seed,
+        "task": task.fingerprint,
+        "sparsifier": type(sparsifier).__name__ if sparsifier is not None else None,
+        "sparsifier_settings": asdict(options) if is_dataclass(options) and not isinstance(options, type) else None,
+        "teacher": teacher is not None and settings.distillation is not None,
+        "model": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
+    }
+    plain: dict[str, JSON] = json.loads(json.dumps(described))
+    return plain
+
+
+def save_state(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sparsifier: Sparsifier | None,
+    best: Mapping[str, Tensor],
+    history: History,
+    described: Mapping[str, JSON],
+) -> None:
+    """Save all that the next epoch depends on."""
+    parts: dict[str, Mapping[str, Tensor]] = {
+        "model": model.state_dict(),
+        "optimizer": optimizer_tensors(optimizer),
+        "sparsifier": sparsifier.state_dict() if sparsifier is not None else {},
+        "best": best,
+    }
+    tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+    data = {
+        "format": FORMAT,
+        "identity": dict(described),
+        "epochs": [asdict(record) for record in history.epochs],
+        "stopped_early": history.stopped_early,
+    }
+    checkpoint.save(tensors, data)
+
+
+def restore_state(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sparsifier: Sparsifier | None,
+    described: Mapping[str, JSON],
+) -> tuple[History, dict[str, Tensor]]:
+    """Put back what :func:`save_state` saved, and return the history and the best epoch's weights.
+
+    Raises:
+        CheckpointError: The checkpoint was made by another training; the message names the difference.
+    """
+    loaded = checkpoint.load()
+    if loaded is None:
+        return History(), {}
+    tensors, data = loaded
+    if data.get("format") != FORMAT:
+        raise CheckpointError(
+            f"expected a training checkpoint of format {FORMAT}, got {data.get('format')!r}; start in a new run folder"
+        )
+    require_same(data["identity"], dict(described))
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "sparsifier": {}, "best": {}}
+    for path, tensor in tensors.items():
+        part, _, name = path.partition("/")
+        parts[part][name] = tensor
+    model.load_state_dict(parts["model"])
+    restore_optimizer(optimizer, parts["optimizer"])
+    if sparsifier is not None:
+        sparsifier.load_state_dict(parts["sparsifier"])
+    records: list[dict[str, Any]] = data["epochs"]
+    return History([EpochRecord(**record) for record in records], data["stopped_early"]), parts["best"]
