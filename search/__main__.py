@@ -1,0 +1,25 @@
+"""``python -m search``: the command line, and how its errors leave it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's ends with a message and exit code 2, without a traceback."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    from search.cli import app
+    from spaces.errors import SecateursError
+
+    try:
+        app(prog_name="python -m search")
+    except SecateursError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

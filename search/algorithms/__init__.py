@@ -1,0 +1,6 @@
+"""Algorithms: what to try next."""
+
+ALGORITHMS = {
+    "genetic": "search.algorithms.genetic:GeneticAlgorithm",
+    "random": "search.algorithms.random:RandomSearch",
+}

@@ -1,0 +1,136 @@
+"""Genetic search over keep-masks: one objective under targets, or NSGA-II for a front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from search.algorithms.base import Algorithm
+from search.algorithms.breeding import Breeder
+from search.algorithms.channel_encoding import ChannelEncoding
+from search.algorithms.genetic_settings import GeneticSettings
+from search.algorithms.individual import Fitness, Individual, select_survivors
+from search.algorithms.racing import Race
+from search.pareto import gains, is_finite
+from search.problem import Problem
+from search.trial import Proposal, Trial
+
+
+class GeneticAlgorithm(Algorithm):
+    """Genetic channel search (METHODS section 1; Wang et al. 2020, doi 10.1016/j.neucom.2020.03.082; operators ours).
+
+    The first generation holds the greedy masks, so that the search can only improve on them. Each generation is a
+    list of new candidates, measured rung by rung (see :class:`Race`); those measured in full compete with the
+    survivors so far. All state follows from the settings, the seed and the trials told: the operators of generation
+    ``g`` draw from a generator seeded by ``(seed, g)``, and results are kept by candidate and fidelity, so that
+    trials may also be told without being asked for.
+    """
+
+    Settings = GeneticSettings
+
+    def __init__(self, problem: Problem, settings: GeneticSettings, seed: int) -> None:
+        self._problem = problem
+        self._settings = settings
+        self._breeder = Breeder(ChannelEncoding(problem), settings, seed)
+        # On a front one that dominates is enough; with one objective the best few of the survivors set the pace.
+        depth = 1 if len(problem.objectives) > 1 else max(settings.elite, settings.population // 8)
+        self._race = Race(problem, settings.racing, depth, settings.elite) if settings.racing else None
+        self._fidelities = (*settings.racing.fidelities, 1.0) if settings.racing else (1.0,)
+        self._results: dict[tuple[str, float], Trial] = {}
+        self._population: list[Individual] = []
+        self._generation = 0
+        self._exhausted = False
+        self._begun: set[tuple[str, float]] = set()
+        self._queue: dict[tuple[str, float], Proposal] = {}
+        self._waiting: set[tuple[str, float]] = set()
+        self._made: list[Individual] = []
+        self._open_generation(self._breeder.first())
+
+    def ask(self, limit: int) -> list[Proposal]:
+        if self._settings.evaluations is not None:
+            limit = min(limit, self._settings.evaluations - len(self._begun))
+        taken = list(self._queue)[: max(limit, 0)]
+        self._begun.update(taken)
+        return [self._queue.pop(key) for key in taken]
+
+    def tell(self, trial: Trial) -> None:
+        key = (trial.proposal.candidate.fingerprint, trial.proposal.fidelity)
+        self._results.setdefault(key, trial)
+        self._begun.add(key)
+        self._queue.pop(key, None)
+        self._waiting.discard(key)
+        self._advance()
+
+    @property
+    def finished(self) -> bool:
+        evaluations = self._settings.evaluations
+        return self._exhausted or (evaluations is not None and len(self._results) >= evaluations)
+
+    @property
+    def budget(self) -> int | None:
+        limits = [] if self._settings.evaluations is None else [self._settings.evaluations]
+        if self._settings.generations is not None:
+            candidates = self._settings.population + (self._settings.generations - 1) * self._children
+            limits.append(candidates * len(self._fidelities))
+        return min(limits, default=None)
+
+    @property
+    def _children(self) -> int:
+        return self._settings.offspring or self._settings.population
+
+    def _open_generation(self, made: list[Individual]) -> None:
+        self._made = made
+        self._breeder.visited.update(one.fingerprint for one in self._made)
+        self._exhausted = not self._made
+        self._rung = 0
+        self._open_rung(self._made)
+        self._advance()
+
+    def _open_rung(self, members: list[Individual]) -> None:
+        self._members = members
+        fidelity = self._fidelities[self._rung]
+        # The best greedy masks are measured in full before anything else: a search cut short has something to deliver.
+        at_once = members[: self._settings.elite] if self._generation == 0 and self._rung == 0 else []
+        wanted = {(one.fingerprint, 1.0): Proposal(one.candidate) for one in at_once}
+        wanted |= {(one.fingerprint, fidelity): Proposal(one.candidate, fidelity) for one in members}
+        self._queue = {key: proposal for key, proposal in wanted.items() if key not in self._results}
+        self._waiting = set(self._queue)
+
+    def _advance(self) -> None:
+        while not self._waiting and not self._exhausted:
+            fidelity = self._fidelities[self._rung]
+            measured = [one for one in self._members if self._metrics(one, fidelity) is not None]
+            if fidelity == 1.0:
+                self._close_generation(measured)
+                return
+            members = measured
+            if self._race:
+                metrics = [self._measured(one, fidelity) for one in measured]
+                going = {id(one) for one in self._race.promoted(fidelity, measured, metrics, self._population)}
+                members = [one for one in measured if id(one) in going or (one.fingerprint, 1.0) in self._results]
+            self._rung += 1
+            self._open_rung(members)
+
+    def _close_generation(self, measured: list[Individual]) -> None:
+        for one in measured:
+            full = self._measured(one, 1.0)
+            one.fitness = Fitness(self._problem.violation({**one.exact, **full}), gains(full, self._problem))
+            for fidelity in self._fidelities[:-1]:
+                if self._race:
+                    self._race.observe(fidelity, one, self._measured(one, fidelity), full)
+        settings = self._settings
+        self._population = select_survivors(self._population + measured, settings.population, settings.elite)
+        alive = {one.fingerprint for one in self._population}
+        self._breeder.settle(self._made, [one for one in measured if one.fingerprint in alive])
+        self._generation += 1
+        if self._generation == settings.generations:
+            self._exhausted = True
+            return
+        self._open_generation(self._breeder.next(self._generation, self._population, self._children))
+
+    def _metrics(self, one: Individual, fidelity: float) -> Mapping[str, float] | None:
+        """Return what was measured, None for a trial that failed or gave no finite objective."""
+        trial = self._results[one.fingerprint, fidelity]
+        return trial.metrics if trial.state == "complete" and is_finite(trial.metrics, self._problem) else None
+
+    def _measured(self, one: Individual, fidelity: float) -> Mapping[str, float]:
+        return self._results[one.fingerprint, fidelity].metrics

@@ -1,0 +1,95 @@
+"""Random search: legal candidates drawn at random, at the cost of the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from search.algorithms.base import Algorithm
+from search.algorithms.channel_encoding import ChannelEncoding
+from search.algorithms.sampling import Channels, random_allocation
+from search.algorithms.sweep import Sweep
+from search.problem import Problem
+from search.trial import Proposal, Trial
+from spaces.candidate import Candidate
+
+_RETRIES = 50
+
+
+@dataclass(frozen=True)
+class RandomSettings:
+    """Options of random search.
+
+    Attributes:
+        evaluations: Number of candidates.
+        channels: Which channels of a layer stay: the most ``importance`` (a strong yardstick), or ``random`` ones.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    evaluations: int = 640
+    channels: Channels = "importance"
+
+    def __post_init__(self) -> None:
+        if self.evaluations < 1:
+            raise ValueError(f"evaluations: expected at least 1, got {self.evaluations}")
+
+
+class RandomSearch(Algorithm):
+    """Draws how much every layer keeps, scales it to just under the target, and never draws a candidate twice.
+
+    The yardstick of every search with as many evaluations (Li and Talwalkar 2019, arXiv 1902.07638): it shares repair
+    and budget filling with the genetic search. Without a target it spreads candidates over all costs.
+    """
+
+    Settings = RandomSettings
+
+    def __init__(self, problem: Problem, settings: RandomSettings, seed: int) -> None:
+        self._settings = settings
+        self._encoding = ChannelEncoding(problem)
+        self._rng = np.random.default_rng([seed, 1])
+        self._sweep = Sweep(self._encoding)
+        self._smallest = self._encoding.load(self._encoding.smallest())
+        self._drawn: set[str] = set()
+        self._told: set[str] = set()
+        self._exhausted = False
+
+    def ask(self, limit: int) -> list[Proposal]:
+        proposals: list[Proposal] = []
+        while len(proposals) < limit and len(self._drawn) < self._settings.evaluations:
+            candidate = self._draw()
+            if candidate is None:
+                break
+            self._drawn.add(candidate.fingerprint)
+            if candidate.fingerprint not in self._told:
+                proposals.append(Proposal(candidate))
+        return proposals
+
+    def tell(self, trial: Trial) -> None:
+        self._told.add(trial.proposal.candidate.fingerprint)
+
+    @property
+    def finished(self) -> bool:
+        if len(self._told) >= self._settings.evaluations:
+            return True
+        return self._exhausted and self._drawn <= self._told
+
+    @property
+    def budget(self) -> int | None:
+        return self._settings.evaluations
+
+    def _draw(self) -> Candidate | None:
+        for attempt in range(0 if self._exhausted else 3 * _RETRIES):
+            # Where nothing new is found, first other channels are drawn, then candidates below the target too.
+            channels = self._settings.channels if attempt < _RETRIES else "random"
+            limit = None if attempt < 2 * _RETRIES else float(self._rng.uniform(self._smallest, 1.0))
+            candidate = self._encoding.candidate(random_allocation(self._encoding, self._rng, channels, limit))
+            if candidate.fingerprint not in self._drawn:
+                return candidate
+        left = self._sweep.unvisited(self._drawn, [], count=1)
+        if left:
+            return self._encoding.candidate(left[0])
+        self._exhausted = True
+        return None

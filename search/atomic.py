@@ -1,0 +1,106 @@
+"""Writing files and folders so that whoever reads them, at any moment, finds the old or the new content, complete."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file ``path``; its folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the text file ``path``."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace the JSON file ``path``; numbers that JSON doesn't know (NaN, infinity) are an error."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Replace the safetensors file ``path``; tensors that share storage are written once each."""
+    separate = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(separate, dict(metadata) if metadata else None))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the complete folder ``new`` in the place of ``folder``; on Linux there is no moment without one.
+
+    Where the file system can't exchange two folders, the old one is set aside as ``.<name>.old`` for the moment between
+    two renames; :func:`recover_folder` undoes that after a kill.
+    """
+    for path in sorted(new.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(new)
+    if not folder.exists():
+        new.replace(folder)
+    elif _exchange(new, folder):
+        shutil.rmtree(new)
+    else:
+        aside = _aside(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.replace(aside)
+        new.replace(folder)
+        shutil.rmtree(aside)
+    sync_folder(folder.parent)
+
+
+def recover_folder(folder: Path) -> None:
+    """Finish a replacement that a kill cut off."""
+    aside = _aside(folder)
+    if aside.exists() and not folder.exists():
+        aside.replace(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two paths in one step; False where the system can't."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    result: int = rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    return result == 0

@@ -1,0 +1,139 @@
+"""The commands of ``python -m search``."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from search.config import Config
+
+app = typer.Typer(
+    help="Compress PyTorch networks by search: a trained network in, a physically smaller one out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see configs/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides by dotted path: stages.search.algorithm.generations=3"),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, such as runs/NAME.")]
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
+) -> None:
+    """Run a pipeline, or go on with one that was stopped."""
+    loaded = _load(config, overrides)
+    from search.pipeline import run as run_pipeline
+    from search.summary import show_summary
+
+    folder = runs / loaded.name
+    console = Console()
+    try:
+        report = run_pipeline(loaded, folder, console)
+    except KeyboardInterrupt:
+        typer.echo(f"\nStopped. What is done is kept in {folder}; the same command goes on from there.", err=True)
+        raise typer.Exit(130) from None
+    except Exception as error:
+        _keep_traceback(folder, error)
+        raise
+    show_summary(report, folder, console)
+
+
+@app.command()
+def check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    model: Annotated[bool, typer.Option("--model/--no-model", help="Also build the model and look at the data.")] = True,
+) -> None:
+    """Validate a configuration, and show every error at once with its place in the file."""
+    loaded = _load(config, overrides)
+    typer.echo(f"{config}: {len(loaded.stages)} stages: {', '.join(stage.name for stage in loaded.stages)}")
+    if model:
+        from search.preflight import preflight
+
+        for line in preflight(loaded):
+            typer.echo(line)
+    typer.echo("ok")
+
+
+@app.command()
+def inspect(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the model's channel groups, what is frozen and why, and what the model costs."""
+    loaded = _load(config, overrides)
+    from search.inspection import examine, show
+
+    found = examine(loaded)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show(found, _wide_console())
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Write report.html and the figures anew from the run's stored report.json."""
+    from search.report import render
+
+    typer.echo(f"report: {render(folder)}")
+
+
+@app.command()
+def dashboard(
+    folder: RunFolder,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is seen from this machine only.")] = "127.0.0.1",
+) -> None:
+    """Open the Optuna dashboard on a run's studies."""
+    from search.dashboard import serve
+
+    try:
+        serve(folder, host, port, announce=typer.echo)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+@app.command("list")
+def list_registered() -> None:
+    """List the registered spaces, sparsifiers, evaluators, data sets, algorithms, executors and stages."""
+    from search.inspection import registered, show_registered
+
+    show_registered(registered(), _wide_console())
+
+
+def _load(path: Path, overrides: list[str] | None) -> Config:
+    from search.config import load
+
+    return load(path, overrides or [])
+
+
+def _keep_traceback(folder: Path, error: Exception) -> None:
+    """Write an unexpected error into the run's log, where there is one; a user's mistake needs no traceback."""
+    from spaces.errors import SecateursError
+
+    log = folder / "log.txt"
+    if log.exists() and not isinstance(error, SecateursError):
+        with log.open("a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+
+
+def _wide_console() -> Console:
+    """Return a console that cuts nothing off when its output goes to a file or another program."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)

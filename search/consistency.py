@@ -1,0 +1,96 @@
+"""What settings that are right one by one may still get wrong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from search.block import Block
+from search.document import Document, Fault, Path
+from search.registered import EVALUATOR
+from spaces.registry import suggestion
+
+
+def check_consistency(document: Document, stages: Sequence[Block | None], own_scores: bool) -> list[Fault]:
+    """Return what is wrong with the order of the stages, and with what each of them seeks.
+
+    Args:
+        document: The configuration.
+        stages: Its stages in order, None for one with faults of its own.
+        own_scores: Whether the task is of the user's own class, with scores that are not known before it is built.
+    """
+    faults = list(_order(document))
+    for index, stage in enumerate(stages):
+        if stage is not None and hasattr(stage.settings, "objectives"):
+            faults.extend(_search(document, ("stages", index, stage.name), stage.settings, own_scores))
+    return faults
+
+
+def stage_names(document: Document) -> list[str]:
+    """Return the names of the stages as written, right or wrong."""
+    entries = document.data.get("stages")
+    names = []
+    for entry in entries if isinstance(entries, list) else []:
+        named = next(iter(entry), "") if isinstance(entry, Mapping) else entry
+        names.append(str(named))
+    return names
+
+
+def _order(document: Document) -> Iterable[Fault]:
+    names = stage_names(document)
+    for index, name in enumerate(names):
+        path = ("stages", index)
+        before, after = names[:index], names[index + 1 :]
+        if name == "retrain" and "search" not in before:
+            reason = "retrain trains the network that a search leaves, and no search comes before it"
+            yield document.fault(path, f"{reason}; move it behind the search, or use `train`")
+        elif name == "sparse_training" and "search" not in after:
+            reason = "sparse_training prepares a search, and none comes after it"
+            yield document.fault(path, f"{reason}; move it before the search, or use `train`")
+        elif name == "export" and after:
+            yield document.fault(path, f"export must be the last stage: {after[0]} would change what was exported")
+
+
+def _search(document: Document, path: Path, settings: Any, own_scores: bool) -> Iterable[Fault]:
+    metrics: dict[str, Any] = {}
+    closed = True
+    for index, block in enumerate(settings.evaluate):
+        place = (*path, "evaluate", index)
+        if getattr(block.settings, "split", None) == "test":
+            message = "the test split is read once, for the report, and never by a search; expected split: search"
+            yield document.fault((*place, block.name, "split"), message)
+        evaluator = EVALUATOR.build(block)
+        closed = closed and not (own_scores and hasattr(evaluator, "metrics_for"))
+        for name, metric in evaluator.metrics.items():
+            if name in metrics:
+                yield document.fault(place, f"{block.name} measures {name!r}, which an evaluator before it measures too")
+            metrics[name] = metric
+    for name, direction in settings.objectives.items():
+        place = (*path, "objectives", name)
+        if name not in metrics:
+            if closed:
+                yield document.fault(place, f"no evaluator measures {name!r}; {suggestion(name, metrics)}")
+        elif metrics[name].direction != direction:
+            message = f"{name} is better the other way; expected {metrics[name].direction}, got {direction}"
+            yield document.fault(place, message)
+    for name in settings.target:
+        place = (*path, "target", name)
+        costs = [other for other, metric in metrics.items() if metric.direction == "minimize"]
+        if name not in metrics:
+            yield document.fault(place, f"no evaluator measures {name!r}; {suggestion(name, costs)}")
+        elif metrics[name].direction != "minimize":
+            yield document.fault(place, f"{name} is no cost, and a target is an upper limit; {suggestion(name, costs)}")
+    if "maximize" not in settings.objectives.values() and all(
+        metrics[name].direction == "minimize" for name in settings.objectives if name in metrics
+    ):
+        message = "seeks small costs only, which the smallest network has; add what must stay high, such as top1: maximize"
+        yield document.fault((*path, "objectives"), message)
+    yield from _sizes(document, path, settings)
+
+
+def _sizes(document: Document, path: Path, settings: Any) -> Iterable[Fault]:
+    population = getattr(settings.algorithm.settings, "population", None)
+    evaluations = settings.budget.evaluations
+    if population is not None and evaluations is not None and evaluations < population:
+        message = f"expected at least the population of {population}, since the first generation has as many; got {evaluations}"
+        yield document.fault((*path, "budget", "evaluations"), message)

@@ -1,0 +1,50 @@
+"""Differences between two configurations, and which of them a run may go on in spite of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_BUDGETS = ("generations", "evaluations", "seconds")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field in which two configurations differ; ``None`` also stands for "not there".
+
+    Attributes:
+        path: Where, such as ``("stages", "2", "search", "batch")``.
+        old: The first configuration's value.
+        new: The second's.
+    """
+
+    path: tuple[str, ...]
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.path)} was {self.old!r} and is now {self.new!r}"
+
+    @property
+    def allowed(self) -> bool:
+        """Whether a run may go on in spite of it: ``execution`` may change, budgets of a search may grow."""
+        if self.path[:1] == ("execution",):
+            return True
+        if len(self.path) != 5 or self.path[0] != "stages" or self.path[2] != "search":
+            return False
+        if self.path[3] not in ("algorithm", "budget") or self.path[4] not in _BUDGETS:
+            return False
+        return self.new is None or (self.old is not None and self.new > self.old)
+
+
+def differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[Difference]:
+    """Yield every field in which two pieces of plain data differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            yield from differences(old.get(key), new.get(key), (*path, str(key)))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (first, second) in enumerate(zip(old, new, strict=True)):
+            yield from differences(first, second, (*path, str(index)))
+    elif old != new:
+        yield Difference(path, old, new)

@@ -1,0 +1,3 @@
+"""Executors: where trials are evaluated."""
+
+EXECUTORS = {"serial": "search.executors.serial:SerialExecutor"}

@@ -1,0 +1,51 @@
+"""Serial execution: trials one after the other, in this process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from search.evaluation import Recipe
+from search.executors.base import Event, Executor, Job, Result
+
+
+@dataclass(frozen=True)
+class SerialSettings:
+    """The serial executor has no settings of its own."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
+class SerialExecutor(Executor):
+    """Evaluates jobs in the order they were submitted, each when its event is asked for.
+
+    Args:
+        recipe: How a trial is evaluated.
+        settings: None of its own.
+    """
+
+    Settings = SerialSettings
+
+    def __init__(self, recipe: Recipe, settings: SerialSettings) -> None:
+        self._recipe = recipe
+        self._jobs: deque[Job] = deque()
+
+    @property
+    def free(self) -> int:
+        return 0 if self._jobs else 1
+
+    def submit(self, job: Job) -> None:
+        self._jobs.append(job)
+
+    def events(self) -> Iterator[Event]:
+        while self._jobs:
+            job = self._jobs[0]
+            result = Result(self._recipe.evaluate(job))
+            if self._jobs:
+                self._jobs.popleft()
+            yield result
+
+    def cancel(self) -> None:
+        self._jobs.clear()

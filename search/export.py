@@ -1,0 +1,178 @@
+"""Export: the network read back in a new process without pickle, tracing or data; and in other programs' forms."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from evaluators.task import Task
+from search.best import ARCHITECTURE, FORMAT, WEIGHTS
+from search.network import rebuild
+from spaces.errors import SecateursError
+from spaces.registry import resolve
+
+if TYPE_CHECKING:
+    from search.stages.export import ExportSettings
+
+
+class ExportError(SecateursError):
+    """A network can't be written, or what was written does not answer as the network does."""
+
+
+def load(run_dir: str | Path, model_factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """Return the best network of a run, in evaluation mode on the CPU.
+
+    Args:
+        run_dir: The run folder, or its ``best/``.
+        model_factory: Makes the original network; by default what the run was configured with.
+
+    Raises:
+        ExportError: There is no such network, or the factory makes another one.
+    """
+    folder = Path(run_dir)
+    folder = folder / "best" if (folder / "best").is_dir() else folder
+    if not (folder / ARCHITECTURE).is_file():
+        raise ExportError(f"{folder} has no {ARCHITECTURE}; expected a folder of a run that has found a network")
+    architecture = json.loads((folder / ARCHITECTURE).read_text())
+    if architecture.get("format") != FORMAT:
+        raise ExportError(f"{folder / ARCHITECTURE}: expected format {FORMAT}, got {architecture.get('format')!r}")
+    model = model_factory() if model_factory is not None else _original(architecture["task"])
+    tensors = load_file(folder / WEIGHTS)
+    try:
+        return rebuild(model, architecture["transformations"], tensors).model
+    except RuntimeError as error:
+        raise ExportError(f"the weights in {folder} do not fit the network, was it changed? {error}") from error
+
+
+def _original(origin: dict[str, Any]) -> nn.Module:
+    if "model" in origin:
+        factory, arguments = origin["model"]["factory"], origin["model"].get("arguments") or {}
+        model: nn.Module = resolve(factory)(**arguments)
+        return model
+    try:
+        task: Task = resolve(origin["class"])(**(origin.get("arguments") or {}))
+        return task.build()
+    except Exception as error:
+        raise ExportError(
+            f"the network comes from a task of the user's own, {origin.get('class')}, which can't be made here: "
+            f"{error}; pass model_factory=..., a function that returns the original network"
+        ) from error
+
+
+def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSettings) -> None:
+    """Write ``model`` into ``folder`` in other forms, and compare each with it on a few samples.
+
+    Raises:
+        ExportError: A form can't be written, or differs by more than ``settings.tolerance``.
+    """
+    model = model.to("cpu").to(memory_format=torch.contiguous_format).eval()
+    inputs, _ = next(iter(task.batches("search", 3, limit=3)))
+    writers = {"onnx": write_onnx, "torch_export": write_torch_export}
+    for name in settings.formats:
+        outputs = writers[name](folder, _Forward(model, task), inputs)
+        with torch.no_grad():
+            expected = task.forward(model, inputs)
+        error = float((outputs.detach() - expected).abs().max())
+        if not error <= settings.tolerance * max(1.0, float(expected.abs().max())):
+            raise ExportError(
+                f"export to {name}: expected the network's outputs to within {settings.tolerance:g}, got a difference "
+                f"of {error:g}; raise export.tolerance if that is good enough, or leave {name} out of export.formats"
+            )
+
+
+class _Forward(nn.Module):
+    """A network as its task calls it, on one tensor."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self._run = task.forward
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._run(self.model, inputs)
+
+
+def write_onnx(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
+    """Write model.onnx, with any batch size, and return what ONNX Runtime answers to ``inputs``."""
+    import onnx
+    import onnxruntime
+
+    path = folder / "model.onnx"
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                (inputs,),
+                dynamo=True,
+                input_names=["input"],
+                output_names=["output"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+            if program is None:
+                raise ExportError("export to onnx gave nothing")
+            program.save(str(path), external_data=False)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"export to onnx failed: {_first_line(error)}; leave onnx out of export.formats") from error
+    onnx.checker.check_model(str(path))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
+
+
+def write_torch_export(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
+    """Write model.pt2, with any batch size and no pickled sample inputs, and return its answer to ``inputs``."""
+    path = folder / "model.pt2"
+    try:
+        with _quiet():
+            program = torch.export.export(module, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            program.example_inputs = None
+            torch.export.save(program, path)
+            _require_no_samples(path)
+            outputs: Tensor = torch.export.load(path).module()(inputs)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"export to torch_export failed: {_first_line(error)}; leave torch_export out of export.formats"
+        ) from error
+    return outputs
+
+
+def _require_no_samples(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        samples = [entry for entry in archive.infolist() if "sample_inputs" in entry.filename and entry.file_size > 0]
+    if samples:
+        raise ExportError(f"{path.name} holds pickled sample inputs: {samples[0].filename}")
+
+
+class _quiet:  # noqa: N801 - a context manager
+    """Keep exporters' warnings and log lines to themselves."""
+
+    def __enter__(self) -> None:
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        self._level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *details: object) -> None:
+        logging.disable(self._level)
+        self._warnings.__exit__(None, None, None)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

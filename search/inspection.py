@@ -1,0 +1,138 @@
+"""What can be changed in a network, what cannot and why, what it costs; and what is registered."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search.numbers import count, percent, size
+from search.registered import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE
+from spaces.candidate import Candidate
+from spaces.registry import resolve
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evaluators.task import Task
+    from search.block import Block
+    from search.config import Config
+    from spaces.base import SearchSpace
+
+REGISTRIES = (SPACE, SPARSIFIER, EVALUATOR, DATASET, ALGORITHM, EXECUTOR, STAGE)
+
+
+def spaces_of(config: Config) -> dict[str, Block]:
+    """Return the space of every search stage, by the stage's position and name; channel masks where none searches."""
+    found: dict[str, Block] = {
+        f"{index}-{stage.name}": stage.settings.space
+        for index, stage in enumerate(config.stages)
+        if hasattr(stage.settings, "space")
+    }
+    return found or {"channel_mask": SPACE.parse("channel_mask")}
+
+
+def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace:
+    """Return the space that ``block`` describes over ``model``."""
+    space: SearchSpace = SPACE.find(block.name)(model, task.example_inputs(), block.settings, forward=task.forward)
+    return space
+
+
+def largest(space: SearchSpace) -> Candidate:
+    """Return the candidate that keeps every channel."""
+    return Candidate({name: "1" * domain.length for name, domain in space.domains.items() if hasattr(domain, "length")})
+
+
+def examine(config: Config) -> dict[str, Any]:
+    """Return, as JSON data, the channel groups of the configured network, frozen ones with the reason, and its costs.
+
+    Raises:
+        SecateursError: The model or its data cannot be had, its forward pass fails, or nothing in it is open.
+    """
+    task = config.build_task()
+    model = task.reference_model().eval()
+    stage, block = next(iter(spaces_of(config).items()))
+    space = build_space(block, model, task)
+    groups: Any = getattr(space, "groups", None)
+    rows = [_row(group) for group in groups.groups] if groups is not None else []
+    frozen = [{**_row(group), "reason": group.reason} for group in groups.frozen] if groups is not None else []
+    shape = list(task.example_inputs().shape)
+    return {
+        "name": config.name,
+        "model": type(model).__name__,
+        "stage": stage,
+        "space": block.name,
+        "input_shape": shape,
+        "groups": rows,
+        "frozen": frozen,
+        "channels": sum(row["size"] for row in rows),
+        "open_macs_share": groups.open_share(("conv", "conv_transpose", "linear")) if groups is not None else None,
+        "costs": space.costs(largest(space)),
+    }
+
+
+def _row(group: Any) -> dict[str, Any]:
+    return {"name": group.name, "size": group.size, "members": list(group.members), "macs_share": group.macs_share}
+
+
+def show(found: Mapping[str, Any], console: Console) -> None:
+    """Print what :func:`examine` found as tables."""
+    shape = "x".join(map(str, found["input_shape"]))
+    groups = Table(title=f"{found['name']}: {found['model']} on {shape}, open channel groups", title_justify="left")
+    groups.add_column("group", overflow="fold")
+    groups.add_column("channels", justify="right")
+    groups.add_column("MACs touched", justify="right")
+    groups.add_column("members", overflow="fold", ratio=1)
+    for row in found["groups"]:
+        groups.add_row(row["name"], str(row["size"]), percent(row["macs_share"]), ", ".join(row["members"]))
+    console.print(groups)
+    frozen = Table(title="frozen", title_justify="left")
+    frozen.add_column("group", overflow="fold")
+    frozen.add_column("channels", justify="right")
+    frozen.add_column("MACs touched", justify="right")
+    frozen.add_column("reason", overflow="fold", ratio=1)
+    for row in found["frozen"]:
+        frozen.add_row(row["name"], str(row["size"]), percent(row["macs_share"]), row["reason"])
+    if found["frozen"]:
+        console.print(frozen)
+    costs = found["costs"]
+    totals = Table(title="the network as it is", title_justify="left")
+    totals.add_column("what")
+    totals.add_column("value", justify="right")
+    totals.add_column("exact", justify="right")
+    for name, words, unit in (("macs", "MACs", count), ("parameters", "parameters", count), ("size_bytes", "bytes", size)):
+        if name in costs:
+            totals.add_row(words, unit(costs[name]), f"{costs[name]:,.0f}")
+    totals.add_row("open groups", str(len(found["groups"])), f"{found['channels']:,} channels")
+    if found["open_macs_share"] is not None:
+        totals.add_row("MACs in open groups", percent(found["open_macs_share"]), "")
+    console.print(totals)
+
+
+def registered() -> dict[str, dict[str, str]]:
+    """Return what is registered: by kind and name, the first line of its docstring."""
+    found: dict[str, dict[str, str]] = {}
+    for registry in REGISTRIES:
+        entries: Mapping[str, str] = getattr(import_module(registry.module), registry.registry)
+        found[registry.kind] = {name: _first_line(resolve(path)) for name, path in entries.items()}
+    return found
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def show_registered(found: Mapping[str, Mapping[str, str]], console: Console) -> None:
+    """Print what :func:`registered` found."""
+    table = Table(show_lines=False)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it does", overflow="fold", ratio=1)
+    for kind, entries in found.items():
+        for index, (name, words) in enumerate(entries.items()):
+            table.add_row(kind if index == 0 else "", name, words, end_section=index + 1 == len(entries))
+    console.print(table)

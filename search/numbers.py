@@ -1,0 +1,33 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+
+def count(value: float | None) -> str:
+    """Return a large number with its magnitude: ``40.8 M``."""
+    if value is None:
+        return "-"
+    for limit, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{suffix}" if abs(value) < 999.5 * limit else f"{value / limit:.0f}{suffix}"
+    return f"{value:.4g}"
+
+
+def size(value: float | None) -> str:
+    """Return a number of bytes: ``1.09 MB``."""
+    return "-" if value is None else f"{count(value)}B" if value >= 1e3 else f"{value:.0f} B"
+
+
+def percent(share: float | None) -> str:
+    """Return a share in per cent: ``40.0 %``."""
+    return "-" if share is None else f"{share * 100:.1f} %"
+
+
+def points(share: float | None) -> str:
+    """Return a difference of two shares in percentage points, signed: ``-0.31``."""
+    return "-" if share is None else f"{share * 100:+.2f}"
+
+
+def times(before: float | None, after: float | None) -> str:
+    """Return how many times smaller ``after`` is: ``2.50x``."""
+    return "-" if not before or not after else f"{before / after:.2f}x"

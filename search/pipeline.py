@@ -1,0 +1,257 @@
+"""The pipeline: stages one after the other, for the result and beside it for every yardstick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from evaluators.task import Task
+from search.atomic import write_json
+from search.best import Best
+from search.block import Block
+from search.config import Config
+from search.measurements import Measurements, measure_row
+from search.network import Network
+from search.preflight import preflight
+from search.progress import Log, duration
+from search.registered import STAGE
+from search.report_data import Entry, Flow, build_report
+from search.run import DENSE, RESULT, StageRun, Stopwatch
+from search.run_folder import RunFolder, RunFolderError
+from search.stages.base import Stage
+from search.steps import Step, key_of
+from search.study import open_storage
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+
+def run(config: Config, folder: Path, console: Console | None = None) -> dict[str, Any]:
+    """Run a pipeline in ``folder``, or go on with it, and return its report.json.
+
+    Args:
+        config: What to run.
+        folder: The run folder, ``runs/NAME``.
+        console: Where progress is shown; None shows nothing.
+
+    Raises:
+        SecateursError: The run can't work as configured, or ``folder`` is another run's or in use.
+    """
+    from search.report import render
+
+    with _threads(config.execution.threads_per_trial):
+        if not (folder / "config.yaml").exists():
+            _check(config)
+        with RunFolder(folder) as run_folder:
+            task = config.build_task()
+            changes = run_folder.adopt(config.canonical(), task.fingerprint)
+            with Log(folder / "log.txt", console) as log:
+                log.write(f"{'going on with' if run_folder.resumed else 'starting'} run {config.name} in {folder}")
+                for change in changes:
+                    log.write(f"changed: {change}")
+                storage = open_storage(folder / "study.journal")
+                report = _Pipeline(config, task, run_folder, log, storage).run()
+                write_json(folder / "report.json", report)
+                render(folder)
+                log.write("done")
+    return report
+
+
+def _check(config: Config) -> None:
+    """Find what is wrong with a run before anything of it is written."""
+    for _ in preflight(config):
+        pass
+    task = config.build_task()
+    network = Network(task.reference_model().eval())
+    for number, block in enumerate(config.stages):
+        stage = _stage(block)
+        if stage.searches:
+            # Later searches work on a structure that only the first one decides.
+            stage.check(network, _stage_run(config, task, f"{number}-{block.name}", network))
+            return
+
+
+def _stage(block: Block) -> Stage:
+    stage: Stage = STAGE.build(block)
+    return stage
+
+
+def _stage_run(config: Config, task: Task, step: str, baseline: Network) -> StageRun:
+    nowhere = Path()
+    return StageRun(
+        name=config.name,
+        step=step,
+        variant=RESULT,
+        folder=nowhere,
+        seed=config.seed,
+        task=task,
+        device=device_of(config.execution.device),
+        execution=config.execution,
+        baseline=baseline,
+        best=Best(nowhere, {}, {}),
+        storage=None,
+        log=Log(None, None),
+        stopwatch=Stopwatch(nowhere / "seconds.json"),
+    )
+
+
+def device_of(setting: str) -> torch.device:
+    """Return the device that ``auto`` or a device's name stands for."""
+    if setting != "auto":
+        return torch.device(setting)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with ``count`` torch threads: their number changes the last bits of results."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass
+class _Pipeline:
+    """One run of a configuration's stages."""
+
+    config: Config
+    task: Task
+    run_folder: RunFolder
+    log: Log
+    storage: BaseStorage
+
+    def __post_init__(self) -> None:
+        canonical = self.config.canonical()
+        self.settings: list[dict[str, Any]] = canonical["stages"]
+        self.device = device_of(self.config.execution.device)
+        provenance = {"run": self.config.name, "seed": self.config.seed}
+        origin = {name: value for name, value in canonical["task"].items() if name != "data"}
+        self.best = Best(self.run_folder.best, origin, provenance)
+
+    def run(self) -> dict[str, Any]:
+        """Go through the stages, measure what came out of them, and return the report."""
+        stages = [_stage(block) for block in self.config.stages]
+        flows = {RESULT: self._start()}
+        baseline: Flow | None = None
+        dense_asked = any(DENSE in getattr(stage.settings, "yardsticks", ()) for stage in self.config.stages)
+        for number, stage in enumerate(stages):
+            if stage.compresses and baseline is None:
+                baseline = flows[RESULT]
+                if dense_asked:
+                    flows[DENSE] = replace(baseline, entries=())
+            flows = self._stage(number, stage, flows, baseline)
+        baseline = baseline if baseline is not None else flows[RESULT]
+        measurements = Measurements(self.run_folder.checkpoints / "measurements.json")
+        rows = {}
+        for role, flow in {"baseline": baseline, **flows}.items():
+            model = flow.network.model.to(self.device)
+            rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
+        return build_report(self.config, baseline, flows, rows, self._seconds())
+
+    def _start(self) -> Flow:
+        """Return the network that the run starts from: the same one on resume, wherever its weights came from."""
+        key = key_of(self.config.seed, self.task.fingerprint)
+        step = Step(self.run_folder.checkpoints / "start", key)
+        step.open()
+        done = step.load(self.task)
+        if done is None:
+            step.finish(Network(self.task.reference_model().eval()), {})
+            done = step.load(self.task)
+        return Flow(_there(done, step)[0], key)
+
+    def _stage(self, number: int, stage: Stage, flows: dict[str, Flow], baseline: Flow | None) -> dict[str, Flow]:
+        """Return the flows that leave a stage."""
+        before = flows[RESULT]
+        after = {RESULT: self._step(number, stage, RESULT, before, baseline, {})}
+        found = after[RESULT].entries[-1].notes
+        if stage.searches:
+            for yardstick in getattr(self.config.stages[number].settings, "yardsticks", ()):
+                if yardstick != DENSE:
+                    after[yardstick] = self._step(number, stage, yardstick, before, baseline, found)
+            if DENSE in flows:
+                after[DENSE] = flows[DENSE]
+        else:
+            for variant, flow in flows.items():
+                if variant != RESULT:
+                    after[variant] = self._step(number, stage, variant, flow, baseline, found) if stage.trains else flow
+        return after
+
+    def _step(
+        self, number: int, stage: Stage, variant: str, flow: Flow, baseline: Flow | None, found: dict[str, Any]
+    ) -> Flow:
+        """Run a stage on one flow, unless that is done already."""
+        name = self.config.stages[number].name
+        label = f"{number}-{name}"
+        depends_on = stage.depends_on(variant, self.settings[number][name])
+        key = key_of(flow.key, variant, baseline.key if baseline is not None else "", depends_on)
+        step = Step(self.run_folder.checkpoints / label / variant, key)
+        step.open()
+        done = step.load(self.task)
+        stopwatch = Stopwatch(step.folder / "seconds.json")
+        if done is None:
+            stage_run = StageRun(
+                name=self.config.name,
+                step=label,
+                variant=variant,
+                folder=step.folder,
+                seed=self.config.seed,
+                task=self.task,
+                device=self.device,
+                execution=self.config.execution,
+                baseline=baseline.network if baseline is not None else None,
+                best=self.best,
+                storage=self.storage,
+                log=self.log,
+                stopwatch=stopwatch,
+                found=found,
+            )
+            network = stage.run(flow.network, stage_run)
+            stopwatch.save(every=0.0)
+            step.finish(network, stage_run.notes)
+            self.log.write(f"{stage_run.label}: done in {duration(stopwatch.seconds)}", console=False)
+            # A network is always read back, so that a resumed run goes on with the very same tensors and layouts.
+            done = step.load(self.task)
+        network, notes = _there(done, step)
+        after = Flow(network, key, (*flow.entries, Entry(label, notes)))
+        if variant == RESULT and (stage.trains or stage.searches):
+            self._deliver(after, number, label)
+        return after
+
+    def _deliver(self, flow: Flow, number: int, label: str) -> None:
+        """Put the network that left a stage behind a search into ``best/``, unless it or a later stage's is there."""
+        search = flow.last_search()
+        known = self.best.provenance()
+        if search is None:
+            return
+        if known is not None:
+            later = int(known["step"].partition("-")[0]) - number
+            if later > 0 or (later == 0 and known.get("key") == flow.key):
+                return
+        provenance = {"step": label, "trial": search.notes["trial"], "fingerprint": search.notes["fingerprint"]}
+        self.best.replace(flow.network, {**provenance, "metrics": search.notes["metrics"], "key": flow.key})
+
+    def _seconds(self) -> list[dict[str, Any]]:
+        """Return the wall-clock seconds of every stage: of the result, and of the yardsticks beside it."""
+        stages = []
+        for number, block in enumerate(self.config.stages):
+            folder = self.run_folder.checkpoints / f"{number}-{block.name}"
+            seconds = {path.parent.name: Stopwatch.read(path) for path in sorted(folder.glob("*/seconds.json"))}
+            result = seconds.pop(RESULT, 0.0)
+            stages.append({"name": block.name, "seconds": result, "yardstick_seconds": seconds})
+        return stages
+
+
+def _there(done: tuple[Network, dict[str, Any]] | None, step: Step) -> tuple[Network, dict[str, Any]]:
+    if done is None:
+        raise RunFolderError(f"{step.folder} was changed while the run was using it; run the same command again")
+    return done

@@ -1,0 +1,112 @@
+"""What can be known to be wrong with a run before it starts: model, data, an empty space, targets out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from search.inspection import build_space, largest, spaces_of
+from search.numbers import count, percent
+from search.registered import EVALUATOR
+from spaces.candidate import Candidate
+from spaces.domains import Mask
+from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.registry import suggestion
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evaluators.task import Task
+    from search.config import Config
+    from spaces.base import SearchSpace
+
+
+def preflight(config: Config) -> Iterator[str]:
+    """Build what a run needs, one forward pass included, and yield a line on each thing found right.
+
+    Raises:
+        SecateursError: The model or its data cannot be had, its outputs do not fit the data, nothing is open to a search,
+            or no candidate can meet a target.
+    """
+    task = config.build_task()
+    model = task.reference_model().eval()
+    yield f"model: {type(model).__name__}, {count(sum(p.numel() for p in model.parameters()))} parameters"
+    sizes = [f"{task.size(split)} {split}" for split in ("train", "search", "test")]
+    yield f"data: {', '.join(sizes)}"
+    _check_batches(config, task)
+    yield f"forward pass: outputs of shape {_forward(task, model)}"
+    for index, stage in enumerate(config.stages):
+        if not hasattr(stage.settings, "space"):
+            continue
+        name = f"{index}-{stage.name}"
+        space = build_space(spaces_of(config)[name], model, task)
+        if not space.domains:
+            raise UnsupportedModelError(f"{name}: nothing in the model is open to the search; `inspect` says why")
+        yield f"{name}: {len(space.domains)} decisions open"
+        _check_scores(name, stage.settings, task)
+        yield from _targets(name, stage.settings.target, space)
+
+
+def _check_scores(name: str, settings: Any, task: Task) -> None:
+    evaluators = [EVALUATOR.build(block) for block in settings.evaluate]
+    known = [
+        metric
+        for evaluator in evaluators
+        for metric in (evaluator.metrics_for(task) if hasattr(evaluator, "metrics_for") else evaluator.metrics)
+    ]
+    for metric in (*settings.objectives, *settings.target):
+        if metric not in known:
+            raise SecateursError(f"{name}: no evaluator measures {metric!r} for this task; {suggestion(metric, known)}")
+
+
+def _check_batches(config: Config, task: Task) -> None:
+    for index, stage in enumerate(config.stages):
+        batch = getattr(stage.settings, "batch_size", None)
+        if batch is not None and batch > task.size("train"):
+            place = f"stages.{index}.{stage.name}.batch_size"
+            raise SecateursError(f"{place}: expected at most the {task.size('train')} training samples, got {batch}")
+
+
+def _forward(task: Task, model: nn.Module) -> tuple[int, ...]:
+    import torch
+
+    inputs, targets = next(iter(task.batches("search", 2, limit=2)))
+    shape = tuple(inputs.shape)
+    try:
+        with torch.no_grad():
+            outputs = task.forward(model, inputs)
+            loss = task.loss(outputs, targets)
+            task.score(outputs, targets)
+    except SecateursError:
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"the model fails on a batch of its data, inputs of shape {shape}: {type(error).__name__}: {error}. Check the "
+            "model's arguments (input channels, classes, image size) against the data"
+        ) from error
+    if not bool(torch.isfinite(loss)):
+        raise UnsupportedModelError(f"the loss of the model on a batch of its data is {float(loss)}; expected a finite number")
+    return tuple(outputs.shape)
+
+
+def _targets(name: str, targets: Any, space: SearchSpace) -> Iterator[str]:
+    domains = space.domains
+    if not all(isinstance(domain, Mask) for domain in domains.values()):
+        return
+    masks = {key: domain for key, domain in domains.items() if isinstance(domain, Mask)}
+    fewest = {key: mask.legal_counts()[0] for key, mask in masks.items()}
+    smallest = Candidate({key: "1" * kept + "0" * (masks[key].length - kept) for key, kept in fewest.items()})
+    lowest, whole = space.costs(smallest), space.costs(largest(space))
+    for metric, limit in targets.items():
+        if metric not in whole:
+            continue
+        allowed = limit.absolute(whole[metric])
+        if lowest[metric] > allowed:
+            raise SecateursError(
+                f"{name}.target.{metric}: {limit} is {count(allowed)}, and the smallest network in this space has "
+                f"{count(lowest[metric])} ({percent(lowest[metric] / whole[metric])} of the whole); raise the target, or open "
+                "more of the model with max_ratio, include and exclude"
+            )
+        if whole[metric] <= allowed:
+            raise SecateursError(f"{name}.target.{metric}: the network has {count(whole[metric])} already, within {limit}")
+        yield f"{name}: {metric} {limit} is within reach, down to {percent(lowest[metric] / whole[metric])}"

@@ -1,0 +1,56 @@
+"""The problem an algorithm solves: a space, what is sought, and within which limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evaluators.base import Direction
+from spaces.base import SearchSpace
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric to be made as large or as small as possible."""
+
+    metric: str
+    direction: Direction
+
+    def gain(self, metrics: Mapping[str, float]) -> float:
+        """Return the metric with the sign that makes larger better."""
+        return metrics[self.metric] if self.direction == "maximize" else -metrics[self.metric]
+
+
+@dataclass(frozen=True)
+class Target:
+    """An upper limit on a cost, in the metric's unit."""
+
+    metric: str
+    limit: float
+
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """Return by which share the limit is exceeded, 0 where it is kept."""
+        return max(0.0, metrics[self.metric] / self.limit - 1.0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an algorithm is made from, beside its settings and its seed.
+
+    Attributes:
+        space: The open decisions; its ``costs`` are analytic.
+        objectives: What is sought; one, or several for a Pareto front.
+        targets: Limits that a candidate must keep.
+        tables: Importance, sensitivity and costs, computed once by the search stage (``importance``: by decision name,
+            one value per coupled channel).
+    """
+
+    space: SearchSpace
+    objectives: Sequence[Objective]
+    targets: Sequence[Target]
+    tables: Mapping[str, Any]
+
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """Return the summed relative excess over all targets, 0 for a feasible candidate."""
+        return sum(target.violation(metrics) for target in self.targets)

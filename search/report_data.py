@@ -1,0 +1,134 @@
+"""report.json: everything a report shows, put together from what the stages left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search.config import Config
+from search.network import Network
+from search.run import RESULT
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one stage left of one flow.
+
+    Attributes:
+        step: The stage's place and name, such as ``2-search``.
+        notes: What it noted for the report.
+    """
+
+    step: str
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A network on its way through the pipeline: the result, or a yardstick.
+
+    Attributes:
+        network: The network.
+        key: Hash of everything it depends on.
+        entries: What the stages so far left, in order.
+    """
+
+    network: Network
+    key: str
+    entries: tuple[Entry, ...] = ()
+
+    def searches(self) -> list[Entry]:
+        """Return what searches left."""
+        return [entry for entry in self.entries if "layers" in entry.notes]
+
+    def last_search(self) -> Entry | None:
+        """Return what the last search left, None before one."""
+        found = self.searches()
+        return found[-1] if found else None
+
+
+def build_report(
+    config: Config, baseline: Flow, flows: Mapping[str, Flow], rows: Mapping[str, Any], stages: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return report.json.
+
+    ``baseline``, ``result`` and every entry of ``yardsticks`` hold ``top1``, ``loss``, ``metrics``, ``parameters``,
+    ``macs``, ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split. A yardstick also has, where it
+    comes from a search stage: ``before_retraining`` (metrics on the search split), ``fingerprint`` and ``layers``.
+    ``searches`` has, per search stage: ``stage``, ``objectives``, ``target`` (limits in the metric's unit),
+    ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``,
+    ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``chosen`` (a trial), ``fingerprint``,
+    ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
+    ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
+    ``yardstick_histories`` those of the yardsticks.
+
+    Args:
+        config: The run's configuration.
+        baseline: The network that entered the first compression stage.
+        flows: The result and the yardsticks, at the end of the pipeline.
+        rows: The figures of ``baseline`` and of every flow on the test split.
+        stages: Name and seconds of every stage.
+    """
+    result = flows[RESULT]
+    searches = [_search(entry) for entry in result.searches()]
+    last = searches[-1] if searches else None
+    limits = result.searches()[-1].notes["target"] if searches else {}
+    histories = _histories(flows)
+    errors = [entry.notes["equivalence_error"] for flow in flows.values() for entry in flow.searches()]
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "target": {metric: target["text"] for metric, target in limits.items()} or None,
+        "target_met": _met(limits),
+        "baseline": rows["baseline"],
+        "result": rows[RESULT],
+        "pareto": last["pareto"] if last else [],
+        "yardsticks": {name: {**rows[name], **_candidate(flow)} for name, flow in flows.items() if name != RESULT},
+        "searches": searches,
+        "stages": stages,
+        "equivalence_max_abs_error": max(errors, default=None),
+        "layers": last["layers"] if last else [],
+        "frozen": last["frozen"] if last else [],
+        "histories": [history for history in histories if history["variant"] == RESULT],
+        "yardstick_histories": [history for history in histories if history["variant"] != RESULT],
+    }
+
+
+def _search(entry: Entry) -> dict[str, Any]:
+    notes = entry.notes
+    limits = notes["target"]
+    return {
+        "stage": entry.step,
+        "objectives": notes["objectives"],
+        "target": {metric: target["limit"] for metric, target in limits.items()},
+        "target_met": _met(limits),
+        "chosen": notes["trial"],
+        **{name: notes[name] for name in ("pareto", "trials", "failed", "ended_by", "fingerprint", "metrics")},
+        **{name: notes[name] for name in ("layers", "frozen")},
+    }
+
+
+def _met(limits: Mapping[str, Any]) -> bool | None:
+    return all(target["met"] for target in limits.values()) if limits else None
+
+
+def _candidate(flow: Flow) -> dict[str, Any]:
+    """Return what a yardstick's candidate was before retraining; nothing for the dense one."""
+    search = flow.last_search()
+    if search is None:
+        return {}
+    notes = search.notes
+    return {"before_retraining": notes["metrics"], "fingerprint": notes["fingerprint"], "layers": notes["layers"]}
+
+
+def _histories(flows: Mapping[str, Flow]) -> list[dict[str, Any]]:
+    """Return every training, each once: yardsticks share the result's up to the search."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for variant, flow in flows.items():
+        own = variant != RESULT
+        start = next((index for index, entry in enumerate(flow.entries) if "layers" in entry.notes), -1) if own else -1
+        for entry in flow.entries[start + 1 :]:
+            if "history" in entry.notes:
+                found[entry.step, variant] = {"stage": entry.step, "variant": variant, "epochs": entry.notes["history"]}
+    return list(found.values())

@@ -1,0 +1,151 @@
+"""What a report shows, drawn out of report.json; every part of it may be missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial in the plane of the main cost and the main score.
+
+    Attributes:
+        number: The trial.
+        cost: Its cost, in the metric's unit.
+        score: Its score on the search split, before retraining.
+        feasible: Whether it keeps all targets.
+    """
+
+    number: int
+    cost: float
+    score: float
+    feasible: bool
+
+
+@dataclass(frozen=True)
+class SearchView:
+    """One search, as figures show it.
+
+    Attributes:
+        stage: The stage's name.
+        score: Name of the main score.
+        maximize: Whether a higher score is better.
+        cost: Name of the main cost.
+        limit: Limit on the main cost in its unit, or None.
+        points: Fully measured trials in number order.
+        front: The Pareto front, by rising cost.
+        chosen: Number of the trial that was delivered, or None.
+        evaluated: Number of trials of any kind.
+    """
+
+    stage: str
+    score: str
+    maximize: bool
+    cost: str
+    limit: float | None
+    points: Sequence[Point]
+    front: Sequence[Point]
+    chosen: int | None
+    evaluated: int
+
+    @property
+    def chosen_point(self) -> Point | None:
+        """The delivered trial."""
+        return next((point for point in (*self.points, *self.front) if point.number == self.chosen), None)
+
+    def better(self, first: float, second: float) -> bool:
+        """Whether score ``first`` is better than ``second``."""
+        return first > second if self.maximize else first < second
+
+
+def search_view(search: Json) -> SearchView | None:
+    """Return what figures show of one entry of ``searches``, or None where its trials have no score and cost."""
+    trials = [trial for trial in search.get("trials") or [] if isinstance(trial.get("metrics"), Mapping)]
+    target = search.get("target") if isinstance(search.get("target"), Mapping) else {}
+    objectives = search.get("objectives")
+    directions: dict[str, str] = dict(objectives) if isinstance(objectives, Mapping) else {}
+    metrics: dict[str, None] = {name: None for trial in trials for name in trial["metrics"]}
+    score = next((name for name, way in directions.items() if way == "maximize"), None)
+    score = score or next((name for name in ("top1", *directions, "loss") if name in metrics), None)
+    others = [*(target or {}), *(name for name in directions if name != score), "macs"]
+    cost = next((name for name in others if name in metrics and name != score), None)
+    if score is None or cost is None:
+        return None
+    limits = {name: value for name, value in (target or {}).items() if isinstance(value, int | float)}
+    points = [
+        Point(_number(trial), trial["metrics"][cost], trial["metrics"][score], _feasible(trial, limits))
+        for trial in trials
+        if trial.get("fidelity", 1.0) >= 1.0 and _finite(trial["metrics"], score, cost)
+    ]
+    known = {point.number: point for point in points}
+    listed = [known[_number(entry)] for entry in search.get("pareto") or [] if _number(entry) in known]
+    return SearchView(
+        stage=str(search.get("stage") or search.get("name") or "search"),
+        score=score,
+        maximize=directions.get(score, "minimize" if score == "loss" else "maximize") == "maximize",
+        cost=cost,
+        limit=limits.get(cost),
+        points=points,
+        front=sorted(listed, key=lambda point: point.cost),
+        chosen=next((int(search[key]) for key in ("chosen", "best_trial", "best") if isinstance(search.get(key), int)), None),
+        evaluated=len(search.get("trials") or []),
+    )
+
+
+def _number(entry: Json) -> int:
+    return int(entry.get("trial", entry.get("number", -1)))
+
+
+def _finite(metrics: Json, *names: str) -> bool:
+    return all(isinstance(metrics.get(name), int | float) and math.isfinite(metrics[name]) for name in names)
+
+
+def _feasible(trial: Json, limits: Mapping[str, float]) -> bool:
+    if isinstance(trial.get("feasible"), bool):
+        return bool(trial["feasible"])
+    return all(trial["metrics"].get(name, 0) <= limit for name, limit in limits.items())
+
+
+def score_of(network: Json | None) -> tuple[str, float] | None:
+    """Return the name and value of a network's main score on the test split: top1, or a task's own, or the loss."""
+    if not network:
+        return None
+    if network.get("top1") is not None:
+        return "top1", float(network["top1"])
+    own = network.get("metrics") or {}
+    for name, value in own.items():
+        if isinstance(value, int | float) and name != "loss":
+            return str(name), float(value)
+    return ("loss", float(network["loss"])) if network.get("loss") is not None else None
+
+
+WORDS = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "loss": "loss",
+    "macs": "MACs",
+    "parameters": "parameters",
+    "size_bytes": "size",
+    "bit_operations": "bit operations",
+    "latency_ms": "latency",
+    "uniform": "uniform ratio",
+    "global_magnitude": "global magnitude",
+    "random": "random search",
+    "dense_same_training": "dense, same training",
+    "train": "training",
+    "sparse_training": "sparse training",
+    "search": "search",
+    "retrain": "retraining",
+    "export": "export",
+}
+
+
+def words(name: str) -> str:
+    """Return a name as a person says it; ``2-search`` becomes ``search``."""
+    plain = name.partition("-")[2] if name.partition("-")[0].isdigit() else name
+    return WORDS.get(plain, plain.replace("_", " "))

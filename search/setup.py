@@ -1,0 +1,149 @@
+"""The setting of a search: the space of a network, what is sought in it, and how a candidate is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import nn
+
+from evaluators.base import EvaluationContext, Evaluator
+from evaluators.task import Task
+from search.evaluation import Recipe
+from search.network import Network
+from search.problem import Objective, Problem, Target
+from search.registered import ALGORITHM, EVALUATOR, SPACE
+from search.run import StageRun
+from search.stages.search_settings import SearchSettings
+from search.trial import Proposal
+from spaces.base import SearchSpace
+from spaces.candidate import Candidate
+from spaces.errors import SecateursError
+from spaces.graph.channel_groups import ChannelGroups
+from spaces.sparsifiers import importance
+
+
+@runtime_checkable
+class HasGroups(Protocol):
+    """A space over coupled channels, which have an importance."""
+
+    groups: ChannelGroups
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A space that compares its deployable network with the prepared one."""
+
+    def check(self, model: nn.Module, candidate: Candidate) -> float:
+        """Return the largest absolute difference between their outputs; too large a one raises EquivalenceError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a search over one network needs.
+
+    Attributes:
+        network: The network that enters the search.
+        problem: The space and what is sought in it.
+        recipe: How a candidate is measured.
+    """
+
+    network: Network
+    problem: Problem
+    recipe: Recipe
+
+    @staticmethod
+    def of(network: Network, run: StageRun, settings: SearchSettings) -> Setup:
+        """Build the space of ``network`` and resolve the targets against the baseline.
+
+        Raises:
+            SecateursError: Nothing in the network is open, or objectives and targets name what nothing measures.
+        """
+        task, model = run.task, network.model.to(run.device).eval()
+        inputs = task.example_inputs().to(run.device)
+        space_class = SPACE.find(settings.space.name)
+        space: SearchSpace = space_class(model, inputs, settings.space.settings, forward=task.forward)
+        evaluators: list[Evaluator] = [EVALUATOR.build(block) for block in settings.evaluate]
+        baseline = run.baseline if run.baseline is not None else network
+        limits = {}
+        for metric, limit in settings.target.items():
+            value = _measured(metric, evaluators, baseline, task, run.device) if limit.relative else 0.0
+            limits[metric] = limit.absolute(value)
+        _require_measured([*settings.objectives, *limits], evaluators, task)
+        objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
+        targets = [Target(metric, limit) for metric, limit in limits.items()]
+        recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training)
+        problem = Problem(space, objectives, targets, tables(space, model, settings.importance))
+        return Setup(network, problem, recipe)
+
+    def algorithm(self, settings: SearchSettings, seed: int) -> Any:
+        """Return the search's algorithm, fresh."""
+        return ALGORITHM.find(settings.algorithm.name)(self.problem, settings.algorithm.settings, seed)
+
+    def realize(self, candidate: Candidate) -> tuple[Network, dict[str, float], float]:
+        """Return the network of ``candidate`` as it was measured, its metrics, and its difference from the masked one.
+
+        Raises:
+            EquivalenceError: It differs by more than rounding.
+        """
+        space = self.problem.space
+        error = space.check(self.network.model, candidate) if isinstance(space, Checkable) else 0.0
+        model, metrics = self.recipe.measure(Proposal(candidate))
+        transformation = space.transformation(candidate)
+        return Network(model, (*self.network.transformations, transformation)), metrics, float(error)
+
+    def layers(self, candidate: Candidate) -> list[dict[str, Any]]:
+        """Return what stays of every open layer."""
+        return [
+            {"name": name, "channels": len(value), "kept": value.count("1")}
+            for name, value in candidate.values.items()
+            if isinstance(value, str)
+        ]
+
+    def frozen(self) -> list[dict[str, Any]]:
+        """Return what the space does not touch, and why."""
+        space = self.problem.space
+        if not isinstance(space, HasGroups):
+            return []
+        return [
+            {"name": frozen.name, "size": frozen.size, "reason": frozen.reason, "macs_share": frozen.macs_share}
+            for frozen in space.groups.frozen
+        ]
+
+
+def tables(space: SearchSpace, model: nn.Module, criterion: str) -> dict[str, dict[str, np.ndarray]]:
+    """Return what algorithms may know beforehand: ``importance``, by decision name."""
+    if not isinstance(space, HasGroups):
+        return {}
+    return {"importance": importance.score(model, space.groups, criterion)}
+
+
+def _measured(metric: str, evaluators: list[Evaluator], network: Network, task: Task, device: torch.device) -> float:
+    """Return what ``network`` has of ``metric``."""
+    model = network.copy().model.to(device).eval()
+    for evaluator in evaluators:
+        if metric in metrics_of(evaluator, task):
+            context = EvaluationContext(task, torch.Generator().manual_seed(0), device, 1.0, network.model, {})
+            return evaluator.evaluate(model, context)[metric]
+    return 0.0
+
+
+def metrics_of(evaluator: Evaluator, task: Task) -> Mapping[str, Any]:
+    """Return the metrics that ``evaluator`` measures on ``task``."""
+    own = getattr(evaluator, "metrics_for", None)
+    found: Mapping[str, Any] = own(task) if own is not None else evaluator.metrics
+    return found
+
+
+def _require_measured(names: list[str], evaluators: list[Evaluator], task: Task) -> None:
+    known = {name for evaluator in evaluators for name in metrics_of(evaluator, task)}
+    for name in names:
+        if name not in known:
+            raise SecateursError(
+                f"search.objectives and search.target name {name!r}, which no evaluator measures; they measure "
+                f"{', '.join(sorted(known))}: add an evaluator to search.evaluate or name another metric"
+            )

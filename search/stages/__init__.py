@@ -1,0 +1,9 @@
+"""Stages: the steps of a pipeline, each a model in and a model out."""
+
+STAGES = {
+    "train": "search.stages.train:Train",
+    "sparse_training": "search.stages.sparse_training:SparseTraining",
+    "search": "search.stages.search:Search",
+    "retrain": "search.stages.retrain:Retrain",
+    "export": "search.stages.export:Export",
+}

@@ -1,0 +1,47 @@
+"""The stage: one step of a pipeline, a network in and a network out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from search.network import Network
+
+if TYPE_CHECKING:
+    from search.run import StageRun
+
+
+class Stage(ABC):
+    """One step of a pipeline. Made from its frozen ``Settings``, kept as ``settings``; any other state is a cache.
+
+    Class attributes:
+        Settings: Frozen dataclass of the options that the configuration may give.
+        compresses: Whether compression starts here: the network that enters the first such stage is the baseline.
+        trains: Whether the yardsticks and the dense network pass through this stage as the result does.
+        searches: Whether the stage removes something, so that the networks after it differ from the baseline.
+    """
+
+    Settings: ClassVar[type[Any]]
+    compresses: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
+    searches: ClassVar[bool] = False
+    settings: Any
+
+    @abstractmethod
+    def run(self, network: Network, run: StageRun) -> Network:
+        """Return the network that leaves the stage; ``network`` is left unchanged.
+
+        A stage that was cut off goes on from what it left in ``run.folder`` and ends as if it had not been.
+        """
+
+    def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what of the stage's settings (plain data) decides the network of ``variant``."""
+        return settings
+
+    def check(self, network: Network, run: StageRun) -> None:  # noqa: B027
+        """Find what is wrong before anything is written; only the structure of ``network`` is final here.
+
+        Raises:
+            SecateursError: The stage cannot work on this network.
+        """

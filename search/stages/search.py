@@ -1,0 +1,158 @@
+"""Search: which of the space's networks is the best one, with yardsticks at the same cost beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors.numpy import save
+
+from search.algorithms.base import Algorithm
+from search.algorithms.uniform import global_magnitude, uniform
+from search.atomic import write_bytes
+from search.loop import SearchFailedError, SearchLoop
+from search.network import Network
+from search.pareto import best, front, violation
+from search.problem import Problem
+from search.registered import ALGORITHM, EXECUTOR
+from search.run import RESULT, StageRun
+from search.setup import Setup
+from search.stages.base import Stage
+from search.stages.search_settings import BudgetSettings, SearchSettings
+from search.study import Study
+from search.trial import Trial
+from spaces.candidate import Candidate
+from spaces.errors import SecateursError
+
+GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
+
+
+class Search(Stage):
+    """Searches the space of the network that enters, or finds the yardstick that ``run.variant`` names."""
+
+    Settings = SearchSettings
+    compresses = True
+    searches = True
+
+    def __init__(self, settings: SearchSettings) -> None:
+        self.settings = settings
+        self._setup: Setup | None = None
+
+    def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        unimportant = {"yardsticks", *(("algorithm", "budget", "batch") if variant in GREEDY else ())}
+        return {name: value for name, value in settings.items() if name not in unimportant}
+
+    def check(self, network: Network, run: StageRun) -> None:
+        setup = Setup.of(network, run, self.settings)
+        setup.algorithm(self.settings, run.seed)
+        for name in self.settings.yardsticks:
+            if name in GREEDY:
+                GREEDY[name](setup.problem)
+
+    def run(self, network: Network, run: StageRun) -> Network:
+        if self._setup is None or self._setup.network is not network:
+            self._setup = Setup.of(network, run, self.settings)
+        setup = self._setup
+        write_bytes(run.folder / "tables.safetensors", save(_flat(setup.problem.tables)))
+        if run.variant in GREEDY:
+            return self._deliver(setup, GREEDY[run.variant](setup.problem), run)
+        if run.variant == "random":
+            spent = len(run.found["trials"])
+            random = ALGORITHM.find("random")
+            algorithm: Algorithm = random(setup.problem, random.Settings(evaluations=spent), run.seed)
+            return self._search(setup, algorithm, BudgetSettings(evaluations=spent), run)
+        return self._search(setup, setup.algorithm(self.settings, run.seed), self.settings.budget, run)
+
+    def _search(self, setup: Setup, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:
+        problem = setup.problem
+        if run.storage is None:
+            raise SecateursError("a search needs a storage to record its trials in")
+        suffix = "" if run.variant == RESULT else f"/{run.variant}"
+        study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem)
+        executor = EXECUTOR.build(run.execution.executor, setup.recipe)
+        limits = [limit for limit in (algorithm.budget, budget.evaluations) if limit is not None]
+
+        def keep_best(trials: list[Trial]) -> None:
+            if run.variant == RESULT:
+                self._keep_best(setup, trials, run)
+
+        try:
+            with run.log.bar(run.label, min(limits, default=None)) as bar:
+                bar.update(len(study.trials()))
+                batch = self.settings.batch
+                loop = SearchLoop(algorithm, study, executor, budget, batch, run.stopwatch, bar, keep_best)
+                trials = loop.run()
+        finally:
+            executor.close()
+        chosen = best(trials, problem)
+        if chosen is None:
+            raise SearchFailedError(
+                f"none of the {len(trials)} trials was measured in full; the last error: "
+                f"{next((trial.error for trial in reversed(trials) if trial.error), 'none')}. Raise the search's budget"
+            )
+        run.notes.update(
+            trials=[_row(trial, problem) for trial in trials],
+            failed=sum(trial.state == "failed" for trial in trials),
+            ended_by=loop.ended_by or "algorithm",
+            pareto=[_point(trial, problem) for trial in front(trials, problem)],
+            trial=chosen.number,
+        )
+        return self._deliver(setup, chosen.proposal.candidate, run)
+
+    def _deliver(self, setup: Setup, candidate: Candidate, run: StageRun) -> Network:
+        """Return the network of ``candidate``, and note what the report needs of it."""
+        network, metrics, error = setup.realize(candidate)
+        run.notes.update(
+            fingerprint=candidate.fingerprint,
+            metrics=metrics,
+            equivalence_error=error,
+            layers=setup.layers(candidate),
+            frozen=setup.frozen(),
+            objectives=dict(self.settings.objectives),
+            target={
+                target.metric: {
+                    "text": str(self.settings.target[target.metric]),
+                    "limit": target.limit,
+                    "value": metrics[target.metric],
+                    "met": target.violation(metrics) == 0.0,
+                }
+                for target in setup.problem.targets
+            },
+        )
+        return network
+
+    def _keep_best(self, setup: Setup, trials: list[Trial], run: StageRun) -> None:
+        """Put the best network so far on disk, unless it is there already."""
+        chosen = best(trials, setup.problem)
+        known = run.best.provenance() or {}
+        if chosen is None or (known.get("step"), known.get("trial")) == (run.step, chosen.number):
+            return
+        network, metrics, _ = setup.realize(chosen.proposal.candidate)
+        fingerprint = chosen.proposal.candidate.fingerprint
+        run.best.replace(
+            network, {"step": run.step, "trial": chosen.number, "fingerprint": fingerprint, "metrics": metrics}
+        )
+        names = [objective.metric for objective in setup.problem.objectives]
+        words = ", ".join(f"{name} {metrics[name]:.6g}" for name in names)
+        run.log.write(f"{run.label}: best is trial {chosen.number}: {words}", console=False)
+
+
+def _flat(tables: Any) -> dict[str, Any]:
+    return {f"{table}/{name}": values for table, entries in tables.items() for name, values in entries.items()}
+
+
+def _point(trial: Trial, problem: Problem) -> dict[str, Any]:
+    values = {objective.metric: trial.metrics[objective.metric] for objective in problem.objectives}
+    return {"trial": trial.number, "fingerprint": trial.proposal.candidate.fingerprint, **values}
+
+
+def _row(trial: Trial, problem: Problem) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "fingerprint": trial.proposal.candidate.fingerprint,
+        "fidelity": trial.proposal.fidelity,
+        "state": trial.state,
+        "metrics": dict(trial.metrics),
+        "feasible": trial.state == "complete" and violation(trial, problem) == 0.0,
+        **({"error": trial.error} if trial.error else {}),
+    }

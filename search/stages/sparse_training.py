@@ -1,0 +1,44 @@
+"""Sparse training: training with a sparsifier, so that what is unimportant becomes small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evaluators.training.loop import TrainingSettings
+from search.network import Network
+from search.registered import SPARSIFIER, SparsifierBlock
+from search.run import DENSE, StageRun
+from search.stages.base import Stage
+from search.stages.training import train_network
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseTrainingSettings(TrainingSettings):
+    """Settings of the stage: those of training, and the sparsifier.
+
+    Attributes:
+        sparsifier: What drives the network towards sparsity.
+    """
+
+    sparsifier: SparsifierBlock
+
+
+class SparseTraining(Stage):
+    """Trains the network with a sparsifier. The dense yardstick trains as long without it."""
+
+    Settings = SparseTrainingSettings
+    compresses = True
+    trains = True
+
+    def __init__(self, settings: SparseTrainingSettings) -> None:
+        self.settings = settings
+
+    def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        ignored = "sparsifier" if variant == DENSE else ""
+        return {name: value for name, value in settings.items() if name != ignored}
+
+    def run(self, network: Network, run: StageRun) -> Network:
+        sparsifier = None if run.variant == DENSE else SPARSIFIER.build(self.settings.sparsifier)
+        return train_network(network, run, self.settings, sparsifier=sparsifier)

@@ -1,0 +1,41 @@
+"""What the training stages share: one training, resumed after a kill, with its history for the report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from evaluators.training.checkpoint import FileCheckpoint
+from evaluators.training.loop import EpochRecord, TrainingSettings, train
+from search.network import Network
+from search.run import StageRun
+from spaces.sparsifiers.base import Sparsifier
+
+
+def train_network(
+    network: Network, run: StageRun, settings: TrainingSettings, sparsifier: Sparsifier | None = None
+) -> Network:
+    """Return a trained copy of ``network``; the baseline is the teacher where distillation is asked for."""
+    trained = network.copy()
+    teacher = run.baseline.model if run.baseline is not None and settings.distillation is not None else None
+    epochs: list[EpochRecord] = []
+    with run.log.bar(run.label, settings.epochs) as bar:
+        bar.update(0)
+
+        def on_epoch(record: EpochRecord) -> None:
+            epochs.append(record)
+            bar.update(record.epoch, f"loss {record.loss:.3f}, {run.task.score_name} {record.search_score:.4f}")
+            run.stopwatch.save()
+
+        history = train(
+            trained.model,
+            run.task,
+            settings,
+            seed=run.seed,
+            device=run.device,
+            checkpoint=FileCheckpoint(run.folder / "training.safetensors"),
+            sparsifier=sparsifier,
+            teacher=teacher,
+            on_epoch=on_epoch,
+        )
+    run.notes["history"] = [asdict(record) for record in history.epochs]
+    return trained

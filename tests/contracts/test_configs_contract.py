@@ -1,0 +1,67 @@
+"""Every shipped configuration is read without a fault, says how it is run, and (where that takes seconds) works."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from search.config import load
+from search.inspection import examine
+from search.preflight import preflight
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SHORT = [
+    "stages.train.epochs=2",
+    "stages.sparse_training.epochs=1",
+    "stages.search.algorithm.population=4",
+    "stages.search.algorithm.generations=2",
+    "stages.search.algorithm.elite=1",
+    "stages.search.yardsticks=[uniform]",
+    "stages.retrain.epochs=1",
+]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_it_is_read_without_a_fault_and_reads_back(path: Path, tmp_path: Path) -> None:
+    config = load(path)
+    assert config.name == path.stem.replace("_", "-")
+    canonical = tmp_path / "config.yaml"
+    canonical.write_text(yaml.safe_dump(config.canonical()))
+    assert load(canonical) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_its_header_says_what_for_the_command_and_what_it_takes(path: Path) -> None:
+    header = path.read_text().partition("\nname:")[0]
+    assert f"python -m search run configs/{path.name}" in header
+    assert re.search(r"\((about|estimate:)[^)]*\bGiB\b[^)]*\bcores\b", header), "time and memory on 2 cores are missing"
+    assert all(line.startswith("#") for line in header.splitlines())
+
+
+def test_there_is_a_configuration_that_needs_no_download() -> None:
+    assert "quickstart" in [path.stem for path in CONFIGS]
+
+
+def test_quickstart_passes_the_checks_of_a_run() -> None:
+    path = next(path for path in CONFIGS if path.stem == "quickstart")
+    assert list(preflight(load(path)))
+    assert examine(load(path))["groups"]
+
+
+@pytest.mark.slow
+def test_quickstart_runs(tmp_path: Path) -> None:
+    from search.pipeline import run
+
+    path = next(path for path in CONFIGS if path.stem == "quickstart")
+    run(load(path, SHORT), tmp_path / "quickstart")
+    report = json.loads((tmp_path / "quickstart" / "report.json").read_text())
+    assert report["target_met"] is True
+    assert report["result"]["macs"] <= 0.4 * report["baseline"]["macs"]
+    assert (tmp_path / "quickstart" / "report.html").exists()
+    assert {"weights.safetensors", "architecture.json", "model.onnx"} <= {
+        entry.name for entry in (tmp_path / "quickstart" / "best").iterdir()
+    }

@@ -1,0 +1,126 @@
+"""A report as a run would leave it, with made-up but plausible numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def network(top1: float | None, macs: float, loss: float = 0.3) -> dict[str, Any]:
+    return {
+        "top1": top1,
+        "loss": loss,
+        "metrics": {},
+        "parameters": int(macs / 150),
+        "macs": int(macs),
+        "size_bytes": int(macs / 37),
+        "bit_operations": int(macs * 1024),
+        "latency_ms": None,
+    }
+
+
+def sample(trials: int = 200, seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(trials):
+        share = float(rng.uniform(0.2, 0.6))
+        best = 0.94 - 0.35 * np.exp(-6 * share)
+        top1 = float(best - rng.exponential(0.05) * np.exp(-number / trials))
+        rows.append(
+            {
+                "trial": number,
+                "fingerprint": f"{number:016x}",
+                "fidelity": 1.0 if number % 3 == 0 else 0.25,
+                "state": "complete",
+                "feasible": share <= 0.4,
+                "metrics": {"top1": top1, "macs": share * 3.1e7, "parameters": share * 2.7e5},
+            }
+        )
+    full = [row for row in rows if row["fidelity"] == 1.0 and row["feasible"]]
+    front = [
+        {
+            "trial": row["trial"],
+            "fingerprint": row["fingerprint"],
+            "top1": row["metrics"]["top1"],
+            "macs": row["metrics"]["macs"],
+        }
+        for row in full
+        if not any(
+            other["metrics"]["top1"] > row["metrics"]["top1"] and other["metrics"]["macs"] < row["metrics"]["macs"]
+            for other in full
+        )
+    ]
+    chosen = max(full, key=lambda row: row["metrics"]["top1"])
+    names = ["stem.0", *(f"stage{stage}.{block}.conv1" for stage in (1, 2, 3) for block in (0, 1, 2)), "stage2.0.conv2"]
+    layers = [
+        {"name": name, "channels": 16 * (1 + index // 4), "kept": 5 + 3 * (index % 4)} for index, name in enumerate(names)
+    ]
+    epochs = [
+        {
+            "epoch": epoch + 1,
+            "loss": 1.2 / (epoch + 1),
+            "search_loss": 1.1 / (epoch + 1) + 0.1,
+            "search_score": 0.93 - 0.3 / (epoch + 1),
+            "lr": 0.1,
+            "seconds": 2.0,
+        }
+        for epoch in range(8)
+    ]
+    search = {
+        "stage": "2-search",
+        "objectives": {"top1": "maximize"},
+        "target": {"macs": 0.4 * 3.1e7},
+        "target_met": True,
+        "chosen": chosen["trial"],
+        "pareto": front,
+        "trials": rows,
+        "failed": 0,
+        "ended_by": "algorithm",
+        "fingerprint": chosen["fingerprint"],
+        "metrics": chosen["metrics"],
+        "layers": layers,
+        "frozen": [],
+    }
+    before = {"top1": 0.78, "macs": 1.2e7}
+    return {
+        "name": "fashion-mnist-resnet20-genetic",
+        "seed": 0,
+        "target": {"macs": "<= 40%"},
+        "target_met": True,
+        "baseline": network(0.9382, 3.1e7),
+        "result": network(0.9361, 0.3987 * 3.1e7, 0.33),
+        "pareto": front,
+        "yardsticks": {
+            "uniform": {**network(0.9289, 0.3999 * 3.1e7), "before_retraining": before},
+            "global_magnitude": {**network(0.9318, 0.3991 * 3.1e7), "before_retraining": {"top1": 0.84, "macs": 1.22e7}},
+            "random": {**network(0.9301, 0.3991 * 3.1e7), "before_retraining": {"top1": 0.85, "macs": 1.21e7}},
+            "dense_same_training": network(0.9394, 3.1e7),
+        },
+        "searches": [search],
+        "stages": [
+            {"name": "train", "seconds": 140.2, "yardstick_seconds": {}},
+            {"name": "sparse_training", "seconds": 71.3, "yardstick_seconds": {"dense_same_training": 70.0}},
+            {"name": "search", "seconds": 95.9, "yardstick_seconds": {"uniform": 1.2, "random": 80.0}},
+            {"name": "retrain", "seconds": 82.0, "yardstick_seconds": {"uniform": 81.0, "random": 80.0}},
+            {"name": "export", "seconds": 3.4, "yardstick_seconds": {}},
+        ],
+        "equivalence_max_abs_error": 2.4e-6,
+        "layers": layers,
+        "frozen": [{"name": "classifier", "size": 10, "reason": "network output <must stay>", "macs_share": 0.0002}],
+        "histories": [
+            {"stage": "0-train", "variant": "result", "epochs": epochs},
+            {"stage": "1-sparse_training", "variant": "result", "epochs": epochs[3:]},
+            {"stage": "3-retrain", "variant": "result", "epochs": epochs},
+        ],
+    }
+
+
+def write_run(folder: Path, report: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "config.yaml").write_text("name: fashion-mnist-resnet20-genetic\nseed: 0\n")
+    (folder / "environment.json").write_text(json.dumps({"python": "3.11.9", "versions": {"torch": "2.15.0", "absent": None}}))
+    return folder

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_sample import sample, write_run
+from typer.testing import CliRunner
+
+import search.pipeline
+from search.cli import app
+from spaces.errors import SecateursError
+
+QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+ROOT = Path(__file__).parents[2]
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "search", *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_help_answers_without_loading_what_is_heavy() -> None:
+    start = time.perf_counter()
+    done = python("--help")
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("run", "check", "inspect", "report", "dashboard", "list"))
+    assert time.perf_counter() - start < 10
+    heavy = ("torch", "optuna", "deap", "pydantic", "matplotlib")
+    code = f"import sys, search.cli, search.__main__; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_mistake_is_told_without_a_traceback_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("name: x\nsed: 3\n")
+    done = python("run", str(tmp_path / "bad.yaml"), "--runs", str(tmp_path / "runs"))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "3 errors" in done.stderr
+    assert "line 2, sed: unknown key; did you mean 'seed'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_usage_errors_end_with_2() -> None:
+    assert invoke("runn").exit_code == 2
+    assert invoke("dashboard", "nowhere", "--port", "0").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("report", "nowhere"), "has no report.json"),
+        (("dashboard", "nowhere"), "has no study.journal"),
+        (("check", "nowhere.yaml"), "there is no such file"),
+        (("check", QUICKSTART, "stages.search.target.macs=<= 0.1%"), "the smallest network in this space has"),
+        (("check", QUICKSTART, "stages.search.target.macs=<= 1e9"), "within <= 1000000000.0"),
+        (("check", QUICKSTART, "stages.train.batch_size=5000"), "expected at most the 1047 training samples"),
+        (("check", QUICKSTART, "task.model.arguments={in_channels: 3}"), "forward pass"),
+        (("check", QUICKSTART, "task.model.arguments.classes=7"), "classes"),
+    ],
+)
+def test_what_cannot_work_is_explained(arguments: tuple[str, ...], expected: str) -> None:
+    result = invoke(*arguments)
+    assert isinstance(result.exception, SecateursError), result.output
+    assert expected in str(result.exception)
+
+
+def test_check_says_what_it_found() -> None:
+    result = invoke("check", QUICKSTART)
+    assert result.exit_code == 0, result.exception
+    assert "data: 1047 train, 300 search, 450 test" in result.output
+    assert "outputs of shape (2, 10)" in result.output
+    assert "macs <= 40% is within reach" in result.output
+    assert result.output.endswith("ok\n")
+
+
+def test_inspect_shows_groups_what_is_frozen_and_costs() -> None:
+    result = invoke("inspect", QUICKSTART)
+    assert result.exit_code == 0, result.exception
+    assert "network output" in result.output
+    assert "MACs" in result.output
+    found = json.loads(invoke("inspect", QUICKSTART, "--json").output)
+    assert found["costs"]["macs"] > found["costs"]["parameters"] > 0
+    assert {"name", "size", "members", "macs_share"} == set(found["groups"][0])
+    assert found["channels"] == sum(group["size"] for group in found["groups"])
+    assert all(group["reason"] for group in found["frozen"])
+    assert all(group["name"] in result.output for group in (*found["groups"], *found["frozen"]))
+
+
+def test_inspect_follows_exclude() -> None:
+    first = json.loads(invoke("inspect", QUICKSTART, "--json").output)["groups"][0]["name"]
+    override = f"stages.search.space.exclude=['{first}']"
+    found = json.loads(invoke("inspect", QUICKSTART, "--json", override).output)
+    assert first not in [group["name"] for group in found["groups"]]
+    assert "exclude" in next(group["reason"] for group in found["frozen"] if group["name"] == first)
+
+
+def test_list_names_everything_registered() -> None:
+    output = invoke("list").output
+    for name in ("channel_mask", "scaling_factor", "accuracy", "fashion_mnist", "genetic", "serial", "retrain"):
+        assert name in output
+
+
+def test_report_renders_anew(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", {**sample(trials=30), "searches": [], "histories": [], "layers": [], "yardsticks": {}})
+    result = invoke("report", str(folder))
+    assert result.exit_code == 0, result.exception
+    assert (folder / "report.html").exists()
+
+
+def test_run_ends_with_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search.pipeline, "run", lambda config, folder, console: sample(trials=30))
+    result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
+    assert result.exit_code == 0, result.exception
+    for text in ("93.82 %", "93.61 %", "-0.21 points", "2.51x smaller", "target macs <= 40%: met", "report.html", "best"):
+        assert text in result.output
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(config: Any, folder: Path, console: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search.pipeline, "run", interrupted)
+    result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
+    assert result.exit_code == 130
+    assert "the same command goes on" in result.output
+
+
+def test_an_unexpected_error_is_kept_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: Any, folder: Path, console: Any) -> None:
+        folder.mkdir()
+        (folder / "log.txt").write_text("starting\n")
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr(search.pipeline, "run", broken)
+    result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
+    assert result.exit_code == 1
+    assert isinstance(result.exception, RuntimeError)
+    log = (tmp_path / "quickstart" / "log.txt").read_text()
+    assert log.startswith("starting\nTraceback")
+    assert "a defect of ours" in log

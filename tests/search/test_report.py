@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_sample import network, sample, write_run
+
+from search.report import ReportError, render
+from search.report_view import score_of, search_view, words
+
+
+def page_of(folder: Path, report: dict[str, Any]) -> str:
+    return render(write_run(folder, report)).read_text()
+
+
+def test_the_page_says_what_was_reached_and_needs_nothing_else(tmp_path: Path) -> None:
+    page = page_of(tmp_path, sample())
+    assert "target met" in page
+    assert "2.51x" in page
+    assert "-0.21" in page
+    assert "93.61 %" in page
+    assert "0.43 points ahead of the best yardstick" in page
+    assert "network output &lt;must stay&gt;" in page
+    assert "2.4e-06" in page
+    assert page.count("<svg") == 5
+    assert "<script" not in page
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', page)
+    assert "var(--blue)" in page
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"front.png", "progress.png", "result.png", "layers.png", "training.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "figures").iterdir())
+
+
+def test_rendering_again_gives_the_same_page(tmp_path: Path) -> None:
+    first = page_of(tmp_path, sample(trials=30))
+    assert render(tmp_path).read_text() == first
+
+
+def without_search(report: dict[str, Any]) -> None:
+    report.update(searches=[], pareto=[], layers=[], frozen=[], yardsticks={}, target=None, target_met=None)
+
+
+def without_top1(report: dict[str, Any]) -> None:
+    report.update(histories=[], searches=[])
+    for row in (report["baseline"], report["result"], *report["yardsticks"].values()):
+        row.update(top1=None, metrics={"iou": 0.61})
+
+
+def only_loss(report: dict[str, Any]) -> None:
+    report.update(histories=[], searches=[], yardsticks={})
+    for row in (report["baseline"], report["result"], *report["yardsticks"].values()):
+        row.update(top1=None, metrics={})
+
+
+def bare(report: dict[str, Any]) -> None:
+    for key in list(report.keys() - {"name", "seed"}):
+        del report[key]
+
+
+def failed_trials(report: dict[str, Any]) -> None:
+    for trial in report["searches"][0]["trials"]:
+        trial.update(state="failed", metrics={}, error="out of memory", feasible=False)
+    report["searches"][0].update(pareto=[], chosen=None)
+
+
+def nothing_feasible_in_many_layers(report: dict[str, Any]) -> None:
+    report.update(target_met=False, histories=[])
+    report["layers"] = [
+        {"name": f"features.denseblock{index}.denselayer{index}.conv", "channels": 48, "kept": index % 47 + 1}
+        for index in range(150)
+    ]
+    for trial in report["searches"][0]["trials"]:
+        trial["feasible"] = False
+
+
+def two_searches(report: dict[str, Any]) -> None:
+    report.update(histories=[], layers=[])
+    report["searches"] = [{**report["searches"][0], "stage": "1-search"}, report["searches"][0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (without_search, "no target"),
+        (without_top1, "61.00 %"),
+        (only_loss, "loss on the test split"),
+        (bare, "no target"),
+        (failed_trials, "2-search"),
+        (nothing_feasible_in_many_layers, "of 7200 coupled channels kept"),
+        (two_searches, "1-search"),
+    ],
+)
+def test_parts_may_be_missing(tmp_path: Path, change: Callable[[dict[str, Any]], None], expected: str) -> None:
+    report = sample(trials=24)
+    change(report)
+    assert expected in page_of(tmp_path, report)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(None, "has no report.json"), ("{", "is not JSON"), ("[]", "expected a JSON object")]
+)
+def test_a_folder_without_a_report_is_explained(tmp_path: Path, content: str | None, expected: str) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ReportError, match=expected):
+        render(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_only_full_measurements_are_points() -> None:
+    search = sample(trials=30)["searches"][0]
+    view = search_view(search)
+    assert view is not None
+    assert (view.score, view.cost, view.maximize) == ("top1", "macs", True)
+    assert [point.number for point in view.points] == [row["trial"] for row in search["trials"] if row["fidelity"] == 1.0]
+    assert all(point.feasible == (point.cost <= (view.limit or 0)) for point in view.points)
+    assert view.chosen_point is not None
+
+
+def test_the_main_score_of_a_network() -> None:
+    assert score_of(network(0.5, 1e6)) == ("top1", 0.5)
+    assert score_of({**network(None, 1e6), "metrics": {"iou": 0.2}}) == ("iou", 0.2)
+    assert score_of(network(None, 1e6, loss=0.7)) == ("loss", 0.7)
+    assert score_of(None) is None
+    assert words("2-search") == "search"
+    assert words("dense_same_training") == "dense, same training"
