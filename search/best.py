@@ -39,9 +39,7 @@ class Best:
         found: dict[str, Any] = json.loads(architecture.read_text())["provenance"]
         return found
 
-    def replace(
-        self, network: Network, provenance: dict[str, Any], extras: Callable[[Path], None] | None = None
-    ) -> None:
+    def replace(self, network: Network, provenance: dict[str, Any], extras: Callable[[Path], None] | None = None) -> None:
         """Put ``network`` in the place of what is there.
 
         Args:

@@ -186,9 +186,7 @@ class _Pipeline:
                     after[variant] = self._step(number, stage, variant, flow, baseline, found) if stage.trains else flow
         return after
 
-    def _step(
-        self, number: int, stage: Stage, variant: str, flow: Flow, baseline: Flow | None, found: dict[str, Any]
-    ) -> Flow:
+    def _step(self, number: int, stage: Stage, variant: str, flow: Flow, baseline: Flow | None, found: dict[str, Any]) -> Flow:
         """Run a stage on one flow, unless that is done already."""
         name = self.config.stages[number].name
         label = f"{number}-{name}"

@@ -80,9 +80,7 @@ class Study:
         self.name = name
         self._problem = problem
         directions = [objective.direction for objective in problem.objectives]
-        self._study = optuna.create_study(
-            storage=storage, study_name=name, directions=list(directions), load_if_exists=True
-        )
+        self._study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
         metrics = [objective.metric for objective in problem.objectives]
         known = self._study.metric_names
         if known is not None and known != metrics:

@@ -39,7 +39,7 @@ class Stage(ABC):
         """Return what of the stage's settings (plain data) decides the network of ``variant``."""
         return settings
 
-    def check(self, network: Network, run: StageRun) -> None:  # noqa: B027
+    def check(self, network: Network, run: StageRun) -> None:
         """Find what is wrong before anything is written; only the structure of ``network`` is final here.
 
         Raises:

@@ -129,9 +129,7 @@ class Search(Stage):
             return
         network, metrics, _ = setup.realize(chosen.proposal.candidate)
         fingerprint = chosen.proposal.candidate.fingerprint
-        run.best.replace(
-            network, {"step": run.step, "trial": chosen.number, "fingerprint": fingerprint, "metrics": metrics}
-        )
+        run.best.replace(network, {"step": run.step, "trial": chosen.number, "fingerprint": fingerprint, "metrics": metrics})
         names = [objective.metric for objective in setup.problem.objectives]
         words = ", ".join(f"{name} {metrics[name]:.6g}" for name in names)
         run.log.write(f"{run.label}: best is trial {chosen.number}: {words}", console=False)

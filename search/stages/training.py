@@ -11,9 +11,7 @@ from search.run import StageRun
 from spaces.sparsifiers.base import Sparsifier
 
 
-def train_network(
-    network: Network, run: StageRun, settings: TrainingSettings, sparsifier: Sparsifier | None = None
-) -> Network:
+def train_network(network: Network, run: StageRun, settings: TrainingSettings, sparsifier: Sparsifier | None = None) -> Network:
     """Return a trained copy of ``network``; the baseline is the teacher where distillation is asked for."""
     trained = network.copy()
     teacher = run.baseline.model if run.baseline is not None and settings.distillation is not None else None

@@ -48,7 +48,8 @@ def _probe(inputs: Tensor, dtype: torch.dtype) -> Tensor:
 
 def enliven(exact: nn.Module, probe: Tensor, forward: Forward) -> nn.Module:
     """Set the BN statistics from random inputs, in place: in a fresh deep network nothing may reach the output, so that
-    any slice would look right. Left in evaluation mode."""
+    any slice would look right. Left in evaluation mode.
+    """
     norms = [m for m in exact.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     exact.eval()
     if norms and probe.is_floating_point():

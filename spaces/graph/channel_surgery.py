@@ -16,6 +16,13 @@ from torch import Tensor, nn
 
 from spaces.graph.channel_groups import ChannelGroups
 
+_BOOKKEEPING = [
+    (key, type(value))
+    for key, value in vars(nn.Module()).items()
+    if isinstance(value, dict | set) and key not in ("_parameters", "_buffers", "_modules")
+]
+"""Every other container that a module owns (its hooks), with its type."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -94,47 +101,53 @@ def _sizes(kind: str, inputs: int, outputs: int, groups: int, before: int) -> di
 
 def apply_cut(model: nn.Module, cut: Cut) -> nn.Module:
     """Return the smaller network: modules are cloned shallowly, tensors are sliced or copied. ``model`` is left unchanged."""
-    indices: dict[int, Tensor] = {}
+    indices: dict[tuple[int, torch.device], Tensor] = {}
     tensors: dict[int, Tensor] = {}
+    memo: dict[int, nn.Module] = {}
 
-    def slice_tensor(name: str, tensor: Tensor) -> Tensor:
-        if id(tensor) in tensors:
-            return tensors[id(tensor)]
-        result = tensor.detach()
+    def index(stay: Any, device: torch.device) -> Tensor:
+        key = (id(stay), device)
+        if key not in indices:
+            indices[key] = torch.from_numpy(np.ascontiguousarray(stay)).to(device)
+        return indices[key]
+
+    def sliced(name: str, tensor: Tensor, parameter: bool) -> Tensor:
+        found = tensors.get(id(tensor))
+        if found is not None:
+            return found
+        result = tensor
         for dim, stay in cut.kept.get(name, {}).items():
-            if id(stay) not in indices:
-                indices[id(stay)] = torch.from_numpy(np.ascontiguousarray(stay))
-            result = result.index_select(dim, indices[id(stay)].to(result.device))
-        if result.data_ptr() == tensor.data_ptr():
-            result = result.clone()
-        if isinstance(tensor, nn.Parameter):
-            result = nn.Parameter(result, requires_grad=tensor.requires_grad)
+            result = result.index_select(dim, index(stay, tensor.device))
+        if result is tensor:
+            result = tensor.clone()
+        if parameter:
+            result = nn.Parameter(result, tensor.requires_grad)
         tensors[id(tensor)] = result
         return result
 
-    memo: dict[int, nn.Module] = {}
+    def smaller(own: Mapping[str, Tensor | None], prefix: str, parameters: bool) -> dict[str, Tensor | None]:
+        return {name: None if tensor is None else sliced(prefix + name, tensor, parameters) for name, tensor in own.items()}
 
     def clone(module: nn.Module, prefix: str) -> nn.Module:
         if id(module) in memo:
             return memo[id(module)]
         copy = module.__class__.__new__(module.__class__)
         memo[id(module)] = copy
-        state = dict(module.__dict__)
-        for kind in ("_parameters", "_buffers"):
-            state[kind] = {
-                name: None if tensor is None else slice_tensor(prefix + name, tensor) for name, tensor in state[kind].items()
-            }
+        state = copy.__dict__
+        state.update(module.__dict__)
+        # Most are empty, and a network has a thousand of them: a new one is made faster than copied.
+        for key, kind in _BOOKKEEPING:
+            state[key] = state[key].copy() if state[key] else kind()
+        state["_parameters"] = smaller(state["_parameters"], prefix, True)
+        state["_buffers"] = smaller(state["_buffers"], prefix, False)
         state["_modules"] = {
             name: None if child is None else clone(child, f"{prefix}{name}.") for name, child in state["_modules"].items()
         }
-        for kind in [key for key in state if key.endswith("_hooks") or key.endswith("_hooks_with_kwargs")]:
-            state[kind] = state[kind].copy()
-        state["_non_persistent_buffers_set"] = set(state["_non_persistent_buffers_set"])
         state.update(cut.attributes.get(prefix[:-1], {}))
-        copy.__dict__.update(state)
         return copy
 
-    return clone(model, "")
+    with torch.no_grad():
+        return clone(model, "")
 
 
 def state_names(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -286,7 +286,7 @@ class Tracer:
                 if joined is None:
                     joined = labels
                 else:
-                    both = torch.broadcast_tensors(joined, labels)
+                    both = torch.broadcast_tensors(joined, labels)  # type: ignore[no-untyped-call]
                     self.atoms.unite(*both)
                     joined = torch.maximum(*both)
         if joined is None:
@@ -338,11 +338,11 @@ class Tracer:
         self.set_labels(first, small.expand(first.shape))
 
 
-class _Dispatch(TorchDispatchMode):
+class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operator below the layers."""
 
     def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tracer = tracer
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -352,11 +352,11 @@ class _Dispatch(TorchDispatchMode):
         return output
 
 
-class _Functions(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class _Functions(TorchFunctionMode):
     """Sees the functions that take weights, whole."""
 
     def __init__(self, tracer: Tracer) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._tracer = tracer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

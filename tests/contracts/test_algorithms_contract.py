@@ -23,8 +23,8 @@ sys.path.insert(0, str(TESTS / "search" / "algorithms"))
 from synthetic_space import MACS, TOP1, ImageByImage, Interacting, SyntheticSpace, drive, failed, measure, problem_of  # noqa: E402
 
 GOLDEN = TESTS / "golden"
-SPACE = SyntheticSpace([6, 8, 8])
-SMALL = {"genetic": {"population": 8, "generations": 5}, "random": {"evaluations": 30}}
+SPACE = SyntheticSpace([12, 16, 16])
+SMALL = {"genetic": {"population": 8, "generations": 5}, "random": {"evaluations": 27}}
 
 
 @pytest.fixture(params=sorted(ALGORITHMS))
@@ -93,7 +93,7 @@ def test_same_seed_same_trials_other_seed_others(name, problem):
 def test_replay_goes_on_as_the_live_run(name, problem):
     fitness = ImageByImage(problem, 400)
     live = drive(make(name, problem), fitness)
-    for cut in (1, 9, len(live) // 2, len(live) - 1):
+    for cut in (9, len(live) - 1):
         asked, told = make(name, problem), make(name, problem)
         start = 0
         while start < cut:

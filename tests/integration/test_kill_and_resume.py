@@ -82,9 +82,7 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted: Path, tmp_path: Path) ->
         ("stages.search.algorithm.generations=4", r"stages\.2\.search\.algorithm\.generations"),
     ],
 )
-def test_another_configuration_is_refused_by_its_field(
-    uninterrupted: Path, tmp_path: Path, override: str, field: str
-) -> None:
+def test_another_configuration_is_refused_by_its_field(uninterrupted: Path, tmp_path: Path, override: str, field: str) -> None:
     before = (uninterrupted / "config.yaml").read_text()
     with pytest.raises(SecateursError, match=field):
         run(load(write_config(tmp_path), [override]), uninterrupted, None)

@@ -73,9 +73,7 @@ def test_the_run_folder_keeps_the_contract(finished: tuple[Path, dict[str, Any]]
 
 def test_the_studies_record_every_trial(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, report = finished
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
-    )
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.journal")))
     study = optuna.load_study(study_name="tiny/2-search", storage=storage)
     trials = report["searches"][0]["trials"]
     assert [trial.user_attrs["fingerprint"] for trial in study.trials] == [trial["fingerprint"] for trial in trials]
