@@ -34,7 +34,7 @@ from search.pareto import best
 from search.problem import Objective, Problem, Target
 from search.trial import Trial
 from spaces.candidate import Candidate
-from spaces.channel_mask import ChannelMask
+from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.sparsifiers import importance
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.scaling_factor import ScalingFactor, ScalingFactorSettings
@@ -156,6 +156,11 @@ def _search(bench: Bench, task: Task, model: nn.Module, problem: Problem, algori
     return chosen.proposal.candidate
 
 
+def _space(task: Task, model: nn.Module, compensate: bool = True) -> ChannelMask:
+    batches = (inputs for inputs, _ in task.batches("train", 128, limit=1024))
+    return ChannelMask(model, task.example_inputs(), ChannelMaskSettings(compensate=compensate), batches=batches)
+
+
 def _genetic(sparse: bool, criterion: str) -> Row:
     def row(bench: Bench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
         model, epochs = reference, bench.sizes.epochs
@@ -163,7 +168,7 @@ def _genetic(sparse: bool, criterion: str) -> Row:
             sparsifier = ScalingFactor(ScalingFactorSettings(penalty="l1_half", strength=2e-4, epsilon=1e-2))
             model = bench.sparse(task, reference, sparsifier, path)
             epochs -= bench.sizes.sparse
-        space = ChannelMask(model, task.example_inputs())
+        space = _space(task, model)
         problem = _problem(space, model, limit, criterion, bench.sizes.search)
         settings = GeneticSettings(population=bench.sizes.population, generations=None, evaluations=bench.sizes.evaluations)
         candidate = _search(bench, task, model, problem, GeneticAlgorithm(problem, settings, bench.seed))
@@ -173,16 +178,19 @@ def _genetic(sparse: bool, criterion: str) -> Row:
 
 
 def _random(bench: Bench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
-    space = ChannelMask(reference, task.example_inputs())
+    space = _space(task, reference)
     problem = _problem(space, reference, limit, "l2", bench.sizes.search)
     algorithm = RandomSearch(problem, RandomSettings(evaluations=bench.sizes.evaluations), bench.seed)
     return space.realize(reference, _search(bench, task, reference, problem, algorithm)), bench.sizes.epochs
 
 
-def _uniform(bench: Bench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
-    space = ChannelMask(reference, task.example_inputs())
-    problem = _problem(space, reference, limit, "l2", bench.sizes.search)
-    return space.realize(reference, uniform(problem)), bench.sizes.epochs
+def _uniform(compensate: bool) -> Row:
+    def row(bench: Bench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
+        space = _space(task, reference, compensate)
+        problem = _problem(space, reference, limit, "l2", bench.sizes.search)
+        return space.realize(reference, uniform(problem)), bench.sizes.epochs
+
+    return row
 
 
 def _peer(kind: str) -> Row:
@@ -220,7 +228,8 @@ ROWS: dict[str, Row] = {
     "Torch-Pruning group L2, global": _peer("group_l2_global"),
     "Torch-Pruning BN scale": _peer("bn_scale"),
     "Torch-Pruning Taylor": _peer("taylor"),
-    "uniform": _uniform,
+    "uniform": _uniform(compensate=False),
+    "uniform, compensated (ours)": _uniform(compensate=True),
     "random search": _random,
     "dense, trained as long": _dense,
 }

@@ -26,6 +26,10 @@ from spaces.graph.channel_groups import ChannelGroups
 from spaces.sparsifiers import importance
 
 
+CALIBRATION_SAMPLES = 2048
+"""Training samples, unaugmented, that a space may calibrate on."""
+
+
 @runtime_checkable
 class HasGroups(Protocol):
     """A space over coupled channels, which have an importance."""
@@ -66,7 +70,8 @@ class Setup:
         task, model = run.task, network.model.to(run.device).eval()
         inputs = task.example_inputs().to(run.device)
         space_class = SPACE.find(settings.space.name)
-        space: SearchSpace = space_class(model, inputs, settings.space.settings, forward=task.forward)
+        batches = (batch.to(run.device) for batch, _ in task.batches("train", 128, limit=CALIBRATION_SAMPLES))
+        space: SearchSpace = space_class(model, inputs, settings.space.settings, forward=task.forward, batches=batches)
         evaluators: list[Evaluator] = [EVALUATOR.build(block) for block in settings.evaluate]
         baseline = run.baseline if run.baseline is not None else network
         limits = {}
@@ -77,7 +82,8 @@ class Setup:
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         targets = [Target(metric, limit) for metric, limit in limits.items()]
         recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training)
-        problem = Problem(space, objectives, targets, tables(space, model, settings.importance))
+        known = tables(space, model, settings.importance) | {"samples": {"search": np.array(task.size("search"))}}
+        problem = Problem(space, objectives, targets, known)
         return Setup(network, problem, recipe)
 
     def algorithm(self, settings: SearchSettings, seed: int) -> Any:

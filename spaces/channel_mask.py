@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from spaces.graph.channel_cost import ChannelCost
 from spaces.graph.channel_groups import Forward, call
 from spaces.graph.channel_masking import masked_copy, unmasked
 from spaces.graph.channel_surgery import apply_cut, plan_cut
+from spaces.graph.compensation import Compensation
 
 PREPARED = "channel_keep_mask"
 
@@ -34,6 +35,8 @@ class ChannelMaskSettings:
         include: Name patterns of layers whose output channels may go; empty for all.
         exclude: Name patterns of layers whose output channels stay.
         max_ratio: Largest share of a group's channels that may be removed.
+        compensate: Whether the layers that read removed channels take up what the kept ones tell about them (see
+            :mod:`spaces.graph.compensation`); needs calibration batches.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -41,6 +44,7 @@ class ChannelMaskSettings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     max_ratio: float = 0.95
+    compensate: bool = True
 
     def __post_init__(self) -> None:
         if self.round_to < 1:
@@ -57,6 +61,7 @@ class ChannelMask(SearchSpace):
         inputs: One batch of a single sample, of shape ``(1, ...)``.
         settings: Rounding, name patterns and the largest ratio.
         forward: How ``model`` is run on ``inputs``.
+        batches: Input batches to calibrate the compensation on; without any, removed channels are only removed.
 
     Raises:
         UnsupportedModelError: The forward pass fails, a pattern matches nothing, or nothing can be removed.
@@ -70,6 +75,7 @@ class ChannelMask(SearchSpace):
         inputs: Tensor,
         settings: ChannelMaskSettings | None = None,
         forward: Forward = call,
+        batches: Iterable[Tensor] = (),
     ) -> None:
         settings = settings or ChannelMaskSettings()
         self.groups = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
@@ -83,6 +89,7 @@ class ChannelMask(SearchSpace):
                 "`python -m search inspect CONFIG` shows every group; see `include`, `exclude`, `max_ratio` and `round_to`."
             )
         self._cost = ChannelCost(model, self.groups)
+        self._compensation = Compensation(model, self.groups, batches if settings.compensate else (), forward)
 
     @cached_property
     def domains(self) -> Mapping[str, Mask]:
@@ -96,6 +103,7 @@ class ChannelMask(SearchSpace):
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
         mask = self._mask(candidate)
         prepared = masked_copy(model, self.groups, mask)
+        prepared.load_state_dict(self._compensation.weights(model, mask), strict=False)
         prepared.register_buffer(PREPARED, torch.from_numpy(mask.copy()), persistent=False)
         return prepared
 
@@ -104,7 +112,8 @@ class ChannelMask(SearchSpace):
         return apply_cut(unmasked(prepared), plan_cut(self.groups, mask))
 
     def realize(self, model: nn.Module, candidate: Candidate) -> nn.Module:
-        return apply_cut(model, plan_cut(self.groups, self._mask(candidate)))
+        mask = self._mask(candidate)
+        return apply_cut(model, plan_cut(self.groups, mask), self._compensation.weights(model, mask))
 
     def check(self, model: nn.Module, candidate: Candidate) -> float:
         """Return the largest difference between the sliced and the masked network's outputs (see :func:`equivalence_error`).

@@ -20,7 +20,8 @@ class GeneticSettings:
         encoding: ``mask``, a bit per channel, or ``factor``, a threshold per layer.
         crossover: Chance that a child has two parents.
         mutation: Chance that a child of two parents is mutated too; a child of one always is.
-        elite: Best candidates that survive whatever the front's crowding says, and that the first rung never drops.
+        elite: How many of the best survive whatever the front's crowding says; as many greedy masks are measured in full
+            before anything else, and at least as many of the first generation go up from each rung.
         tournament: How many compete to be a parent (one objective).
         seed_ratios: Loads of further greedy masks in the first generation of a search for a front: shares of the
             target, or of the dense network's cost where there is no target.

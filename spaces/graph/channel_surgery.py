@@ -99,8 +99,14 @@ def _sizes(kind: str, inputs: int, outputs: int, groups: int, before: int) -> di
     return {"num_features": inputs}
 
 
-def apply_cut(model: nn.Module, cut: Cut) -> nn.Module:
-    """Return the smaller network: modules are cloned shallowly, tensors are sliced or copied. ``model`` is left unchanged."""
+def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Return the smaller network: modules are cloned shallowly, tensors are sliced or copied.
+
+    Args:
+        model: The dense network; left unchanged.
+        cut: What stays.
+        replaced: Tensors to slice instead of the stored ones, by name and in their dense shapes.
+    """
     indices: dict[tuple[int, torch.device], Tensor] = {}
     tensors: dict[int, Tensor] = {}
     memo: dict[int, nn.Module] = {}
@@ -115,7 +121,7 @@ def apply_cut(model: nn.Module, cut: Cut) -> nn.Module:
         found = tensors.get(id(tensor))
         if found is not None:
             return found
-        result = tensor
+        result = tensor if replaced is None else replaced.get(name, tensor)
         for dim, stay in cut.kept.get(name, {}).items():
             result = result.index_select(dim, index(stay, tensor.device))
         if result is tensor:

@@ -25,7 +25,7 @@ def test_a_step_is_done_when_its_network_is_there(tmp_path: Path) -> None:
     found = step.load(task)
     assert found is not None
     assert found[1] == {"history": [1]}
-    assert float(next(found[0].model.parameters())[0]) == 2.0
+    assert next(found[0].model.parameters()).detach().eq(2.0).all()
 
 
 def test_what_another_configuration_left_is_removed(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""How fast candidates are built, evaluated and searched, against deep copy, Torch-Pruning and a plain loop.
+
+    python -m benchmarks.evaluation_throughput --data FOLDER [--parts build evaluate search]
+
+Same masks, images and dtype, one torch thread. ResNet-20 sees Fashion-MNIST at 28 pixels, ResNet-18 random images at 224.
+``build``: milliseconds from a mask to the smaller network. ``evaluate``: candidates per second, from the mask to the score after
+BatchNorm re-calibration, beside the bare forward passes of the same batches. ``search``: a whole search with racing against one that
+evaluates everything (see :mod:`benchmarks.racing_throughput`). Times are wall-clock and CPU time of the process: on a machine that
+others use too, the second is the one to compare. Every part writes its numbers to ``--results`` when it is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+import evaluators.accuracy
+from benchmarks.racing_throughput import Plan, problem_of, search
+from benchmarks.stopwatch import Stopwatch
+from benchmarks.straightforward_way import TorchPruningWay, bare, passes
+from evaluators.accuracy import Accuracy, AccuracySettings
+from evaluators.classification import Classification
+from evaluators.cost import Cost, CostSettings
+from evaluators.data import DataSettings
+from evaluators.in_memory import Images, InMemory
+from evaluators.model_factory import ModelSettings
+from evaluators.small_images import FashionMNIST
+from evaluators.task import Batch, Task
+from evaluators.training.batch_norm import to_device
+from search.algorithms.random import RandomSearch, RandomSettings
+from search.atomic import write_text
+from search.evaluation import Recipe
+from search.executors.base import Job
+from search.trial import Proposal
+from spaces.channel_mask import ChannelMask
+
+CPU = torch.device("cpu")
+TOLERANCE = 1e-4
+Numbers = dict[str, Any]
+
+
+class RandomImages(InMemory):
+    """Noise in ImageNet's shape: 64 training and 32 search images."""
+
+    classes = 1000
+    mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
+    std: ClassVar[tuple[float, ...]] = (0.25, 0.25, 0.25)
+
+    def load(self, training: bool) -> Images:
+        """Return the images, the same every time."""
+        generator = torch.Generator().manual_seed(int(training))
+        pixels = torch.randint(0, 256, (96, 3, 224, 224), dtype=torch.uint8, generator=generator)
+        return Images(pixels, torch.randint(0, self.classes, (96,), generator=generator))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its images, and how much of them a candidate sees."""
+
+    name: str
+    task: Task
+    accuracy: AccuracySettings
+    evaluated: int
+
+
+def cases(data: str) -> Iterator[Case]:
+    """Yield the two networks."""
+    images = FashionMNIST(DataSettings(root=data, search_size=1024, train_size=2048))
+    task = Classification(ModelSettings("spaces.networks.resnet20", {"in_channels": 1, "classes": 10}), images)
+    yield Case("resnet20 at 28", task, AccuracySettings(batch_norm_batches=4), evaluated=6)
+    task = Classification(ModelSettings("torchvision.models.resnet18"), RandomImages(DataSettings(search_size=32)))
+    yield Case("resnet18 at 224", task, AccuracySettings(batch_norm_batches=2, batch_size=16), evaluated=4)
+
+
+class Bench:
+    """One case, ready: the network, its space, masks at 40 % of the MACs, and both ways."""
+
+    def __init__(self, case: Case, masks: int) -> None:
+        self.case = case
+        torch.manual_seed(0)
+        self.model = case.task.reference_model().eval()
+        self.inputs = case.task.example_inputs()
+        start = time.process_time()
+        self.space = ChannelMask(self.model, self.inputs)
+        self.space_seconds = time.process_time() - start
+        problem = problem_of(self.space, self.model, case.task.size("search"))
+        drawn = RandomSearch(problem, RandomSettings(masks, "random"), 0).ask(masks)
+        self.candidates = [proposal.candidate for proposal in drawn]
+        self.theirs = TorchPruningWay(self.model, self.inputs, self.space)
+        self.dropped = [self.theirs.dropped(candidate) for candidate in self.candidates]
+
+    def check(self, index: int) -> float:
+        """Return the largest difference between both networks' outputs.
+
+        Raises:
+            RuntimeError: They differ in a shape or by more than rounding.
+        """
+        ours, theirs = self.space.realize(self.model, self.candidates[index]), self.theirs.build(self.dropped[index], {})
+        shapes = [{name: tuple(tensor.shape) for name, tensor in one.state_dict().items()} for one in (ours, theirs)]
+        inputs = next(iter(self.case.task.batches("search", 4)))[0]
+        with torch.inference_mode():
+            difference = float((ours(inputs) - theirs(inputs)).abs().max())
+        if shapes[0] != shapes[1] or not difference < TOLERANCE:
+            raise RuntimeError(f"{self.case.name}, mask {index}: the networks differ (outputs by {difference:.2g})")
+        return difference
+
+    def build(self) -> Numbers:
+        """Time building every candidate, both ways."""
+        difference = max(self.check(index) for index in range(len(self.candidates)))
+        watch = Stopwatch()
+        steps: list[dict[str, float]] = []
+        for candidate, dropped in zip(self.candidates, self.dropped, strict=True):
+            steps.append({})
+            watch.time("theirs", self.theirs.build, dropped, steps[-1])
+            watch.time("ours", self.space.realize, self.model, candidate)
+        parts = {name: 1e3 * statistics.median(step[name] for step in steps) for name in steps[0]}
+        return {
+            "masks": len(self.candidates),
+            "max_output_difference": difference,
+            **watch.milliseconds(),
+            "theirs_parts_cpu_ms": parts,
+            "ratio": watch.ratio("theirs", "ours"),
+            "space_once_cpu_s": self.space_seconds,
+        }
+
+    def evaluate(self) -> Numbers:
+        """Time build, re-calibration and score of every candidate, both ways, and the bare passes."""
+        case, task, settings = self.case, self.case.task, self.case.accuracy
+        recipe = Recipe(self.space, self.model, task, [Cost(CostSettings()), Accuracy(settings)], 0, CPU)
+        size = settings.batch_size
+        calibration = list(task.batches("train", size, limit=size * settings.batch_norm_batches))
+        scored = list(task.batches("search", size))
+        plain = [[inputs for inputs, _ in batches] for batches in (calibration, scored)]
+        channels_last = [[to_device(inputs, CPU) for inputs in batches] for batches in plain]
+        watch, apart = Stopwatch(), 0.0
+        parts = {
+            "build": (ChannelMask, "realize"),
+            "recalibrate": (evaluators.accuracy, "recalibrate"),
+            "score": (evaluators.accuracy, "measure"),
+        }
+        for index in range(case.evaluated + 1):
+            if index == 1:
+                watch = Stopwatch()  # The first candidate warms up.
+            candidate, dropped = self.candidates[index], self.dropped[index]
+            with watch.around(**parts):
+                trial = watch.time("ours", recipe.evaluate, Job(index, Proposal(candidate)))
+            theirs = watch.time("theirs", self._straightforward, dropped, calibration, scored)
+            network = self.space.realize(self.model, candidate)
+            watch.time("bare", bare, network, *channels_last)
+            watch.time("bare_contiguous", bare, network, *plain)
+            apart = max(apart, abs(trial.metrics["top1"] - theirs["top1"]))
+        watch.rest("rest", "ours", list(parts))
+        return {
+            "candidates": case.evaluated,
+            "images": sum(len(inputs) for batches in plain for inputs in batches),
+            "max_top1_difference": apart,
+            **watch.milliseconds(),
+            "candidates_per_second": {n: 1 / statistics.median(watch.cpu[n]) for n in ("ours", "theirs", "bare")},
+            "theirs_to_ours": watch.ratio("theirs", "ours"),
+            "ours_to_bare": watch.ratio("ours", "bare"),
+            "ours_to_bare_contiguous": watch.ratio("ours", "bare_contiguous"),
+        }
+
+    def _straightforward(
+        self, dropped: dict[str, list[int]], calibration: Sequence[Batch], scored: Sequence[Batch]
+    ) -> dict[str, float]:
+        return passes(self.theirs.build(dropped, {}), calibration, scored)

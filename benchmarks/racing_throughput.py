@@ -1,0 +1,202 @@
+"""A whole genetic search with racing, and the same search that evaluates everything, on a trained ResNet-20.
+
+One objective (top-1 on the search split) under 40 % of the MACs; both get the same number of candidates, the same seeds and the same
+settings, and run one after the other in one thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from evaluators.accuracy import Accuracy, AccuracySettings, measure
+from evaluators.classification import Classification
+from evaluators.cost import Cost, CostSettings
+from evaluators.data import DataSettings
+from evaluators.model_factory import ModelSettings
+from evaluators.small_images import FashionMNIST
+from evaluators.task import Batch, Split
+from evaluators.training.loop import train
+from evaluators.training.optimizers import OptimizerSettings
+from evaluators.training.settings import TrainingSettings
+from search.algorithms.genetic import GeneticAlgorithm
+from search.algorithms.genetic_settings import GeneticSettings
+from search.algorithms.racing import RacingSettings
+from search.atomic import write_tensors
+from search.evaluation import Recipe
+from search.executors.base import Job
+from search.pareto import best
+from search.problem import Objective, Problem, Target
+from search.trial import Trial
+from spaces.candidate import Candidate
+from spaces.channel_mask import ChannelMask
+from spaces.sparsifiers import importance
+
+CPU = torch.device("cpu")
+MACS_SHARE = 0.4
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is trained and searched.
+
+    Attributes:
+        data: Folder that holds Fashion-MNIST.
+        checkpoint: Where the trained network is kept; trained if it is not there.
+        train_images: Images the network is trained on, and batches for re-calibration are drawn from.
+        epochs: Of that training.
+        search_images: Images a full evaluation scores.
+        batch_norm_batches: Batches of 256 images that it re-calibrates on before.
+        population: Candidates of a generation.
+        generations: Generations of a search.
+        seeds: Searches of either kind.
+        racing: The racing to try.
+    """
+
+    data: str
+    checkpoint: Path
+    train_images: int = 4096
+    epochs: int = 6
+    search_images: int = 2000
+    batch_norm_batches: int = 4
+    population: int = 16
+    generations: int = 6
+    seeds: int = 3
+    racing: RacingSettings = field(default_factory=RacingSettings)
+
+
+class CountedFashionMNIST(FashionMNIST):
+    """Fashion-MNIST that counts the images it hands out."""
+
+    seen = 0
+
+    def batches(self, split: Split, batch_size: int, generator: torch.Generator | None, limit: int | None) -> Iterable[Batch]:
+        """Yield batches, and count."""
+        for batch in super().batches(split, batch_size, generator, limit):
+            self.seen += len(batch[0])
+            yield batch
+
+
+def problem_of(space: ChannelMask, model: nn.Module, samples: int) -> Problem:
+    """Return the problem of both benchmarks: top-1 under 40 % of the MACs."""
+    dense = Candidate({name: "1" * domain.length for name, domain in space.domains.items()})
+    limit = MACS_SHARE * space.costs(dense)["macs"]
+    tables = {"importance": importance.score(model, space.groups, "bn_scale"), "samples": {"search": samples}}
+    return Problem(space, [Objective("top1", "maximize")], [Target("macs", limit)], tables)
+
+
+def trained(plan: Plan, task: Classification) -> nn.Module:
+    """Return the trained network, from its file where there is one."""
+    model = task.reference_model()
+    if plan.checkpoint.exists():
+        model.load_state_dict(load_file(plan.checkpoint))
+        return model.eval()
+    optimizer = OptimizerSettings("sgd", lr=0.1, momentum=0.9, weight_decay=5e-4)
+    train(model, task, TrainingSettings(epochs=plan.epochs, batch_size=64, optimizer=optimizer), seed=0, device=CPU)
+    write_tensors(plan.checkpoint, model.state_dict())
+    return model.eval()
+
+
+@dataclass
+class Searched:
+    """What one search did."""
+
+    trials: list[Trial]
+    improvements: list[tuple[float, int, float]]
+    numbers: Numbers
+
+    def reached(self, score: float) -> tuple[float, int] | None:
+        """Return CPU seconds and images until a candidate of this score was known, None if never."""
+        return next(((seconds, images) for seconds, images, top1 in self.improvements if top1 >= score), None)
+
+
+def run(plan: Plan, task: Classification, model: nn.Module, racing: RacingSettings | None, seed: int) -> Searched:
+    """Search once, from the channel space to the last trial."""
+    data = task.data
+    if not isinstance(data, CountedFashionMNIST):
+        raise TypeError(f"expected data that count, got {type(data).__name__}")
+    before, wall, cpu = data.seen, time.perf_counter(), time.process_time()
+    space = ChannelMask(model, task.example_inputs())
+    problem = problem_of(space, model, plan.search_images)
+    settings = GeneticSettings(population=plan.population, generations=plan.generations, racing=racing)
+    algorithm = GeneticAlgorithm(problem, settings, seed)
+    accuracy = Accuracy(AccuracySettings(batch_norm_batches=plan.batch_norm_batches))
+    recipe = Recipe(space, model, task, [Cost(CostSettings()), accuracy], seed, CPU)
+    trials: list[Trial] = []
+    improvements: list[tuple[float, int, float]] = []
+    while not algorithm.finished:
+        for proposal in algorithm.ask(64):
+            trial = recipe.evaluate(Job(len(trials), proposal))
+            if trial.error:
+                raise RuntimeError(trial.error)
+            trials.append(trial)
+            algorithm.tell(trial)
+            top1 = trial.metrics["top1"] if proposal.fidelity == 1.0 else 0.0
+            if top1 > max((score for _, _, score in improvements), default=0.0):
+                improvements.append((time.process_time() - cpu, data.seen - before, top1))
+    chosen = best(trials, problem)
+    if chosen is None:
+        raise RuntimeError("no candidate was measured in full")
+    full = [trial for trial in trials if trial.proposal.fidelity == 1.0]
+    candidates = len({trial.proposal.candidate.fingerprint for trial in trials})
+    numbers: Numbers = {
+        "seed": seed,
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
+        "images": data.seen - before,
+        "candidates": candidates,
+        "share_in_full": len(full) / candidates,
+        "evaluating_wall_s": sum(trial.seconds for trial in trials),
+        "best_top1": chosen.metrics["top1"],
+        "best": chosen.proposal.candidate.fingerprint,
+        "improvements": improvements,
+    }
+    return Searched(trials, improvements, numbers)
+
+
+def search(plan: Plan, report: Callable[[str], None]) -> Numbers:
+    """Return the numbers of both searches for every seed."""
+    images = CountedFashionMNIST(DataSettings(root=plan.data, search_size=plan.search_images, train_size=plan.train_images))
+    task = Classification(ModelSettings("spaces.networks.resnet20", {"in_channels": 1, "classes": 10}), images)
+    model = trained(plan, task)
+    settings = dataclasses.asdict(plan) | {"data": "", "checkpoint": plan.checkpoint.name}
+    pairs: list[Numbers] = []
+    for seed in range(plan.seeds):
+        # Which comes first alternates, so that what else the machine does falls on both.
+        order = ("racing", "everything") if seed % 2 == 0 else ("everything", "racing")
+        found = {way: run(plan, task, model, plan.racing if way == "racing" else None, seed) for way in order}
+        pairs.append({way: found[way].numbers for way in ("everything", "racing")} | _compare(found))
+        report(f"seed {seed}: " + ", ".join(f"{name} {value:.3g}" for name, value in pairs[-1]["ratio"].items()))
+    mean = {name: statistics.fmean(pair["ratio"][name] for pair in pairs) for name in pairs[0]["ratio"]}
+    return {"plan": settings, "dense_top1": measure(model, task, "search")["top1"], "seeds": pairs, "mean_ratio": mean}
+
+
+def _compare(found: dict[str, Searched]) -> Numbers:
+    everything, racing = found["everything"], found["racing"]
+    both = [one.numbers for one in (everything, racing)]
+    # The time to a score that both reached: the lower of the two final bests.
+    level = min(numbers["best_top1"] for numbers in both)
+    reached: Sequence[tuple[float, int] | None] = [one.reached(level) for one in (everything, racing)]
+    first, second = reached
+    to_level = (
+        {}
+        if first is None or second is None
+        else {"cpu_to_level": first[0] / second[0], "images_to_level": first[1] / second[1]}
+    )
+    names = {"wall": "wall_s", "cpu": "cpu_s", "images": "images"}
+    ratio = {name: both[0][key] / both[1][key] for name, key in names.items()}
+    return {
+        "ratio": ratio | to_level,
+        "top1_change": both[1]["best_top1"] - both[0]["best_top1"],
+        "same_best": both[0]["best"] == both[1]["best"],
+    }
