@@ -3,10 +3,12 @@
     python -m benchmarks.evaluation_throughput --data FOLDER [--parts build evaluate search]
 
 Same masks, images and dtype, one torch thread. ResNet-20 sees Fashion-MNIST at 28 pixels, ResNet-18 random images at 224.
-``build``: milliseconds from a mask to the smaller network. ``evaluate``: candidates per second, from the mask to the score after
-BatchNorm re-calibration, beside the bare forward passes of the same batches. ``search``: a whole search with racing against one that
-evaluates everything (see :mod:`benchmarks.racing_throughput`). Times are wall-clock and CPU time of the process: on a machine that
-others use too, the second is the one to compare. Every part writes its numbers to ``--results`` when it is done.
+``build``: milliseconds from a mask to the smaller network. ``evaluate``: candidates per second, from the mask to the score
+after BatchNorm re-calibration, beside the bare forward passes of the same batches. ``search``: a whole search with racing
+against one that evaluates everything (see :mod:`benchmarks.racing_throughput`). Torch-Pruning only removes channels, so that
+the networks compared are ours without compensation; what the search builds by default is the row ``compensated``.
+Times are wall-clock and CPU time of the process: on a machine that others use too, the second is the one to compare.
+Every part writes its numbers to ``--results`` when it is done.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import evaluators.accuracy
 from benchmarks.racing_throughput import Plan, problem_of, search
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.straightforward_way import TorchPruningWay, bare, passes
+from benchmarks.throughput_table import table
 from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.classification import Classification
 from evaluators.cost import Cost, CostSettings
@@ -37,11 +40,13 @@ from evaluators.model_factory import ModelSettings
 from evaluators.small_images import FashionMNIST
 from evaluators.task import Batch, Task
 from evaluators.training.batch_norm import to_device
+from search.algorithms.racing import RacingSettings
 from search.algorithms.random import RandomSearch, RandomSettings
-from search.atomic import write_text
+from search.atomic import write_json
 from search.evaluation import Recipe
 from search.executors.base import Job
-from search.trial import Proposal
+from search.setup import CALIBRATION_SAMPLES
+from search.trial import Proposal, Trial
 from spaces.channel_mask import ChannelMask
 
 CPU = torch.device("cpu")
@@ -93,6 +98,8 @@ class Bench:
         start = time.process_time()
         self.space = ChannelMask(self.model, self.inputs)
         self.space_seconds = time.process_time() - start
+        batches = (inputs for inputs, _ in case.task.batches("train", 32, limit=CALIBRATION_SAMPLES))
+        self.compensating = ChannelMask(self.model, self.inputs, batches=batches)
         problem = problem_of(self.space, self.model, case.task.size("search"))
         drawn = RandomSearch(problem, RandomSettings(masks, "random"), 0).ask(masks)
         self.candidates = [proposal.candidate for proposal in drawn]
@@ -123,6 +130,7 @@ class Bench:
             steps.append({})
             watch.time("theirs", self.theirs.build, dropped, steps[-1])
             watch.time("ours", self.space.realize, self.model, candidate)
+            watch.time("compensated", self.compensating.realize, self.model, candidate)
         parts = {name: 1e3 * statistics.median(step[name] for step in steps) for name in steps[0]}
         return {
             "masks": len(self.candidates),
@@ -135,43 +143,108 @@ class Bench:
 
     def evaluate(self) -> Numbers:
         """Time build, re-calibration and score of every candidate, both ways, and the bare passes."""
-        case, task, settings = self.case, self.case.task, self.case.accuracy
-        recipe = Recipe(self.space, self.model, task, [Cost(CostSettings()), Accuracy(settings)], 0, CPU)
-        size = settings.batch_size
-        calibration = list(task.batches("train", size, limit=size * settings.batch_norm_batches))
+        case, task, size = self.case, self.case.task, self.case.accuracy.batch_size
+        calibration = list(task.batches("train", size, limit=size * case.accuracy.batch_norm_batches))
         scored = list(task.batches("search", size))
         plain = [[inputs for inputs, _ in batches] for batches in (calibration, scored)]
         channels_last = [[to_device(inputs, CPU) for inputs in batches] for batches in plain]
-        watch, apart = Stopwatch(), 0.0
-        parts = {
-            "build": (ChannelMask, "realize"),
-            "recalibrate": (evaluators.accuracy, "recalibrate"),
-            "score": (evaluators.accuracy, "measure"),
-        }
+        watch, compensated, apart = Stopwatch(), Stopwatch(), 0.0
         for index in range(case.evaluated + 1):
             if index == 1:
-                watch = Stopwatch()  # The first candidate warms up.
-            candidate, dropped = self.candidates[index], self.dropped[index]
-            with watch.around(**parts):
-                trial = watch.time("ours", recipe.evaluate, Job(index, Proposal(candidate)))
-            theirs = watch.time("theirs", self._straightforward, dropped, calibration, scored)
-            network = self.space.realize(self.model, candidate)
-            watch.time("bare", bare, network, *channels_last)
+                watch, compensated = Stopwatch(), Stopwatch()  # The first candidate warms up.
+            trial = self._ours(watch, self.space, index)
+            theirs = watch.time("theirs", self._straightforward, self.dropped[index], calibration, scored)
+            self._ours(compensated, self.compensating, index)
+            network = self.space.realize(self.model, self.candidates[index])
+            for clock in (watch, compensated):
+                clock.time("bare", bare, network, *channels_last)
             watch.time("bare_contiguous", bare, network, *plain)
             apart = max(apart, abs(trial.metrics["top1"] - theirs["top1"]))
-        watch.rest("rest", "ours", list(parts))
         return {
             "candidates": case.evaluated,
             "images": sum(len(inputs) for batches in plain for inputs in batches),
             "max_top1_difference": apart,
             **watch.milliseconds(),
-            "candidates_per_second": {n: 1 / statistics.median(watch.cpu[n]) for n in ("ours", "theirs", "bare")},
+            "compensated": compensated.milliseconds(),
+            "candidates_per_second": {name: 1 / statistics.median(watch.cpu[name]) for name in ("ours", "theirs", "bare")},
             "theirs_to_ours": watch.ratio("theirs", "ours"),
             "ours_to_bare": watch.ratio("ours", "bare"),
             "ours_to_bare_contiguous": watch.ratio("ours", "bare_contiguous"),
+            "compensated_to_bare": compensated.ratio("ours", "bare"),
         }
+
+    def _ours(self, watch: Stopwatch, space: ChannelMask, index: int) -> Trial:
+        """Evaluate a candidate as the search does, and time its parts."""
+        evaluators_run = [Cost(CostSettings()), Accuracy(self.case.accuracy)]
+        recipe = Recipe(space, self.model, self.case.task, evaluators_run, 0, CPU)
+        with watch.around(
+            build=(ChannelMask, "realize"),
+            recalibrate=(evaluators.accuracy, "recalibrate"),
+            score=(evaluators.accuracy, "measure"),
+        ):
+            trial = watch.time("ours", recipe.evaluate, Job(index, Proposal(self.candidates[index])))
+        watch.rest("rest", "ours", ["build", "recalibrate", "score"])
+        return trial
 
     def _straightforward(
         self, dropped: dict[str, list[int]], calibration: Sequence[Batch], scored: Sequence[Batch]
     ) -> dict[str, float]:
         return passes(self.theirs.build(dropped, {}), calibration, scored)
+
+
+def _build(options: argparse.Namespace, report: Callable[[str], None]) -> Numbers:
+    return {case.name: Bench(case, options.masks).build() for case in cases(options.data)}
+
+
+def _evaluate(options: argparse.Namespace, report: Callable[[str], None]) -> Numbers:
+    return {case.name: Bench(case, case.evaluated + 1).evaluate() for case in cases(options.data)}
+
+
+def _search(options: argparse.Namespace, report: Callable[[str], None]) -> Numbers:
+    checkpoint = options.checkpoint or options.results.with_name("evaluation_throughput-resnet20.safetensors")
+    plan = Plan(
+        options.data,
+        checkpoint,
+        search_images=options.search_images,
+        population=options.population,
+        generations=options.generations,
+        seeds=options.seeds,
+        racing=RacingSettings(tuple(options.fidelities), options.confidence),
+    )
+    return search(plan, report)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Callable[[str], None]], Numbers]] = {
+    "build": _build,
+    "evaluate": _evaluate,
+    "search": _search,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=os.environ.get("SECATEURS_DATA", "data"), help="folder that holds FashionMNIST/")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--masks", type=int, default=20, help="candidates that are built")
+    parser.add_argument("--search-images", type=int, default=Plan.search_images)
+    parser.add_argument("--population", type=int, default=Plan.population)
+    parser.add_argument("--generations", type=int, default=Plan.generations)
+    parser.add_argument("--seeds", type=int, default=Plan.seeds)
+    parser.add_argument("--fidelities", type=float, nargs="+", default=list(RacingSettings.fidelities))
+    parser.add_argument("--confidence", type=float, default=RacingSettings.confidence)
+    parser.add_argument("--checkpoint", type=Path, help="trained ResNet-20; trained and kept beside the results if missing")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/evaluation_throughput.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    numbers: Numbers = json.loads(options.results.read_text()) if options.results.exists() else {}
+    numbers["versions"] = {name: version(name) for name in ("torch", "torchvision", "torch-pruning")}
+    for part in options.parts:
+        start = time.perf_counter()
+        numbers[part] = PARTS[part](options, lambda text: print(text, flush=True))
+        write_json(options.results, numbers)
+        print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
+    print(table(numbers))
+
+
+if __name__ == "__main__":
+    main()

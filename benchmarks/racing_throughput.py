@@ -1,7 +1,7 @@
 """A whole genetic search with racing, and the same search that evaluates everything, on a trained ResNet-20.
 
-One objective (top-1 on the search split) under 40 % of the MACs; both get the same number of candidates, the same seeds and the same
-settings, and run one after the other in one thread.
+One objective (top-1 on the search split) under 40 % of the MACs; both get the same number of candidates, the same seeds and the
+same settings, and run one after the other in one thread.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from search.evaluation import Recipe
 from search.executors.base import Job
 from search.pareto import best
 from search.problem import Objective, Problem, Target
+from search.setup import CALIBRATION_SAMPLES
 from search.trial import Trial
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask
@@ -126,7 +127,8 @@ def run(plan: Plan, task: Classification, model: nn.Module, racing: RacingSettin
     if not isinstance(data, CountedFashionMNIST):
         raise TypeError(f"expected data that count, got {type(data).__name__}")
     before, wall, cpu = data.seen, time.perf_counter(), time.process_time()
-    space = ChannelMask(model, task.example_inputs())
+    batches = (inputs for inputs, _ in task.batches("train", 128, limit=CALIBRATION_SAMPLES))
+    space = ChannelMask(model, task.example_inputs(), batches=batches)
     problem = problem_of(space, model, plan.search_images)
     settings = GeneticSettings(population=plan.population, generations=plan.generations, racing=racing)
     algorithm = GeneticAlgorithm(problem, settings, seed)

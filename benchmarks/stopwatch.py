@@ -41,7 +41,7 @@ class Stopwatch:
     def _timed(self, label: str, function: Callable[..., T]) -> Callable[..., T]:
         return lambda *arguments: self.time(label, function, *arguments)
 
-    def milliseconds(self) -> Numbers:
+    def milliseconds(self) -> dict[str, Any]:
         """Return median and quartiles of every name, on both clocks."""
         clocks = {"wall_ms": self.wall, "cpu_ms": self.cpu}
         return {name: {clock: _spread(times[name]) for clock, times in clocks.items()} for name in self.wall}
@@ -52,10 +52,9 @@ class Stopwatch:
         return {name: statistics.median(times[above]) / statistics.median(times[below]) for name, times in clocks.items()}
 
     def rest(self, name: str, whole: str, parts: Sequence[str]) -> None:
-        """Book what ``parts`` leave of ``whole`` as ``name``."""
+        """Book what the last ``parts`` left of the last ``whole`` as ``name``."""
         for times in (self.wall, self.cpu):
-            others = [sum(seconds) for seconds in zip(*(times[part] for part in parts), strict=True)]
-            times[name] = [total - other for total, other in zip(times[whole], others, strict=True)]
+            times.setdefault(name, []).append(times[whole][-1] - sum(times[part][-1] for part in parts))
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, float]:

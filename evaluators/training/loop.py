@@ -15,6 +15,7 @@ from evaluators.task import Task
 from evaluators.training.batch_norm import to_device
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.hardware import autocast, repeatable
+from evaluators.training.layout import channels_last
 from evaluators.training.optimizers import make_optimizer
 from evaluators.training.schedules import learning_rate_factor
 from evaluators.training.settings import TrainingSettings
@@ -83,16 +84,11 @@ def train(
     if teacher is not None:
         teacher.to(device)
     session = _Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step)
-    channels_last = settings.channels_last and any(isinstance(module, nn.Conv2d) for module in model.modules())
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
     try:
-        with repeatable(device):
+        with repeatable(device), channels_last(model, settings.channels_last):
             return _epochs(session, seed, checkpoint, stop_when_finished, on_epoch)
     finally:
         model.eval()
-        if channels_last:
-            model.to(memory_format=torch.contiguous_format)
 
 
 class _Session:
