@@ -57,13 +57,13 @@ class Sizes:
         population: Candidates of a generation.
     """
 
-    train: int = 6000
-    search: int = 3000
-    pretraining: int = 12
-    epochs: int = 6
+    train: int = 12000
+    search: int = 2000
+    pretraining: int = 5
+    epochs: int = 2
     sparse: int = 1
-    evaluations: int = 192
-    population: int = 24
+    evaluations: int = 160
+    population: int = 20
 
 
 QUICK = Sizes(train=512, search=256, pretraining=1, epochs=2, sparse=1, evaluations=16, population=8)

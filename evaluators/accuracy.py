@@ -15,6 +15,8 @@ from evaluators.base import EvaluationContext, Evaluator, Metric
 from evaluators.task import Split, Task
 from evaluators.training.batch_norm import recalibrate, to_device
 
+_LEAST_CALIBRATION = 64
+
 
 @contextmanager
 def evaluation_mode(model: nn.Module | None) -> Iterator[None]:
@@ -94,8 +96,9 @@ class AccuracySettings:
 class Accuracy(Evaluator):
     """Scores and loss on the search split after BatchNorm re-calibration on fixed training batches.
 
-    At a fidelity below 1 the first so large a share of the split is scored, and fewer batches (at least two, if any)
-    are used to re-calibrate. Without re-calibration, the order of pruned networks is close to random at high ratios.
+    At a fidelity below 1 the first so large a share of the split is scored, and so large a share of the training samples
+    used to re-calibrate: fewer batches, but at least two (if any), which then are smaller, but of at least 64. Without
+    re-calibration, the order of pruned networks is close to random at high ratios.
     """
 
     Settings = AccuracySettings
@@ -118,13 +121,20 @@ class Accuracy(Evaluator):
         """Re-calibrate ``model`` in place and return the task's scores and the loss."""
         settings, task = self.settings, context.task
         model.to(context.device)
-        count = settings.batch_norm_batches
+        count, size = self._calibration(context.fidelity, task.size("train"))
         if count:
-            count = min(count, max(2, math.ceil(context.fidelity * count)))
-            # A rest of a batch would count as much as a full one.
-            size = min(settings.batch_size, task.size("train"))
-            count = min(count, task.size("train") // size)
             batches = task.batches("train", size, limit=count * size)
             recalibrate(model, batches, task.forward, context.device)
         limit = max(1, math.ceil(context.fidelity * task.size(settings.split)))
         return measure(model, task, settings.split, settings.batch_size, context.device, limit)
+
+    def _calibration(self, fidelity: float, available: int) -> tuple[int, int]:
+        """Return how many batches of how many samples to re-calibrate on."""
+        # A rest of a batch would count as much as a full one.
+        size = min(self.settings.batch_size, available)
+        count = min(self.settings.batch_norm_batches, available // size)
+        samples = fidelity * count * size
+        fewer = min(count, max(2, math.ceil(samples / size)))
+        if fidelity == 1.0 or fewer == 0:
+            return count, size
+        return fewer, min(size, max(_LEAST_CALIBRATION, math.ceil(samples / fewer)))

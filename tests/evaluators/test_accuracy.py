@@ -90,8 +90,18 @@ def test_evaluation_is_the_same_every_time_and_draws_nothing():
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(("fidelity", "samples", "batches"), [(1.0, 100, 4), (0.5, 50, 2), (0.01, 1, 2)])
-def test_fidelity_takes_the_first_share_and_fewer_batches(monkeypatch, fidelity, samples, batches):
+@pytest.mark.parametrize(
+    ("size", "fidelity", "samples", "batches", "calibrated"),
+    [
+        (32, 1.0, 100, 4, 128),
+        (32, 0.5, 50, 2, 64),
+        (32, 0.01, 1, 2, 64),
+        (128, 1.0, 100, 2, 256),
+        (128, 0.7, 70, 2, 180),
+        (128, 0.1, 10, 2, 128),
+    ],
+)
+def test_fidelity_takes_the_first_share_and_fewer_smaller_batches(monkeypatch, size, fidelity, samples, batches, calibrated):
     task, asked = digits_task(), []
     original = task.batches
 
@@ -102,8 +112,8 @@ def test_fidelity_takes_the_first_share_and_fewer_batches(monkeypatch, fidelity,
 
     model = task.reference_model()
     monkeypatch.setattr(task, "batches", recorded)
-    Accuracy(AccuracySettings(batch_size=32, batch_norm_batches=4)).evaluate(model, context(task, fidelity))
-    assert asked[0] == ("train", None, batches * 32, batches)
+    Accuracy(AccuracySettings(batch_size=size, batch_norm_batches=4)).evaluate(model, context(task, fidelity))
+    assert asked[0] == ("train", None, calibrated, batches)
     assert asked[1][:3] == ("search", None, samples)
 
 
