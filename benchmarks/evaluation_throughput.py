@@ -82,9 +82,9 @@ def cases(data: str) -> Iterator[Case]:
     """Yield the two networks."""
     images = FashionMNIST(DataSettings(root=data, search_size=1024, train_size=2048))
     task = Classification(ModelSettings("spaces.networks.resnet20", {"in_channels": 1, "classes": 10}), images)
-    yield Case("resnet20 at 28", task, AccuracySettings(batch_norm_batches=4), evaluated=6)
+    yield Case("resnet20 at 28", task, AccuracySettings(batch_norm_batches=4), evaluated=5)
     task = Classification(ModelSettings("torchvision.models.resnet18"), RandomImages(DataSettings(search_size=32)))
-    yield Case("resnet18 at 224", task, AccuracySettings(batch_norm_batches=2, batch_size=16), evaluated=4)
+    yield Case("resnet18 at 224", task, AccuracySettings(batch_norm_batches=2, batch_size=16), evaluated=3)
 
 
 class Bench:
@@ -209,6 +209,7 @@ def _search(options: argparse.Namespace, report: Callable[[str], None]) -> Numbe
         population=options.population,
         generations=options.generations,
         seeds=options.seeds,
+        workers=options.workers,
         racing=RacingSettings(tuple(options.fidelities), options.confidence),
     )
     return search(plan, report)
@@ -230,6 +231,7 @@ def main() -> None:
     parser.add_argument("--population", type=int, default=Plan.population)
     parser.add_argument("--generations", type=int, default=Plan.generations)
     parser.add_argument("--seeds", type=int, default=Plan.seeds)
+    parser.add_argument("--workers", type=int, default=Plan.workers, help="searches at the same time, each in one thread")
     parser.add_argument("--fidelities", type=float, nargs="+", default=list(RacingSettings.fidelities))
     parser.add_argument("--confidence", type=float, default=RacingSettings.confidence)
     parser.add_argument("--checkpoint", type=Path, help="trained ResNet-20; trained and kept beside the results if missing")

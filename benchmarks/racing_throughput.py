@@ -1,7 +1,7 @@
 """A whole genetic search with racing, and the same search that evaluates everything, on a trained ResNet-20.
 
 One objective (top-1 on the search split) under 40 % of the MACs; both get the same number of candidates, the same seeds and the
-same settings, and run one after the other in one thread.
+same settings, and run one after the other in one thread; seeds run side by side in ``workers`` processes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,9 @@ class Plan:
         batch_norm_batches: Batches of 256 images that it re-calibrates on before.
         population: Candidates of a generation.
         generations: Generations of a search.
+        elite: Candidates that survive whatever comes; the default's share of the population.
         seeds: Searches of either kind.
+        workers: Processes that search at the same time, each in one thread.
         racing: The racing to try.
     """
 
@@ -68,11 +72,13 @@ class Plan:
     checkpoint: Path
     train_images: int = 4096
     epochs: int = 6
-    search_images: int = 2000
-    batch_norm_batches: int = 4
+    search_images: int = 1500
+    batch_norm_batches: int = 2
     population: int = 16
     generations: int = 6
+    elite: int = 2
     seeds: int = 3
+    workers: int = 2
     racing: RacingSettings = field(default_factory=RacingSettings)
 
 
@@ -108,11 +114,10 @@ def trained(plan: Plan, task: Classification) -> nn.Module:
     return model.eval()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Searched:
-    """What one search did."""
+    """What one search did: its numbers, and when which score was known, as (CPU seconds, images, top-1)."""
 
-    trials: list[Trial]
     improvements: list[tuple[float, int, float]]
     numbers: Numbers
 
@@ -130,7 +135,7 @@ def run(plan: Plan, task: Classification, model: nn.Module, racing: RacingSettin
     batches = (inputs for inputs, _ in task.batches("train", 128, limit=CALIBRATION_SAMPLES))
     space = ChannelMask(model, task.example_inputs(), batches=batches)
     problem = problem_of(space, model, plan.search_images)
-    settings = GeneticSettings(population=plan.population, generations=plan.generations, racing=racing)
+    settings = GeneticSettings(population=plan.population, generations=plan.generations, elite=plan.elite, racing=racing)
     algorithm = GeneticAlgorithm(problem, settings, seed)
     accuracy = Accuracy(AccuracySettings(batch_norm_batches=plan.batch_norm_batches))
     recipe = Recipe(space, model, task, [Cost(CostSettings()), accuracy], seed, CPU)
@@ -163,42 +168,50 @@ def run(plan: Plan, task: Classification, model: nn.Module, racing: RacingSettin
         "best": chosen.proposal.candidate.fingerprint,
         "improvements": improvements,
     }
-    return Searched(trials, improvements, numbers)
+    return Searched(improvements, numbers)
+
+
+def task_of(plan: Plan) -> Classification:
+    """Return the task, whose data count what they hand out."""
+    images = CountedFashionMNIST(DataSettings(root=plan.data, search_size=plan.search_images, train_size=plan.train_images))
+    return Classification(ModelSettings("spaces.networks.resnet20", {"in_channels": 1, "classes": 10}), images)
 
 
 def search(plan: Plan, report: Callable[[str], None]) -> Numbers:
     """Return the numbers of both searches for every seed."""
-    images = CountedFashionMNIST(DataSettings(root=plan.data, search_size=plan.search_images, train_size=plan.train_images))
-    task = Classification(ModelSettings("spaces.networks.resnet20", {"in_channels": 1, "classes": 10}), images)
-    model = trained(plan, task)
+    task = task_of(plan)
+    dense = measure(trained(plan, task), task, "search")["top1"]
     settings = dataclasses.asdict(plan) | {"data": "", "checkpoint": plan.checkpoint.name}
     pairs: list[Numbers] = []
-    for seed in range(plan.seeds):
-        # Which comes first alternates, so that what else the machine does falls on both.
-        order = ("racing", "everything") if seed % 2 == 0 else ("everything", "racing")
-        found = {way: run(plan, task, model, plan.racing if way == "racing" else None, seed) for way in order}
-        pairs.append({way: found[way].numbers for way in ("everything", "racing")} | _compare(found))
-        report(f"seed {seed}: " + ", ".join(f"{name} {value:.3g}" for name, value in pairs[-1]["ratio"].items()))
-    mean = {name: statistics.fmean(pair["ratio"][name] for pair in pairs) for name in pairs[0]["ratio"]}
-    return {"plan": settings, "dense_top1": measure(model, task, "search")["top1"], "seeds": pairs, "mean_ratio": mean}
+    with ProcessPoolExecutor(plan.workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for done in as_completed([pool.submit(pair, plan, seed) for seed in range(plan.seeds)]):
+            pairs.append(done.result())
+            ratio = ", ".join(f"{name} {value:.2f}" for name, value in pairs[-1]["ratio"].items())
+            report(f"search, seed {pairs[-1]['racing']['seed']}: everything / racing: {ratio}")
+    pairs.sort(key=lambda one: int(one["racing"]["seed"]))
+    names = [name for name in pairs[0]["ratio"] if all(name in one["ratio"] for one in pairs)]
+    mean = {name: statistics.fmean(one["ratio"][name] for one in pairs) for name in names}
+    return {"plan": settings, "dense_top1": dense, "seeds": pairs, "mean_ratio": mean}
+
+
+def pair(plan: Plan, seed: int) -> Numbers:
+    """Search both ways, one after the other, and compare."""
+    task = task_of(plan)
+    model = trained(plan, task)
+    # Which comes first alternates, so that what else the machine does falls on both.
+    order = ("racing", "everything") if seed % 2 == 0 else ("everything", "racing")
+    found = {way: run(plan, task, model, plan.racing if way == "racing" else None, seed) for way in order}
+    return {way: found[way].numbers for way in ("everything", "racing")} | _compare(found)
 
 
 def _compare(found: dict[str, Searched]) -> Numbers:
     everything, racing = found["everything"], found["racing"]
-    both = [one.numbers for one in (everything, racing)]
-    # The time to a score that both reached: the lower of the two final bests.
-    level = min(numbers["best_top1"] for numbers in both)
-    reached: Sequence[tuple[float, int] | None] = [one.reached(level) for one in (everything, racing)]
-    first, second = reached
-    to_level = (
-        {}
-        if first is None or second is None
-        else {"cpu_to_level": first[0] / second[0], "images_to_level": first[1] / second[1]}
-    )
-    names = {"wall": "wall_s", "cpu": "cpu_s", "images": "images"}
-    ratio = {name: both[0][key] / both[1][key] for name, key in names.items()}
-    return {
-        "ratio": ratio | to_level,
-        "top1_change": both[1]["best_top1"] - both[0]["best_top1"],
-        "same_best": both[0]["best"] == both[1]["best"],
-    }
+    one, other = everything.numbers, racing.numbers
+    ratio = {name: one[key] / other[key] for name, key in (("wall", "wall_s"), ("cpu", "cpu_s"), ("images", "images"))}
+    # How long until a score was known that both have reached: the lower of the two final ones.
+    level = min(one["best_top1"], other["best_top1"])
+    first, second = everything.reached(level), racing.reached(level)
+    if first is not None and second is not None:
+        ratio |= {"cpu to the same score": first[0] / second[0], "images to the same score": first[1] / second[1]}
+    change = other["best_top1"] - one["best_top1"]
+    return {"ratio": ratio, "top1_change": change, "same_best": one["best"] == other["best"]}

@@ -42,6 +42,8 @@ def table(numbers: Numbers) -> str:
                     f"{one['images']:7d} images, {100 * one['share_in_full']:3.0f} % in full, "
                     f"best {100 * one['best_top1']:.2f} %"
                 )
+        changes = ", ".join(f"{100 * pair['top1_change']:+.2f}" for pair in found["seeds"])
+        lines.append(f"  best top-1 with racing against everything, in points: {changes}")
         lines.append("  everything / racing: " + ", ".join(f"{n} {v:.2f}" for n, v in found["mean_ratio"].items()) + " (aim 3)")
     return "\n".join(lines)
 
