@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.errors import SecateursError, UnsupportedModelError
-from spaces.graph.channel_tracing import Tracer
+from spaces.graph.channel_tracing import trace_channels
 from spaces.graph.trace import LayerTrace, Trace
 
 Forward = Callable[[nn.Module, Tensor], Any]
@@ -126,9 +126,8 @@ def find_groups(
         UnsupportedModelError: The forward pass fails, or a pattern matches no layer.
     """
     _check_patterns(model, include, exclude)
-    tracer = Tracer(model)
     try:
-        trace = tracer.run(forward, inputs)
+        trace = trace_channels(model, forward, inputs)
     except SecateursError:
         raise
     except Exception as error:

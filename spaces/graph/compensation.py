@@ -1,9 +1,9 @@
 """Compensation: the layers that read a removed channel read instead what the kept channels tell about it.
 
-Over a few batches, the mean and the covariance of every layer's input channels are measured once. For any keep-mask the best linear
-prediction of the removed channels from the kept ones then follows in closed form, and is folded into the weights of the
-layer that reads them: ``W_k <- W_k + W_r A`` with ``A = S_rk (S_kk + ridge)^-1``, and the bias takes up the means (ours; in
-the line of channel pruning by least squares, He, Zhang, Sun, ICCV 2017, arXiv 1707.06168, and neuron merging, Kim et al.,
+Over a few batches, the mean and the covariance of every layer's input channels are measured once. For any keep-mask the best
+linear prediction of the removed channels from the kept ones then follows in closed form, and is folded into the weights of
+the layer that reads them: ``W_k <- W_k + W_r A`` with ``A = S_rk (S_kk + ridge)^-1``, and the bias takes up the means (ours;
+in the line of channel pruning by least squares, He, Zhang, Sun, ICCV 2017, arXiv 1707.06168, and neuron merging, Kim et al.,
 NeurIPS 2020, arXiv 2010.13160). No pass over data is needed per candidate.
 """
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces.graph.channel_labels import along, varying, vector
+from spaces.graph.channel_tracer import Tracer
 from spaces.graph.trace import LayerTrace
-
-if TYPE_CHECKING:
-    from spaces.graph.channel_tracing import Tracer
 
 Rule = Callable[..., None]
 
