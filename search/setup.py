@@ -25,7 +25,6 @@ from spaces.errors import SecateursError
 from spaces.graph.channel_groups import ChannelGroups
 from spaces.sparsifiers import importance
 
-
 CALIBRATION_SAMPLES = 2048
 """Training samples, unaugmented, that a space may calibrate on."""
 
