@@ -59,7 +59,7 @@ class Sizes:
 
     train: int = 12000
     search: int = 2000
-    pretraining: int = 5
+    pretraining: int = 12
     epochs: int = 2
     sparse: int = 1
     evaluations: int = 160
