@@ -16,7 +16,7 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
 from spaces.domains import Mask
 from spaces.errors import UnsupportedModelError
-from spaces.graph.channel_check import equivalence_error, find_checked_groups
+from spaces.graph.channel_check import find_checked_groups, output_difference
 from spaces.graph.channel_cost import ChannelCost
 from spaces.graph.channel_groups import Forward, call
 from spaces.graph.channel_masking import masked_copy, unmasked
@@ -103,7 +103,7 @@ class ChannelMask(SearchSpace):
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
         mask = self._mask(candidate)
         prepared = masked_copy(model, self.groups, mask)
-        prepared.load_state_dict(self._compensation.weights(model, mask), strict=False)
+        prepared.load_state_dict(self._compensation.weights(model, mask, dense=True), strict=False)
         prepared.register_buffer(PREPARED, torch.from_numpy(mask.copy()), persistent=False)
         return prepared
 
@@ -116,12 +116,13 @@ class ChannelMask(SearchSpace):
         return apply_cut(model, plan_cut(self.groups, mask), self._compensation.weights(model, mask))
 
     def check(self, model: nn.Module, candidate: Candidate) -> float:
-        """Return the largest difference between the sliced and the masked network's outputs (see :func:`equivalence_error`).
+        """Return the largest difference between the outputs of the sliced and the masked network, in float64.
 
         Raises:
             EquivalenceError: They differ.
         """
-        return equivalence_error(model, self.groups, self._mask(candidate), self._inputs, self._forward)
+        sliced, masked = self.realize(model, candidate), self.prepare(model, candidate)
+        return output_difference(sliced, masked, self._inputs, self._forward)
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         return self._cost.of(self.groups.mask(candidate.values))  # type: ignore[arg-type]

@@ -35,8 +35,16 @@ def equivalence_error(
         EquivalenceError: The sliced network fails, its output has another shape, or it differs by more than
             :data:`TOLERANCE` of the largest output.
     """
-    exact = copy.deepcopy(model).double().eval()
-    return _compare(exact, groups, mask, _probe(inputs, torch.float64), forward, TOLERANCE)
+    exact = copy.deepcopy(model).eval()
+    return output_difference(apply_cut(exact, plan_cut(groups, mask)), masked_copy(exact, groups, mask), inputs, forward)
+
+
+def output_difference(sliced: nn.Module, masked: nn.Module, inputs: Tensor, forward: Forward = call) -> float:
+    """Return the largest absolute difference between the outputs of a sliced and a masked network, in float64.
+
+    Both networks are turned to float64 and evaluation mode in place. Inputs and errors are those of :func:`equivalence_error`.
+    """
+    return _compare(sliced.double().eval(), masked.double().eval(), _probe(inputs, torch.float64), forward, TOLERANCE)
 
 
 def _probe(inputs: Tensor, dtype: torch.dtype) -> Tensor:
@@ -77,13 +85,11 @@ def _tensors(outputs: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
 
 
-def _compare(
-    exact: nn.Module, groups: ChannelGroups, mask: np.ndarray, inputs: Tensor, forward: Forward, tolerance: float
-) -> float:
+def _compare(sliced: nn.Module, masked: nn.Module, inputs: Tensor, forward: Forward, tolerance: float) -> float:
     with torch.no_grad():
-        expected = _tensors(forward(masked_copy(exact, groups, mask), inputs.clone()))
+        expected = _tensors(forward(masked, inputs.clone()))
         try:
-            answers = _tensors(forward(apply_cut(exact, plan_cut(groups, mask)), inputs.clone()))
+            answers = _tensors(forward(sliced, inputs.clone()))
         except Exception as failed:
             first = [*str(failed).strip().splitlines(), type(failed).__name__]
             raise EquivalenceError(f"the sliced network fails: {first[0]}") from failed
@@ -122,16 +128,17 @@ def find_checked_groups(
     """
     groups = find_groups(model, inputs, include, exclude, forward)
     single = enliven(copy.deepcopy(model).float(), _probe(inputs, torch.float32), forward)
+    half = half_mask(groups, groups.groups)
     try:
-        _compare(single, groups, half_mask(groups, groups.groups), _probe(inputs, torch.float32), forward, SINGLE_TOLERANCE)
+        small, masked = apply_cut(single, plan_cut(groups, half)), masked_copy(single, groups, half)
+        _compare(small, masked, _probe(inputs, torch.float32), forward, SINGLE_TOLERANCE)
         return groups
     except EquivalenceError:
         exact = single.double()
-    probe = _probe(inputs, torch.float64)
 
     def failure(chosen: Sequence[Group]) -> str | None:
         try:
-            _compare(exact, groups, half_mask(groups, chosen), probe, forward, TOLERANCE)
+            equivalence_error(exact, groups, half_mask(groups, chosen), inputs, forward)
         except EquivalenceError as error:
             return str(error)
         return None

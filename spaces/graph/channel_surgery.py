@@ -105,7 +105,7 @@ def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None 
     Args:
         model: The dense network; left unchanged.
         cut: What stays.
-        replaced: Tensors to slice instead of the stored ones, by name and in their dense shapes.
+        replaced: Tensors to use as they are instead of slices of the stored ones, by name.
     """
     indices: dict[tuple[int, torch.device], Tensor] = {}
     tensors: dict[int, Tensor] = {}
@@ -121,9 +121,12 @@ def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None 
         found = tensors.get(id(tensor))
         if found is not None:
             return found
-        result = tensor if replaced is None else replaced.get(name, tensor)
-        for dim, stay in cut.kept.get(name, {}).items():
-            result = result.index_select(dim, index(stay, tensor.device))
+        result = tensor
+        if replaced is not None and name in replaced:
+            result = replaced[name]
+        else:
+            for dim, stay in cut.kept.get(name, {}).items():
+                result = result.index_select(dim, index(stay, tensor.device))
         if result is tensor:
             result = tensor.clone()
         if parameter:

@@ -45,12 +45,13 @@ class Compensation:
         self._layers = {layer.name: layer for layer in groups.layers if _compensable(layer, groups)}
         self._moments = _measure(model, self._layers, batches, forward)
 
-    def weights(self, model: nn.Module, mask: np.ndarray) -> dict[str, Tensor]:
-        """Return the weights and biases to use instead of the stored ones, by name and in their dense shapes.
+    def weights(self, model: nn.Module, mask: np.ndarray, dense: bool = False) -> dict[str, Tensor]:
+        """Return the weights and biases to use instead of the stored ones, by name.
 
         Args:
             model: The network that the moments were measured on.
             mask: Whole keep-mask, boolean of shape ``(width,)``.
+            dense: Whether in the shapes of ``model``, what is removed left as it was, or sliced to the kept channels.
         """
         extended = np.append(mask, True)
         found: dict[str, Tensor] = {}
@@ -60,7 +61,9 @@ class Compensation:
                 keep = torch.from_numpy(extended[layer.inputs])
                 if bool(keep.all()) or not bool(keep.any()):
                     continue
-                found |= {f"{name}.{key}": value for key, value in _folded(model.get_submodule(name), moments, keep).items()}
+                outputs = torch.from_numpy(np.flatnonzero(extended[layer.outputs]))
+                folded = _folded(model.get_submodule(name), moments, keep, outputs, dense)
+                found |= {f"{name}.{key}": value for key, value in folded.items()}
         return found
 
 
@@ -70,40 +73,58 @@ def _compensable(layer: Layer, groups: ChannelGroups) -> bool:
     return mixing and once and bool((layer.inputs >= 0).any()) and len(layer.inputs) <= LARGEST
 
 
-def _folded(module: nn.Module, moments: Moments, keep: Tensor) -> dict[str, Tensor]:
+def _folded(module: nn.Module, moments: Moments, keep: Tensor, outputs: Tensor, dense: bool) -> dict[str, Tensor]:
+    """Return the weight and bias of a layer that reads only ``keep`` and writes only ``outputs``."""
     stay, gone = keep.nonzero().flatten(), (~keep).nonzero().flatten()
-    inner = moments.covariance[stay][:, stay]
-    ridge = RIDGE * float(inner.diagonal().mean()) + 1e-12
-    inner = inner + ridge * torch.eye(len(stay), dtype=inner.dtype)
-    prediction = torch.linalg.solve(inner, moments.covariance[stay][:, gone])
+    prediction = torch.cholesky_solve(moments.covariance[stay][:, gone], _root(moments.covariance[stay][:, stay]))
     weight: Any = module.weight
     bias: Any = module.bias
-    removed = weight.detach()[:, gone].double().cpu()
-    folded = weight.detach().clone()
-    folded[:, stay] += torch.einsum("or...,kr->ok...", removed, prediction).to(folded)
-    replaced = {"weight": folded}
+    device = weight.device
+    rows, stay, gone = outputs.to(device), stay.to(device), gone.to(device)
+    read = weight.detach().index_select(0, rows)
+    removed = read.index_select(1, gone)
+    told = torch.einsum("kr,or...->ok...", prediction.to(removed), removed)
+    replaced = {"weight": read.index_select(1, stay).add_(told)}
     if bias is not None:
         # Where there is no bias, a normalization follows and takes its own mean.
-        offset = moments.mean[gone] - moments.mean[stay] @ prediction
+        offset = moments.mean[~keep] - moments.mean[keep] @ prediction
         kernel = removed.flatten(2).sum(2) if removed.dim() > 2 else removed
-        replaced["bias"] = bias.detach() + (kernel @ offset).to(bias)
+        replaced["bias"] = bias.detach()[rows] + kernel @ offset.to(removed)
+    if dense:
+        whole = {"weight": weight.detach().clone(), "bias": None if bias is None else bias.detach().clone()}
+        whole["weight"][rows[:, None], stay] = replaced["weight"]
+        if bias is not None:
+            whole["bias"][rows] = replaced["bias"]
+        return {name: tensor for name, tensor in whole.items() if tensor is not None}
     return replaced
 
 
+def _root(covariance: Tensor) -> Tensor:
+    """Return the Cholesky factor of a covariance with a ridge, the smallest with which rounding leaves it positive."""
+    ridge = RIDGE * float(covariance.diagonal().mean()) + 1e-12
+    while True:
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(covariance + ridge * torch.eye(len(covariance), dtype=covariance.dtype))
+        if not int(failed):
+            return factor
+        ridge *= 10.0
+
+
 def _measure(model: nn.Module, layers: dict[str, Layer], batches: Iterable[Tensor], forward: Forward) -> dict[str, Moments]:
+    pivots: dict[str, Tensor] = {}
     sums: dict[str, list[Tensor]] = {}
     counts: dict[str, int] = {}
 
     def hook(name: str, channel_dim: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def see(module: nn.Module, args: tuple[Any, ...]) -> None:
             flat = args[0].detach().movedim(channel_dim, -1).flatten(0, -2)
-            # Batches are summed in double, so that a small variance beside a large mean survives.
-            first, second = flat.sum(0).double().cpu(), (flat.T @ flat).double().cpu()
-            if name in sums:
-                sums[name][0] += first
-                sums[name][1] += second
-            else:
-                sums[name] = [first, second]
+            if name not in pivots:
+                pivots[name] = flat.mean(0)
+                sums[name] = [torch.zeros_like(flat[0], dtype=torch.float64), torch.zeros((), device=flat.device)]
+            # About a pivot and summed in double, so that a small variance beside a large mean survives.
+            flat = flat - pivots[name]
+            sums[name][0] = sums[name][0] + flat.double().sum(0)
+            sums[name][1] = sums[name][1] + (flat.T @ flat).double()
             counts[name] = counts.get(name, 0) + len(flat)
 
         return see
@@ -124,6 +145,8 @@ def _measure(model: nn.Module, layers: dict[str, Layer], batches: Iterable[Tenso
             module.training = mode
     moments = {}
     for name, (first, second) in sums.items():
-        mean = first / counts[name]
-        moments[name] = Moments(mean, second / counts[name] - torch.outer(mean, mean))
+        shift = (first / counts[name]).cpu()
+        covariance = second.cpu() / counts[name] - torch.outer(shift, shift)
+        if bool(torch.isfinite(covariance).all()):
+            moments[name] = Moments(pivots[name].double().cpu() + shift, covariance)
     return moments
