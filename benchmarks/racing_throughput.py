@@ -187,7 +187,8 @@ def search(plan: Plan, report: Callable[[str], None]) -> Numbers:
         for done in as_completed([pool.submit(pair, plan, seed) for seed in range(plan.seeds)]):
             pairs.append(done.result())
             ratio = ", ".join(f"{name} {value:.2f}" for name, value in pairs[-1]["ratio"].items())
-            report(f"search, seed {pairs[-1]['racing']['seed']}: everything / racing: {ratio}")
+            change = f"best top-1 {100 * pairs[-1]['top1_change']:+.2f} points"
+            report(f"search, seed {pairs[-1]['racing']['seed']}: everything / racing: {ratio}, {change}")
     pairs.sort(key=lambda one: int(one["racing"]["seed"]))
     names = [name for name in pairs[0]["ratio"] if all(name in one["ratio"] for one in pairs)]
     mean = {name: statistics.fmean(one["ratio"][name] for one in pairs) for name in names}
