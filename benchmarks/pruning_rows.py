@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from benchmarks.driving import measured
 from evaluators.accuracy import Accuracy, AccuracySettings, measure
 from evaluators.cost import Cost, CostSettings, count
 from evaluators.model_factory import ModelSettings
@@ -29,10 +30,8 @@ from search.algorithms.genetic_settings import GeneticSettings
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.algorithms.uniform import uniform
 from search.evaluation import Recipe
-from search.executors.base import Job
 from search.pareto import best
 from search.problem import Objective, Problem, Target
-from search.trial import Trial
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.sparsifiers import importance
@@ -145,14 +144,9 @@ def _problem(space: ChannelMask, model: nn.Module, limit: float, criterion: str,
 def _search(bench: Bench, task: Task, model: nn.Module, problem: Problem, algorithm: Algorithm) -> Candidate:
     evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=4))]
     recipe = Recipe(problem.space, model, task, evaluators, bench.seed, CPU)
-    trials: list[Trial] = []
-    while not algorithm.finished:
-        for proposal in algorithm.ask(64):
-            trials.append(recipe.evaluate(Job(len(trials), proposal)))
-            algorithm.tell(trials[-1])
-    chosen = best(trials, problem)
+    chosen = best(list(measured(algorithm, recipe)), problem)
     if chosen is None:
-        raise RuntimeError(trials[-1].error)
+        raise RuntimeError("no candidate was measured in full")
     return chosen.proposal.candidate
 
 

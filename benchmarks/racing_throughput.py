@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from benchmarks.driving import measured
 from evaluators.accuracy import Accuracy, AccuracySettings, measure
 from evaluators.classification import Classification
 from evaluators.cost import Cost, CostSettings
@@ -35,7 +36,6 @@ from search.algorithms.genetic_settings import GeneticSettings
 from search.algorithms.racing import RacingSettings
 from search.atomic import write_tensors
 from search.evaluation import Recipe
-from search.executors.base import Job
 from search.pareto import best
 from search.problem import Objective, Problem, Target
 from search.setup import CALIBRATION_SAMPLES
@@ -141,16 +141,11 @@ def run(plan: Plan, task: Classification, model: nn.Module, racing: RacingSettin
     recipe = Recipe(space, model, task, [Cost(CostSettings()), accuracy], seed, CPU)
     trials: list[Trial] = []
     improvements: list[tuple[float, int, float]] = []
-    while not algorithm.finished:
-        for proposal in algorithm.ask(64):
-            trial = recipe.evaluate(Job(len(trials), proposal))
-            if trial.error:
-                raise RuntimeError(trial.error)
-            trials.append(trial)
-            algorithm.tell(trial)
-            top1 = trial.metrics["top1"] if proposal.fidelity == 1.0 else 0.0
-            if top1 > max((score for _, _, score in improvements), default=0.0):
-                improvements.append((time.process_time() - cpu, data.seen - before, top1))
+    for trial in measured(algorithm, recipe):
+        trials.append(trial)
+        top1 = trial.metrics["top1"] if trial.proposal.fidelity == 1.0 else 0.0
+        if top1 > max((score for _, _, score in improvements), default=0.0):
+            improvements.append((time.process_time() - cpu, data.seen - before, top1))
     chosen = best(trials, problem)
     if chosen is None:
         raise RuntimeError("no candidate was measured in full")

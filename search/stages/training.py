@@ -8,7 +8,21 @@ from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.loop import EpochRecord, TrainingSettings, train
 from search.network import Network
 from search.run import StageRun
+from search.stages.base import Stage
 from spaces.sparsifiers.base import Sparsifier
+
+
+class TrainingStage(Stage):
+    """A stage that trains the network that enters, and nothing else."""
+
+    Settings = TrainingSettings
+    trains = True
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.settings = settings
+
+    def run(self, network: Network, run: StageRun) -> Network:
+        return train_network(network, run, self.settings)
 
 
 def train_network(network: Network, run: StageRun, settings: TrainingSettings, sparsifier: Sparsifier | None = None) -> Network:

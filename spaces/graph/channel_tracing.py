@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from spaces.errors import UnsupportedModelError
 from spaces.graph.channel_tracer import Tracer
 from spaces.graph.layer_rules import LAYER_RULES, OPAQUE_FUNCTIONS
 from spaces.graph.operator_rules import propagate
@@ -34,9 +35,14 @@ def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any]
     finally:
         for name, module in tracer.modules.items():
             module.training = modes[name]
-    for output in tree_flatten(outputs)[0]:
-        if isinstance(output, Tensor):
-            tracer.atoms.freeze(tracer.labels(output), "network output")
+    tensors = [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise UnsupportedModelError(
+            f"the network returned a {type(outputs).__name__} without a tensor in it; expected a tensor, or tuples, lists "
+            "or dicts of tensors: wrap it, or override Task.forward"
+        )
+    for output in tensors:
+        tracer.atoms.freeze(tracer.labels(output), "network output")
     return tracer.trace
 
 

@@ -128,6 +128,19 @@ def test_a_failing_forward_pass_is_a_named_error() -> None:
         find_groups(network("plain"), torch.randn(1, 4, 8, 8))
 
 
+def test_outputs_without_tensors_are_a_named_error() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> object:
+            return iter([self.conv(x)])
+
+    with pytest.raises(UnsupportedModelError, match="without a tensor in it"):
+        find_checked_groups(Wrapped(), example("plain"))
+
+
 def test_nothing_prunable_is_an_error() -> None:
     with pytest.raises(UnsupportedModelError, match="nothing in this network can be pruned: network output"):
         ChannelMask(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), example("plain"))
