@@ -25,7 +25,6 @@ from typing import Any
 import torch
 
 from benchmarks.pruning_rows import QUICK, ROWS, Bench, Sizes
-from evaluators.accuracy import measure
 from evaluators.cost import count
 
 TARGETS = (0.4, 0.2)
@@ -63,7 +62,7 @@ def compute(cell: Cell) -> dict[str, Any]:
         "row": cell.row,
         "target": cell.target,
         "macs_share": numbers["macs"] / baseline,
-        "reference_test_top1": measure(reference, task, "test")["top1"],
+        "reference_test_top1": bench.reference_top1(task, reference),
         "pruning_seconds": pruned,
         "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - used,
@@ -76,25 +75,34 @@ def compute(cell: Cell) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return mean and standard deviation of test top-1, in percent, by model, row and target."""
+    """Return mean and standard deviation over the seeds, in percent, by model, row and target.
+
+    Beside test top-1 stands what the network scored on the search split before it was trained again.
+    """
     lines = []
     for model in dict.fromkeys(result["model"] for result in results):
         own = [result for result in results if result["model"] == model]
-        lines.append(f"\n{model}: test top-1 in %, mean ± standard deviation over {len({r['seed'] for r in own})} seeds")
-        lines.append(f"{'':34}" + "".join(f"{f'{target:.0%} of MACs':>18}" for target in TARGETS) + f"{'MACs':>18}")
+        lines.append(f"\n{model}: mean ± standard deviation over {len({r['seed'] for r in own})} seeds")
+        heads = [f"{target:.0%} of MACs" for target in TARGETS]
+        columns = "".join(f"{head:>18}{'before training':>18}" for head in heads)
+        lines.append(f"{'test top-1 in %':34}{columns}{'MACs':>14}")
         for row in ROWS:
-            cells = []
-            shares = []
+            cells, shares = [], []
             for target in TARGETS:
                 found = [r for r in own if r["row"] == row and r["target"] in (target, 1.0)]
-                values = [100 * r["test_top1"] for r in found]
                 shares += [f"{statistics.fmean(r['macs_share'] for r in found):.3f}"] if found else []
-                spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-                cells.append(f"{statistics.fmean(values):.2f} ± {spread:.2f}" if values else "-")
-            lines.append(f"{row:34}" + "".join(f"{cell:>18}" for cell in cells) + f"{' '.join(shares):>18}")
+                cells += [_spread([100 * r[name] for r in found]) for name in ("test_top1", "search_top1_before")]
+            lines.append(f"{row:34}" + "".join(f"{cell:>18}" for cell in cells) + f"{' '.join(shares):>14}")
         dense = {r["seed"]: 100 * r["reference_test_top1"] for r in own}
-        lines.append(f"the checkpoint itself: {statistics.fmean(dense.values()):.2f}")
+        lines.append(f"the checkpoint itself: {_spread(list(dense.values()))}")
     return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+    return f"{statistics.fmean(values):.2f} ± {spread}"
 
 
 def _quiet() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from search.algorithms.genetic import GeneticAlgorithm
 from search.algorithms.genetic_settings import GeneticSettings
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.algorithms.uniform import uniform
+from search.atomic import write_json
 from search.evaluation import Recipe
 from search.pareto import best
 from search.problem import Objective, Problem, Target
@@ -56,12 +58,12 @@ class Sizes:
         population: Candidates of a generation.
     """
 
-    train: int = 12000
+    train: int = 6000
     search: int = 2000
     pretraining: int = 12
     epochs: int = 2
     sparse: int = 1
-    evaluations: int = 160
+    evaluations: int = 120
     population: int = 20
 
 
@@ -102,6 +104,13 @@ class Bench:
             path.with_suffix(".tmp").replace(path)
         model.load_state_dict(load_file(path))
         return model.eval()
+
+    def reference_top1(self, task: Task, reference: nn.Module) -> float:
+        """Return the checkpoint's top-1 on the test split, measured at the first call."""
+        path = self.folder / f"{self.model}-{self.seed}-checkpoint.json"
+        if not path.exists():
+            write_json(path, {"test_top1": measure(reference, task, "test")["top1"]})
+        return float(json.loads(path.read_text())["test_top1"])
 
     def _epochs(self, path: Path) -> FileCheckpoint:
         return FileCheckpoint(path.with_name(path.stem + "-epochs.safetensors"))
