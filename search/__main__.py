@@ -12,12 +12,13 @@ def main() -> None:
     if here not in sys.path:
         sys.path.insert(0, here)
     from search.cli import app
+    from search.storage_url import hide_passwords
     from spaces.errors import SecateursError
 
     try:
         app(prog_name="python -m search")
     except SecateursError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(hide_passwords(f"{error}\n"))
         sys.exit(2)
 
 

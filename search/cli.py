@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import traceback
 from pathlib import Path
@@ -99,14 +100,36 @@ def dashboard(
     folder: RunFolder,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on; the default is seen from this machine only.")] = "127.0.0.1",
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="The run's database, where its password is not in the environment.")
+    ] = None,
 ) -> None:
     """Open the Optuna dashboard on a run's studies."""
     from search.dashboard import serve
 
     try:
-        serve(folder, host, port, announce=typer.echo)
+        serve(folder, host, port, announce=typer.echo, storage=storage)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+
+
+@app.command()
+def fuse(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Where the result is written.")],
+    literal_types: Annotated[
+        bool, typer.Option("--literal-types", help="Keep a PRelu where different types meet, even with a slope of 0 or 1.")
+    ] = False,
+    no_compare: Annotated[bool, typer.Option("--no-compare", help="Don't run the model; only check its structure.")] = False,
+    shape: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=1,3,224,224", help="Shape of an input for the comparison.")
+    ] = None,
+) -> None:
+    """Merge connected activations of an ONNX file, and compare it with the original before it is written."""
+    from search.fusing import fuse_file
+
+    for line in fuse_file(model, output, literal_types, dict(map(_shape, shape or [])), not no_compare):
+        typer.echo(line)
 
 
 @app.command("list")
@@ -117,6 +140,14 @@ def list_registered() -> None:
     show_registered(registered(), _wide_console())
 
 
+def _shape(text: str) -> tuple[str, list[int]]:
+    name, _, sizes = text.rpartition("=")
+    try:
+        return name, [int(size) for size in sizes.split(",") if size.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"expected NAME=1,3,224,224, got {text!r}") from None
+
+
 def _load(path: Path, overrides: list[str] | None) -> Config:
     from search.config import load
 
@@ -125,12 +156,13 @@ def _load(path: Path, overrides: list[str] | None) -> Config:
 
 def _keep_traceback(folder: Path, error: Exception) -> None:
     """Write an unexpected error into the run's log, where there is one; a user's mistake needs no traceback."""
+    from search.storage_url import hide_passwords
     from spaces.errors import SecateursError
 
     log = folder / "log.txt"
     if log.exists() and not isinstance(error, SecateursError):
-        with log.open("a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
+        with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+            file.write(hide_passwords("".join(traceback.format_exception(error))))
 
 
 def _wide_console() -> Console:

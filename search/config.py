@@ -16,6 +16,7 @@ from search.document import ConfigError, Document, Fault, read_document
 from search.overrides import apply_overrides
 from search.registered import EXECUTOR, STAGE
 from search.schema import validate
+from search.storage_url import StorageUrl
 from search.task_config import read_task
 from spaces.errors import SecateursError
 from spaces.registry import suggestion
@@ -38,12 +39,14 @@ def _folder_name(text: str) -> str:
 
 
 class Execution(BaseModel):
-    """Where and how trials are evaluated; none of it changes the result of a run.
+    """Where and how trials are evaluated; only ``asynchronous`` changes what a search finds.
 
     Attributes:
         executor: The executor, with its settings.
         threads_per_trial: Torch threads of a trial, and of training.
         device: ``auto``, or a torch device such as ``cpu`` or ``cuda:0``.
+        asynchronous: Whether proposals are asked for whenever a worker is free, and told as they are finished: nobody waits
+            for a straggler, and the same run twice may find different networks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -51,6 +54,7 @@ class Execution(BaseModel):
     executor: Block
     threads_per_trial: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Annotated[str, AfterValidator(_device)] = "auto"
+    asynchronous: bool = False
 
 
 class Config(BaseModel):
@@ -61,6 +65,7 @@ class Config(BaseModel):
         seed: What all randomness of the run is drawn from.
         task: Settings of the task; :meth:`build_task` makes it.
         execution: Where and how trials are evaluated.
+        storage: Database that trials are recorded in; None for a journal in the run folder.
         stages: The pipeline, in order.
     """
 
@@ -70,6 +75,7 @@ class Config(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     task: Any
     execution: Execution
+    storage: StorageUrl | None = None
     stages: Annotated[tuple[Block, ...], Field(min_length=1)]
 
     def build_task(self) -> Task:
@@ -94,9 +100,18 @@ class Config(BaseModel):
             **_plain(self.execution.executor.settings),
             "threads_per_trial": self.execution.threads_per_trial,
             "device": self.execution.device,
+            "asynchronous": self.execution.asynchronous,
         }
         stages = [{stage.name: _plain(stage.settings)} for stage in self.stages]
-        return {"name": self.name, "seed": self.seed, "task": task, "execution": execution, "stages": stages}
+        storage = None if self.storage is None else str(self.storage)
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "task": task,
+            "execution": execution,
+            "storage": storage,
+            "stages": stages,
+        }
 
 
 def load(path: str | FilePath, overrides: Sequence[str] = ()) -> Config:
@@ -126,12 +141,13 @@ def _build(document: Document) -> tuple[Config | None, list[Fault]]:
     faults.extend(document.fault((key,), "is missing, and has no default") for key in required)
     for key in ("name", "seed"):
         if data.get(key) is not None:
-            field = Config.model_fields[key]
-            _, found = validate(Annotated[field.annotation, *field.metadata], data[key], document, (key,))
+            _, found = validate(_hint(Config, key), data[key], document, (key,))
             faults.extend(found)
     task, found = read_task(document) if data.get("task") is not None else (None, [])
     faults.extend(found)
     execution, found = _execution(document)
+    faults.extend(found)
+    storage, found = _storage(document)
     faults.extend(found)
     stages, found = _stages(document) if data.get("stages") is not None else ([], [])
     faults.extend(found)
@@ -141,7 +157,16 @@ def _build(document: Document) -> tuple[Config | None, list[Fault]]:
         return None, faults
     seed = data["seed"] if data.get("seed") is not None else 0
     valid = tuple(stage for stage in stages if stage is not None)
-    return Config(name=data["name"], seed=seed, task=task, execution=execution, stages=valid), faults
+    config = Config(name=data["name"], seed=seed, task=task, execution=execution, storage=storage, stages=valid)
+    return config, faults
+
+
+def _storage(document: Document) -> tuple[StorageUrl | None, list[Fault]]:
+    value = document.data.get("storage")
+    if value is None or isinstance(value, str):
+        return (StorageUrl(value) if value else None), []
+    message = f"expected the URL of a database such as sqlite:///study.db, got {type(value).__name__}"
+    return None, [document.fault(("storage",), message)]
 
 
 def _execution(document: Document) -> tuple[Execution | None, list[Fault]]:
@@ -151,12 +176,12 @@ def _execution(document: Document) -> tuple[Execution | None, list[Fault]]:
     if not isinstance(value, Mapping):
         return None, [document.fault(path, f"expected a mapping such as {{executor: serial}}, got {value!r}")]
     name = value.get("executor", "serial")
-    own = {key: value[key] for key in ("threads_per_trial", "device") if key in value}
+    own_keys = [key for key in Execution.model_fields if key != "executor"]
+    own = {key: value[key] for key in own_keys if key in value}
     rest = {key: option for key, option in value.items() if key not in own and key != "executor"}
     faults: list[Fault] = []
     for key, given in own.items():
-        field = Execution.model_fields[key]
-        faults.extend(validate(Annotated[field.annotation, *field.metadata], given, document, (*path, key))[1])
+        faults.extend(validate(_hint(Execution, key), given, document, (*path, key))[1])
     if not isinstance(name, str):
         return None, [*faults, document.fault((*path, "executor"), f"expected the name of an executor, got {name!r}")]
     try:
@@ -165,11 +190,17 @@ def _execution(document: Document) -> tuple[Execution | None, list[Fault]]:
         return None, [*faults, document.fault((*path, "executor"), str(error))]
     known = [entry.name for entry in fields(hint)]
     for key in rest.keys() - set(known):
-        words = suggestion(key, ["executor", *known, "threads_per_trial", "device"])
+        words = suggestion(key, ["executor", *known, *own_keys])
         faults.append(document.fault((*path, key), f"unknown key; {words}"))
     settings, found = validate(hint, {key: rest[key] for key in known if key in rest}, document, path)
     faults.extend(found)
     return (None if faults else Execution(executor=Block(name, settings), **own)), faults
+
+
+def _hint(model: type[BaseModel], key: str) -> Any:
+    """Return the annotation of a field, its bounds included."""
+    field = model.model_fields[key]
+    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
 
 
 def _stages(document: Document) -> tuple[list[Block | None], list[Fault]]:

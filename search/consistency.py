@@ -47,6 +47,9 @@ def _order(document: Document) -> Iterable[Fault]:
         elif name == "sparse_training" and "search" not in after:
             reason = "sparse_training prepares a search, and none comes after it"
             yield document.fault(path, f"{reason}; move it before the search, or use `train`")
+        elif name == "fuse" and any(other != "export" for other in after):
+            last = next(other for other in after if other != "export")
+            yield document.fault(path, f"fuse merges for inference only, and {last} comes after it; move it behind {last}")
         elif name == "export" and after:
             yield document.fault(path, f"export must be the last stage: {after[0]} would change what was exported")
 

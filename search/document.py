@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from search.storage_url import hide_passwords
 from spaces.errors import SecateursError
 
 Key = str | int
@@ -49,7 +50,7 @@ class ConfigError(SecateursError):
         self.source = source
         self.faults = tuple(faults)
         count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
-        super().__init__("\n".join([f"{source}: {count}", *(f"  {fault}" for fault in faults)]))
+        super().__init__(hide_passwords("\n".join([f"{source}: {count}", *(f"  {fault}" for fault in faults)])))
 
 
 @dataclass

@@ -13,7 +13,9 @@ from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
 from evaluators.task import Task
+from evaluators.training.checkpoint import Checkpoint, FileCheckpoint
 from evaluators.training.loop import TrainingSettings, train
+from search.disk_errors import is_disk_error
 from search.executors.base import Job
 from search.trial import Proposal, Trial
 from spaces.base import SearchSpace
@@ -43,19 +45,26 @@ class Recipe:
     device: torch.device
     training: TrainingSettings | None = None
 
-    def evaluate(self, job: Job) -> Trial:
-        """Return the measured trial; whatever goes wrong in it makes it a failed one, with the error's text."""
+    def evaluate(self, job: Job, checkpoint: Checkpoint | None = None) -> Trial:
+        """Return the measured trial; whatever goes wrong in it makes it a failed one, with the error's text.
+
+        Args:
+            job: What to measure.
+            checkpoint: Where a candidate's training is kept, and gone on from; None to train in one go.
+        """
         start = time.perf_counter()
         try:
-            _, metrics = self.measure(job.proposal)
+            _, metrics = self.measure(job.proposal, checkpoint)
         except Exception as error:
+            if isinstance(checkpoint, FileCheckpoint) and is_disk_error(error):
+                raise  # The run folder is full: that says nothing about the candidate.
             text = f"{type(error).__name__}: {error}"
             return Trial(job.number, job.proposal, "failed", {}, time.perf_counter() - start, text)
         return Trial(job.number, job.proposal, "complete", metrics, time.perf_counter() - start)
 
-    def measure(self, proposal: Proposal) -> tuple[nn.Module, dict[str, float]]:
+    def measure(self, proposal: Proposal, checkpoint: Checkpoint | None = None) -> tuple[nn.Module, dict[str, float]]:
         """Return the network as it was measured, and what was measured."""
-        model = self.build(proposal.candidate, proposal.fidelity).to(self.device)
+        model = self.build(proposal.candidate, checkpoint).to(self.device)
         metrics: dict[str, float] = {}
         for index, evaluator in enumerate(sorted(self.evaluators, key=lambda evaluator: evaluator.rank)):
             metrics.update(evaluator.evaluate(model, self._context(proposal, index)))
@@ -64,7 +73,7 @@ class Recipe:
             raise SecateursError(f"{wrong[0]} is {metrics[wrong[0]]}; expected a finite number")
         return model, metrics
 
-    def build(self, candidate: Candidate, fidelity: float = 1.0) -> nn.Module:
+    def build(self, candidate: Candidate, checkpoint: Checkpoint | None = None) -> nn.Module:
         """Return the deployable network of ``candidate``."""
         sparsifier = self.space.sparsifier(candidate)
         if sparsifier is None:
@@ -73,7 +82,16 @@ class Recipe:
             raise SecateursError("this space trains its candidates: expected search.training: {epochs: ...}, got none")
         prepared = self.space.prepare(self.model, candidate)
         seed = trial_seed(self.seed, candidate)
-        train(prepared, self.task, self.training, seed=seed, device=self.device, sparsifier=sparsifier)
+        train(
+            prepared,
+            self.task,
+            self.training,
+            seed=seed,
+            device=self.device,
+            checkpoint=checkpoint,
+            sparsifier=sparsifier,
+            teacher=self.model if self.training.distillation is not None else None,
+        )
         return self.space.convert(prepared)
 
     def _context(self, proposal: Proposal, index: int) -> EvaluationContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -121,7 +122,7 @@ def write_onnx(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
             if program is None:
                 raise ExportError("export to onnx gave nothing")
             program.save(str(path), external_data=False)
-    except ExportError:
+    except (ExportError, OSError):
         raise
     except Exception as error:
         raise ExportError(f"export to onnx failed: {_first_line(error)}; leave onnx out of export.formats") from error
@@ -139,10 +140,12 @@ def write_torch_export(folder: Path, module: nn.Module, inputs: Tensor) -> Tenso
         with _quiet():
             program = torch.export.export(module, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
             program.example_inputs = None
-            torch.export.save(program, path)
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            path.write_bytes(content.getvalue())
             _require_no_samples(path)
             outputs: Tensor = torch.export.load(path).module()(inputs)
-    except ExportError:
+    except (ExportError, OSError):
         raise
     except Exception as error:
         raise ExportError(

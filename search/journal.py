@@ -1,4 +1,4 @@
-"""The journal file of a study, written fast enough for small networks."""
+"""The journal file of a study: written fast enough for small networks, and read again after any kill."""
 
 from __future__ import annotations
 
@@ -25,14 +25,61 @@ class JournalFile(JournalFileBackend):
         self._synced = time.monotonic()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, each in one line."""
+        """Append records, each in one line: all of them, or on an error (such as a full disk) none."""
         content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         self._lock.acquire()
         try:
             with Path(self._file_path).open("ab", buffering=0) as file:
-                file.write(content)
+                before = file.tell()
+                try:
+                    while content:
+                        content = content[file.write(content) :]
+                except OSError:
+                    file.truncate(before)
+                    raise
                 if time.monotonic() - self._synced >= _SYNC_EVERY_SECONDS:
                     os.fsync(file.fileno())
                     self._synced = time.monotonic()
         finally:
             self._lock.release()
+
+
+def cut_torn_records(path: Path) -> str:
+    """Cut the journal before its first record that can't be read, and return in words what was cut; empty if nothing.
+
+    A kill leaves at most one record written in part, at the end. Where more follows the first unreadable one (a power
+    cut may lose a block in the middle), what is cut is kept beside the journal.
+    """
+    if not path.exists():
+        return ""
+    content = path.read_bytes()
+    whole = 0
+    for line in content.splitlines(keepends=True):
+        if not _readable(line):
+            break
+        whole += len(line)
+    torn = content[whole:]
+    if not torn:
+        return ""
+    words = f"{path.name}: cut off {len(torn)} bytes of a torn record at its end"
+    if torn.find(b"\n") not in (-1, len(torn) - 1):
+        kept = path.with_name(path.name + ".cut")
+        kept.write_bytes(torn)
+        words = (
+            f"{path.name}: the record at byte {whole} is damaged; cut off {len(torn)} bytes from there, kept in {kept.name}: "
+            "the trials in them are evaluated again"
+        )
+    with path.open("r+b") as file:
+        file.truncate(whole)
+        os.fsync(file.fileno())
+    return words
+
+
+def _readable(line: bytes) -> bool:
+    if not line.endswith(b"\n"):
+        return False
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and "op_code" in record and "worker_id" in record

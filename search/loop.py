@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from search.algorithms.base import Algorithm
-from search.executors.base import Executor, Job
+from search.executors.base import Event, Executor, Lost, Notice, Result
 from search.progress import Bar
 from search.run import Stopwatch
+from search.search_note import SearchNote
 from search.stages.search_settings import BudgetSettings
-from search.study import Study, check_replay
-from search.trial import Trial
+from search.study import Study
+from search.trial import Proposal, Trial
+from search.trial_checkpoints import TrialCheckpoints
 from spaces.errors import SecateursError
 
 
@@ -20,34 +23,41 @@ class SearchFailedError(SecateursError):
 
 
 @dataclass
-class SearchLoop:
-    """One search over one study.
+class SearchLoop(ABC):
+    """One search over one study; the subclasses say when proposals are asked for and in which order trials are told.
 
-    Proposals are asked for in batches of a fixed size and told when the batch is complete, in number order, so that the
-    number of workers and their order don't change what is proposed. Trials that the study has already are not evaluated
-    again: a fresh algorithm is told them, and must propose what was recorded.
+    Trials that the study has already are not evaluated again. Nothing is recorded before a first trial has worked, so that
+    a search that can't work as configured leaves no record.
 
     Attributes:
         algorithm: What to try next.
         study: The record.
         executor: Where trials are evaluated.
+        checkpoints: Where the trainings of trials are kept until they are recorded.
         budget: When to end, beside the algorithm's own end.
-        batch: Number of proposals asked for at a time.
+        batch: Number of proposals asked for at a time, where they are asked for in batches.
         stopwatch: Time spent in this search, over all resumes.
         bar: Progress.
+        note: What is shown beside it.
+        log: Takes a line about something out of the ordinary.
         on_batch: Called with all trials after every batch that was not only read from the record.
     """
 
     algorithm: Algorithm
     study: Study
     executor: Executor
+    checkpoints: TrialCheckpoints
     budget: BudgetSettings
     batch: int
     stopwatch: Stopwatch
     bar: Bar
+    note: SearchNote
+    log: Callable[[str], None]
     on_batch: Callable[[list[Trial]], None]
     trials: list[Trial] = field(default_factory=list)
     ended_by: str = ""
+    _unrecorded: list[Trial] = field(default_factory=list)
+    _any_worked: bool = False
 
     def run(self) -> list[Trial]:
         """Search to the end and return all trials, in number order.
@@ -58,85 +68,75 @@ class SearchLoop:
             StudyError: The record does not fit the algorithm.
         """
         recorded = self.study.trials()
-        while self._go_on(len(recorded)):
-            limit = self.batch
-            if self.budget.evaluations is not None:
-                limit = min(limit, self.budget.evaluations - len(self.trials))
-            proposals = self.algorithm.ask(limit)
-            if not proposals:
-                if self.algorithm.finished:
-                    break
-                raise SecateursError(
-                    f"{type(self.algorithm).__name__} proposes nothing, waits for nothing and is not finished: "
-                    "expected one of the three; this is a mistake in the algorithm"
-                )
-            first = len(self.trials)
-            jobs = [Job(first + index, proposal) for index, proposal in enumerate(proposals)]
-            known = recorded[first : first + len(jobs)]
-            for job, trial in zip(jobs, known, strict=False):
-                check_replay(trial, job.proposal)
-            rest = [] if known and self._out_of_time() else jobs[len(known) :]
-            finished = [*known, *self._evaluate(rest, have_success=_any_complete([*self.trials, *known]))]
-            self.trials.extend(finished)
-            for trial in finished:
-                self.algorithm.tell(trial)
-            if len(known) < len(finished):
-                self.on_batch(self.trials)
+        self.checkpoints.discard(trial.proposal for trial in recorded)
+        self._any_worked = any(trial.state == "complete" for trial in recorded)
+        self._search(recorded)
         if len(recorded) > len(self.trials):
             raise SecateursError(
                 f"the study {self.study.name!r} has {len(recorded)} trials and the search ends after "
                 f"{len(self.trials)}; was it changed since it was recorded?"
             )
+        self.checkpoints.close()
         return self.trials
 
-    def _go_on(self, recorded: int) -> bool:
+    @abstractmethod
+    def _search(self, recorded: list[Trial]) -> None:
+        """Search until the budget is spent, ``recorded`` being what the study has already."""
+
+    def _ask(self, limit: int, waiting: bool) -> list[Proposal]:
+        """Return at most ``limit`` proposals; none only where the algorithm is ``waiting`` for trials, or finished."""
+        proposals = self.algorithm.ask(limit)
+        if not proposals and not waiting and not self.algorithm.finished:
+            raise SecateursError(
+                f"{type(self.algorithm).__name__} proposes nothing, waits for nothing and is not finished: "
+                "expected one of the three; this is a mistake in the algorithm"
+            )
+        return proposals
+
+    def _result_of(self, event: Event) -> Trial | None:
+        """Return the finished trial of an event; what else there is to tell goes to the log."""
+        if isinstance(event, Result):
+            return event.trial
+        if isinstance(event, Notice):
+            self.log(event.text)
+        elif isinstance(event, Lost):
+            self.log(f"trial {event.number}: its worker was lost ({event.reason}), {event.attempt} so far; evaluated again")
+        return None
+
+    def _record(self, trial: Trial) -> None:
+        """Add a trial to the study, as soon as any trial has worked."""
+        self._unrecorded.append(trial)
+        self._any_worked = self._any_worked or trial.state == "complete"
+        if self._any_worked:
+            for waiting in self._unrecorded:
+                self.study.add(waiting)
+            self.checkpoints.discard(waiting.proposal for waiting in self._unrecorded)
+            self._unrecorded.clear()
+        self.stopwatch.save()
+
+    def _show(self, trials: list[Trial]) -> None:
+        self.bar.update(len(trials), self.note.text(trials, self.executor.busy, self.executor.workers))
+
+    def _require_success(self, done: bool) -> None:
+        """Stop a search of which everything so far failed.
+
+        Args:
+            done: Whether a batch of trials has been tried.
+        """
+        if done and self._unrecorded:
+            first = self._unrecorded[0]
+            raise SearchFailedError(
+                f"every one of the first {len(self._unrecorded)} trials failed, so the search can't work as configured; "
+                f"trial {first.number}: {first.error}"
+            )
+
+    def _spent(self) -> str:
+        """Return which budget is spent, empty while none is."""
         if self.algorithm.finished:
-            self.ended_by = "algorithm"
-        elif self.budget.evaluations is not None and len(self.trials) >= self.budget.evaluations:
-            self.ended_by = "evaluations"
-        elif len(self.trials) >= recorded and self._out_of_time():
-            self.ended_by = "seconds"
-        else:
-            return True
-        return False
+            return "algorithm"
+        if self.budget.evaluations is not None and len(self.trials) >= self.budget.evaluations:
+            return "evaluations"
+        return ""
 
     def _out_of_time(self) -> bool:
         return self.budget.seconds is not None and self.stopwatch.seconds >= self.budget.seconds
-
-    def _evaluate(self, jobs: list[Job], have_success: bool) -> list[Trial]:
-        """Evaluate ``jobs`` and record them in number order; when time is up, those that are finished in a row."""
-        for job in jobs:
-            self.executor.submit(job)
-        early: dict[int, Trial] = {}
-        finished: list[Trial] = []
-        unrecorded: list[Trial] = []
-        for event in self.executor.events():
-            early[event.trial.number] = event.trial
-            while len(finished) < len(jobs) and jobs[len(finished)].number in early:
-                trial = early.pop(jobs[len(finished)].number)
-                finished.append(trial)
-                unrecorded.append(trial)
-                have_success = have_success or trial.state == "complete"
-                if have_success:
-                    for waiting in unrecorded:
-                        self.study.add(waiting)
-                    unrecorded.clear()
-                self.bar.update(trial.number + 1, self._note(finished))
-                self.stopwatch.save()
-            if have_success and self._out_of_time():
-                self.executor.cancel()
-                break
-        if jobs and not have_success:
-            raise SearchFailedError(
-                f"every one of the first {len(finished)} trials failed, so the search can't work as configured; "
-                f"trial {finished[0].number}: {finished[0].error}"
-            )
-        return finished
-
-    def _note(self, finished: list[Trial]) -> str:
-        failed = sum(trial.state == "failed" for trial in [*self.trials, *finished])
-        return f"{failed} failed" if failed else ""
-
-
-def _any_complete(trials: list[Trial]) -> bool:
-    return any(trial.state == "complete" for trial in trials)

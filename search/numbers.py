@@ -31,3 +31,8 @@ def points(share: float | None) -> str:
 def times(before: float | None, after: float | None) -> str:
     """Return how many times smaller ``after`` is: ``2.50x``."""
     return "-" if not before or not after else f"{before / after:.2f}x"
+
+
+def metric_value(name: str, value: float) -> str:
+    """Return the value of the metric ``name``: bytes as a size, everything else with its magnitude."""
+    return size(value) if name.endswith("_bytes") else count(value)

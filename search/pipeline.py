@@ -13,10 +13,12 @@ import torch
 from rich.console import Console
 
 from evaluators.task import Task
+from evaluators.task_settings import build_task
 from search.atomic import write_json
 from search.best import Best
 from search.block import Block
 from search.config import Config
+from search.disk_errors import disk_errors
 from search.measurements import Measurements, measure_row
 from search.network import Network
 from search.preflight import preflight
@@ -27,7 +29,7 @@ from search.run import DENSE, RESULT, StageRun, Stopwatch
 from search.run_folder import RunFolder, RunFolderError
 from search.stages.base import Stage
 from search.steps import Step, key_of
-from search.study import open_storage
+from search.storage import open_storage
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -49,14 +51,14 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     with _threads(config.execution.threads_per_trial):
         if not (folder / "config.yaml").exists():
             _check(config)
-        with RunFolder(folder) as run_folder:
+        with disk_errors(folder), RunFolder(folder) as run_folder:
             task = config.build_task()
             changes = run_folder.adopt(config.canonical(), task.fingerprint)
             with Log(folder / "log.txt", console) as log:
                 log.write(f"{'going on with' if run_folder.resumed else 'starting'} run {config.name} in {folder}")
                 for change in changes:
                     log.write(f"changed: {change}")
-                storage = open_storage(folder / "study.journal")
+                storage = open_storage(folder, config.name, config.storage, run_folder.run_id, log.write)
                 report = _Pipeline(config, task, run_folder, log, storage).run()
                 write_json(folder / "report.json", report)
                 render(folder)
@@ -92,6 +94,7 @@ def _stage_run(config: Config, task: Task, step: str, baseline: Network) -> Stag
         folder=nowhere,
         seed=config.seed,
         task=task,
+        build_task=partial(build_task, config.task),
         device=device_of(config.execution.device),
         execution=config.execution,
         baseline=baseline,
@@ -204,6 +207,7 @@ class _Pipeline:
                 folder=step.folder,
                 seed=self.config.seed,
                 task=self.task,
+                build_task=partial(build_task, self.config.task),
                 device=self.device,
                 execution=self.config.execution,
                 baseline=baseline.network if baseline is not None else None,
@@ -221,7 +225,7 @@ class _Pipeline:
             done = step.load(self.task)
         network, notes = _there(done, step)
         after = Flow(network, key, (*flow.entries, Entry(label, notes)))
-        if variant == RESULT and (stage.trains or stage.searches):
+        if variant == RESULT and (stage.trains or stage.searches or stage.rewrites):
             self._deliver(after, number, label)
         return after
 

@@ -28,6 +28,10 @@ def preflight(config: Config) -> Iterator[str]:
         SecateursError: The model or its data cannot be had, its outputs do not fit the data, nothing is open to a search,
             or no candidate can meet a target.
     """
+    if config.storage is not None:
+        from search.database import probe
+
+        yield f"storage: {probe(config.storage)}"
     task = config.build_task()
     model = task.reference_model().eval()
     yield f"model: {type(model).__name__}, {count(sum(p.numel() for p in model.parameters()))} parameters"

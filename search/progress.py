@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,16 +13,21 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from search.storage_url import hide_passwords
+
 _LINE_EVERY_SECONDS = 10.0
 
 
 class Bar:
     """One thing under way. Lines appear at the start, at the end and every ten seconds, however large the model is."""
 
-    def __init__(self, log: Log, label: str, total: int | None, live: Progress | None) -> None:
+    def __init__(
+        self, log: Log, label: str, total: int | None, live: Progress | None, seconds_left: Callable[[], float] | None = None
+    ) -> None:
         self._log = log
         self._label = label
         self._total = total
+        self._seconds_left = seconds_left
         self._live = live
         self._task: TaskID | None = live.add_task(label, total=total, note="") if live is not None else None
         self._start = self._line = time.monotonic()
@@ -48,12 +53,12 @@ class Bar:
 
     @property
     def eta(self) -> str:
-        """The time that remains, in words; empty while unknown."""
+        """The time that remains until all is done or the time is up, in words; empty while unknown."""
+        rests = [max(self._seconds_left(), 0.0)] if self._seconds_left is not None else []
         gained = self._done - (self._first or 0)
-        if not gained or self._total is None:
-            return ""
-        rest = (time.monotonic() - self._start) / gained * max(self._total - self._done, 0)
-        return f"ETA {duration(rest)}"
+        if gained and self._total is not None:
+            rests.append((time.monotonic() - self._start) / gained * max(self._total - self._done, 0))
+        return f"ETA {duration(min(rests))}" if rests else ""
 
     @property
     def _count(self) -> str:
@@ -70,31 +75,37 @@ class Log:
 
     def __init__(self, path: Path | None, console: Console | None) -> None:
         self._console = console
-        self._file = path.open("a", encoding="utf-8") if path is not None else None
+        self._file = path.open("ab", buffering=0) if path is not None else None
         self._depth = 0
 
     def write(self, text: str, console: bool = True) -> None:
-        """Write one line to log.txt and, with ``console``, show it."""
+        """Write one line to log.txt and, with ``console``, show it; passwords of URLs are hidden."""
+        text = hide_passwords(text)
         if self._file is not None:
-            self._file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
-            self._file.flush()
+            self._file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n".encode())
         if console and self._console is not None:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def bar(self, label: str, total: int | None) -> Iterator[Bar]:
-        """Show the progress of something under way."""
+    def bar(self, label: str, total: int | None, seconds_left: Callable[[], float] | None = None) -> Iterator[Bar]:
+        """Show the progress of something under way.
+
+        Args:
+            label: What it is.
+            total: How many there are to do, None where unknown.
+            seconds_left: Tells how much time there is left, where that is limited.
+        """
         terminal = self._console is not None and self._console.is_terminal and self._depth == 0
         self._depth += 1
         try:
             if not terminal:
-                bar = Bar(self, label, total, None)
+                bar = Bar(self, label, total, None, seconds_left)
                 yield bar
             else:
                 note = TextColumn("{task.fields[note]}")
                 columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note)
                 with Progress(*columns, console=self._console, transient=True) as live:
-                    bar = Bar(self, label, total, live)
+                    bar = Bar(self, label, total, live, seconds_left)
                     yield bar
             bar.finish()
         finally:

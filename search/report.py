@@ -56,8 +56,11 @@ def render(folder: str | Path) -> Path:
         yardsticks=_yardsticks(report),
         pictures={picture.name: picture for picture in pictures},
         searches=[_search_row(entry, view) for entry, view in _paired(report, views)],
+        asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
         stages=_stages(report),
         frozen=_frozen(report),
+        merged=[row for entry in report.get("activations") or [] for row in _merged(entry)],
+        apart=[row for entry in report.get("activations") or [] for row in _apart(entry)],
         environment=_environment(report.get("environment") or _json(folder / "environment.json")),
         config=_text(folder / "config.yaml"),
         error=report.get("equivalence_max_abs_error"),
@@ -230,6 +233,17 @@ def _frozen(report: Mapping[str, Any]) -> list[Row]:
         )
         for entry in report.get("frozen") or []
     ]
+
+
+def _merged(entry: Mapping[str, Any]) -> list[Row]:
+    return [
+        Row(", ".join(merge["nodes"]), (merge["where"], ", ".join(merge["activations"]), merge["result"]))
+        for merge in entry.get("merges") or []
+    ]
+
+
+def _apart(entry: Mapping[str, Any]) -> list[Row]:
+    return [Row(", ".join(left["nodes"]), (left["where"], left["reason"])) for left in entry.get("left") or []]
 
 
 def _environment(found: Mapping[str, Any]) -> list[Row]:

@@ -58,10 +58,12 @@ def build_report(
     comes from a search stage: ``before_retraining`` (metrics on the search split), ``fingerprint`` and ``layers``.
     ``searches`` has, per search stage: ``stage``, ``objectives``, ``target`` (limits in the metric's unit),
     ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``,
-    ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``chosen`` (a trial), ``fingerprint``,
-    ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
-    ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
-    ``yardstick_histories`` those of the yardsticks.
+    ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``asynchronous`` (trials were told as they were
+    finished, not in batches), ``chosen`` (a trial), ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``,
+    ``kept``) and ``frozen`` (``name``, ``size``, ``reason``, ``macs_share``). ``histories`` are the result's trainings,
+    each ``stage``, ``variant`` and ``epochs``; ``yardstick_histories`` those of the yardsticks. ``activations`` has, per
+    fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``,
+    ``nodes``, ``reason``) and ``max_abs_error``.
 
     Args:
         config: The run's configuration.
@@ -90,6 +92,7 @@ def build_report(
         "equivalence_max_abs_error": max(errors, default=None),
         "layers": last["layers"] if last else [],
         "frozen": last["frozen"] if last else [],
+        "activations": _activations(result),
         "histories": [history for history in histories if history["variant"] == RESULT],
         "yardstick_histories": [history for history in histories if history["variant"] != RESULT],
     }
@@ -104,6 +107,7 @@ def _search(entry: Entry) -> dict[str, Any]:
         "target": {metric: target["limit"] for metric, target in limits.items()},
         "target_met": _met(limits),
         "chosen": notes["trial"],
+        "asynchronous": notes.get("asynchronous", False),
         **{name: notes[name] for name in ("pareto", "trials", "failed", "ended_by", "fingerprint", "metrics")},
         **{name: notes[name] for name in ("layers", "frozen")},
     }
@@ -120,6 +124,11 @@ def _candidate(flow: Flow) -> dict[str, Any]:
         return {}
     notes = search.notes
     return {"before_retraining": notes["metrics"], "fingerprint": notes["fingerprint"], "layers": notes["layers"]}
+
+
+def _activations(result: Flow) -> list[dict[str, Any]]:
+    entries = [entry for entry in result.entries if "activations" in entry.notes]
+    return [{"stage": entry.step, **entry.notes["activations"]} for entry in entries]
 
 
 def _histories(flows: Mapping[str, Flow]) -> list[dict[str, Any]]:

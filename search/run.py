@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,7 @@ class StageRun:
         folder: Where the stage may keep what it needs to go on after a kill.
         seed: The run's seed.
         task: Data, loss and score.
+        build_task: Returns the task anew, in any process.
         device: Where networks run.
         execution: The configuration's settings of how trials are executed.
         baseline: The network that entered the first compression stage; None before it.
@@ -77,6 +78,7 @@ class StageRun:
     folder: Path
     seed: int
     task: Task
+    build_task: Callable[[], Task]
     device: torch.device
     execution: Any
     baseline: Network | None

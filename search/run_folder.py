@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +16,11 @@ import yaml
 
 from search.atomic import recover_folder, write_json, write_text
 from search.differences import differences
+from search.storage_url import StorageUrl
 from spaces.errors import SecateursError
 
 _PACKAGES = ("secateurs", "torch", "torchvision", "numpy", "optuna", "deap", "safetensors", "onnx", "onnxruntime")
+_NO_CONTENT = (".lock", "log.txt", "environment.json")
 
 
 class RunFolderError(SecateursError):
@@ -83,10 +86,11 @@ class RunFolder:
         """
         environment_path = self.path / "environment.json"
         if not self.resumed:
-            write_json(environment_path, {**environment(), "task_fingerprint": task_fingerprint})
+            write_json(environment_path, {**environment(), "task_fingerprint": task_fingerprint, "run_id": uuid.uuid4().hex})
             write_text(self.config_path, _yaml(config))
             return []
-        found = list(differences(yaml.safe_load(self.config_path.read_text()), yaml.safe_load(_yaml(config))))
+        before, after = yaml.safe_load(self.config_path.read_text()), yaml.safe_load(_yaml(config))
+        found = list(differences(_without_password(before), _without_password(after)))
         refused = [difference for difference in found if not difference.allowed]
         if refused:
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
@@ -101,6 +105,8 @@ class RunFolder:
                 f"task.model.checkpoint or the model) had fingerprint {recorded['task_fingerprint']} and now has "
                 f"{task_fingerprint}: give the run another name"
             )
+        if "run_id" not in recorded:
+            write_json(environment_path, {**recorded, "run_id": uuid.uuid4().hex})
         now = environment()
         changed = [
             f"{name} was {recorded.get('versions', {}).get(name)} and is now {value}"
@@ -111,11 +117,17 @@ class RunFolder:
             write_text(self.config_path, _yaml(config))
         return [*map(str, found), *changed]
 
+    @property
+    def run_id(self) -> str:
+        """What tells this run from another one of the same name; made by :meth:`adopt`."""
+        return str(json.loads((self.path / "environment.json").read_text())["run_id"])
+
     def discard(self) -> None:
-        """Remove the folder again where nothing but the lock is in it."""
+        """Remove the folder again where there is nothing of a run in it."""
         self.close()
         if self._made and not self.config_path.exists() and not _content(self.path):
-            (self.path / ".lock").unlink(missing_ok=True)
+            for name in _NO_CONTENT:
+                (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
     def close(self) -> None:
@@ -157,9 +169,15 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _without_password(config: dict[str, Any]) -> dict[str, Any]:
+    """A storage's password may change; nothing else of it, since the study is all that a search goes on from."""
+    storage = config.get("storage")
+    return config if storage is None else {**config, "storage": StorageUrl(storage).identity}
+
+
 def _yaml(config: dict[str, Any]) -> str:
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _content(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir() if entry.name not in (".lock", "log.txt", "environment.json"))
+    return sorted(entry.name for entry in path.iterdir() if entry.name not in _NO_CONTENT)

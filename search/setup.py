@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,12 +13,14 @@ from torch import nn
 from evaluators.base import EvaluationContext, Evaluator
 from evaluators.task import Task
 from search.evaluation import Recipe
+from search.executors.base import Evaluate, Workload
 from search.network import Network
 from search.problem import Objective, Problem, Target
 from search.registered import ALGORITHM, EVALUATOR, SPACE
 from search.run import StageRun
 from search.stages.search_settings import SearchSettings
 from search.trial import Proposal
+from search.trial_checkpoints import TrialCheckpoints
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
@@ -88,6 +90,18 @@ class Setup:
     def algorithm(self, settings: SearchSettings, seed: int) -> Any:
         """Return the search's algorithm, fresh."""
         return ALGORITHM.find(settings.algorithm.name)(self.problem, settings.algorithm.settings, seed)
+
+    def workload(self, run: StageRun, checkpoints: TrialCheckpoints) -> Workload:
+        """Return what an executor does for this search."""
+        threads = run.execution.threads_per_trial
+
+        def pack(device: str) -> Callable[[], Evaluate]:
+            # Only a recipe that leaves this process needs what takes it there.
+            from search.executors.shipment import ship
+
+            return ship(self.recipe, self.network.transformations, run.build_task, threads, device)
+
+        return Workload(self.recipe.evaluate, pack, checkpoints, threads, run.execution.device)
 
     def realize(self, candidate: Candidate) -> tuple[Network, dict[str, float], float]:
         """Return the network of ``candidate`` as it was measured, its metrics, and its difference from the masked one.

@@ -1,16 +1,16 @@
-"""The study: every evaluated proposal as one Optuna trial, in number order, in a journal that survives a kill."""
+"""The study: every evaluated proposal as one Optuna trial, in number order."""
 
 from __future__ import annotations
 
-import json
 import warnings
+from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.pareto import violation
 from search.problem import Problem
 from search.trial import Proposal, Trial
+from search.trial_note import NOTE, trial_note
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
 from spaces.domains import Choice, Domain, Real
@@ -26,45 +26,6 @@ class StudyError(SecateursError):
     """The recorded study does not fit what is run on it."""
 
 
-def open_storage(path: Path) -> BaseStorage:
-    """Open the journal at ``path`` for its only writer, which holds the run folder's lock.
-
-    What a killed writer left is cleared away first: a torn last line, which Optuna can't read past, and its lock file,
-    which Optuna would wait for.
-    """
-    import optuna
-    from optuna.storages import JournalStorage
-
-    from search.journal import JournalFile
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    cut_torn_line(path)
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    return JournalStorage(JournalFile(str(path)))
-
-
-def cut_torn_line(path: Path) -> int:
-    """Cut off a last line that was not written to its end, and return how many bytes that were."""
-    if not path.exists():
-        return 0
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    while whole and not _readable(content[content.rfind(b"\n", 0, whole - 1) + 1 : whole]):
-        whole = content.rfind(b"\n", 0, whole - 1) + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-    return len(content) - whole
-
-
-def _readable(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
 class Study:
     """The record of one search. Trials are added finished, so that each is there wholly or not at all.
 
@@ -72,15 +33,24 @@ class Study:
         storage: The run's storage.
         name: The study's name, such as ``NAME/2-search``.
         problem: What is sought; its space says how candidates are described.
+        baseline: What the network costs that all is compared with, by metric; for the notes of trials.
+
+    Raises:
+        StudyError: A study of this name has other objectives.
+        StorageError: A study of this name is another run's, or the storage does not answer.
     """
 
-    def __init__(self, storage: BaseStorage, name: str, problem: Problem) -> None:
+    def __init__(self, storage: BaseStorage, name: str, problem: Problem, baseline: Mapping[str, float] | None = None) -> None:
         import optuna
 
         self.name = name
         self._problem = problem
+        self._baseline = dict(baseline or {})
         directions = [objective.direction for objective in problem.objectives]
         self._study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
+        claim = getattr(storage, "claim", None)
+        if claim is not None:
+            claim(self._study._study_id, name)
         metrics = [objective.metric for objective in problem.objectives]
         known = self._study.metric_names
         if known is not None and known != metrics:
@@ -118,6 +88,7 @@ class Study:
                 "warm_start": trial.proposal.warm_start,
                 "metrics": dict(trial.metrics),
                 "seconds": trial.seconds,
+                NOTE: trial_note(trial, problem, self._baseline),
                 **({"error": trial.error} if trial.error else {}),
             },
             system_attrs={"constraints": [violation(trial, problem)]} if complete and problem.targets else {},
@@ -129,7 +100,8 @@ class Study:
 
 def distributions(space: SearchSpace, params: dict[str, Value]) -> dict[str, BaseDistribution]:
     """Return Optuna's description of the range of every value that a person reads."""
-    return {name: _distribution(value, space.domains.get(name)) for name, value in params.items()}
+    domains = space.domains
+    return {name: _distribution(value, domains.get(name)) for name, value in params.items()}
 
 
 def _distribution(value: Value, domain: Domain | None) -> BaseDistribution:

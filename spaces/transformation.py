@@ -11,7 +11,11 @@ from spaces.errors import SecateursError
 from spaces.graph.channel_surgery import Cut, apply_cut, state_names
 from spaces.registry import lookup
 
-TRANSFORMATIONS = {"slice_channels": "spaces.transformation:slice_channels"}
+TRANSFORMATIONS = {
+    "slice_channels": "spaces.transformation:slice_channels",
+    "replace_activations": "spaces.graph.activation_record:replace_activations",
+    "merge_activations": "spaces.graph.activation_record:merge_activations",
+}
 
 
 def apply(model: nn.Module, transformation: Mapping[str, Any]) -> nn.Module:

@@ -31,6 +31,26 @@ class Checkpoint(Protocol):
         """Replace the state by this one."""
 
 
+def pack(tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> bytes:
+    """Return a safetensors file of ``tensors``, with ``data`` in its metadata."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return safetensors.torch.save(plain, metadata={"data": json.dumps(dict(data))})
+
+
+def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, JSON]]:
+    """Return the tensors and the data that :func:`pack` was given.
+
+    Raises:
+        CheckpointError: ``content`` is something else, or not whole.
+    """
+    try:
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return tensors, json.loads(header["__metadata__"]["data"])
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"this is not a readable training checkpoint ({error})") from error
+
+
 class FileCheckpoint:
     """A checkpoint in one safetensors file, the JSON data in its metadata.
 
@@ -49,20 +69,16 @@ class FileCheckpoint:
         if not self.path.exists():
             return None
         try:
-            with safetensors.safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            data = json.loads(metadata["data"])
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.path} is not a readable training checkpoint ({error}); remove it to train from the start"
-            ) from error
-        return tensors, data
+            return unpack(self.path.read_bytes())
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}; remove it to train from the start") from error
 
     def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> None:
         """Write the file beside the old one and put it in its place."""
-        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        content = safetensors.torch.save(plain, metadata={"data": json.dumps(dict(data))})
+        self.replace(pack(tensors, data))
+
+    def replace(self, content: bytes) -> None:
+        """Save what :func:`pack` made."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:

@@ -1,3 +1,3 @@
 """Executors: where trials are evaluated."""
 
-EXECUTORS = {"serial": "search.executors.serial:SerialExecutor"}
+EXECUTORS = {"serial": "search.executors.serial:SerialExecutor", "ray": "search.executors.ray:RayExecutor"}

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from search.evaluation import Recipe
-from search.executors.base import Event, Executor, Job, Result
+from search.executors.base import Event, Executor, Job, Result, Workload
 
 
 @dataclass(frozen=True)
@@ -22,27 +21,37 @@ class SerialExecutor(Executor):
     """Evaluates jobs in the order they were submitted, each when its event is asked for.
 
     Args:
-        recipe: How a trial is evaluated.
+        workload: How a trial is evaluated.
         settings: None of its own.
     """
 
     Settings = SerialSettings
 
-    def __init__(self, recipe: Recipe, settings: SerialSettings) -> None:
-        self._recipe = recipe
+    def __init__(self, workload: Workload, settings: SerialSettings) -> None:
+        self._workload = workload
         self._jobs: deque[Job] = deque()
 
     @property
     def free(self) -> int:
         return 0 if self._jobs else 1
 
+    @property
+    def workers(self) -> int:
+        return 1
+
+    @property
+    def busy(self) -> int:
+        return 1 if self._jobs else 0
+
     def submit(self, job: Job) -> None:
         self._jobs.append(job)
 
     def events(self) -> Iterator[Event]:
+        checkpoints = self._workload.checkpoints
         while self._jobs:
             job = self._jobs[0]
-            result = Result(self._recipe.evaluate(job))
+            checkpoint = checkpoints.of(job.proposal) if checkpoints is not None else None
+            result = Result(self._workload.evaluate(job, checkpoint))
             if self._jobs:
                 self._jobs.popleft()
             yield result

@@ -5,5 +5,6 @@ STAGES = {
     "sparse_training": "search.stages.sparse_training:SparseTraining",
     "search": "search.stages.search:Search",
     "retrain": "search.stages.retrain:Retrain",
+    "fuse": "search.stages.fuse:Fuse",
     "export": "search.stages.export:Export",
 }

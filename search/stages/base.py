@@ -20,12 +20,14 @@ class Stage(ABC):
         compresses: Whether compression starts here: the network that enters the first such stage is the baseline.
         trains: Whether the yardsticks and the dense network pass through this stage as the result does.
         searches: Whether the stage removes something, so that the networks after it differ from the baseline.
+        rewrites: Whether the stage changes how the result is computed, but not what.
     """
 
     Settings: ClassVar[type[Any]]
     compresses: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     searches: ClassVar[bool] = False
+    rewrites: ClassVar[bool] = False
     settings: Any
 
     @abstractmethod

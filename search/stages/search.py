@@ -9,18 +9,23 @@ from safetensors.numpy import save
 
 from search.algorithms.base import Algorithm
 from search.algorithms.uniform import global_magnitude, uniform
+from search.asynchronous_loop import AsynchronousLoop
 from search.atomic import write_bytes
-from search.loop import SearchFailedError, SearchLoop
+from search.batch_loop import BatchLoop
+from search.loop import SearchFailedError
 from search.network import Network
 from search.pareto import best, front, violation
 from search.problem import Problem
 from search.registered import ALGORITHM, EXECUTOR
 from search.run import RESULT, StageRun
+from search.search_note import SearchNote
 from search.setup import Setup
 from search.stages.base import Stage
 from search.stages.search_settings import BudgetSettings, SearchSettings
 from search.study import Study
 from search.trial import Trial
+from search.trial_checkpoints import TrialCheckpoints
+from search.trial_note import costs_of
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 
@@ -43,6 +48,8 @@ class Search(Stage):
         return {name: value for name, value in settings.items() if name not in unimportant}
 
     def check(self, network: Network, run: StageRun) -> None:
+        executor = run.execution.executor
+        EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
         setup = Setup.of(network, run, self.settings)
         setup.algorithm(self.settings, run.seed)
         for name in self.settings.yardsticks:
@@ -68,19 +75,34 @@ class Search(Stage):
         if run.storage is None:
             raise SecateursError("a search needs a storage to record its trials in")
         suffix = "" if run.variant == RESULT else f"/{run.variant}"
-        study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem)
-        executor = EXECUTOR.build(run.execution.executor, setup.recipe)
+        baseline = costs_of(run.baseline if run.baseline is not None else setup.network, run.task, run.device)
+        study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem, baseline)
+        checkpoints = TrialCheckpoints(run.folder / "trials")
+        executor = EXECUTOR.build(run.execution.executor, setup.workload(run, checkpoints))
         limits = [limit for limit in (algorithm.budget, budget.evaluations) if limit is not None]
 
         def keep_best(trials: list[Trial]) -> None:
             if run.variant == RESULT:
                 self._keep_best(setup, trials, run)
 
+        seconds_left = None if budget.seconds is None else lambda: (budget.seconds or 0.0) - run.stopwatch.seconds
+        loop_class = AsynchronousLoop if _asynchronous(run) else BatchLoop
         try:
-            with run.log.bar(run.label, min(limits, default=None)) as bar:
+            with run.log.bar(run.label, min(limits, default=None), seconds_left) as bar:
                 bar.update(len(study.trials()))
-                batch = self.settings.batch
-                loop = SearchLoop(algorithm, study, executor, budget, batch, run.stopwatch, bar, keep_best)
+                loop = loop_class(
+                    algorithm=algorithm,
+                    study=study,
+                    executor=executor,
+                    checkpoints=checkpoints,
+                    budget=budget,
+                    batch=self.settings.batch,
+                    stopwatch=run.stopwatch,
+                    bar=bar,
+                    note=SearchNote(problem),
+                    log=lambda text: run.log.write(f"{run.label}: {text}"),
+                    on_batch=keep_best,
+                )
                 trials = loop.run()
         finally:
             executor.close()
@@ -94,6 +116,7 @@ class Search(Stage):
             trials=[_row(trial, problem) for trial in trials],
             failed=sum(trial.state == "failed" for trial in trials),
             ended_by=loop.ended_by or "algorithm",
+            asynchronous=run.execution.asynchronous,
             pareto=[_point(trial, problem) for trial in front(trials, problem)],
             trial=chosen.number,
         )
@@ -133,6 +156,19 @@ class Search(Stage):
         names = [objective.metric for objective in setup.problem.objectives]
         words = ", ".join(f"{name} {metrics[name]:.6g}" for name in names)
         run.log.write(f"{run.label}: best is trial {chosen.number}: {words}", console=False)
+
+
+def _asynchronous(run: StageRun) -> bool:
+    """Return whether proposals are told as they are finished; what was recorded like that can't be replayed in batches."""
+    marker = run.folder / "asynchronous"
+    if run.execution.asynchronous:
+        write_bytes(marker, b"")
+    elif marker.exists():
+        raise SecateursError(
+            f"{run.label} was begun with execution.asynchronous: true, so that its trials are recorded in the order in which "
+            "they were finished: go on with execution.asynchronous=true, or give the run another name"
+        )
+    return bool(run.execution.asynchronous)
 
 
 def _flat(tables: Any) -> dict[str, Any]:

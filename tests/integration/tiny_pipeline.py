@@ -39,6 +39,25 @@ stages:
   - retrain: {epochs: 4, batch_size: 50, optimizer: {name: sgd, lr: 0.05}, early_stop: {patience: 3}, distillation: {}}
 """
 
+SHORT = """\
+name: tiny
+seed: 3
+task:
+  model: {factory: spaces.networks.digits_cnn, arguments: {width: 4}}
+  data: {name: digits, search_size: 100, train_size: 200}
+stages:
+  - train: {epochs: 2, batch_size: 50, optimizer: {name: sgd, lr: 0.1}}
+  - search:
+      space: channel_mask
+      algorithm: {name: genetic, population: 6, generations: 3}
+      evaluate: [{accuracy: {batch_norm_batches: 2}}, cost]
+      objectives: {top1: maximize}
+      target: {macs: "<= 60%"}
+      batch: 3
+  - retrain: {epochs: 1, batch_size: 50, optimizer: {name: sgd, lr: 0.05}}
+"""
+"""Where it is about the run's files or its storage, and not about what is found."""
+
 
 def write_config(folder: Path, text: str = CONFIG) -> Path:
     """Write a configuration and return its path."""

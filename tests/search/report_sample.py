@@ -79,6 +79,7 @@ def sample(trials: int = 200, seed: int = 0) -> dict[str, Any]:
         "trials": rows,
         "failed": 0,
         "ended_by": "algorithm",
+        "asynchronous": False,
         "fingerprint": chosen["fingerprint"],
         "metrics": chosen["metrics"],
         "layers": layers,

@@ -119,6 +119,11 @@ def test_all_errors_come_at_once_with_their_lines(tmp_path: Path) -> None:
         ("digits_cnn}", "digits_cnn, arguments: {clases: 3}}", "task.model.arguments: "),
         ("digits_cnn}", "digits_cnn, checkpoint: absent.pt}", "task.model.checkpoint: there is no file"),
         ("  - retrain: {epochs: 1}\n", "  - export: {}\n  - retrain: {epochs: 1}\n", "export must be the last stage"),
+        (
+            "  - retrain: {epochs: 1}\n",
+            "  - fuse: {}\n  - retrain: {epochs: 1}\n",
+            "fuse merges for inference only, and retrain",
+        ),
         ("  - train: {epochs: 1}\n", "  - retrain: {epochs: 3}\n", "no search comes before it"),
         ("  - retrain: {epochs: 1}\n", "  - sparse_training: {epochs: 1, sparsifier: scaling_factor}\n", "none comes after it"),
         ("  - train: {epochs: 1}\n", "  - train:\n    epochs: 1\n", "indented below it, got keys: train, epochs"),

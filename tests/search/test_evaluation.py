@@ -7,7 +7,7 @@ from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from search.evaluation import Recipe, trial_seed
-from search.executors.base import Job
+from search.executors.base import Job, Workload
 from search.executors.serial import SerialExecutor, SerialSettings
 from search.trial import Proposal
 from spaces.candidate import Candidate
@@ -76,7 +76,7 @@ def test_a_metric_that_is_no_number_fails_the_trial(value: float) -> None:
 
 
 def test_the_serial_executor_works_in_order_and_cancels() -> None:
-    executor = SerialExecutor(recipe(Recording("a", 0, [])), SerialSettings())
+    executor = SerialExecutor(Workload(recipe(Recording("a", 0, [])).evaluate, pack=lambda device: None), SerialSettings())
     assert executor.free == 1
     for number in range(3):
         executor.submit(Job(number, Proposal(CANDIDATE)))

@@ -6,13 +6,18 @@ import pytest
 from small_space import small_problem
 
 from search.algorithms.base import Algorithm
+from search.asynchronous_loop import AsynchronousLoop
+from search.batch_loop import BatchLoop
 from search.executors.base import Event, Executor, Job, Result
 from search.loop import SearchFailedError, SearchLoop
 from search.progress import Log
 from search.run import Stopwatch
+from search.search_note import SearchNote
 from search.stages.search_settings import BudgetSettings
-from search.study import Study, StudyError, open_storage
+from search.storage import open_journal
+from search.study import Study, StudyError
 from search.trial import Proposal, Trial
+from search.trial_checkpoints import TrialCheckpoints
 from spaces.errors import SecateursError
 
 
@@ -58,14 +63,28 @@ class Kill(BaseException):
 class Measuring(Executor):
     """Measures by a formula; may fail, answer in reverse order, or be killed after a number of trials."""
 
-    def __init__(self, fails: Callable[[int], bool] = lambda number: False, reverse: bool = False, kill: int = -1) -> None:
-        self.fails, self.reverse, self.kill = fails, reverse, kill
+    def __init__(
+        self,
+        fails: Callable[[int], bool] = lambda number: False,
+        reverse: bool = False,
+        kill: int = -1,
+        places: int = 1,
+    ) -> None:
+        self.fails, self.reverse, self.kill, self.places = fails, reverse, kill, places
         self.jobs: list[Job] = []
         self.measured: list[int] = []
 
     @property
     def free(self) -> int:
-        return 1
+        return self.places - len(self.jobs)
+
+    @property
+    def workers(self) -> int:
+        return self.places
+
+    @property
+    def busy(self) -> int:
+        return len(self.jobs)
 
     def submit(self, job: Job) -> None:
         self.jobs.append(job)
@@ -96,18 +115,23 @@ def search(
     budget: BudgetSettings | None = None,
     batch: int = 3,
     best: list[int] | None = None,
+    loop_class: type[SearchLoop] = BatchLoop,
 ) -> list[Trial]:
-    study = Study(open_storage(folder / "study"), "r/0-search", small_problem())
+    folder.mkdir(exist_ok=True)
+    study = Study(open_journal(folder / "study"), "r/0-search", small_problem())
     with Log(None, None).bar("search", None) as bar:
-        return SearchLoop(
-            algorithm or Adaptive(),
-            study,
-            executor or Measuring(),
-            budget or BudgetSettings(),
-            batch,
-            Stopwatch(folder / "seconds.json"),
-            bar,
-            lambda trials: best.append(len(trials)) if best is not None else None,
+        return loop_class(
+            algorithm=algorithm or Adaptive(),
+            study=study,
+            executor=executor or Measuring(),
+            checkpoints=TrialCheckpoints(folder / "trials"),
+            budget=budget or BudgetSettings(),
+            batch=batch,
+            stopwatch=Stopwatch(folder / "seconds.json"),
+            bar=bar,
+            note=SearchNote(small_problem()),
+            log=lambda text: None,
+            on_batch=lambda trials: best.append(len(trials)) if best is not None else None,
         ).run()
 
 
@@ -196,3 +220,56 @@ def test_an_algorithm_that_waits_for_nothing_is_a_mistake(tmp_path: Path) -> Non
 
     with pytest.raises(SecateursError, match="Stuck proposes nothing"):
         search(tmp_path, algorithm=Stuck())
+
+
+class Whatever(Adaptive):
+    """Draws without looking at what was told, and draws nothing twice."""
+
+    def ask(self, limit: int) -> list[Proposal]:
+        proposals = []
+        while len(proposals) < limit and self.asked < self.total:
+            candidate = small_problem().space.sample(np.random.default_rng([self.seed, self.asked]))
+            self.asked += 1
+            if candidate not in [trial.proposal.candidate for trial in self.told]:
+                proposals.append(Proposal(candidate))
+        return proposals
+
+
+def test_asynchronously_trials_are_told_and_recorded_as_they_are_finished(tmp_path: Path) -> None:
+    executor, algorithm = Measuring(reverse=True, places=3), Whatever()
+    trials = search(tmp_path, executor, algorithm, loop_class=AsynchronousLoop)
+    # The last one submitted is finished first, and its place is taken at once.
+    assert executor.measured == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1, 0]
+    assert [trial.number for trial in trials] == list(range(12))
+    assert [trial.proposal for trial in algorithm.told] == [trial.proposal for trial in trials]
+    assert sorted(proposals(trials)) == sorted(proposals(search(tmp_path / "b", algorithm=Whatever())))
+
+
+def test_asynchronously_killed_at_any_trial_nothing_is_lost_or_done_twice(tmp_path: Path) -> None:
+    whole = search(tmp_path, algorithm=Whatever())
+    for kill in range(1, 12):
+        folder = tmp_path / str(kill)
+        with pytest.raises(Kill):
+            search(folder, Measuring(kill=kill, reverse=True, places=3), Whatever(), loop_class=AsynchronousLoop)
+        rest = Measuring(places=3)
+        found = search(folder, rest, Whatever(), loop_class=AsynchronousLoop)
+        assert sorted(proposals(found)) == sorted(proposals(whole))
+        assert rest.measured == list(range(kill, 12))
+
+
+def test_asynchronous_budgets_and_failures(tmp_path: Path) -> None:
+    budget = BudgetSettings(evaluations=5)
+    executor = Measuring(places=3)
+    assert len(search(tmp_path / "a", executor, Whatever(), budget, loop_class=AsynchronousLoop)) == 5
+    assert len(executor.measured) == 5
+    with pytest.raises(SearchFailedError, match="first 3 trials failed.*RuntimeError: broken"):
+        search(tmp_path / "b", Measuring(lambda number: True, places=2), Whatever(), loop_class=AsynchronousLoop)
+    assert len(search(tmp_path / "b", Measuring(places=2), Whatever(), loop_class=AsynchronousLoop)) == 12
+    some = search(tmp_path / "c", Measuring(lambda number: number < 2, places=2), Whatever(), loop_class=AsynchronousLoop)
+    assert [trial.state for trial in some[:3]] == ["failed", "failed", "complete"]
+
+
+def test_asynchronously_the_best_is_kept_now_and_then_and_at_the_end(tmp_path: Path) -> None:
+    kept: list[int] = []
+    search(tmp_path, Measuring(places=3), Whatever(), best=kept, batch=5, loop_class=AsynchronousLoop)
+    assert kept == [5, 10, 12]

@@ -34,6 +34,13 @@ def test_the_page_says_what_was_reached_and_needs_nothing_else(tmp_path: Path) -
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "figures").iterdir())
 
 
+def test_an_asynchronous_search_says_so(tmp_path: Path) -> None:
+    report = sample()
+    assert "asynchronous" not in page_of(tmp_path, report)
+    report["searches"][0]["asynchronous"] = True
+    assert "2-search was asynchronous" in page_of(tmp_path, report)
+
+
 def test_rendering_again_gives_the_same_page(tmp_path: Path) -> None:
     first = page_of(tmp_path, sample(trials=30))
     assert render(tmp_path).read_text() == first
@@ -97,6 +104,24 @@ def test_parts_may_be_missing(tmp_path: Path, change: Callable[[dict[str, Any]],
     report = sample(trials=24)
     change(report)
     assert expected in page_of(tmp_path, report)
+
+
+def test_merged_activations_are_shown(tmp_path: Path) -> None:
+    merge = {
+        "where": "block1",
+        "nodes": ["act", "act<2>"],
+        "activations": ["ReLU", "LeakyReLU 0.1"],
+        "result": "ReLU",
+        "exact": True,
+    }
+    left = {"where": "block2", "nodes": ["a", "b"], "reason": "the output of a is read 2 times"}
+    entry = {"stage": "4-fuse", "merges": [merge], "left": [left], "max_abs_error": 0.0}
+    page = page_of(tmp_path, {**sample(trials=24), "activations": [entry]})
+    for text in ("Merged activations", "act, act&lt;2&gt;", "ReLU, LeakyReLU 0.1", "block1", "read 2 times"):
+        assert text in page
+    assert "Merged activations" not in page_of(
+        tmp_path, {**sample(trials=24), "activations": [{**entry, "merges": [], "left": []}]}
+    )
 
 
 @pytest.mark.parametrize(

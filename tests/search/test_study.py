@@ -6,7 +6,8 @@ import pytest
 from small_space import small_problem
 
 from search.problem import Objective, Problem
-from search.study import Study, StudyError, check_replay, cut_torn_line, open_storage
+from search.storage import open_journal
+from search.study import Study, StudyError, check_replay
 from search.trial import Proposal, Trial
 from spaces.candidate import Candidate
 
@@ -23,14 +24,14 @@ def trial(number: int, fidelity: float = 1.0, state: str = "complete") -> Trial:
 
 def test_trials_come_back_as_they_were(tmp_path: Path) -> None:
     trials = [trial(0), trial(1, fidelity=0.25), trial(2, state="failed")]
-    study = Study(open_storage(tmp_path / "s"), "r/2-search", small_problem())
+    study = Study(open_journal(tmp_path / "s"), "r/2-search", small_problem())
     for one in trials:
         study.add(one)
-    assert Study(open_storage(tmp_path / "s"), "r/2-search", small_problem()).trials() == trials
+    assert Study(open_journal(tmp_path / "s"), "r/2-search", small_problem()).trials() == trials
 
 
 def test_what_a_person_reads(tmp_path: Path) -> None:
-    storage = open_storage(tmp_path / "s")
+    storage = open_journal(tmp_path / "s")
     study = Study(storage, "r/2-search", small_problem())
     for one in (trial(0), trial(1, fidelity=0.25), trial(2, state="failed")):
         study.add(one)
@@ -47,7 +48,7 @@ def test_what_a_person_reads(tmp_path: Path) -> None:
 
 
 def test_studies_of_one_run_are_apart(tmp_path: Path) -> None:
-    storage = open_storage(tmp_path / "s")
+    storage = open_journal(tmp_path / "s")
     first = Study(storage, "r/2-search", small_problem())
     second = Study(storage, "r/2-search/random", small_problem())
     first.add(trial(0))
@@ -56,44 +57,12 @@ def test_studies_of_one_run_are_apart(tmp_path: Path) -> None:
 
 
 def test_other_objectives_are_refused(tmp_path: Path) -> None:
-    storage = open_storage(tmp_path / "s")
+    storage = open_journal(tmp_path / "s")
     Study(storage, "r/2-search", small_problem())
     problem = small_problem()
     other = Problem(problem.space, [Objective("top5", "maximize"), problem.objectives[1]], (), {})
     with pytest.raises(StudyError, match="top5"):
         Study(storage, "r/2-search", other)
-
-
-def test_a_journal_torn_at_any_byte_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    study = Study(open_storage(path), "r/2-search", small_problem())
-    for number in range(2):
-        study.add(trial(number))
-    whole = path.read_bytes()
-    before = whole.rfind(b"\n", 0, len(whole) - 1) + 1
-    assert len(whole) - before > 100
-    for size in range(before, len(whole) + 1):
-        path.write_bytes(whole[:size])
-        again = Study(open_storage(path), "r/2-search", small_problem())
-        assert len(again.trials()) == (2 if size == len(whole) else 1)
-    path.write_bytes(whole[:-7])
-    again = Study(open_storage(path), "r/2-search", small_problem())
-    again.add(trial(1))
-    assert Study(open_storage(path), "r/2-search", small_problem()).trials() == [trial(0), trial(1)]
-
-
-def test_torn_lines_of_a_power_cut(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    assert cut_torn_line(path) == 0
-    path.write_bytes(b'{"a":1}\n\0\0\0\n{"b"')
-    assert cut_torn_line(path) == 8
-    assert path.read_bytes() == b'{"a":1}\n'
-
-
-def test_a_lock_left_by_a_killed_writer_is_not_waited_for(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    (tmp_path / "s.lock").symlink_to(path)
-    Study(open_storage(path), "r/2-search", small_problem())
 
 
 def test_replay_names_what_differs() -> None:
@@ -107,7 +76,7 @@ def test_replay_names_what_differs() -> None:
 
 def test_a_changed_record_is_found(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    Study(open_storage(path), "r/2-search", small_problem()).add(trial(0))
+    Study(open_journal(path), "r/2-search", small_problem()).add(trial(0))
     path.write_text(path.read_text().replace("1100", "0110"))
     with pytest.raises(StudyError, match="was changed"):
-        Study(open_storage(path), "r/2-search", small_problem()).trials()
+        Study(open_journal(path), "r/2-search", small_problem()).trials()

@@ -1,0 +1,135 @@
+"""The Ray cluster: attaching to one, or starting one that only this machine sees; and what it has room for."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from search.executors.ray_settings import RaySettings
+from spaces.errors import SecateursError
+
+START_ATTEMPTS = 3
+
+
+class ClusterError(SecateursError):
+    """There is no cluster to evaluate trials on, or none of its workers can."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What Ray sets aside for one worker."""
+
+    cpus: float
+    gpus: float
+
+    @staticmethod
+    def of(settings: RaySettings, threads: int) -> Share:
+        """Return the share that the settings ask for."""
+        cpus = float(threads) if settings.cpus_per_trial is None else settings.cpus_per_trial
+        return Share(cpus, settings.gpus_per_trial)
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+
+
+def require_ray() -> None:
+    """Make sure that Ray is installed.
+
+    Raises:
+        ClusterError: It isn't.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ClusterError(
+            "execution.executor: ray needs the package ray, which is not installed here: install secateurs[ray], or "
+            "set execution.executor=serial"
+        )
+
+
+def connect(settings: RaySettings, share: Share) -> None:
+    """Attach this process to the cluster that the settings name, unless it is attached already.
+
+    Without an address a cluster is started that ends with this process. It listens on the loopback interface only, has no
+    dashboard, and offers a CPU for each of this machine's, or more where more workers are asked for.
+
+    Raises:
+        ClusterError: There is no such cluster.
+    """
+    require_ray()
+    # All are read when ray is imported. Under `uv run`, Ray would send the whole folder to its workers and install anew.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if settings.address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray would run trials as the machine's least urgent work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        # By this, and only by this, the node's address is 127.0.0.1 and every server of it binds to that.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if settings.address is None:
+        cpus = max(os.cpu_count() or 1, math.ceil((settings.workers or 0) * share.cpus))
+        _start(num_cpus=cpus, include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=settings.address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            f"execution.address {settings.address}: there is no Ray cluster to be reached ({_first_line(error)}). Start one "
+            "with `ray start --head`, give its host:port, or leave execution.address out for a cluster of this machine alone"
+        ) from error
+
+
+def _start(**options: Any) -> None:
+    """Start a cluster of this machine alone. Ray waits for its own servers for 30 s, too short on a busy machine."""
+    import ray
+
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(address="local", **options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if attempt + 1 == START_ATTEMPTS:
+                raise ClusterError(
+                    f"execution.executor ray: no Ray cluster could be started on this machine ({_first_line(error)}); is it "
+                    "very busy, or out of memory? Try again, or set execution.executor=serial"
+                ) from error
+
+
+def room(share: Share) -> int:
+    """Return how many workers the cluster's living nodes have room for, were nothing else on them."""
+    return sum(_fits(resources, share) for resources in _nodes())
+
+
+def describe() -> str:
+    """Return what the cluster is, in a few words."""
+    nodes = _nodes()
+    cpus = sum(resources.get("CPU", 0.0) for resources in nodes)
+    gpus = sum(resources.get("GPU", 0.0) for resources in nodes)
+    words = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with {cpus:g} CPUs"
+    return words + (f" and {gpus:g} GPUs" if gpus else "")
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Return the resources of every living node, used or not."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _fits(resources: dict[str, float], share: Share) -> int:
+    counts = [math.floor(resources.get("CPU", 0.0) / share.cpus + 1e-9)]
+    if share.gpus:
+        counts.append(math.floor(resources.get("GPU", 0.0) / share.gpus + 1e-9))
+    return min(counts)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

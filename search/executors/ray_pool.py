@@ -1,0 +1,245 @@
+"""The pool: workers on a Ray cluster, replaced when they are lost and joined by more when nodes join."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.executors.base import Evaluate, Job
+from search.executors.ray_cluster import ClusterError, Share, connect, describe, room
+from search.executors.ray_settings import RaySettings
+from search.executors.ray_worker import Begun, RayWorker, TrainedSoFar
+from search.trial import Trial
+from spaces.errors import SecateursError
+
+LOOK_EVERY_SECONDS = 2.0
+TELL_EVERY_SECONDS = 10.0
+PATIENCE_SECONDS = 300.0
+GIVE_UP_AFTER = 3
+RETRY_SECONDS = 60.0
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker, as the driver sees it.
+
+    Attributes:
+        actor: Its handle.
+        pending: What it answers with next: of its preparation, or of the jobs it has; None for an idle one.
+        ready: Whether it is prepared.
+        jobs: What it was given.
+        begun: Whether it is known to have begun with them.
+    """
+
+    actor: Any
+    pending: Any
+    ready: bool = False
+    jobs: Sequence[Job] = ()
+    begun: bool = False
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A worker is no more."""
+
+    reason: str
+
+
+Answer = list[Trial] | TrainedSoFar | Gone
+
+
+class Pool:
+    """As many workers as the settings ask for and the cluster has room for, at any time.
+
+    Args:
+        pack: Returns what is sent to the workers, and called there gives their ``evaluate``.
+        share: What Ray sets aside for each.
+        settings: The executor's settings.
+    """
+
+    def __init__(self, pack: Callable[[], Callable[[], Evaluate]], share: Share, settings: RaySettings) -> None:
+        self._pack = pack
+        self._share = share
+        self._settings = settings
+        self._factory: Any = None
+        self.workers: list[Worker] = []
+        self._look_at = 0.0
+        self._tell_at = 0.0
+        self._told = (0, 0)
+        self._failures: list[str] = []
+        self._alone_since = 0.0
+
+    def start(self) -> None:
+        """Attach to the cluster and make the first workers; later calls do nothing.
+
+        Raises:
+            ClusterError: There is no cluster, or no room on it for the workers asked for.
+        """
+        if self._factory is not None:
+            return
+        import ray
+
+        connect(self._settings, self._share)
+        places, wanted = room(self._share), self._settings.workers
+        if places < (wanted or 1):
+            raise ClusterError(
+                f"execution.workers: {wanted or 'a single'} worker{'s' if (wanted or 1) > 1 else ''} of {self._share} each "
+                f"do not fit on the cluster, {describe()}, which has room for {places}: lower execution.workers (or leave it "
+                "out, to use what there is), cpus_per_trial or gpus_per_trial, or add nodes"
+            )
+        self._factory = ray.put(self._pack())
+        self._alone_since = time.monotonic()
+        self._look()
+
+    @property
+    def ready(self) -> list[Worker]:
+        """The workers that can evaluate jobs, or do."""
+        return [worker for worker in self.workers if worker.ready]
+
+    @property
+    def idle(self) -> list[Worker]:
+        """The workers that wait for jobs."""
+        return [worker for worker in self.workers if worker.ready and worker.pending is None]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs that workers have."""
+        return [job for worker in self.workers for job in worker.jobs]
+
+    def tend(self) -> Iterator[str]:
+        """Look after the pool from time to time, and yield what there is to tell about it.
+
+        Raises:
+            ClusterError: There has been no worker for a long time.
+        """
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look()
+        ready = len(self.ready)
+        if ready:
+            self._alone_since = now
+        elif now - self._alone_since > PATIENCE_SECONDS:
+            raise ClusterError(
+                f"no worker of {self._share} could be had for {PATIENCE_SECONDS / 60:.0f} minutes; the cluster is "
+                f"{describe()}. Is it used by others, or were nodes lost? The same command goes on from the last recorded trial"
+            )
+        wanted = max(self._settings.workers or 0, len(self.workers))
+        if (ready, wanted) != self._told and (now >= self._tell_at or ready == wanted):
+            self._told = (ready, wanted)
+            self._tell_at = now + TELL_EVERY_SECONDS
+            yield f"{ready} of {wanted} workers ready; the cluster is {describe()}"
+
+    def give(self, worker: Worker, jobs: Sequence[Job], trained: Mapping[int, bytes]) -> None:
+        """Hand ``jobs`` to an idle worker, with what there is of their trainings."""
+        worker.jobs, worker.begun = tuple(jobs), False
+        worker.pending = worker.actor.evaluate.options(num_returns="streaming").remote(worker.jobs, dict(trained))
+
+    def answers(self, timeout: float) -> list[tuple[Worker, Answer]]:
+        """Return what has arrived, after at most ``timeout`` seconds in which nothing has.
+
+        Raises:
+            ClusterError: No worker can be prepared.
+        """
+        import ray
+
+        waiting = {worker.pending: worker for worker in self.workers if worker.pending is not None}
+        if not waiting:
+            time.sleep(timeout)
+            return []
+        ray.wait(list(waiting), num_returns=1, timeout=timeout)
+        arrived, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
+        found = [(worker, self._answer(worker)) for worker in map(waiting.__getitem__, arrived)]
+        return [(worker, answer) for worker, answer in found if answer is not None]
+
+    def retire(self, worker: Worker) -> None:
+        """Let go of a worker, lost or not."""
+        import ray
+
+        self.workers.remove(worker)
+        self._look_at = min(self._look_at, time.monotonic())
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            ray.kill(worker.actor)
+
+    def close(self) -> None:
+        """Let go of all workers."""
+        for worker in list(self.workers):
+            self.retire(worker)
+
+    def _look(self) -> None:
+        """Make the workers that are missing and that the cluster has room for."""
+        self._look_at = time.monotonic() + LOOK_EVERY_SECONDS
+        places = room(self._share)
+        for _ in range(min(self._settings.workers or places, places) - len(self.workers)):
+            self.workers.append(self._new())
+
+    def _new(self) -> Worker:
+        import ray
+
+        actor_class: Any = ray.remote(num_cpus=self._share.cpus, num_gpus=self._share.gpus, max_restarts=0)(RayWorker)
+        actor = actor_class.remote(str(Path.cwd()), [str(Path(path).absolute()) for path in sys.path])
+        return Worker(actor, actor.prepare.remote(self._factory))
+
+    def _answer(self, worker: Worker) -> Answer | None:
+        """Return what a worker that has answered says, None where only the pool needs to know."""
+        import ray
+
+        try:
+            reference = next(worker.pending) if worker.ready else worker.pending
+            answer = ray.get(reference, timeout=RETRY_SECONDS)
+        except ray.exceptions.RayTaskError as error:
+            if worker.ready:
+                raise
+            self._unprepared(worker, _told(error.cause))
+            return None
+        except ray.exceptions.RayError as error:
+            if worker.ready:
+                return Gone(why(error))
+            self._unprepared(worker, why(error))
+            return None
+        if not worker.ready:
+            worker.ready, worker.pending = True, None
+            self._failures.clear()
+            return None
+        if isinstance(answer, Begun):
+            worker.begun = True
+            return None
+        if isinstance(answer, TrainedSoFar):
+            return answer
+        worker.pending, worker.jobs = None, ()
+        trials: list[Trial] = answer
+        return trials
+
+    def _unprepared(self, worker: Worker, reason: str) -> None:
+        """Let go of a worker that can't be prepared; not every node of a cluster need be a good one."""
+        self.retire(worker)
+        self._failures.append(reason)
+        if len(self._failures) >= GIVE_UP_AFTER:
+            if not self.ready:
+                raise ClusterError(f"no worker on the cluster ({describe()}) can be prepared: {reason}")
+            self._look_at = time.monotonic() + RETRY_SECONDS
+
+
+def _told(cause: BaseException | None) -> str:
+    """Return what a worker's error says: a user's mistake whole, of others the last line."""
+    if isinstance(cause, SecateursError):
+        return str(cause)
+    return str(cause).strip().rpartition("\n")[2] or type(cause).__name__
+
+
+def why(error: Exception) -> str:
+    """Return what became of a worker, in a few words."""
+    import ray
+
+    text = str(error)
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "OutOfMemory" in text or "memory pressure" in text:
+        return "it ran out of memory"
+    if "node has died" in text or isinstance(error, ray.exceptions.NodeDiedError | ray.exceptions.ObjectLostError):
+        return "its node was lost"
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its process died"
+    return type(error).__name__

@@ -1,0 +1,104 @@
+"""The worker: a process on the cluster that loads model and data once, and evaluates one job after the other."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.executors.base import Evaluate, Job
+from search.trial import Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A worker has begun with its jobs: if it is lost now, they may be why."""
+
+
+@dataclass(frozen=True)
+class TrainedSoFar:
+    """A job's training up to the end of an epoch, as :func:`evaluators.training.checkpoint.pack` makes it."""
+
+    number: int
+    content: bytes
+
+
+class RayWorker:
+    """Evaluates jobs. Imports nothing heavy itself: what it evaluates comes from a factory that is sent to it.
+
+    Args:
+        folder: The driver's working folder, in which relative paths are looked for, where this machine has it.
+        paths: The driver's import paths, for modules of the user's own.
+    """
+
+    def __init__(self, folder: str, paths: Sequence[str]) -> None:
+        if Path(folder).is_dir():
+            os.chdir(folder)
+        sys.path.extend(path for path in paths if path not in sys.path)
+        # Jobs have a thread of their own, so that the epochs of a training can be handed out while it goes on.
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._evaluate: Evaluate | None = None
+
+    def prepare(self, factory: Callable[[], Evaluate]) -> tuple[str, int]:
+        """Load what jobs need, and return the host and the process that this worker is."""
+        self._evaluate = self._thread.submit(factory).result()
+        return socket.gethostname(), os.getpid()
+
+    def evaluate(self, jobs: Sequence[Job], trained: Mapping[int, bytes]) -> Iterator[Begun | TrainedSoFar | list[Trial]]:
+        """Evaluate ``jobs`` in order; yield trainings as they go on, and at the end all trials.
+
+        Args:
+            jobs: What to evaluate.
+            trained: What is there already of the jobs' trainings, by number.
+        """
+        if self._evaluate is None:
+            raise RuntimeError("evaluate was called before prepare")
+        yield Begun()
+        going: queue.SimpleQueue[TrainedSoFar | None] = queue.SimpleQueue()
+        done = self._thread.submit(_all, self._evaluate, jobs, trained, going.put)
+        done.add_done_callback(lambda _: going.put(None))
+        yield from iter(going.get, None)
+        yield done.result()
+
+
+def _all(
+    evaluate: Evaluate, jobs: Sequence[Job], trained: Mapping[int, bytes], send: Callable[[TrainedSoFar], None]
+) -> list[Trial]:
+    return [evaluate(job, SentCheckpoint(job.number, trained.get(job.number), send)) for job in jobs]
+
+
+class SentCheckpoint:
+    """A checkpoint that is sent away whenever it is saved.
+
+    Args:
+        number: The job's number.
+        content: What there is, packed, or None.
+        send: Where to send it.
+    """
+
+    def __init__(self, number: int, content: bytes | None, send: Callable[[TrainedSoFar], None]) -> None:
+        self._number = number
+        self._content = content
+        self._send = send
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the last state saved, or None where there is none."""
+        from evaluators.training.checkpoint import unpack
+
+        return unpack(self._content) if self._content is not None else None
+
+    def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
+        """Send the state away."""
+        from evaluators.training.checkpoint import pack
+
+        self._content = pack(tensors, data)
+        self._send(TrainedSoFar(self._number, self._content))

@@ -1,0 +1,148 @@
+"""Shipments: a recipe on its way to another process, where it evaluates as it would here."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluators.task import Task
+from evaluators.training.checkpoint import pack, unpack
+from search.evaluation import Recipe
+from search.executors.base import Evaluate
+from search.network import Network, restore
+from spaces.errors import SecateursError
+
+
+class ShipmentError(SecateursError):
+    """A worker has other data or another model than the driver."""
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A recipe without what the other process makes itself (the task, the network's structure).
+
+    The space travels as it is, with all that was measured for it: measured again on another kind of machine, the last bits
+    might differ.
+
+    Attributes:
+        recipe: The recipe, pickled for the wire; task, device, network and what is on an accelerator are left out.
+        network: Weights and the changes of structure, packed.
+        placed: Tensors that belong on the device, packed.
+        build_task: Returns the task; it finds its data where the other process is.
+        fingerprint: The task's fingerprint.
+        device: Where networks run there.
+        threads: Torch threads to evaluate with.
+    """
+
+    recipe: bytes
+    network: bytes
+    placed: bytes
+    build_task: Callable[[], Task]
+    fingerprint: str
+    device: str
+    threads: int
+
+    def __call__(self) -> Evaluate:
+        """Return the recipe's ``evaluate``, in this process.
+
+        Raises:
+            ShipmentError: Model or data are not the driver's.
+        """
+        torch.set_num_threads(self.threads)
+        task = self.build_task()
+        if task.fingerprint != self.fingerprint:
+            raise ShipmentError(
+                f"a worker on {os.uname().nodename} has another model or other data than the driver: task has fingerprint "
+                f"{task.fingerprint} there and {self.fingerprint} here; every node needs the same checkpoint, data and code"
+            )
+        device = torch.device(self.device)
+        tensors, data = unpack(self.network)
+        network = restore(task, data["transformations"], tensors)
+        network.model.to(device).eval()
+        placed = {name: tensor.to(device) for name, tensor in unpack(self.placed)[0].items()}
+        kept = {"task": task, "device": device}
+        reader = _Reader(io.BytesIO(self.recipe), kept, _parts(network), placed)
+        recipe: Recipe = reader.load()
+        return recipe.evaluate
+
+
+def ship(
+    recipe: Recipe,
+    transformations: Sequence[dict[str, Any]],
+    build_task: Callable[[], Task],
+    threads: int,
+    device: str,
+) -> Shipment:
+    """Return ``recipe`` as a shipment.
+
+    Args:
+        recipe: How a candidate is measured.
+        transformations: How the structure of its network came from the task's own.
+        build_task: Returns the task, in any process.
+        device: The configuration's device.
+        threads: Torch threads to evaluate with.
+    """
+    network = Network(recipe.model, tuple(transformations))
+    placed: dict[str, Tensor] = {}
+    buffer = io.BytesIO()
+    _writer(buffer, {"task": recipe.task, "device": recipe.device}, _parts(network), placed).dump(recipe)
+    return Shipment(
+        recipe=buffer.getvalue(),
+        network=pack(network.tensors(), {"transformations": list(transformations)}),
+        placed=pack(placed, {}),
+        build_task=build_task,
+        fingerprint=recipe.task.fingerprint,
+        device=device,
+        threads=threads,
+    )
+
+
+def _parts(network: Network) -> dict[str, Any]:
+    """Return every module, parameter and buffer of a network, by kind and name."""
+    model = network.model
+    modules = {f"module {name}": module for name, module in model.named_modules()}
+    return {
+        **modules,
+        **{f"tensor {name}": tensor for name, tensor in model.named_parameters()},
+        **{f"tensor {name}": tensor for name, tensor in model.named_buffers()},
+    }
+
+
+def _writer(buffer: io.BytesIO, kept: dict[str, Any], parts: dict[str, Any], placed: dict[str, Tensor]) -> Any:
+    from ray.cloudpickle import Pickler
+
+    names = {id(value): name for name, value in {**parts, **kept}.items()}
+
+    class Writer(Pickler):
+        """Leaves out what the other process has."""
+
+        def persistent_id(self, value: object) -> str | None:
+            if id(value) in names:
+                return names[id(value)]
+            if isinstance(value, torch.device) and value == kept["device"]:
+                return "device"
+            if isinstance(value, Tensor) and value.device.type != "cpu":
+                names[id(value)] = name = f"placed {len(placed)}"
+                placed[name] = value
+                return name
+            return None
+
+    return Writer(buffer)  # type: ignore[no-untyped-call]
+
+
+class _Reader(pickle.Unpickler):
+    """Puts in what :func:`_writer` has left out."""
+
+    def __init__(self, buffer: io.BytesIO, *there: dict[str, Any]) -> None:
+        super().__init__(buffer)
+        self._there = {name: value for values in there for name, value in values.items()}
+
+    def persistent_load(self, name: str) -> Any:
+        return self._there[name]

@@ -1,0 +1,50 @@
+"""The command ``fuse``: an ONNX file in, the same one with its connected activations merged out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from search.onnx_comparison import CannotRunError, compare
+from search.onnx_file import read, write
+from spaces.errors import SecateursError
+from spaces.graph.onnx_fusion import fuse, nodes
+
+
+def fuse_file(
+    source: Path, target: Path, literal: bool, shapes: Mapping[str, Sequence[int]], compared: bool = True
+) -> Iterator[str]:
+    """Merge the connected activations of the model at ``source``, write it to ``target``, and yield what was done.
+
+    Args:
+        source: The file; left unchanged.
+        target: Where the result goes, once it was checked.
+        literal: Keep the patent's types.
+        shapes: Shapes of inputs for the comparison, by name.
+        compared: Whether outputs are compared in ONNX Runtime.
+
+    Raises:
+        SecateursError: A file is not what it should be, or the outputs differ; nothing is written then.
+    """
+    if target.exists() and source.exists() and target.samefile(source):
+        raise SecateursError(f"{target} is the input, which stays as it is: give another path to -o")
+    model = read(source)
+    before = nodes(model)
+    report = fuse(model, literal)
+    yield f"{source}: {before} nodes before, {nodes(model)} after; chains merged: {len(report.merges)}; constants not counted"
+    yield from report.lines()
+    told = ["not compared in ONNX Runtime (--no-compare); checked against the standard, and every merge on numbers of its own"]
+
+    def accept(written: Path) -> None:
+        if compared:
+            told[:] = [compare(source, written, report.exact, shapes).text]
+
+    try:
+        write(model, target, accept)
+    except CannotRunError as error:
+        raise SecateursError(
+            f"{error}. Nothing was written: --no-compare leaves the comparison out, and then the file is only checked against "
+            "the standard, and every merge on numbers of its own"
+        ) from error
+    yield told[0]
+    yield f"written: {target}"

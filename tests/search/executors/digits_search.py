@@ -1,0 +1,167 @@
+"""A search over a small network on the digits, and the means to lose its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from evaluators.accuracy import Accuracy, AccuracySettings
+from evaluators.base import EvaluationContext, Evaluator, Metric
+from evaluators.cost import Cost, CostSettings
+from evaluators.data import DataSettings
+from evaluators.model_factory import ModelSettings
+from evaluators.task import Task
+from evaluators.task_settings import NamedData, TaskSettings, build_task
+from evaluators.training.settings import TrainingSettings
+from search.algorithms.genetic import GeneticAlgorithm
+from search.algorithms.genetic_settings import GeneticSettings
+from search.batch_loop import BatchLoop
+from search.evaluation import Recipe
+from search.executors.base import Evaluate, Executor, Workload
+from search.executors.shipment import ship
+from search.loop import SearchLoop
+from search.network import restore
+from search.problem import Objective, Problem, Target
+from search.progress import Log
+from search.run import Stopwatch
+from search.search_note import SearchNote
+from search.setup import tables
+from search.stages.search_settings import BudgetSettings
+from search.storage import open_journal
+from search.study import Study
+from search.trial import Trial
+from search.trial_checkpoints import TrialCheckpoints
+from spaces.channel_mask import ChannelMask
+
+CPU = torch.device("cpu")
+TASK = TaskSettings(
+    ModelSettings("spaces.networks.digits_cnn", {"width": 4}),
+    NamedData("digits", DataSettings(search_size=300, train_size=500)),
+)
+
+
+@dataclass(frozen=True)
+class PauseSettings:
+    """How long every evaluation takes at the least."""
+
+    seconds: float = 0.0
+
+
+class Pause(Evaluator):
+    """Takes its time, so that a worker can be lost meanwhile."""
+
+    Settings: ClassVar[type[PauseSettings]] = PauseSettings
+
+    def __init__(self, settings: PauseSettings) -> None:
+        self.settings = settings
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        return {}
+
+    def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
+        time.sleep(self.settings.seconds)
+        return {}
+
+
+def make_recipe(pause: float = 0.0, extra: tuple[Evaluator, ...] = (), training: TrainingSettings | None = None) -> Recipe:
+    """Return how candidates of the channel space of a small network are measured."""
+    task = build_task(TASK)
+    model = restore(task, [], task.reference_model().state_dict()).model
+    batches = (inputs for inputs, _ in task.batches("train", 128))
+    space = ChannelMask(model, task.example_inputs(), batches=batches, forward=task.forward)
+    accuracy = Accuracy(AccuracySettings(batch_norm_batches=2))
+    return Recipe(space, model, task, [Pause(PauseSettings(pause)), accuracy, Cost(CostSettings()), *extra], 0, CPU, training)
+
+
+def make_problem(recipe: Recipe) -> Problem:
+    """Return the problem of keeping accuracy at 60 % of the MACs."""
+    known = tables(recipe.space, recipe.model, "bn_scale")
+    return Problem(
+        recipe.space, [Objective("top1", "maximize"), Objective("macs", "minimize")], [Target("macs", 40_000.0)], known
+    )
+
+
+def make_workload(recipe: Recipe, folder: Path, threads: int = 1, build: Callable[[], Task] | None = None) -> Workload:
+    """Return what executors do for a search with ``recipe``."""
+
+    def pack(device: str) -> Callable[[], Evaluate]:
+        return ship(recipe, [], build or partial(build_task, TASK), threads, device)
+
+    return Workload(recipe.evaluate, pack, TrialCheckpoints(folder / "trials"), threads)
+
+
+def search(
+    folder: Path,
+    problem: Problem,
+    executor: Executor,
+    loop_class: type[SearchLoop] = BatchLoop,
+    on_batch: Callable[[list[Trial]], None] = lambda trials: None,
+    algorithm: Any = None,
+    log: Callable[[str], None] = lambda text: None,
+    batch: int = 8,
+) -> list[Trial]:
+    """Search three generations of eight, or with another algorithm."""
+    if algorithm is None:
+        algorithm = GeneticAlgorithm(problem, GeneticSettings(population=8, generations=3), seed=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = Study(open_journal(folder / "study.journal"), "digits/0-search", problem)
+    try:
+        with Log(None, None).bar("search", None) as bar:
+            return loop_class(
+                algorithm=algorithm,
+                study=study,
+                executor=executor,
+                checkpoints=TrialCheckpoints(folder / "trials"),
+                budget=BudgetSettings(),
+                batch=batch,
+                stopwatch=Stopwatch(folder / "seconds.json"),
+                bar=bar,
+                note=SearchNote(problem),
+                log=log,
+                on_batch=on_batch,
+            ).run()
+    finally:
+        executor.close()
+
+
+def timeless(trials: list[Trial]) -> list[Any]:
+    """Return trials without what a clock has a part in."""
+    return [(trial.number, trial.proposal, trial.state, dict(trial.metrics), trial.error) for trial in trials]
+
+
+def processes(name: str, ancestor: int | None = None) -> list[int]:
+    """Return the processes whose command line begins with ``name``, below ``ancestor`` (this process if not given)."""
+    found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    top = os.getpid() if ancestor is None else ancestor
+    return [pid for pid in found if _command(pid).startswith(name) and top in _ancestors(pid)]
+
+
+def kill_a_worker() -> None:
+    """Kill one of the workers with SIGKILL."""
+    os.kill(processes("ray::RayWorker")[0], signal.SIGKILL)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return
+        yield pid

@@ -1,0 +1,87 @@
+"""What a configuration may say about Ray, without a cluster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.config import load
+from search.document import ConfigError
+from search.executors.base import Evaluate, Workload
+from search.executors.ray import RayExecutor
+from search.executors.ray_cluster import ClusterError, Share
+from search.executors.ray_settings import RaySettings
+
+CONFIG = """\
+name: r
+task:
+  model: {factory: spaces.networks.digits_cnn}
+  data: {name: digits, search_size: 300}
+stages:
+  - train: {epochs: 1}
+"""
+
+
+def written(folder: Path) -> Path:
+    path = folder / "r.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_everything_of_the_execution_block_is_read_and_written_again(tmp_path: Path) -> None:
+    overrides = ["executor=ray", "workers=2", "gpus_per_trial=0.25", "address=10.0.0.1:6379", "retries=1", "asynchronous=true"]
+    config = load(written(tmp_path), [f"execution.{override}" for override in overrides])
+    assert config.execution.executor.name == "ray"
+    assert config.execution.executor.settings == RaySettings(2, None, 0.25, "10.0.0.1:6379", 1)
+    assert config.execution.asynchronous is True
+    canonical = config.canonical()["execution"]
+    assert (canonical["executor"], canonical["workers"], canonical["asynchronous"]) == ("ray", 2, True)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("workers=0", "workers: expected at least 1"),
+        ("cpus_per_trial=0", "cpus_per_trial: expected a number above 0"),
+        ("cpus_per_trial=1.5", "cpus_per_trial: expected a whole number above 1"),
+        ("gpus_per_trial=-1", "gpus_per_trial: expected 0 or more"),
+        ("address=somewhere", "address: expected null, auto or host:port"),
+        ("address=ray://host:10001", "address: expected null, auto or host:port"),
+        ("retries=-1", "retries: expected 0 or more"),
+        ("worker=2", "did you mean 'workers'?"),
+        ("asynchronous=2", "asynchronous: expected true or false"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path), ["execution.executor=ray", f"execution.{override}"])
+    assert expected in str(caught.value)
+
+
+def test_a_worker_has_a_cpu_for_each_thread_unless_told_otherwise() -> None:
+    assert Share.of(RaySettings(), threads=3) == Share(3.0, 0.0)
+    assert Share.of(RaySettings(cpus_per_trial=0.5, gpus_per_trial=0.25), threads=3) == Share(0.5, 0.25)
+
+
+def test_a_gpu_that_no_worker_has_a_share_of_is_an_error() -> None:
+    def pack(device: str) -> Evaluate:
+        raise AssertionError(device)
+
+    workload = Workload(pack, pack, device="cuda:0")  # type: ignore[arg-type]
+    with pytest.raises(ClusterError, match="execution.gpus_per_trial, such as 1"):
+        RayExecutor(workload, RaySettings())
+
+
+def test_reading_a_configuration_and_the_worker_itself_load_neither_ray_nor_torch() -> None:
+    code = "import sys, search.executors.ray, search.executors.ray_worker; print({'ray', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ClusterError, match=r"secateurs\[ray\].*executor=serial"):
+        RayExecutor.check(RaySettings(), threads=1)
