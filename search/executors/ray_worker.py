@@ -66,7 +66,8 @@ class RayWorker:
         going: queue.SimpleQueue[TrainedSoFar | None] = queue.SimpleQueue()
         done = self._thread.submit(_all, self._evaluate, jobs, trained, going.put)
         done.add_done_callback(lambda _: going.put(None))
-        yield from iter(going.get, None)
+        while (trained_so_far := going.get()) is not None:
+            yield trained_so_far
         yield done.result()
 
 

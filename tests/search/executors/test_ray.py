@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from digits_search import TASK, kill_a_worker, make_problem, make_recipe, make_workload, processes, search, timeless
+from formula import Formula
 from strengths import STEPS, Rising, steps, training_recipe, training_workload
 from torch import nn
 
@@ -87,24 +87,6 @@ def test_lost_workers_change_nothing(recipe: Recipe, serial: list[Trial], tmp_pa
     assert any("its worker was lost" in line and "process died" in line for line in lines), lines
 
 
-@dataclass(frozen=True)
-class Formula:
-    """Evaluates without torch; a candidate of a certain name is the end of its process, or takes long."""
-
-    def __call__(self) -> Evaluate:
-        return self.evaluate
-
-    def evaluate(self, job: Job, checkpoint: object = None) -> Trial:
-        name = str(job.proposal.candidate.values["name"])
-        if name == "deadly":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if name == "quits":
-            sys.exit(3)
-        time.sleep(2.0 if name == "slow" else 0.0)
-        metrics = {"top1": 0.5, "torch": float("torch" in sys.modules), "pid": float(os.getpid())}
-        return Trial(job.number, job.proposal, "complete", metrics)
-
-
 def evaluated(executor: RayExecutor, names: list[str]) -> tuple[list[Trial], list[object]]:
     for number, name in enumerate(names):
         executor.submit(Job(number, Proposal(Candidate({"name": name}))))
@@ -151,9 +133,13 @@ def test_workers_import_no_torch_of_their_own_and_share_the_work(formula: Callab
 
 def test_workers_are_as_many_as_fit(formula: Callable[..., RayExecutor]) -> None:
     executor = formula()
-    trials, events = evaluated(executor, ["slow"] * 4)
+    told: list[object] = []
+    deadline = time.monotonic() + 120
+    while executor.workers < PLACES and time.monotonic() < deadline:
+        told += evaluated(executor, ["quick"])[1]
+    trials, events = evaluated(executor, ["slow"] * PLACES)
     assert len({trial.metrics["pid"] for trial in trials}) == PLACES == executor.workers == executor.free
-    assert any(isinstance(event, Notice) and "4 of 4 workers ready" in event.text for event in events)
+    assert any(isinstance(event, Notice) and "4 of 4 workers ready" in event.text for event in [*told, *events])
     executor.close()
     assert not executor.workers
 
@@ -265,11 +251,12 @@ def test_trials_get_the_threads_that_the_driver_was_told(recipe: Recipe, tmp_pat
     import ray
 
     @ray.remote
-    def threads(factory: Callable[[], Evaluate]) -> int:
+    def threads(factory: Callable[[], Evaluate], paths: list[str]) -> int:
+        sys.path.extend(paths)
         factory()
         return torch.get_num_threads()
 
-    assert ray.get(threads.remote(make_workload(recipe, tmp_path, threads=2).pack("cpu"))) == 2
+    assert ray.get(threads.remote(make_workload(recipe, tmp_path, threads=2).pack("cpu"), sys.path)) == 2
 
 
 def test_a_lost_workers_training_goes_on_elsewhere(tmp_path: Path) -> None:
