@@ -130,7 +130,7 @@ def measure(model: nn.Module, shape: tuple[int, ...], runs: int, folder: Path) -
     files = {"before": folder / "before.onnx", "after": folder / "after.onnx"}
     export(model, shape, files["before"])
     told = list(fuse_file(files["before"], files["after"], literal=False, shapes={}))
-    numbers: Numbers = {"chains": int(told[0].rpartition("; ")[2].split()[0]), "comparison": told[-2]}
+    numbers: Numbers = {"chains": int(told[0].partition("chains merged: ")[2].partition(";")[0]), "comparison": told[-2]}
     sessions = {way: session(path, folder / f"{way}.optimized.onnx") for way, path in files.items()}
     feed = {sessions["before"].get_inputs()[0].name: np.random.default_rng(0).normal(size=shape).astype(np.float32)}
     watch = Stopwatch()

@@ -70,6 +70,11 @@ class Database(RDBStorage):
             event.listen(self.engine, "connect", _write_ahead)
             self.engine.dispose()
 
+    def close(self) -> None:
+        """Close all connections."""
+        self.remove_session()
+        self.engine.dispose()
+
     def claim(self, study_id: int, study: str) -> None:
         """Make a study this run's own.
 

@@ -58,8 +58,8 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
                 log.write(f"{'going on with' if run_folder.resumed else 'starting'} run {config.name} in {folder}")
                 for change in changes:
                     log.write(f"changed: {change}")
-                storage = open_storage(folder, config.name, config.storage, run_folder.run_id, log.write)
-                report = _Pipeline(config, task, run_folder, log, storage).run()
+                with open_storage(folder, config.name, config.storage, run_folder.run_id, log.write) as storage:
+                    report = _Pipeline(config, task, run_folder, log, storage).run()
                 write_json(folder / "report.json", report)
                 render(folder)
                 log.write("done")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +38,11 @@ def open_journal(path: Path, say: Callable[[str], None] = _silent) -> BaseStorag
     return JournalStorage(JournalFile(str(path)))
 
 
+@contextmanager
 def open_storage(
     folder: Path, name: str, url: StorageUrl | None, owner: str, say: Callable[[str], None] = _silent
-) -> BaseStorage:
-    """Open the storage of the run in ``folder`` for its driver.
+) -> Iterator[BaseStorage]:
+    """Open the storage of the run in ``folder`` for its driver, and close its connections at the end.
 
     Args:
         folder: The run folder, whose lock is held.
@@ -53,12 +55,16 @@ def open_storage(
         StorageError: The database can't be opened, or has studies of another run of that name.
     """
     if url is None:
-        return open_journal(folder / JOURNAL, say)
+        yield open_journal(folder / JOURNAL, say)
+        return
     import optuna
 
     from search.database import Database
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     database = Database(url, owner, str(folder.resolve()), say)
-    database.refuse_others(f"{name}/")
-    return database
+    try:
+        database.refuse_others(f"{name}/")
+        yield database
+    finally:
+        database.close()

@@ -112,9 +112,8 @@ def test_it_changes_nothing(folder: Path, kind: str) -> None:
     where: Any = folder / "study.journal"
     if kind == "database":
         where = StorageUrl(f"sqlite:///{folder / 'study.db'}")
-        storage = open_storage(folder, "quickstart", where, "me")
-        record(storage)
-        storage.engine.dispose()  # type: ignore[attr-defined]
+        with open_storage(folder, "quickstart", where, "me") as storage:
+            record(storage)
     app = application(where)
     before = shown(app)
     for method, path in (("DELETE", "/api/studies/0"), ("POST", "/api/studies"), ("PUT", "/api/studies/0/0/note")):

@@ -58,7 +58,7 @@ def opener(url: StorageUrl) -> Iterator[Open]:
 
     yield open_one
     for database in opened:
-        database.engine.dispose()
+        database.close()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -303,14 +303,13 @@ def test_sqlite_can_be_read_while_it_is_written(sqlite: Open) -> None:
 
 def test_the_owner_is_known_and_the_journal_has_none(tmp_path: Path) -> None:
     url = StorageUrl(f"sqlite:///{tmp_path / 'a.db'}")
-    storage = open_storage(tmp_path, "r", url, "abc")
-    study_of(storage)  # type: ignore[arg-type]
-    found = optuna.load_study(study_name=NAME, storage=storage)
-    assert found.user_attrs[OWNER]["run"] == "abc"
-    assert found.user_attrs[OWNER]["folder"] == str(tmp_path)
-    with pytest.raises(StorageError, match="is another run's"):
-        open_storage(tmp_path, "r", url, "xyz")
-    storage.engine.dispose()  # type: ignore[attr-defined]
-    journal = open_storage(tmp_path, "r", None, "abc")
-    Study(journal, NAME, small_problem()).add(trial(0))
+    with open_storage(tmp_path, "r", url, "abc") as storage:
+        study_of(storage)  # type: ignore[arg-type]
+        found = optuna.load_study(study_name=NAME, storage=storage)
+        assert found.user_attrs[OWNER]["run"] == "abc"
+        assert found.user_attrs[OWNER]["folder"] == str(tmp_path)
+    with pytest.raises(StorageError, match="is another run's"), open_storage(tmp_path, "r", url, "xyz"):
+        pass
+    with open_storage(tmp_path, "r", None, "abc") as journal:
+        Study(journal, NAME, small_problem()).add(trial(0))
     assert (tmp_path / "study.journal").exists()
