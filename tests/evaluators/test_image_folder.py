@@ -50,6 +50,7 @@ def test_fixed_order_is_mixed_and_limited(root):
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_do_not_change_what_a_generator_gives(root):
     state = torch.get_rng_state()
     alone = list(folder(root).batches("train", 4, seeded(1), None))
