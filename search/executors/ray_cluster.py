@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import math
 import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from search.executors.ray_settings import RaySettings
 from spaces.errors import SecateursError
 
 START_ATTEMPTS = 3
+ANSWER_SECONDS = 5.0
 
 
 class ClusterError(SecateursError):
@@ -78,12 +80,29 @@ def connect(settings: RaySettings, share: Share) -> None:
         _start(num_cpus=cpus, include_dashboard=False, **quiet)
         return
     try:
-        ray.init(address=settings.address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        ray.init(address=_listening(settings.address), **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(
             f"execution.address {settings.address}: there is no Ray cluster to be reached ({_first_line(error)}). Start one "
             "with `ray start --head`, give its host:port, or leave execution.address out for a cluster of this machine alone"
         ) from error
+
+
+def _listening(address: str) -> str:
+    """Return ``address`` as host:port, once somebody has been found to listen there; Ray itself would wait for minutes.
+
+    Raises:
+        OSError: Nobody listens there, or ``auto`` finds no cluster.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    found = canonicalize_bootstrap_address(address)  # type: ignore[no-untyped-call]
+    host, _, port = str(found).rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise OSError(f"nobody listens at {found}: {error.strerror or error}") from error
+    return str(found)
 
 
 def _start(**options: Any) -> None:

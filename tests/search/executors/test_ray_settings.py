@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from search.config import load
 from search.document import ConfigError
 from search.executors.base import Evaluate, Workload
 from search.executors.ray import RayExecutor
-from search.executors.ray_cluster import ClusterError, Share
+from search.executors.ray_cluster import ClusterError, Share, connect
 from search.executors.ray_settings import RaySettings
 
 CONFIG = """\
@@ -85,3 +87,27 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ClusterError, match=r"secateurs\[ray\].*executor=serial"):
         RayExecutor.check(RaySettings(), threads=1)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_an_address_where_nobody_listens_is_an_error_within_seconds(stale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = RaySettings(address="auto" if stale else nobody)
+    if stale:
+        monkeypatch.setenv("RAY_ADDRESS", nobody)
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match=rf"execution.address {settings.address}: .*nobody listens at .*Connection refused"):
+        connect(settings, Share.of(settings, threads=1))
+    assert time.monotonic() - started < 60.0  # Ray alone takes twice as long, and then ends the process.
+
+
+def test_no_cluster_found_by_auto_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray._private.services as services
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda *_: set())
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda *_: None)
+    with pytest.raises(ClusterError, match="execution.address auto: .*Start one with `ray start --head`"):
+        connect(RaySettings(address="auto"), Share(1.0, 0.0))
