@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -68,3 +69,25 @@ class Best:
             replace_folder(new, self.path)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+
+
+def read_best(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Return what is in ``architecture.json`` and ``weights.safetensors``: of one network, also while a run replaces it.
+
+    Raises:
+        OSError: One of the two is not there.
+    """
+    while True:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return json.loads(_read(ARCHITECTURE, handle)), _read(WEIGHTS, handle)
+        except FileNotFoundError:
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                raise
+        finally:
+            os.close(handle)
+
+
+def _read(name: str, folder: int) -> bytes:
+    with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder), "rb") as file:
+        return file.read()

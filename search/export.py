@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import warnings
 import zipfile
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from evaluators.task import Task
-from search.best import ARCHITECTURE, FORMAT, WEIGHTS
+from search.best import ARCHITECTURE, FORMAT, read_best
 from search.network import rebuild
 from spaces.errors import SecateursError
 from spaces.registry import resolve
@@ -43,13 +42,12 @@ def load(run_dir: str | Path, model_factory: Callable[[], nn.Module] | None = No
     folder = folder / "best" if (folder / "best").is_dir() else folder
     if not (folder / ARCHITECTURE).is_file():
         raise ExportError(f"{folder} has no {ARCHITECTURE}; expected a folder of a run that has found a network")
-    architecture = json.loads((folder / ARCHITECTURE).read_text())
+    architecture, weights = read_best(folder)
     if architecture.get("format") != FORMAT:
         raise ExportError(f"{folder / ARCHITECTURE}: expected format {FORMAT}, got {architecture.get('format')!r}")
     model = model_factory() if model_factory is not None else _original(architecture["task"])
-    tensors = load_file(folder / WEIGHTS)
     try:
-        return rebuild(model, architecture["transformations"], tensors).model
+        return rebuild(model, architecture["transformations"], load_tensors(weights)).model
     except RuntimeError as error:
         raise ExportError(f"the weights in {folder} do not fit the network, was it changed? {error}") from error
 

@@ -1,12 +1,15 @@
 import json
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 from small_space import PointTask
 from torch import nn
 
-from search.best import Best
+from search.best import Best, read_best
 from search.export import ExportError, load, write_formats
 from search.network import Network
 from search.stages.export import ExportSettings
@@ -34,6 +37,32 @@ def test_replaced_and_loaded(tmp_path: Path) -> None:
         for name, tensor in network(seed).model.state_dict().items():
             assert torch.equal(found.state_dict()[name], tensor)
     assert [entry.name for entry in tmp_path.iterdir()] == ["best"]
+
+
+def test_loaded_while_it_is_replaced(tmp_path: Path) -> None:
+    """Weights and structure are of the same network, whatever comes between the reading of the two."""
+    networks = [Network(network(seed).model, ({"of": seed},)) for seed in range(2)]
+    best(tmp_path).replace(networks[0], {})
+    ended = threading.Event()
+
+    def replace() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            best(tmp_path).replace(networks[number % 2], {})
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    expected = [load_tensors(save(one.tensors())) for one in networks]
+    try:
+        for _ in range(300):
+            architecture, weights = read_best(tmp_path / "best")
+            (transformation,) = architecture["transformations"]
+            found = load_tensors(weights)
+            assert all(torch.equal(found[name], tensor) for name, tensor in expected[transformation["of"]].items())
+    finally:
+        ended.set()
+        writer.join()
 
 
 def test_a_failed_export_leaves_what_was_there(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from search.study import Study
 from search.trial import Trial
 from search.trial_checkpoints import TrialCheckpoints
 from spaces.channel_mask import ChannelMask
+from tests.processes import WORKER, processes
 
 CPU = torch.device("cpu")
 TASK = TaskSettings(
@@ -139,29 +140,6 @@ def timeless(trials: list[Trial]) -> list[Any]:
     return [(trial.number, trial.proposal, trial.state, dict(trial.metrics), trial.error) for trial in trials]
 
 
-def processes(name: str, ancestor: int | None = None) -> list[int]:
-    """Return the processes whose command line begins with ``name``, below ``ancestor`` (this process if not given)."""
-    found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    top = os.getpid() if ancestor is None else ancestor
-    return [pid for pid in found if _command(pid).startswith(name) and top in _ancestors(pid)]
-
-
 def kill_a_worker() -> None:
     """Kill one of the workers with SIGKILL."""
-    os.kill(processes("ray::RayWorker")[0], signal.SIGKILL)
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def _ancestors(pid: int) -> Iterator[int]:
-    while pid > 1:
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return
-        yield pid
+    os.kill(processes(WORKER)[0], signal.SIGKILL)
