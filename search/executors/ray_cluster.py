@@ -74,6 +74,9 @@ def connect(settings: RaySettings, share: Share) -> None:
 
     if ray.is_initialized():
         return
+    if settings.address is None:
+        # Whoever imported ray before this has had it read the environment too early.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if settings.address is None:
         cpus = max(os.cpu_count() or 1, math.ceil((settings.workers or 0) * share.cpus))

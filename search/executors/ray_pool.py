@@ -82,9 +82,9 @@ class Pool:
         """
         if self._factory is not None:
             return
+        connect(self._settings, self._share)
         import ray
 
-        connect(self._settings, self._share)
         places, wanted = room(self._share), self._settings.workers
         if places < (wanted or 1):
             raise ClusterError(

@@ -40,11 +40,11 @@ PLACES = 4
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """Start one cluster for all tests here."""
-    settings = RaySettings(workers=PLACES)
-    connect(settings, Share.of(settings, threads=1))
+    """Start one cluster for all tests here, in a process that has imported Ray before, as a user's own program may have."""
     import ray
 
+    settings = RaySettings(workers=PLACES)
+    connect(settings, Share.of(settings, threads=1))
     yield
     ray.shutdown()
 
