@@ -22,6 +22,8 @@ TELL_EVERY_SECONDS = 10.0
 PATIENCE_SECONDS = 300.0
 GIVE_UP_AFTER = 3
 RETRY_SECONDS = 60.0
+GATHER_SECONDS = 2e-4
+MOST_GATHER_SECONDS = 0.02
 
 
 @dataclass(eq=False)
@@ -151,7 +153,9 @@ class Pool:
         if not waiting:
             time.sleep(timeout)
             return []
-        ray.wait(list(waiting), num_returns=1, timeout=timeout)
+        if ray.wait(list(waiting), num_returns=1, timeout=timeout)[0]:
+            # Looking takes time for every worker, so that with many it is done for several answers at once.
+            time.sleep(min(GATHER_SECONDS * len(waiting), MOST_GATHER_SECONDS))
         arrived, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
         found = [(worker, self._answer(worker)) for worker in map(waiting.__getitem__, arrived)]
         return [(worker, answer) for worker, answer in found if answer is not None]

@@ -145,6 +145,20 @@ def test_workers_are_as_many_as_fit(formula: Callable[..., RayExecutor]) -> None
     assert not executor.workers
 
 
+def test_workers_join_when_a_node_does(formula: Callable[..., RayExecutor], monkeypatch: pytest.MonkeyPatch) -> None:
+    places = 1
+    monkeypatch.setattr("search.executors.ray_pool.room", lambda share: places)
+    executor = formula()
+    evaluated(executor, ["quick"])
+    assert executor.workers == 1
+    places = 2
+    deadline = time.monotonic() + 120
+    while executor.workers < 2 and time.monotonic() < deadline:
+        evaluated(executor, ["quick"])
+    trials, _ = evaluated(executor, ["slow", "slow"])
+    assert len({trial.metrics["pid"] for trial in trials}) == 2 == executor.workers
+
+
 def test_more_workers_than_fit_is_an_error(formula: Callable[..., RayExecutor]) -> None:
     with pytest.raises(ClusterError, match=r"5 workers of 1 CPUs each do not fit on the cluster.*room for 4"):
         formula(workers=5).submit(Job(0, Proposal(Candidate({"name": "a"}))))

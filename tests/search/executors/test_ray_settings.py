@@ -14,7 +14,7 @@ from search.config import load
 from search.document import ConfigError
 from search.executors.base import Evaluate, Workload
 from search.executors.ray import RayExecutor
-from search.executors.ray_cluster import ClusterError, Share, connect
+from search.executors.ray_cluster import ClusterError, Share, connect, describe, room
 from search.executors.ray_settings import RaySettings
 
 CONFIG = """\
@@ -66,6 +66,20 @@ def test_mistakes_are_named(tmp_path: Path, override: str, expected: str) -> Non
 def test_a_worker_has_a_cpu_for_each_thread_unless_told_otherwise() -> None:
     assert Share.of(RaySettings(), threads=3) == Share(3.0, 0.0)
     assert Share.of(RaySettings(cpus_per_trial=0.5, gpus_per_trial=0.25), threads=3) == Share(0.5, 0.25)
+
+
+def test_as_many_workers_as_their_shares_of_cpus_and_gpus_fit_on_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 3.0, "GPU": 2.0}},
+        {"Alive": True, "Resources": {"CPU": 64.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    assert room(Share(cpus=1.0, gpus=0.25)) == 4 + 3
+    assert room(Share(cpus=0.1, gpus=0.1)) == 10 + 20
+    assert room(Share(cpus=2.0, gpus=0.0)) == 4 + 1 + 32
+    assert describe() == "3 nodes with 75 CPUs and 3 GPUs"
 
 
 def test_a_gpu_that_no_worker_has_a_share_of_is_an_error() -> None:
