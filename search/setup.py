@@ -18,6 +18,7 @@ from search.executors.base import Evaluate, Workload
 from search.network import Network
 from search.problem import Objective, Problem, Target
 from search.registered import ALGORITHM, EVALUATOR, SPACE
+from search.removal import frozen
 from search.run import StageRun
 from search.stages.search_settings import SearchSettings
 from search.trial import Proposal
@@ -129,10 +130,7 @@ class Setup:
         space = self.problem.space
         if not isinstance(space, HasGroups):
             return []
-        return [
-            {"name": frozen.name, "size": frozen.size, "reason": frozen.reason, "macs_share": frozen.macs_share}
-            for frozen in space.groups.frozen
-        ]
+        return frozen(space.groups)
 
 
 def tables(space: SearchSpace, run: StageRun, model: nn.Module, criterion: str) -> dict[str, dict[str, np.ndarray]]:
