@@ -7,7 +7,7 @@ from typing import Any
 
 from search.block import Block
 from search.document import Document, Fault, Path
-from search.registered import EVALUATOR
+from search.registered import EVALUATOR, SPARSIFIER
 from spaces.registry import suggestion
 
 
@@ -19,7 +19,7 @@ def check_consistency(document: Document, stages: Sequence[Block | None], own_sc
         stages: Its stages in order, None for one with faults of its own.
         own_scores: Whether the task is of the user's own class, with scores that are not known before it is built.
     """
-    faults = list(_order(document))
+    faults = list(_order(document, stages))
     for index, stage in enumerate(stages):
         if stage is not None and hasattr(stage.settings, "objectives"):
             faults.extend(_search(document, ("stages", index, stage.name), stage.settings, own_scores))
@@ -36,15 +36,16 @@ def stage_names(document: Document) -> list[str]:
     return names
 
 
-def _order(document: Document) -> Iterable[Fault]:
+def _order(document: Document, stages: Sequence[Block | None]) -> Iterable[Fault]:
     names = stage_names(document)
+    removing = [name == "search" or _removes(stage) for name, stage in zip(names, stages, strict=True)]
     for index, name in enumerate(names):
         path = ("stages", index)
         before, after = names[:index], names[index + 1 :]
-        if name == "retrain" and "search" not in before:
+        if name == "retrain" and not any(removing[:index]):
             reason = "retrain trains the network that a search leaves, and no search comes before it"
             yield document.fault(path, f"{reason}; move it behind the search, or use `train`")
-        elif name == "sparse_training" and "search" not in after:
+        elif name == "sparse_training" and not removing[index] and "search" not in after:
             reason = "sparse_training prepares a search, and none comes after it"
             yield document.fault(path, f"{reason}; move it before the search, or use `train`")
         elif name == "fuse" and any(other != "export" for other in after):
@@ -52,6 +53,12 @@ def _order(document: Document) -> Iterable[Fault]:
             yield document.fault(path, f"fuse merges for inference only, and {last} comes after it; move it behind {last}")
         elif name == "export" and after:
             yield document.fault(path, f"export must be the last stage: {after[0]} would change what was exported")
+
+
+def _removes(stage: Block | None) -> bool:
+    """Whether a stage removes channels by itself, as a sparse training may; one with faults of its own is not judged."""
+    sparsifier = getattr(stage.settings, "sparsifier", None) if stage is not None else None
+    return stage is None or (sparsifier is not None and SPARSIFIER.find(sparsifier.name).removes)
 
 
 def _search(document: Document, path: Path, settings: Any, own_scores: bool) -> Iterable[Fault]:

@@ -74,9 +74,10 @@ def _check(config: Config) -> None:
     network = Network(task.reference_model().eval())
     for number, block in enumerate(config.stages):
         stage = _stage(block)
-        if stage.searches:
-            # Later searches work on a structure that only the first one decides.
+        if stage.compresses:
             stage.check(network, _stage_run(config, task, f"{number}-{block.name}", network))
+        if stage.searches:
+            # Later stages work on a structure that only the first search decides.
             return
 
 
@@ -230,17 +231,17 @@ class _Pipeline:
         return after
 
     def _deliver(self, flow: Flow, number: int, label: str) -> None:
-        """Put the network that left a stage behind a search into ``best/``, unless it or a later stage's is there."""
-        search = flow.last_search()
+        """Put the network that left a stage behind a removal into ``best/``, unless it or a later stage's is there."""
         known = self.best.provenance()
-        if search is None:
+        if not flow.removals():
             return
         if known is not None:
             later = int(known["step"].partition("-")[0]) - number
             if later > 0 or (later == 0 and known.get("key") == flow.key):
                 return
-        provenance = {"step": label, "trial": search.notes["trial"], "fingerprint": search.notes["fingerprint"]}
-        self.best.replace(flow.network, {**provenance, "metrics": search.notes["metrics"], "key": flow.key})
+        search = flow.last_search()
+        found = {name: search.notes[name] for name in ("trial", "fingerprint", "metrics")} if search is not None else {}
+        self.best.replace(flow.network, {"step": label, **found, "key": flow.key})
 
     def _seconds(self) -> list[dict[str, Any]]:
         """Return the wall-clock seconds of every stage: of the result, and of the yardsticks beside it."""

@@ -42,6 +42,11 @@ class Flow:
         """Return what searches left."""
         return [entry for entry in self.entries if "layers" in entry.notes]
 
+    def removals(self) -> list[dict[str, Any]]:
+        """Return what the stages that removed something noted of it: searches, and sparse trainings."""
+        found = [entry.notes.get("removed", entry.notes) for entry in self.entries]
+        return [notes for notes in found if "layers" in notes]
+
     def last_search(self) -> Entry | None:
         """Return what the last search left, None before one."""
         found = self.searches()
@@ -77,7 +82,8 @@ def build_report(
     last = searches[-1] if searches else None
     limits = result.searches()[-1].notes["target"] if searches else {}
     histories = _histories(flows)
-    errors = [entry.notes["equivalence_error"] for flow in flows.values() for entry in flow.searches()]
+    removals = result.removals()
+    errors = [notes["equivalence_error"] for flow in flows.values() for notes in flow.removals()]
     return {
         "name": config.name,
         "seed": config.seed,
@@ -90,8 +96,8 @@ def build_report(
         "searches": searches,
         "stages": stages,
         "equivalence_max_abs_error": max(errors, default=None),
-        "layers": last["layers"] if last else [],
-        "frozen": last["frozen"] if last else [],
+        "layers": removals[-1]["layers"] if removals else [],
+        "frozen": removals[-1]["frozen"] if removals else [],
         "activations": _activations(result),
         "histories": [history for history in histories if history["variant"] == RESULT],
         "yardstick_histories": [history for history in histories if history["variant"] != RESULT],

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
+from evaluators.observations import observations
 from evaluators.task import Task
 from search.evaluation import Recipe
 from search.executors.base import Evaluate, Workload
 from search.network import Network
 from search.problem import Objective, Problem, Target
 from search.registered import ALGORITHM, EVALUATOR, SPACE
+from search.removal import frozen
 from search.run import StageRun
 from search.stages.search_settings import SearchSettings
 from search.trial import Proposal
@@ -28,7 +30,7 @@ from spaces.graph.channel_groups import ChannelGroups
 from spaces.sparsifiers import importance
 
 CALIBRATION_SAMPLES = 2048
-"""Training samples, unaugmented, that a space may calibrate on."""
+"""Training samples, unaugmented, that a space may calibrate on, and that importance may be learnt from."""
 
 
 @runtime_checkable
@@ -83,7 +85,7 @@ class Setup:
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         targets = [Target(metric, limit) for metric, limit in limits.items()]
         recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training)
-        known = tables(space, model, settings.importance) | {"samples": {"search": np.array(task.size("search"))}}
+        known = tables(space, run, model, settings.importance) | {"samples": {"search": np.array(task.size("search"))}}
         problem = Problem(space, objectives, targets, known)
         return Setup(network, problem, recipe)
 
@@ -128,17 +130,15 @@ class Setup:
         space = self.problem.space
         if not isinstance(space, HasGroups):
             return []
-        return [
-            {"name": frozen.name, "size": frozen.size, "reason": frozen.reason, "macs_share": frozen.macs_share}
-            for frozen in space.groups.frozen
-        ]
+        return frozen(space.groups)
 
 
-def tables(space: SearchSpace, model: nn.Module, criterion: str) -> dict[str, dict[str, np.ndarray]]:
-    """Return what algorithms may know beforehand: ``importance``, by decision name."""
+def tables(space: SearchSpace, run: StageRun, model: nn.Module, criterion: str) -> dict[str, dict[str, np.ndarray]]:
+    """Return what algorithms may know beforehand: ``importance``, by group name."""
     if not isinstance(space, HasGroups):
         return {}
-    return {"importance": importance.score(model, space.groups, criterion)}
+    seen = observations(run.task, run.device, limit=CALIBRATION_SAMPLES)
+    return {"importance": importance.score(model, space.groups, criterion, seen)}
 
 
 def _measured(metric: str, evaluators: list[Evaluator], network: Network, task: Task, device: torch.device) -> float:

@@ -83,6 +83,8 @@ def train(
     model.to(device)
     if teacher is not None:
         teacher.to(device)
+    if sparsifier is not None:
+        sparsifier.trace(model, task.example_inputs().to(device), task.forward)
     session = _Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step)
     try:
         with repeatable(device), channels_last(model, settings.channels_last):
@@ -227,7 +229,9 @@ def _epochs(
                 seconds=time.perf_counter() - began,
             )
             history.epochs.append(record)
-            if settings.early_stop is not None:
+            if sparsifier is not None and not sparsifier.settled:
+                history.unsettled = record.epoch
+            elif settings.early_stop is not None:
                 leader = history.best
                 if leader is record:
                     best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -243,6 +247,8 @@ def _epochs(
                 on_epoch(record)
     if settings.early_stop is not None and best:
         model.load_state_dict(best)
+    if sparsifier is not None:
+        sparsifier.conclude()
     return history
 
 

@@ -16,7 +16,7 @@ from evaluators.training.optimizers import optimizer_tensors, restore_optimizer
 from evaluators.training.settings import TrainingSettings
 from spaces.sparsifiers.base import Sparsifier
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,17 @@ class History:
     Attributes:
         epochs: A record per epoch, in order.
         stopped_early: Why training ended before its last epoch, empty where it did not.
+        unsettled: Number of the last epoch in which a sparsifier still changed what is trained; those up to it don't count.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
     stopped_early: str = ""
+    unsettled: int = 0
 
     @property
     def best(self) -> EpochRecord | None:
-        """The first epoch of the highest search score, or None before the first epoch."""
-        return max(self.epochs, key=lambda record: record.search_score, default=None)
+        """The first epoch of the highest search score among those that count, or None before the first of them."""
+        return max(self.epochs[self.unsettled :], key=lambda record: record.search_score, default=None)
 
 
 def identity(
@@ -103,6 +105,7 @@ def save_state(
         "identity": dict(described),
         "epochs": [asdict(record) for record in history.epochs],
         "stopped_early": history.stopped_early,
+        "unsettled": history.unsettled,
     }
     checkpoint.save(tensors, data)
 
@@ -137,4 +140,4 @@ def restore_state(
     if sparsifier is not None:
         sparsifier.load_state_dict(parts["sparsifier"])
     records: list[dict[str, Any]] = data["epochs"]
-    return History([EpochRecord(**record) for record in records], data["stopped_early"]), parts["best"]
+    return History([EpochRecord(**record) for record in records], data["stopped_early"], data["unsettled"]), parts["best"]

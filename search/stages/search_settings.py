@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from evaluators.base import Direction
 from evaluators.training.settings import TrainingSettings
 from search.registered import AlgorithmBlock, EvaluatorBlock, LimitField, SpaceBlock
+from spaces.sparsifiers.importance import CriterionName
 
 Yardstick = Literal["uniform", "global_magnitude", "random", "dense_same_training"]
 
@@ -45,7 +46,9 @@ class SearchSettings:
         yardsticks: What is put beside the result at the same cost.
         budget: When the search ends, beside the algorithm's own end.
         batch: Number of proposals asked for at a time, whatever the number of workers.
-        importance: Criterion of the importance table.
+        importance: Criterion of the importance table, from which first generations and greedy yardsticks are made:
+            ``bn_scale``, ``l1``, ``l2``, ``geometric_median``; or, learnt from training samples, ``taylor``,
+            ``task_relevance`` or their product ``relevance_loss``.
         training: How candidates are trained, for a space that trains them.
     """
 
@@ -59,7 +62,7 @@ class SearchSettings:
     yardsticks: tuple[Yardstick, ...] = ()
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     batch: int = 16
-    importance: Literal["bn_scale", "l1", "l2"] = "bn_scale"
+    importance: CriterionName = "bn_scale"
     training: TrainingSettings | None = None
 
     def __post_init__(self) -> None:

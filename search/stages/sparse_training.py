@@ -1,4 +1,4 @@
-"""Sparse training: training with a sparsifier, so that what is unimportant becomes small."""
+"""Sparse training: training with a sparsifier, so that what is unimportant becomes small, or goes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from evaluators.training.loop import TrainingSettings
 from search.network import Network
 from search.registered import SPARSIFIER, SparsifierBlock
+from search.removal import remove_channels
 from search.run import DENSE, StageRun
 from search.stages.base import Stage
 from search.stages.training import train_network
@@ -26,7 +27,10 @@ class SparseTrainingSettings(TrainingSettings):
 
 
 class SparseTraining(Stage):
-    """Trains the network with a sparsifier. The dense yardstick trains as long without it."""
+    """Trains the network with a sparsifier, and removes the channels that it decided against.
+
+    The dense yardstick trains as long without it.
+    """
 
     Settings = SparseTrainingSettings
     compresses = True
@@ -35,10 +39,20 @@ class SparseTraining(Stage):
     def __init__(self, settings: SparseTrainingSettings) -> None:
         self.settings = settings
 
+    def check(self, network: Network, run: StageRun) -> None:
+        sparsifier = SPARSIFIER.build(self.settings.sparsifier)
+        model = network.copy().model.to(run.device)
+        sparsifier.trace(model, run.task.example_inputs().to(run.device), run.task.forward)
+
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         ignored = "sparsifier" if variant == DENSE else ""
         return {name: value for name, value in settings.items() if name != ignored}
 
     def run(self, network: Network, run: StageRun) -> Network:
         sparsifier = None if run.variant == DENSE else SPARSIFIER.build(self.settings.sparsifier)
-        return train_network(network, run, self.settings, sparsifier=sparsifier)
+        trained = train_network(network, run, self.settings, sparsifier=sparsifier)
+        removed = None if sparsifier is None else remove_channels(trained, sparsifier, run.task)
+        if removed is None:
+            return trained
+        smaller, run.notes["removed"] = removed
+        return smaller

@@ -1,3 +1,6 @@
 """Sparsifiers: what drives weights or scaling factors towards zero while a network trains."""
 
-SPARSIFIERS = {"scaling_factor": "spaces.sparsifiers.scaling_factor:ScalingFactor"}
+SPARSIFIERS = {
+    "scaling_factor": "spaces.sparsifiers.scaling_factor:ScalingFactor",
+    "gradient_cut": "spaces.sparsifiers.gradient_cut:GradientCut",
+}

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
+
+from spaces.graph.channel_groups import ChannelGroups, Forward
 
 
 class Sparsifier(ABC):
     """Drives a network towards sparsity while the training loop trains it.
 
-    The loop calls, once: :meth:`start`; then in every step, in this order: :meth:`before_forward`, the forward
-    pass, :meth:`penalty` (added to the loss), the backward pass, :meth:`after_backward`, the optimizer's step,
-    :meth:`after_step`. Every hook does nothing unless overridden. Plain tensors in, nothing from the evaluators.
+    The loop calls, once: :meth:`trace` and :meth:`start`; then in every step, in this order: :meth:`before_forward`, the
+    forward pass, :meth:`penalty` (added to the loss), the backward pass, :meth:`after_backward`, the optimizer's step,
+    :meth:`after_step`; and at the end :meth:`conclude`. Every hook does nothing unless overridden. Plain tensors in,
+    nothing from the evaluators.
+
+    Class attributes:
+        removes: Whether it decides by itself which channels go (:meth:`channel_groups`, :meth:`keep_masks`), so that they are
+            removed when training ends; else it prepares a search.
+        lossless: Whether what :meth:`keep_masks` leaves out has no effect any more at the end, so that removing it must
+            not change the network's outputs.
     """
+
+    removes: ClassVar[bool] = False
+    lossless: ClassVar[bool] = False
+
+    def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
+        """Look at the structure of ``model``, on its device, by a batch of a single sample."""
 
     @abstractmethod
     def start(self, model: nn.Module, total_steps: int) -> None:
@@ -33,10 +49,23 @@ class Sparsifier(ABC):
     def after_step(self) -> None:
         """Change weights, after the optimizer's step."""
 
+    def conclude(self) -> None:
+        """Bring the network to the aim where the training ended before it; the network is judged next."""
+
     @property
     def finished(self) -> bool:
         """Whether the aim is reached, so that training with this sparsifier may stop."""
         return False
+
+    @property
+    def settled(self) -> bool:
+        """Whether what is trained is the final network: only then do epochs count for early stopping."""
+        return True
+
+    @property
+    def channel_groups(self) -> ChannelGroups | None:
+        """The channel groups that :meth:`keep_masks` decides on, if these channels are to be removed; else None."""
+        return None
 
     def keep_masks(self) -> Mapping[str, Tensor]:
         """Return the boolean keep-masks decided so far, by group name; empty where none are."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from spaces.graph.channel_groups import call
 from spaces.registry import lookup
 from spaces.sparsifiers import SPARSIFIERS
 from spaces.sparsifiers.base import Sparsifier
@@ -22,6 +23,11 @@ def network() -> nn.Module:
 @pytest.fixture(params=list(SPARSIFIERS))
 def kind(request):
     return lookup(SPARSIFIERS, request.param, "sparsifier")
+
+
+def begin(sparsifier, model):
+    sparsifier.trace(model, torch.zeros(1, 1, 4, 4), call)
+    sparsifier.start(model, total_steps=6)
 
 
 def steps(model, optimizer, sparsifier, numbers):
@@ -53,7 +59,7 @@ def test_made_from_default_settings_it_changes_training(kind):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         sparsifier = kind(kind.Settings()) if name == "with" else _Nothing()
-        sparsifier.start(model, total_steps=6)
+        begin(sparsifier, model)
         steps(model, optimizer, sparsifier, range(6))
         trained[name] = model.state_dict()
     assert any(not torch.equal(trained["with"][key], trained["without"][key]) for key in trained["with"])
@@ -64,12 +70,12 @@ def test_state_goes_on_exactly(kind):
     straight, stopped = network(), network()
     optimizer = torch.optim.SGD(straight.parameters(), lr=0.1)
     sparsifier = kind(kind.Settings())
-    sparsifier.start(straight, total_steps=6)
+    begin(sparsifier, straight)
     steps(straight, optimizer, sparsifier, range(6))
 
     optimizer = torch.optim.SGD(stopped.parameters(), lr=0.1)
     first = kind(kind.Settings())
-    first.start(stopped, total_steps=6)
+    begin(first, stopped)
     steps(stopped, optimizer, first, range(3))
     weights = {name: tensor.clone() for name, tensor in stopped.state_dict().items()}
     state = {name: tensor.clone() for name, tensor in first.state_dict().items()}
@@ -77,7 +83,7 @@ def test_state_goes_on_exactly(kind):
 
     resumed = network()
     second = kind(kind.Settings())
-    second.start(resumed, total_steps=6)
+    begin(second, resumed)
     resumed.load_state_dict(weights)
     second.load_state_dict(state)
     steps(resumed, torch.optim.SGD(resumed.parameters(), lr=0.1), second, range(3, 6))
@@ -87,7 +93,7 @@ def test_state_goes_on_exactly(kind):
 
 def test_masks_are_boolean(kind):
     sparsifier = kind(kind.Settings())
-    sparsifier.start(network(), total_steps=6)
+    begin(sparsifier, network())
     assert all(mask.dtype == torch.bool for mask in sparsifier.keep_masks().values())
 
 

@@ -1,0 +1,130 @@
+"""The split of a network's channels in important and redundant ones, by importance and compression ratio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from spaces.errors import UnsupportedModelError
+from spaces.graph.channel_cost import ChannelCost
+from spaces.graph.channel_groups import ChannelGroups, Group
+
+Scope = Literal["layer", "global"]
+_BISECTIONS = 40
+
+
+class ChannelSplit:
+    """Chooses the redundant channels, whatever their scores are.
+
+    Args:
+        model: The network.
+        groups: Its channel groups.
+        ratio: Share of the channels that is redundant, where ``macs`` is None.
+        ratios: Ratios of single groups, by the pattern of their name; the first that matches counts. Within layers only.
+        macs: Share of the network's MACs that the important channels may have, or None.
+        scope: ``layer`` ranks within every group, ``global`` over the whole network, on scores over their group's mean.
+        max_ratio: Largest share of a group's channels that may be redundant.
+
+    Raises:
+        UnsupportedModelError: The share of MACs is out of reach.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: ChannelGroups,
+        ratio: float,
+        ratios: Mapping[str, float],
+        macs: float | None,
+        scope: Scope,
+        max_ratio: float,
+    ) -> None:
+        self._groups = groups
+        self._ratio, self._macs, self._scope = ratio, macs, scope
+        self._most = np.asarray([_number(group, 1.0, max_ratio) for group in groups.groups])
+        self._cost = ChannelCost(model, groups)
+        self._whole = self._cost.of(np.ones(groups.width, dtype=bool))["macs"]
+        if macs is not None:
+            lowest = self._share(self._most)
+            if lowest > macs:
+                raise UnsupportedModelError(
+                    f"macs {macs:.3g} is out of reach: with a share of {max_ratio:g} of every open group removed, {lowest:.3g} "
+                    "of the MACs are left; raise macs or max_ratio, or exclude less"
+                )
+            share = self._uniform_ratio(macs)
+            self._aims = np.asarray([_number(group, share, max_ratio) for group in groups.groups])
+        else:
+            own = [_matching(ratios, group.name, ratio) for group in groups.groups]
+            self._aims = np.asarray([_number(g, r, max_ratio) for g, r in zip(groups.groups, own, strict=True)])
+
+    def redundant(self, scores: np.ndarray, level: float = 1.0) -> np.ndarray:
+        """Return which channels are redundant, boolean of shape ``(width,)``.
+
+        Args:
+            scores: Importance of every channel, of shape ``(width,)``.
+            level: Share of the way to the compression asked for, from 0 to 1.
+        """
+        if self._scope == "layer":
+            return self._lowest(scores, np.floor(level * self._aims + 1e-9).astype(np.int64))
+        # What must stay in its group comes last, and is never reached.
+        order = self._global_order(scores)
+        if self._macs is None:
+            return self._first(order, math.floor(level * self._ratio * self._groups.width + 1e-9))
+        limit = 1.0 - level * (1.0 - self._macs)
+        low, high = 0, len(order)
+        while low < high:
+            middle = (low + high) // 2
+            if self._cost.of(~self._first(order, middle))["macs"] / self._whole <= limit + 1e-12:
+                high = middle
+            else:
+                low = middle + 1
+        return self._first(order, low)
+
+    def _first(self, order: np.ndarray, number: int) -> np.ndarray:
+        chosen = np.zeros(self._groups.width, dtype=bool)
+        chosen[order[:number]] = True
+        return chosen
+
+    def _global_order(self, scores: np.ndarray) -> np.ndarray:
+        """Return the channels that may go, the least important first."""
+        relative = np.empty_like(scores)
+        for group in self._groups.groups:
+            block = slice(group.offset, group.offset + group.size)
+            relative[block] = scores[block] / max(float(scores[block].mean()), 1e-300)
+        removable = self._lowest(scores, self._most)
+        order = np.argsort(relative, kind="stable")
+        return np.asarray(order[removable[order]])
+
+    def _lowest(self, scores: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        chosen = np.zeros(self._groups.width, dtype=bool)
+        for group, number in zip(self._groups.groups, numbers.tolist(), strict=True):
+            order = np.argsort(scores[group.offset : group.offset + group.size], kind="stable")
+            chosen[group.offset + order[:number]] = True
+        return chosen
+
+    def _share(self, numbers: np.ndarray) -> float:
+        """Return the share of the MACs that is left without so many channels of every group."""
+        return self._cost.of(~self._lowest(np.zeros(self._groups.width), numbers))["macs"] / self._whole
+
+    def _uniform_ratio(self, macs: float) -> float:
+        """Return the smallest ratio, the same for every group, that leaves at most a share of ``macs``."""
+        low, high = 0.0, 1.0
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            numbers = np.asarray([_number(g, middle, 1.0) for g in self._groups.groups])
+            low, high = (low, middle) if self._share(np.minimum(numbers, self._most)) <= macs else (middle, high)
+        return high
+
+
+def _number(group: Group, ratio: float, max_ratio: float) -> int:
+    """Return how many channels of a group are redundant: at least one is not."""
+    return min(math.floor(ratio * group.size + 1e-9), math.floor(max_ratio * group.size + 1e-9), group.size - 1)
+
+
+def _matching(ratios: Mapping[str, float], name: str, fallback: float) -> float:
+    return next((ratio for pattern, ratio in ratios.items() if name == pattern or fnmatchcase(name, pattern)), fallback)

@@ -1,0 +1,258 @@
+"""Gradient-flow cut: redundant filters get no gradient of the objective and decay to zero while the others train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
+from spaces.graph.channel_check import find_checked_groups
+from spaces.graph.channel_groups import ChannelGroups, Forward
+from spaces.sparsifiers.base import Sparsifier
+from spaces.sparsifiers.channel_split import ChannelSplit, Scope
+from spaces.sparsifiers.importance import Criterion, CriterionName, CriterionOptions, make_criterion, places_on, writers
+from spaces.sparsifiers.zeroing import largest_weights, lossless_groups, zero_channels
+
+ZERO = 1e-6
+"""Weights that count as zero at the end."""
+
+AIM = 1e-7
+"""What cut weights decay to by the last step."""
+
+
+@dataclass(frozen=True)
+class GradientCutSettings:
+    """Options of :class:`GradientCut`.
+
+    Attributes:
+        ratio: Share of the channels to remove; 0 cuts nothing, and leaves training as it is to the last bit.
+        ratios: Ratios of single groups, by the pattern of the group's name; the first that matches counts, else ``ratio``.
+        macs: Share of the network's MACs to be left, instead of ``ratio``.
+        scope: ``layer`` ranks channels within their group, ``global`` over the whole network.
+        importance: Criterion of importance: ``relevance_loss``, or any other.
+        exponent: Weight of task relevance against the effect on the loss in ``relevance_loss``.
+        smoothing: Share that importance keeps of what was seen before, at every step.
+        ramp: Share of the steps in which the number of cut filters rises, on a cubic, to what is asked for.
+        freeze: Share of the steps after which no filter comes back, and none is cut any more.
+        include: Name patterns of layers whose channels may go; empty for all.
+        exclude: Name patterns of layers whose channels stay.
+        max_ratio: Largest share of a group's channels that may go.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    ratio: float = 0.5
+    ratios: dict[str, float] = field(default_factory=dict)
+    macs: float | None = None
+    scope: Scope = "layer"
+    importance: CriterionName = "relevance_loss"
+    exponent: float = 1.0
+    smoothing: float = 0.98
+    ramp: float = 0.3
+    freeze: float = 0.5
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_ratio: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name, ratio in (("ratio", self.ratio), *self.ratios.items()):
+            if not 0.0 <= ratio < 1.0:
+                raise ValueError(f"{name}: expected a share of channels to remove from 0 to below 1, got {ratio}")
+        if self.macs is not None and not 0.0 < self.macs < 1.0:
+            raise ValueError(f"macs: expected the share of MACs to be left, between 0 and 1, got {self.macs}")
+        if self.ratios and (self.macs is not None or self.scope == "global"):
+            raise ValueError("ratios: single groups have ratios only within layers (scope: layer) and without macs")
+        if not 0.0 <= self.ramp <= self.freeze < 1.0:
+            raise ValueError(f"expected 0 <= ramp <= freeze < 1, got ramp {self.ramp} and freeze {self.freeze}")
+        if not 0.0 < self.max_ratio <= 1.0:
+            raise ValueError(f"max_ratio must lie above 0 and at most at 1, got {self.max_ratio}")
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"smoothing: expected a number from 0 to below 1, got {self.smoothing}")
+        if not self.exponent >= 0.0:
+            raise ValueError(f"exponent: expected a number of at least 0, got {self.exponent}")
+
+
+class GradientCut(Sparsifier):
+    """Cuts redundant filters off the objective's gradient, so that they only decay, and are zero at the end.
+
+    The method is that of Gao, Wang, Jing, Yu (Scientia Sinica Informationis 2022) on the update rule of GSM (Ding et al.,
+    NeurIPS 2019, arXiv 1909.12778) at filter level: in every step importance and compression ratio split the filters in
+    two, and a filter may come back while it still has weight. A BatchNorm behind a filter undoes its decay, so scaling
+    factor and shift are cut and decay with it; so do biases.
+
+    Ours is the decay: momentum and weight decay as they are reach zero in no training of usual length, so a cut filter is
+    multiplied, instead of the optimizer's step, with the factor that takes it to 1e-7 by the last step, whatever the
+    optimizer. And ours is the ramp: the number of cut filters rises on a cubic (Zhu, Gupta 2017, arXiv 1710.01878).
+
+    Args:
+        settings: How to cut.
+        channels: The network's channel groups, where they are known; found by :meth:`trace` otherwise.
+    """
+
+    Settings = GradientCutSettings
+    removes = True
+    lossless = True
+
+    def __init__(self, settings: GradientCutSettings, channels: ChannelGroups | None = None) -> None:
+        self.settings = settings
+        self._channels = channels
+        self._split: ChannelSplit | None = None
+        self._kept_rows: list[tuple[Tensor, int, Tensor, Tensor]] = []
+
+    def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
+        """Find the channel groups of ``model`` that can go without a trace once they are zero.
+
+        Raises:
+            UnsupportedModelError: There are none, or the share of MACs is out of reach.
+        """
+        settings = self.settings
+        if self._channels is None:
+            found = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
+            self._channels = lossless_groups(model, found, inputs, forward)
+        if not self._channels.groups:
+            reasons = sorted({group.reason for group in self._channels.frozen}) or ["it has no layer with channels"]
+            raise UnsupportedModelError(
+                "no filter of this network can be cut: " + "; ".join(reasons[:5]) + "; see include, exclude"
+            )
+        self._split = ChannelSplit(
+            model, self._channels, settings.ratio, settings.ratios, settings.macs, settings.scope, settings.max_ratio
+        )
+
+    def start(self, model: nn.Module, total_steps: int) -> None:
+        """Bind to the weights of ``model``; :meth:`trace` comes first."""
+        if self._channels is None or self._split is None:
+            raise SecateursError("gradient cut needs the network's channel groups: expected trace before start")
+        settings, channels = self.settings, self._channels
+        options = CriterionOptions(settings.smoothing, settings.exponent)
+        self._model, self._total = model, total_steps
+        self._criterion: Criterion = make_criterion(settings.importance, model, channels, options)
+        self._step = 0
+        device = next(model.parameters()).device
+        self._redundant = torch.zeros(channels.width, dtype=torch.bool, device=device)
+        self._factors = torch.ones(channels.width, dtype=torch.float64, device=device)
+        self._writers = [
+            (model.get_submodule(name).get_parameter(tensor), dim, places_on(device, places))
+            for name, tensor, dim, places in writers(channels)
+        ]
+
+    def before_forward(self, inputs: Tensor, targets: Tensor | None) -> None:
+        """Let the importance watch the forward pass, while the split may still change."""
+        if not self._frozen:
+            self._criterion.begin(targets)
+
+    @torch.no_grad()
+    def after_backward(self) -> None:
+        """Split the filters, and cut the redundant ones off the gradient."""
+        if not self._frozen:
+            self._criterion.end()
+            self._resplit()
+        self._kept_rows = []
+        if not bool(self._redundant.any()):
+            return
+        cut = torch.cat([self._redundant, self._redundant.new_zeros(1)])
+        factors = torch.cat([self._factors, self._factors.new_ones(1)])
+        for parameter, dim, places in self._writers:
+            index = cut[places].nonzero().flatten()
+            if not len(index):
+                continue
+            if parameter.grad is not None:
+                parameter.grad.index_fill_(dim, index, 0.0)
+            shape = [-1 if own == dim else 1 for own in range(parameter.dim())]
+            factor = factors[places[index]].to(parameter.dtype).reshape(shape)
+            self._kept_rows.append((parameter, dim, index, parameter.index_select(dim, index) * factor))
+
+    def _resplit(self) -> None:
+        level = self._level
+        if self._split is None or level <= 0.0:
+            return
+        scores = self._criterion.values().cpu().numpy()
+        chosen = torch.from_numpy(self._split.redundant(scores, level)).to(self._redundant.device)
+        fresh = chosen & ~self._redundant
+        if bool(fresh.any()):
+            largest = largest_weights(self._model, self._groups).clamp_min(AIM)
+            left = self._total - self._step
+            self._factors = torch.where(fresh, (AIM / largest) ** (1.0 / left), self._factors)
+        self._redundant = chosen
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Put decayed weights in the place of the optimizer's; at the last step all that was cut becomes exactly zero."""
+        for parameter, dim, index, decayed in self._kept_rows:
+            parameter.index_copy_(dim, index, decayed)
+        self._kept_rows = []
+        self._step += 1
+        if self.finished:
+            self._finish()
+
+    def _finish(self) -> None:
+        gone = self._redundant.cpu().numpy()
+        left = float(largest_weights(self._model, self._groups)[self._redundant].max()) if gone.any() else 0.0
+        if not left < ZERO:
+            raise EquivalenceError(f"cut filters should be below {ZERO:g} at the end of training, and reach {left:.3g}")
+        if gone.any():
+            zero_channels(self._model, self._groups, ~gone)
+
+    @property
+    def _frozen(self) -> bool:
+        """Whether the split is final; the first step always makes one."""
+        return self._step > 0 and self._step >= self.settings.freeze * self._total
+
+    @property
+    def _level(self) -> float:
+        """Share of the way to the compression asked for at this step."""
+        rising = self.settings.ramp * self._total
+        # The last step that still may split must ask for all.
+        if self._step + 1 >= self.settings.freeze * self._total or rising <= 0.0:
+            return 1.0
+        return 1.0 - (1.0 - min(1.0, self._step / rising)) ** 3
+
+    @property
+    def _groups(self) -> ChannelGroups:
+        if self._channels is None:
+            raise SecateursError("gradient cut has seen no network yet: expected trace first")
+        return self._channels
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done, and what was cut is zero."""
+        return self._step >= self._total
+
+    @property
+    def settled(self) -> bool:
+        return self.finished
+
+    @property
+    def channel_groups(self) -> ChannelGroups | None:
+        return self._channels
+
+    def keep_masks(self) -> Mapping[str, Tensor]:
+        if self._channels is None:
+            return {}
+        kept = np.ones(self._channels.width, dtype=bool)
+        if hasattr(self, "_redundant"):
+            kept = (~self._redundant).cpu().numpy()
+        return {g.name: torch.from_numpy(kept[g.offset : g.offset + g.size].copy()) for g in self._channels.groups}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        learnt = {f"criterion.{name}": tensor for name, tensor in self._criterion.state_dict().items()}
+        return {
+            "step": torch.tensor(self._step),
+            "redundant": self._redundant.clone(),
+            "factors": self._factors.clone(),
+            **learnt,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        expected, found = tuple(self._redundant.shape), tuple(state["redundant"].shape)
+        if found != expected:
+            raise SecateursError(f"the state splits channels of shape {found}, this network's are of shape {expected}")
+        self._step = int(state["step"])
+        self._redundant = state["redundant"].to(self._redundant)
+        self._factors = state["factors"].to(self._factors)
+        mark = "criterion."
+        self._criterion.load_state_dict({n.removeprefix(mark): v for n, v in state.items() if n.startswith(mark)})

@@ -1,0 +1,85 @@
+"""Zero channels: what makes a coupled channel nothing, and where removing a zero channel changes nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.errors import EquivalenceError
+from spaces.graph.channel_check import enliven, freeze, output_difference
+from spaces.graph.channel_groups import ChannelGroups, Forward, Group
+from spaces.graph.channel_surgery import apply_cut, plan_cut
+from spaces.sparsifiers.importance import places_on, writers
+
+
+def zero_channels(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn.Module:
+    """Set all that writes the channels off ``mask`` to zero, in place: filters, biases, scaling factors, shifts.
+
+    Running means go with them, as they do where the zero channel is seen long enough.
+    """
+    gone = np.append(~mask, False)
+    means = [(layer.name, "running_mean", 0, layer.outputs) for layer in groups.layers if layer.kind == "norm"]
+    with torch.no_grad():
+        for name, tensor, dim, places in (*writers(groups), *means):
+            stored = getattr(model.get_submodule(name), tensor, None)
+            index = np.flatnonzero(gone[places])
+            if stored is not None and len(index):
+                stored.index_fill_(dim, torch.from_numpy(index).to(stored.device), 0.0)
+    return model
+
+
+@torch.no_grad()
+def largest_weights(model: nn.Module, groups: ChannelGroups) -> Tensor:
+    """Return the largest absolute value of all that writes each coupled channel, float64 of shape ``(groups.width,)``."""
+    device = next(model.parameters()).device
+    largest = torch.zeros(groups.width + 1, dtype=torch.float64, device=device)
+    for name, tensor, dim, places in writers(groups):
+        weights = model.get_submodule(name).get_parameter(tensor).abs().movedim(dim, 0).reshape(len(places), -1)
+        on = places_on(device, places)
+        largest.scatter_reduce_(0, torch.where(on < 0, groups.width, on), weights.amax(1).to(torch.float64), "amax")
+    return largest[:-1]
+
+
+def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:
+    """Freeze, with the reason, the groups of which a zero channel can't be removed without changing the output.
+
+    These are channels over which a normalization takes its statistics, and those behind an activation that makes
+    something of zero.
+    """
+    counted = "is normalized together with the kept channels, which a zero among them changes"
+    reasons: dict[str, str] = {}
+    for layer in groups.layers:
+        if layer.kind == "layer_norm" or (layer.kind == "group_norm" and layer.groups == 1):
+            reasons |= {group.name: f"{layer.name}: {counted}" for group in groups.groups if _touches(layer.outputs, group)}
+    groups = freeze(groups, reasons) if reasons else groups
+    exact = enliven(copy.deepcopy(model).double(), inputs.double() if inputs.is_floating_point() else inputs, forward)
+
+    def loses(mask: np.ndarray) -> bool:
+        zeroed = zero_channels(copy.deepcopy(exact), groups, mask)
+        try:
+            output_difference(apply_cut(zeroed, plan_cut(groups, mask)), zeroed, inputs, forward)
+        except EquivalenceError:
+            return True
+        return False
+
+    every = {group.name: _without_half(groups, {group.name}) for group in groups.groups}
+    if groups.groups and loses(_without_half(groups, set(every))):
+        makes = "what reads it makes something of a zero channel"
+        bad = {name: makes for name, mask in every.items() if loses(mask)}
+        groups = freeze(groups, bad or dict.fromkeys(every, makes))
+    return groups
+
+
+def _touches(places: np.ndarray, group: Group) -> bool:
+    return bool(((places >= group.offset) & (places < group.offset + group.size)).any())
+
+
+def _without_half(groups: ChannelGroups, names: set[str]) -> np.ndarray:
+    mask = np.ones(groups.width, dtype=bool)
+    for group in groups.groups:
+        if group.name in names:
+            mask[group.offset : group.offset + group.size // 2] = False
+    return mask
