@@ -145,7 +145,7 @@ def real(data: str, evaluations: int, repeats: int, images: int) -> Row:
     )
     task = build_task(settings)
     model = task.reference_model().eval()
-    space = ChannelMask(model, task.example_inputs(), compensate=False, forward=task.forward)
+    space = ChannelMask(model, task.example_inputs(), forward=task.forward)
     evaluators = [Accuracy(AccuracySettings(batch_norm_batches=2)), Cost(CostSettings())]
     recipe = Recipe(space, model, task, evaluators, 0, device_of("cpu"))
     problem = Problem(space, [Objective("top1", "maximize"), Objective("macs", "minimize")], [], {})

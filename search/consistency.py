@@ -41,7 +41,7 @@ def _order(document: Document, stages: Sequence[Block | None]) -> Iterable[Fault
     removing = [name == "search" or _removes(stage) for name, stage in zip(names, stages, strict=True)]
     for index, name in enumerate(names):
         path = ("stages", index)
-        before, after = names[:index], names[index + 1 :]
+        after = names[index + 1 :]
         if name == "retrain" and not any(removing[:index]):
             reason = "retrain trains the network that a search leaves, and no search comes before it"
             yield document.fault(path, f"{reason}; move it behind the search, or use `train`")

@@ -85,7 +85,8 @@ class Setup:
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         targets = [Target(metric, limit) for metric, limit in limits.items()]
         recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training)
-        known = tables(space, run, model, settings.importance) | {"samples": {"search": np.array(task.size("search"))}}
+        known = tables(space, model, task, settings.importance, run.device)
+        known["samples"] = {"search": np.array(task.size("search"))}
         problem = Problem(space, objectives, targets, known)
         return Setup(network, problem, recipe)
 
@@ -133,11 +134,13 @@ class Setup:
         return frozen(space.groups)
 
 
-def tables(space: SearchSpace, run: StageRun, model: nn.Module, criterion: str) -> dict[str, dict[str, np.ndarray]]:
+def tables(
+    space: SearchSpace, model: nn.Module, task: Task, criterion: str, device: torch.device
+) -> dict[str, dict[str, np.ndarray]]:
     """Return what algorithms may know beforehand: ``importance``, by group name."""
     if not isinstance(space, HasGroups):
         return {}
-    seen = observations(run.task, run.device, limit=CALIBRATION_SAMPLES)
+    seen = observations(task, device, limit=CALIBRATION_SAMPLES)
     return {"importance": importance.score(model, space.groups, criterion, seen)}
 
 

@@ -99,7 +99,7 @@ def _listening(address: str) -> str:
     """
     from ray._private.services import canonicalize_bootstrap_address
 
-    found = canonicalize_bootstrap_address(address)  # type: ignore[no-untyped-call]
+    found = canonicalize_bootstrap_address(address)
     host, _, port = str(found).rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()

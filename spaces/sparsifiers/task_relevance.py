@@ -82,7 +82,7 @@ class TaskRelevance(Criterion):
             if "norm" in layer.kind or layer.name in seen or (layer.inputs < 0).all():
                 continue
             seen.add(layer.name)
-            places, position = places_on(self.device, layer.inputs).unique(return_inverse=True)
+            places, position = torch.unique(places_on(self.device, layer.inputs), return_inverse=True)
             self._readers.append((layer, places, position))
         self._places = torch.cat([places for _, places, _ in self._readers] or [torch.zeros(0, dtype=torch.int64)])
         self._statistics = ClassStatistics(len(self._places), self.device)

@@ -34,9 +34,9 @@ class FilterScore(Criterion):
 
 def _filters(module: nn.Module, layer: Layer) -> Tensor:
     """Return a layer's weights as one row per output channel."""
-    weight = module.get_parameter("weight")
+    weight: Tensor = module.get_parameter("weight")
     if layer.kind == "conv_transpose":
-        weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2)
+        weight = weight.reshape(layer.groups, -1, *weight.shape[1:]).transpose(1, 2)
     return weight.reshape(len(layer.outputs), -1)
 
 
@@ -51,7 +51,8 @@ class L2Norm(FilterScore):
     """Euclidean norm of the weights."""
 
     def rows(self, filters: Tensor) -> Tensor:
-        return filters.norm(dim=1)
+        norms: Tensor = torch.linalg.vector_norm(filters, dim=1)
+        return norms
 
 
 class GeometricMedian(FilterScore):

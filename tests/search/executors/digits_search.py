@@ -86,7 +86,7 @@ def make_recipe(pause: float = 0.0, extra: tuple[Evaluator, ...] = (), training:
 
 def make_problem(recipe: Recipe) -> Problem:
     """Return the problem of keeping accuracy at 60 % of the MACs."""
-    known = tables(recipe.space, recipe.model, "bn_scale")
+    known = tables(recipe.space, recipe.model, recipe.task, "bn_scale", recipe.device)
     return Problem(
         recipe.space, [Objective("top1", "maximize"), Objective("macs", "minimize")], [Target("macs", 40_000.0)], known
     )
@@ -140,6 +140,7 @@ def timeless(trials: list[Trial]) -> list[Any]:
     return [(trial.number, trial.proposal, trial.state, dict(trial.metrics), trial.error) for trial in trials]
 
 
-def kill_a_worker() -> None:
-    """Kill one of the workers with SIGKILL."""
-    os.kill(processes(WORKER)[0], signal.SIGKILL)
+def kill_workers() -> None:
+    """Kill all workers with SIGKILL: of several, one may not have got anything to do yet."""
+    for pid in processes(WORKER):
+        os.kill(pid, signal.SIGKILL)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from digits_search import TASK, kill_a_worker, make_problem, make_recipe, make_workload, search, timeless
+from digits_search import TASK, kill_workers, make_problem, make_recipe, make_workload, search, timeless
 from formula import Formula
 from strengths import STEPS, Rising, steps, training_recipe, training_workload
 from torch import nn
@@ -79,7 +79,7 @@ def test_lost_workers_change_nothing(recipe: Recipe, serial: list[Trial], tmp_pa
     def kill(trials: list[Trial]) -> None:
         nonlocal killed
         if killed < kills:
-            kill_a_worker()
+            kill_workers()
             killed += 1
 
     found = search(tmp_path, make_problem(recipe), executor, on_batch=kill, log=lines.append)
@@ -285,7 +285,7 @@ def test_a_lost_workers_training_goes_on_elsewhere(tmp_path: Path) -> None:
         executor.submit(job)
     for event in executor.events():
         if isinstance(event, Saved) and not killed:
-            kill_a_worker()
+            kill_workers()
             killed = True
         if isinstance(event, Result):
             found.append(event.trial)
