@@ -211,8 +211,9 @@ class StoredQuantizer(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Return ``values`` as the quantizer's bits hold them, of the same shape and dtype."""
         step = Step(self.step[:1], self.step[1:].to(torch.int32))
-        if values.dtype == torch.float64:
-            return from_integers(to_integers(values, step, self.bits, False, None), step, None).double()
+        if values.dtype == torch.float64 or torch.compiler.is_compiling():
+            # The operator has no form for these.
+            return from_integers(to_integers(values, step, self.bits, False, None), step, None).to(values.dtype)
         return fake_quantize(values, step, self.bits, signed=False, axis=None)
 
     def extra_repr(self) -> str:
