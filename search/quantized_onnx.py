@@ -1,4 +1,4 @@
-"""Quantized networks in ONNX: QuantizeLinear and DequantizeLinear with the real ranges, integers in the smallest types there are.
+"""Quantized networks in ONNX: QuantizeLinear and DequantizeLinear with the real ranges, integers in the smallest types.
 
 The exporter of PyTorch writes 8-bit integers; here they get the narrowest ONNX type that holds the bits (2, 4 or 8 bits wide).
 """
@@ -102,7 +102,7 @@ class _Activation(nn.Module):
 
 
 def narrow(model: ir.Model, widths: Sequence[int]) -> None:
-    """Give the integers of every quantized weight the narrowest type that holds them, and drop notes on the source, in place."""
+    """Give the integers of every quantized weight the narrowest type that holds them, in place; drop notes on the source."""
     names = {8: "INT8", 4: "INT4", 2: "INT2"}
     for name, value in list(model.graph.initializers.items()):
         found = _INTEGERS.search(name)
