@@ -2,5 +2,6 @@
 
 ALGORITHMS = {
     "genetic": "search.algorithms.genetic:GeneticAlgorithm",
+    "optuna": "search.algorithms.optuna_sampler:OptunaSampler",
     "random": "search.algorithms.random:RandomSearch",
 }
