@@ -1,4 +1,4 @@
-"""Quantized networks in ONNX: QuantizeLinear and DequantizeLinear with the real ranges, integers in the smallest types there are.
+"""Quantized networks in ONNX: QuantizeLinear and DequantizeLinear with the real ranges, integers in the smallest types.
 
 The exporter of PyTorch writes 8-bit integers; here they get the narrowest ONNX type that holds the bits (2, 4 or 8 bits wide).
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import copy
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +27,16 @@ WIDTHS = (2, 4, 8)
 OPSETS = {2: 25, 4: 21, 8: 21}
 """The first operator set that has the narrowest type."""
 _IR_VERSIONS = {2: 13, 4: 10, 8: 10}
+_INTEGER_LAYERS = (
+    "QLinearConv",
+    "QGemm",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "ConvInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+)
+_FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose")
 _INTEGERS = re.compile(r"(?:^|\.)weight_integers_(\d)$")
 
 
@@ -102,7 +115,7 @@ class _Activation(nn.Module):
 
 
 def narrow(model: ir.Model, widths: Sequence[int]) -> None:
-    """Give the integers of every quantized weight the narrowest type that holds them, and drop notes on the source, in place."""
+    """Give the integers of every quantized weight the narrowest type that holds them, in place; drop notes on the source."""
     names = {8: "INT8", 4: "INT4", 2: "INT2"}
     for name, value in list(model.graph.initializers.items()):
         found = _INTEGERS.search(name)
@@ -125,6 +138,21 @@ def stored_integers(path: Path) -> dict[str, tuple[int, int, int]]:
             bits = int(value.const_value.dtype.itemsize * 8)
             found[name] = bits, int(integers.min()), int(integers.max())
     return found
+
+
+def deployment(path: Path) -> dict[str, Any]:
+    """Return how ONNX Runtime computes the layers with weights of a file on this machine's CPU, after its optimizations."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node]
+    return {
+        "integer_layers": sum(kind in _INTEGER_LAYERS for kind in kinds),
+        "float_layers": sum(kind in _FLOAT_LAYERS for kind in kinds),
+        "version": onnxruntime.__version__,
+    }
 
 
 def supported_widths() -> tuple[tuple[int, ...], ...]:

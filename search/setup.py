@@ -28,6 +28,7 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from spaces.graph.channel_groups import ChannelGroups
+from spaces.graph.quantizable import Point, Unquantized
 from spaces.sparsifiers import importance
 
 CALIBRATION_SAMPLES = 2048
@@ -39,6 +40,14 @@ class HasGroups(Protocol):
     """A space over coupled channels, which have an importance."""
 
     groups: ChannelGroups
+
+
+@runtime_checkable
+class HasPoints(Protocol):
+    """A space over the bits of quantized values."""
+
+    points: tuple[Point, ...]
+    frozen: tuple[Unquantized, ...]
 
 
 @runtime_checkable
@@ -146,12 +155,31 @@ class Setup:
             if isinstance(value, str)
         ]
 
+    def bits(self, network: Network) -> list[dict[str, Any]]:
+        """Return the bits of every quantized layer and addition of a realized network."""
+        record = network.transformations[-1]
+        if not isinstance(self.problem.space, HasPoints) or "layers" not in record:
+            return []
+        rows = {
+            name: {"weight_bits": weights, "activation_bits": inputs} for name, (weights, inputs) in record["layers"].items()
+        }
+        rows |= {name: {"weight_bits": None, "activation_bits": count} for name, count in record["additions"].items()}
+        weights = {point.layer: point.elements for point in self.problem.space.points if point.kind == "weight"}
+        macs = {point.layer: point.macs for point in self.problem.space.points}
+        return [{"name": name, **row, "weights": weights.get(name, 0), "macs": macs[name]} for name, row in rows.items()]
+
     def frozen(self) -> list[dict[str, Any]]:
         """Return what the space does not touch, and why."""
         space = self.problem.space
-        if not isinstance(space, HasGroups):
+        if isinstance(space, HasGroups):
+            return frozen(space.groups)
+        if not isinstance(space, HasPoints):
             return []
-        return frozen(space.groups)
+        total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
+        return [
+            {"name": entry.name, "size": entry.weights, "reason": entry.reason, "macs_share": entry.macs / max(total, 1.0)}
+            for entry in space.frozen
+        ]
 
 
 def tables(

@@ -131,6 +131,7 @@ class Search(Stage):
             metrics=metrics,
             equivalence_error=error,
             layers=setup.layers(network),
+            bits=setup.bits(network),
             frozen=setup.frozen(),
             objectives=dict(self.settings.objectives),
             target={
