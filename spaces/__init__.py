@@ -1,3 +1,6 @@
 """What may change, and how a choice becomes a model."""
 
-SPACES = {"channel_mask": "spaces.channel_mask:ChannelMask"}
+SPACES = {
+    "channel_mask": "spaces.channel_mask:ChannelMask",
+    "bit_width": "spaces.bit_width:BitWidth",
+}

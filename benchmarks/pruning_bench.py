@@ -1,0 +1,149 @@
+"""What every row of a pruning benchmark shares: one checkpoint, one way to train, one way to end."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from evaluators.accuracy import measure
+from evaluators.cost import count
+from evaluators.model_factory import ModelSettings
+from evaluators.small_images import FashionMNIST
+from evaluators.task import Task
+from evaluators.task_settings import NamedData, TaskSettings, build_task
+from evaluators.training.batch_norm import recalibrate
+from evaluators.training.checkpoint import FileCheckpoint
+from evaluators.training.loop import train
+from evaluators.training.optimizers import OptimizerSettings
+from evaluators.training.schedules import Schedule
+from evaluators.training.settings import DistillationSettings, TrainingSettings
+from search.atomic import write_json
+from spaces.sparsifiers.base import Sparsifier
+
+CPU = torch.device("cpu")
+PEAK_LR = 0.05
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is trained; the same for every row.
+
+    Attributes:
+        train: Training images.
+        search: Images of the search split.
+        pretraining: Epochs behind the checkpoint.
+        epochs: Epochs after it, in all.
+        sparse: How many of these a row with sparse training spends on it.
+    """
+
+    train: int = 6000
+    search: int = 2000
+    pretraining: int = 12
+    epochs: int = 2
+    sparse: int = 1
+
+
+S = TypeVar("S", bound=Sizes)
+
+
+@dataclass(frozen=True)
+class Bench(Generic[S]):
+    """One model and seed: data, checkpoint and settings shared by its rows."""
+
+    model: str
+    seed: int
+    sizes: S
+    data: str
+    folder: Path
+
+    def task(self) -> Task:
+        settings = FashionMNIST.Settings(root=self.data, search_size=self.sizes.search, train_size=self.sizes.train)
+        factory = ModelSettings(f"spaces.networks.{self.model}", {"in_channels": 1, "classes": 10}, init_seed=self.seed)
+        return build_task(TaskSettings(factory, NamedData("fashion_mnist", settings)))
+
+    def training(self, epochs: int, lr: float, distilled: bool) -> TrainingSettings:
+        return TrainingSettings(
+            epochs=epochs,
+            batch_size=64,
+            optimizer=OptimizerSettings("sgd", lr=lr, momentum=0.9, weight_decay=5e-4),
+            distillation=DistillationSettings(weight=0.5, temperature=4.0) if distilled else None,
+        )
+
+    def reference(self, task: Task) -> nn.Module:
+        """Return the checkpoint, trained at the first call."""
+        model = task.reference_model()
+        path = self.folder / f"{self.model}-{self.seed}-checkpoint.safetensors"
+        if not path.exists():
+            settings = self.training(self.sizes.pretraining, 0.1, distilled=False)
+            train(model, task, settings, seed=self.seed, device=CPU, checkpoint=self._epochs(path))
+            save_file(model.state_dict(), path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").replace(path)
+        model.load_state_dict(load_file(path))
+        return model.eval()
+
+    def reference_top1(self, task: Task, reference: nn.Module) -> float:
+        """Return the checkpoint's top-1 on the test split, measured at the first call."""
+        path = self.folder / f"{self.model}-{self.seed}-checkpoint.json"
+        if not path.exists():
+            write_json(path, {"test_top1": measure(reference, task, "test")["top1"]})
+        return float(json.loads(path.read_text())["test_top1"])
+
+    def _epochs(self, path: Path) -> FileCheckpoint:
+        return FileCheckpoint(path.with_name(path.stem + "-epochs.safetensors"))
+
+    def sparse(
+        self,
+        task: Task,
+        reference: nn.Module,
+        sparsifier: Sparsifier,
+        path: Path,
+        epochs: int | None = None,
+        schedule: Schedule = "constant",
+    ) -> nn.Module:
+        """Return the checkpoint after sparse training, with distillation from itself like every other epoch.
+
+        Args:
+            task: Data, loss and score.
+            reference: The checkpoint.
+            sparsifier: What drives it towards sparsity.
+            path: The cell's file; the epochs are kept beside it.
+            epochs: How many; by default ``sizes.sparse``.
+            schedule: The schedule of the learning rate.
+        """
+        model = copy.deepcopy(reference)
+        epochs = self.sizes.sparse if epochs is None else epochs
+        settings = dataclasses.replace(self.training(epochs, PEAK_LR, distilled=True), schedule=schedule)
+        checkpoint = self._epochs(path.with_name(path.stem + "-sparse.json"))
+        train(
+            model, task, settings, seed=self.seed, device=CPU, teacher=reference, sparsifier=sparsifier, checkpoint=checkpoint
+        )
+        return model.eval()
+
+    def finish(self, task: Task, model: nn.Module, reference: nn.Module, epochs: int, path: Path) -> dict[str, float]:
+        """Train for the epochs that are left, if any, and measure on the test split."""
+        ready = copy.deepcopy(model)
+        recalibrate(ready, task.batches("train", 256, limit=2048), task.forward, CPU)
+        before = measure(ready, task, "search")
+        if epochs:
+            model, settings = ready, self.training(epochs, PEAK_LR, distilled=True)
+            train(model, task, settings, seed=self.seed, device=CPU, teacher=reference, checkpoint=self._epochs(path))
+            self._epochs(path).path.unlink(missing_ok=True)
+        return {
+            "search_top1_before": before["top1"],
+            "search_top1": measure(model, task, "search")["top1"],
+            "test_top1": measure(model, task, "test")["top1"],
+            **count(model, task.example_inputs()),
+        }
+
+
+Row = Callable[[Bench[Any], Task, nn.Module, float, Path], tuple[nn.Module, int]]
+"""From (bench, task, reference, MACs limit, path of the cell) to the pruned network and the epochs left."""
