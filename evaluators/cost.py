@@ -46,9 +46,7 @@ def count(
         operations += own * operation_bits(module)
 
     handles: list[RemovableHandle] = [
-        module.register_forward_hook(add, with_kwargs=True)
-        for module in model.modules()
-        if isinstance(module, COUNTED)
+        module.register_forward_hook(add, with_kwargs=True) for module in model.modules() if isinstance(module, COUNTED)
     ]
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else example_inputs.device

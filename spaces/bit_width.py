@@ -140,7 +140,9 @@ class BitWidth(SearchSpace):
         self.frozen = found.frozen
         self.points = tuple(self._points())
         _require_latency(settings, found.layers, self._domain_of)
-        network = quantize(model, self._record({point.decision: self.domains[point.decision].options[0] for point in self.points}))
+        network = quantize(
+            model, self._record({point.decision: self.domains[point.decision].options[0] for point in self.points})
+        )
         self._cost = BitCost(found, network, settings.latency)
         wanted = {point.path: tuple(self.domains[point.decision].options) for point in self.points}
         calibration = Calibration(settings.method, settings.percentile)
