@@ -2,5 +2,7 @@
 
 ALGORITHMS = {
     "genetic": "search.algorithms.genetic:GeneticAlgorithm",
+    "integer_program": "search.algorithms.integer_program:IntegerProgram",
+    "progressive": "search.algorithms.progressive:Progressive",
     "random": "search.algorithms.random:RandomSearch",
 }
