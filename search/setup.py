@@ -97,7 +97,7 @@ class Setup:
         recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training)
         known = tables(space, model, task, settings.importance, run.device)
         known["samples"] = {"search": np.array(task.size("search"))}
-        problem = Problem(space, objectives, targets, known)
+        problem = Problem(space, objectives, targets, known, settings.training is not None, space.starting_points())
         return Setup(network, problem, recipe)
 
     def algorithm(self, settings: SearchSettings, seed: int) -> Any:

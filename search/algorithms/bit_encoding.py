@@ -136,8 +136,8 @@ class BitEncoding:
                 total = start[metric] + sum(block.costs[metric][at] for block, at in zip(blocks, chosen, strict=True))
                 if not math.isclose(total, costs[metric], rel_tol=1e-9):
                     raise NotABitSpaceError(
-                        f"{metric} is no sum over layers ({total:g} against {costs[metric]:g}): expected costs that are, for an "
-                        "integer programme; take optuna_sampler or progressive"
+                        f"{metric} is no sum over layers ({total:g} against {costs[metric]:g}): expected costs that are, for "
+                        "an integer programme; take optuna_sampler or progressive"
                     )
 
     def candidate(self, blocks: Sequence[Block], chosen: Sequence[int]) -> Candidate:

@@ -149,7 +149,7 @@ class Programme:
         raise SecateursError("the integer programme exceeds its limits by rounding: expected limits that are not this narrow")
 
     def sweep(self, metric: str, budgets: int) -> list[Solution]:
-        """Return the different solutions at evenly spaced budgets of a cost, from the most allowed to the smallest network's."""
+        """Return the different solutions at evenly spaced budgets of a cost, from the most allowed to the least possible."""
         lowest = self._start[metric]
         whole = self._encoding.problem.space.costs(self._encoding.candidate_of(max))[metric]
         limits = [target.limit for target in self._encoding.targets if target.metric == metric]

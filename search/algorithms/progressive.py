@@ -94,7 +94,7 @@ class Progressive(Algorithm):
                 "progressive lowers bits until a target is met: expected one on a cost such as size_bytes in search.target; "
                 f"the space knows {', '.join(encoding.metrics)}"
             )
-        self._trains = bool(problem.tables.get("training"))
+        self._trains = problem.trains
         self._rng = np.random.default_rng([seed, 3])
         start = encoding.candidate_of(max)
         self._state = _State(start, math.nan, None)

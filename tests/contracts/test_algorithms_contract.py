@@ -24,7 +24,7 @@ from synthetic_space import MACS, TOP1, ImageByImage, Interacting, SyntheticSpac
 
 GOLDEN = TESTS / "golden"
 SPACE = SyntheticSpace([12, 16, 16])
-SMALL = {"genetic": {"population": 8, "generations": 5}, "random": {"evaluations": 27}}
+SMALL = {"genetic": {"population": 8, "generations": 5}, "random": {"evaluations": 27}, "optuna": {"evaluations": 27}}
 
 
 @pytest.fixture(params=sorted(ALGORITHMS))
