@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -199,14 +199,35 @@ class BitWidth(SearchSpace):
         Raises:
             EquivalenceError: They differ.
         """
-        prepared = self.prepare(model, candidate).eval()
+        return self.check_prepared(self.prepare(model, candidate))
+
+    def check_prepared(self, prepared: nn.Module) -> float:
+        """Do the same as :meth:`check` for a network that was trained."""
+        device = next(prepared.parameters()).device
+        training, inputs = prepared.training, self._inputs.to(device)
         with torch.no_grad():
-            expected = self._forward(prepared, self._inputs)
-            found = self._forward(pack_weights(prepared), self._inputs)
+            expected = self._forward(prepared.eval(), inputs)
+            found = self._forward(pack_weights(prepared), inputs)
+        prepared.train(training)
         error = float((expected - found).abs().max())
         if not error <= TOLERANCE * max(1.0, float(expected.abs().max())):
             raise EquivalenceError(f"the stored integers change the network's outputs by {error:.3g}; expected the same")
         return error
+
+    def take_over(self, prepared: nn.Module, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Give ``prepared`` the weights and biases of another candidate's network, and learned steps for the same bits.
+
+        Steps for other bits are calibrated anew for the weights, and stay as calibrated for activations.
+        """
+        own = dict(prepared.named_parameters())
+        steps = {f"{name}.scale": name for name, module in prepared.named_modules() if isinstance(module, Quantizer)}
+        found = {name: tensor for name, tensor in weights.items() if name in own and name not in steps}
+        prepared.load_state_dict(found, strict=False)
+        self._statistics.calibrate(prepared, bias_correction=False)
+        for scale, name in steps.items():
+            quantizer = prepared.get_submodule(name)
+            if scale in weights and torch.equal(weights[f"{name}.width"].cpu(), quantizer.get_buffer("width").cpu()):
+                prepared.load_state_dict({scale: weights[scale]}, strict=False)
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` (of the stored form), ``bit_operations``, perhaps ``latency_ms``."""
@@ -214,10 +235,11 @@ class BitWidth(SearchSpace):
 
     def uniform(self, weight_bits: int, activation_bits: int) -> Candidate:
         """Return the candidate in which every decision has these bits, or the nearest that its domain has (the more of two)."""
-        values = {}
+        values: dict[str, int] = {}
         for point in self.points:
             wanted = weight_bits if point.kind == "weight" else activation_bits
-            values.setdefault(point.decision, min(self.domains[point.decision].options, key=lambda b: (abs(b - wanted), -b)))
+            options = [int(bits) for bits in self.domains[point.decision].options]
+            values.setdefault(point.decision, nearest(options, wanted))
         return Candidate(values)
 
     def starting_points(self) -> tuple[Candidate, ...]:
@@ -246,6 +268,11 @@ class BitWidth(SearchSpace):
         }
 
 
+def nearest(options: Sequence[int], wanted: int) -> int:
+    """Return the option nearest to ``wanted``, the larger one of two."""
+    return min(options, key=lambda bits: (abs(bits - wanted), -bits))
+
+
 def _require_latency(settings: BitWidthSettings, layers: Any, domain_of: Any) -> None:
     """Require an entry for every layer and all bits it may have.
 
@@ -265,8 +292,3 @@ def _require_latency(settings: BitWidthSettings, layers: Any, domain_of: Any) ->
                         f"space.latency has no entry {latency_key(one, other)!r} for the layer {site.name!r}; expected one for "
                         "every layer and all bits that it may have, or no table"
                     )
-
-
-def quantizers(model: nn.Module) -> dict[str, Quantizer]:
-    """Return every quantizer of a prepared network by module path."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}

@@ -41,7 +41,7 @@ class Export(Stage):
     def run(self, network: Network, run: StageRun) -> Network:
         provenance = {"step": run.step, **(run.best.provenance() or {})}
         run.best.replace(
-            network, provenance, extras=lambda folder: write_formats(folder, network.model, run.task, self.settings)
+            network, provenance, extras=lambda folder: write_formats(folder, network.stored().model, run.task, self.settings)
         )
         run.notes["formats"] = list(self.settings.formats)
         return network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from spaces.graph.fake_quantize import Quantizer
 from spaces.graph.quantizable import Quantizable
@@ -36,14 +36,21 @@ def counted_parameters(model: nn.Module) -> int:
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Return the bytes of all tensors that are stored of a network, with the weights of quantized layers packed."""
-    total = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    """Return the bytes of all tensors that are stored of a network, its quantized weights and steps in their packed form."""
+    total = sum(_bytes(tensor) for tensor in model.state_dict().values())
     for layer in quantized_layers(model).values():
         if layer.weight is not None and layer.weight_quantizer is not None:
-            quantizer, weight = layer.weight_quantizer, layer.weight
-            total += packed_bytes(weight.numel(), quantizer.bits) - weight.numel() * weight.element_size()
-            total -= quantizer.zero_point.numel() * quantizer.zero_point.element_size()
+            total += packed_bytes(layer.weight.numel(), layer.weight_quantizer.bits) - _bytes(layer.weight)
+    for module in model.modules():
+        if isinstance(module, Quantizer):
+            total -= _bytes(module.width) + _bytes(module.zero_point)
+            # A stored activation has its zero point beside its scale.
+            total += 0 if module.signed else _bytes(module.scale)
     return total
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 class BitCost:
@@ -62,8 +69,9 @@ class BitCost:
         self._macs = frozen + sum(site.macs for site in found.layers)
         self._float_operations = frozen * FLOAT_BITS * FLOAT_BITS
         self._parameters = float(counted_parameters(network))
-        packed = {name: packed_bytes(layer.weight.numel(), weight_bits(layer)) for name, layer in _with_weight(network)}
-        self._other_bytes = stored_bytes(network) - sum(packed.values())
+        layers = quantized_layers(network)
+        packed = sum(packed_bytes(site.weights, weight_bits(layers[site.name])) for site in found.layers)
+        self._other_bytes = stored_bytes(network) - packed
 
     def of(self, bits: Mapping[str, tuple[int, int | None]]) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes``, ``bit_operations`` and, with a table for it, ``latency_ms``.
@@ -92,7 +100,3 @@ class BitCost:
 def latency_key(weights: int, inputs: int | None) -> str:
     """Return the entry of a latency table for a layer with these bits, such as ``4x8``."""
     return f"{weights}x{FLOAT_BITS if inputs is None else inputs}"
-
-
-def _with_weight(network: nn.Module) -> list[tuple[str, QuantizedLayer]]:
-    return [(name, layer) for name, layer in quantized_layers(network).items() if layer.weight is not None]

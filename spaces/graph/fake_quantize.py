@@ -125,10 +125,12 @@ class Quantizer(nn.Module):
     Attributes:
         enabled: Whether it does anything.
         steps: What was calibrated for other numbers of bits; not saved.
+        width: The bits, uint8 of shape ``(1,)``, so that saved weights tell them.
     """
 
     scale: Tensor
     zero_point: Tensor
+    width: Tensor
 
     def __init__(self, bits: int, *, signed: bool, channels: int = 1, axis: int | None = None, learned: bool = False) -> None:
         super().__init__()
@@ -145,6 +147,7 @@ class Quantizer(nn.Module):
         else:
             self.register_buffer("scale", scale)
         self.register_buffer("zero_point", torch.zeros(channels, dtype=torch.int32))
+        self.register_buffer("width", torch.tensor([bits], dtype=torch.uint8))
 
     @property
     def step(self) -> Step:
@@ -168,9 +171,7 @@ class Quantizer(nn.Module):
             return fake_quantize(values, Step(step.scale.detach(), step.zero_point), self.bits, self.signed, self.axis)
         low, high = integer_range(self.bits, self.signed)
         factor = 1.0 / math.sqrt(max(1, values.numel() // len(self.scale)) * high)
-        quantized: Tensor = _Straight.apply(  # type: ignore[no-untyped-call]
-            values, self.step.scale, self.zero_point, low, high, self.axis, factor
-        )
+        quantized: Tensor = _Straight.apply(values, self.step.scale, self.zero_point, low, high, self.axis, factor)
         return quantized
 
     def quantized(self, values: Tensor, bits: int) -> Tensor:
@@ -180,3 +181,41 @@ class Quantizer(nn.Module):
     def extra_repr(self) -> str:
         """Return what a person reads of it."""
         return f"bits={self.bits}, signed={self.signed}, scales={len(self.scale)}, learned={self.learned}"
+
+
+class StoredQuantizer(nn.Module):
+    """A quantizer of activations that is trained no more.
+
+    Args:
+        bits: 2 to 8.
+
+    Attributes:
+        step: Scale and zero point, float32 of shape ``(2,)``.
+    """
+
+    step: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("step", torch.tensor([1.0, 0.0]))
+
+    @staticmethod
+    def of(quantizer: Quantizer) -> StoredQuantizer:
+        """Return the stored form of a quantizer with one unsigned scale."""
+        stored = StoredQuantizer(quantizer.bits).to(quantizer.scale.device)
+        step = quantizer.step
+        stored.step = torch.cat([step.scale.detach(), step.zero_point.to(step.scale.dtype)])
+        return stored
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return ``values`` as the quantizer's bits hold them, of the same shape and dtype."""
+        step = Step(self.step[:1], self.step[1:].to(torch.int32))
+        if values.dtype == torch.float64 or torch.compiler.is_compiling():
+            # The operator has no form for these.
+            return from_integers(to_integers(values, step, self.bits, False, None), step, None).to(values.dtype)
+        return fake_quantize(values, step, self.bits, signed=False, axis=None)
+
+    def extra_repr(self) -> str:
+        """Return what a person reads of it."""
+        return f"bits={self.bits}"

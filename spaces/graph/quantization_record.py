@@ -11,7 +11,7 @@ from torch import nn
 
 from spaces.graph.addition_nodes import add_quantizers
 from spaces.graph.batch_norm_folding import fold
-from spaces.graph.fake_quantize import Quantizer, to_integers
+from spaces.graph.fake_quantize import Quantizer, StoredQuantizer, to_integers
 from spaces.graph.quantized_layers import quantized_layer, quantized_layers
 from spaces.graph.stored_weight import StoredWeight, pack
 
@@ -62,14 +62,7 @@ def pack_weights(model: nn.Module, record: Mapping[str, Any] = PACK) -> nn.Modul
         layer.weight = None
         layer.weight_quantizer = None
         layer.stored = stored
-    for module in network.modules():
-        _settle(module)
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if isinstance(module, Quantizer):
+            network.set_submodule(name, StoredQuantizer.of(module))
     return network
-
-
-def _settle(module: nn.Module) -> None:
-    if isinstance(module, Quantizer):
-        scale = module.step.scale.detach().clone()
-        module.learned = False
-        module._parameters.pop("scale", None)
-        module.register_buffer("scale", scale)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spaces.graph.fake_quantize import Quantizer
+from spaces.graph.fake_quantize import Quantizer, StoredQuantizer
 from spaces.graph.stored_weight import StoredWeight
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -26,10 +26,10 @@ class QuantizedLayer(nn.Module):
         stored: The integers, in the place of ``weight``; None while the layer can be trained.
     """
 
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: Any
+    bias: Any
     weight_quantizer: Quantizer | None
-    input_quantizer: Quantizer | None
+    input_quantizer: Quantizer | StoredQuantizer | None
     stored: StoredWeight | None
 
     def quantized_weight(self) -> Tensor:
@@ -55,7 +55,8 @@ class QuantizedConv1d(QuantizedLayer, nn.Conv1d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Convolve, as the float layer does."""
-        return self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.bias)
+        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.bias)
+        return outputs
 
 
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
@@ -63,7 +64,8 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Convolve, as the float layer does."""
-        return self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.bias)
+        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.bias)
+        return outputs
 
 
 class QuantizedConv3d(QuantizedLayer, nn.Conv3d):
@@ -71,7 +73,8 @@ class QuantizedConv3d(QuantizedLayer, nn.Conv3d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Convolve, as the float layer does."""
-        return self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.bias)
+        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.bias)
+        return outputs
 
 
 def _transposed(layer: Any, convolve: Any, dimensions: int, inputs: Tensor, output_size: list[int] | None) -> Tensor:
@@ -153,7 +156,7 @@ def quantized_layer(layer: nn.Module, weight_bits: int, activation_bits: int | N
     made.__dict__.update(layer.__dict__)
     for name in ("_parameters", "_buffers", "_modules"):
         made.__dict__[name] = dict(layer.__dict__[name])
-    axis, weight = channel_axis(layer), layer.weight
+    axis, weight = channel_axis(layer), layer.get_parameter("weight")
     made.weight_quantizer = Quantizer(weight_bits, signed=True, channels=weight.shape[axis], axis=axis, learned=learned)
     made.input_quantizer = None if activation_bits is None else Quantizer(activation_bits, signed=False, learned=learned)
     made.stored = None

@@ -60,7 +60,8 @@ class RangeStatistics:
         quantizers = {name: module for name, module in network.named_modules() if isinstance(module, Quantizer)}
         observed = {name: Observed() for name, module in quantizers.items() if not module.signed}
         layers = quantized_layers(network)
-        sums = {name: [torch.zeros(()), 0] for name in layers}
+        totals: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
 
         def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             return lambda module, args: observed[name].see(args[0])
@@ -71,8 +72,8 @@ class RangeStatistics:
                 axis = values.dim() - 1 if isinstance(layer, nn.Linear) else 1
                 others = [dim for dim in range(values.dim()) if dim != axis]
                 total = values.double().sum(others)
-                sums[name][0] = sums[name][0].to(total.device) + total
-                sums[name][1] += values.numel() // len(total)
+                totals[name] = totals[name] + total if name in totals else total
+                counts[name] = counts.get(name, 0) + values.numel() // len(total)
                 self._shapes[name] = values.shape
 
             return hook
@@ -95,7 +96,7 @@ class RangeStatistics:
                 handle.remove()
             for module in quantizers.values():
                 module.enabled = True
-        self._means = {name: (total / count).float() for name, (total, count) in sums.items() if count}
+        self._means = {name: (total / counts[name]).float() for name, total in totals.items()}
         return observed
 
     def calibrate(self, prepared: nn.Module, bias_correction: bool) -> None:

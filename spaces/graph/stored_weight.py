@@ -31,10 +31,8 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     """Return the ``count`` integers that :func:`pack` packed, int32 of shape ``(count,)``."""
     stream = ((packed[:, None] >> torch.arange(8, device=packed.device, dtype=torch.uint8)) & 1).reshape(-1)
     digits = stream[: count * bits].reshape(count, bits).to(torch.int32)
-    value = torch.zeros(count, dtype=torch.int32, device=packed.device)
-    for place in range(bits):
-        value = value + digits[:, place] * (1 << place if place < bits - 1 else -(1 << place))
-    return value
+    places = [1 << place for place in range(bits - 1)] + [-(1 << (bits - 1))]
+    return (digits * torch.tensor(places, dtype=torch.int32, device=packed.device)).sum(1, dtype=torch.int32)
 
 
 def packed_bytes(count: int, bits: int) -> int:
