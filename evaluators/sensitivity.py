@@ -32,6 +32,7 @@ class SensitivitySettings:
         beta: Decay of Adam's second moment.
         tolerance: Relative standard error that every layer's trace is to have; looser is faster, by its square.
         most_rounds: Rounds of probes after which traces are taken as they are.
+        compare: Whether the report puts the three kinds beside each other, and beside the measured rise of the loss.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -43,6 +44,7 @@ class SensitivitySettings:
     beta: float = 0.999
     tolerance: float = 0.1
     most_rounds: int = 32
+    compare: bool = True
 
     def __post_init__(self) -> None:
         if self.samples < 2:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.algorithms.base import Algorithm
-from search.algorithms.bit_encoding import BitEncoding, layers_of
+from search.algorithms.bit_encoding import BitEncoding, NotABitSpaceError, layers_of
 from search.algorithms.channel_encoding import UnreachableTargetError
 from search.problem import Problem, Target
 from search.trial import Proposal, Trial
@@ -217,14 +217,15 @@ def _scaled(row: NDArray[np.float64], limit: float) -> tuple[NDArray[np.float64]
 
 
 def allocations(problem: Problem, budgets: int = 5) -> list[Candidate]:
-    """Return the integer programme's optima at several budgets, for a sampler to start from; none without a table of Omega.
+    """Return the integer programme's optima at several budgets, for a sampler to start from; none where there are no bits.
 
     The budgets are those of the first target (or of ``size_bytes``, without one), from the target down to half-way to the
     smallest network.
     """
-    if "omega" not in problem.tables:
+    try:
+        encoding = BitEncoding(problem)
+    except NotABitSpaceError:
         return []
-    encoding = BitEncoding(problem)
     metric = encoding.targets[0].metric if encoding.targets else "size_bytes"
     if metric not in encoding.metrics:
         return []
