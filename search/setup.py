@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,7 @@ from evaluators.base import EvaluationContext, Evaluator
 from evaluators.observations import observations
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint
+from search.algorithms.integer_program import allocations
 from search.evaluation import Recipe
 from search.executors.base import Evaluate, Workload
 from search.network import Network
@@ -21,6 +23,7 @@ from search.problem import Objective, Problem, Target
 from search.registered import ALGORITHM, EVALUATOR, SPACE
 from search.removal import frozen
 from search.run import StageRun
+from search.sensitivity_tables import SensitivityTables
 from search.stages.search_settings import SearchSettings
 from search.trial import Proposal
 from search.trial_checkpoints import TrialCheckpoints
@@ -76,11 +79,13 @@ class Setup:
         network: The network that enters the search.
         problem: The space and what is sought in it.
         recipe: How a candidate is measured.
+        sensitivity: The table of Omega, and how far it can be trusted.
     """
 
     network: Network
     problem: Problem
     recipe: Recipe
+    sensitivity: SensitivityTables
 
     @staticmethod
     def of(network: Network, run: StageRun, settings: SearchSettings) -> Setup:
@@ -103,11 +108,20 @@ class Setup:
         _require_measured([*settings.objectives, *limits], evaluators, task)
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         targets = [Target(metric, limit) for metric, limit in limits.items()]
-        recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training)
-        known = tables(space, model, task, settings.importance, run.device)
+        known: dict[str, Any] = {**tables(space, model, task, settings.importance, run.device)}
         known["samples"] = {"search": np.array(task.size("search"))}
-        problem = Problem(space, objectives, targets, known, settings.training is not None, space.starting_points())
-        return Setup(network, problem, recipe)
+        # Without a storage, a configuration is only checked.
+        folder = run.folder if run.storage is not None else None
+        log = functools.partial(_log, run)
+        sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, folder, log)
+        if sensitivity.wanted:
+            known["omega"] = sensitivity.table()
+        read = {name: table for name, table in known.items() if name == "omega"}
+        recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training, read)
+        problem = Problem(space, objectives, targets, known, settings.training is not None)
+        starts = (*allocations(problem), *space.starting_points())
+        problem = replace(problem, starts=tuple(dict.fromkeys(starts)))
+        return Setup(network, problem, recipe, sensitivity)
 
     def algorithm(self, settings: SearchSettings, seed: int) -> Any:
         """Return the search's algorithm, fresh."""
@@ -190,6 +204,10 @@ def tables(
         return {}
     seen = observations(task, device, limit=CALIBRATION_SAMPLES)
     return {"importance": importance.score(model, space.groups, criterion, seen)}
+
+
+def _log(run: StageRun, text: str) -> None:
+    run.log.write(f"{run.label}: {text}")
 
 
 def _measured(metric: str, evaluators: list[Evaluator], network: Network, task: Task, device: torch.device) -> float:
