@@ -56,8 +56,7 @@ class ChannelSplit:
                     f"macs {macs:.3g} is out of reach: with a share of {max_ratio:g} of every open group removed, {lowest:.3g} "
                     "of the MACs are left; raise macs or max_ratio, or exclude less"
                 )
-            share = self._uniform_ratio(macs)
-            self._aims = np.asarray([_number(group, share, max_ratio) for group in groups.groups])
+            self._aims = self._uniform(macs)
         else:
             own = [_matching(ratios, group.name, ratio) for group in groups.groups]
             self._aims = np.asarray([_number(g, r, max_ratio) for g, r in zip(groups.groups, own, strict=True)])
@@ -111,14 +110,24 @@ class ChannelSplit:
         """Return the share of the MACs that is left without so many channels of every group."""
         return self._cost.of(~self._lowest(np.zeros(self._groups.width), numbers))["macs"] / self._whole
 
-    def _uniform_ratio(self, macs: float) -> float:
-        """Return the smallest ratio, the same for every group, that leaves at most a share of ``macs``."""
+    def _uniform(self, macs: float) -> np.ndarray:
+        """Return how many channels of every group go for the smallest ratio, the same for all, with at most ``macs`` left.
+
+        Groups of equal size take a step at the same ratio; those that can stay behind it within ``macs`` do.
+        """
+        sizes = np.asarray([group.size for group in self._groups.groups])
         low, high = 0.0, 1.0
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             numbers = np.asarray([_number(g, middle, 1.0) for g in self._groups.groups])
             low, high = (low, middle) if self._share(np.minimum(numbers, self._most)) <= macs else (middle, high)
-        return high
+        numbers = np.minimum(np.asarray([_number(g, high, 1.0) for g in self._groups.groups]), self._most)
+        for place in np.argsort((high * sizes + 1e-9) % 1.0, kind="stable").tolist():
+            fewer = numbers.copy()
+            fewer[place] = max(0, fewer[place] - 1)
+            if self._share(fewer) <= macs:
+                numbers = fewer
+        return np.asarray(numbers)
 
 
 def _number(group: Group, ratio: float, max_ratio: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -22,7 +23,7 @@ ZERO = 1e-6
 """Weights that count as zero at the end."""
 
 AIM = 1e-7
-"""What cut weights decay to by the last step."""
+"""What cut weights decay to by the end of their decay."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class GradientCutSettings:
         smoothing: Share that importance keeps of what was seen before, at every step.
         ramp: Share of the steps in which the number of cut filters rises, on a cubic, to what is asked for.
         freeze: Share of the steps after which no filter comes back, and none is cut any more.
+        decay: Share of the steps after which all that was cut is zero; the rest of them train what is left.
         include: Name patterns of layers whose channels may go; empty for all.
         exclude: Name patterns of layers whose channels stay.
         max_ratio: Largest share of a group's channels that may go.
@@ -55,6 +57,7 @@ class GradientCutSettings:
     smoothing: float = 0.98
     ramp: float = 0.3
     freeze: float = 0.5
+    decay: float = 1.0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     max_ratio: float = 0.95
@@ -69,6 +72,8 @@ class GradientCutSettings:
             raise ValueError("ratios: single groups have ratios only within layers (scope: layer) and without macs")
         if not 0.0 <= self.ramp <= self.freeze < 1.0:
             raise ValueError(f"expected 0 <= ramp <= freeze < 1, got ramp {self.ramp} and freeze {self.freeze}")
+        if not self.freeze < self.decay <= 1.0:
+            raise ValueError(f"decay: expected a share of the steps above freeze ({self.freeze}) and up to 1, got {self.decay}")
         if not 0.0 < self.max_ratio <= 1.0:
             raise ValueError(f"max_ratio must lie above 0 and at most at 1, got {self.max_ratio}")
         if not 0.0 <= self.smoothing < 1.0:
@@ -86,8 +91,9 @@ class GradientCut(Sparsifier):
     factor and shift are cut and decay with it; so do biases.
 
     Ours is the decay: momentum and weight decay as they are reach zero in no training of usual length, so a cut filter is
-    multiplied, instead of the optimizer's step, with the factor that takes it to 1e-7 by the last step, whatever the
-    optimizer. And ours is the ramp: the number of cut filters rises on a cubic (Zhu, Gupta 2017, arXiv 1710.01878).
+    multiplied, instead of the optimizer's step, with the factor that takes it to 1e-7 by the last step of the decay,
+    whatever the optimizer. And ours is the ramp: the number of cut filters rises on a cubic (Zhu, Gupta 2017, arXiv
+    1710.01878).
 
     Args:
         settings: How to cut.
@@ -132,6 +138,7 @@ class GradientCut(Sparsifier):
         self._model, self._total = model, total_steps
         self._criterion: Criterion = make_criterion(settings.importance, model, channels, options)
         self._step = 0
+        self._zero_by = max(1, math.ceil(settings.decay * total_steps - 1e-9))
         device = next(model.parameters()).device
         self._redundant = torch.zeros(channels.width, dtype=torch.bool, device=device)
         self._factors = torch.ones(channels.width, dtype=torch.float64, device=device)
@@ -175,25 +182,25 @@ class GradientCut(Sparsifier):
         fresh = chosen & ~self._redundant
         if bool(fresh.any()):
             largest = largest_weights(self._model, self._groups).clamp_min(AIM)
-            left = self._total - self._step
+            left = self._zero_by - self._step
             self._factors = torch.where(fresh, (AIM / largest) ** (1.0 / left), self._factors)
         self._redundant = chosen
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Put decayed weights in the place of the optimizer's; at the last step all that was cut becomes exactly zero."""
+        """Put decayed weights in the place of the optimizer's; by the end of the decay what was cut is exactly zero."""
         for parameter, dim, index, decayed in self._kept_rows:
             parameter.index_copy_(dim, index, decayed)
         self._kept_rows = []
         self._step += 1
-        if self.finished:
+        if self._step in (self._zero_by, self._total):
             self._finish()
 
     def _finish(self) -> None:
         gone = self._redundant.cpu().numpy()
         left = float(largest_weights(self._model, self._groups)[self._redundant].max()) if gone.any() else 0.0
         if not left < ZERO:
-            raise EquivalenceError(f"cut filters should be below {ZERO:g} at the end of training, and reach {left:.3g}")
+            raise EquivalenceError(f"cut filters should be below {ZERO:g} at the end of their decay, and are at {left:.3g}")
         if gone.any():
             zero_channels(self._model, self._groups, ~gone)
 
@@ -219,8 +226,8 @@ class GradientCut(Sparsifier):
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done, and what was cut is zero."""
-        return self._step >= self._total
+        """Whether the decay is over, and what was cut is zero."""
+        return self._step >= self._zero_by
 
     @property
     def settled(self) -> bool:
