@@ -24,7 +24,7 @@ class Sleeping:
         """Return the evaluation, in the process where it is called."""
         return self.evaluate
 
-    def evaluate(self, job: Job, checkpoint: object = None) -> Trial:
+    def evaluate(self, job: Job, checkpoint: object = None, start: object = None) -> Trial:
         """Return a trial with made-up numbers; one of them says whether this process has loaded torch."""
         if self.seconds:
             time.sleep(self.seconds)

@@ -22,9 +22,8 @@ class AsynchronousLoop(SearchLoop):
     _kept: int = 0
 
     def _search(self, recorded: list[Trial]) -> None:
-        for trial in recorded:
-            self.trials.append(trial)
-            self.algorithm.tell(trial)
+        self.trials.extend(recorded)
+        self._tell(recorded)
         self._known = self._kept = len(self.trials)
         while not self._ended() and self._fill():
             for event in self.executor.events():
@@ -34,7 +33,7 @@ class AsynchronousLoop(SearchLoop):
                     trial = replace(found, number=len(self.trials))
                     self.trials.append(trial)
                     self._record(trial)
-                    self.algorithm.tell(trial)
+                    self._tell([trial])
                 self._require_success(done=len(self._unrecorded) >= self.batch)
                 if self._ended():
                     self.executor.cancel()

@@ -37,8 +37,7 @@ class BatchLoop(SearchLoop):
                 self.on_batch(self.trials)
             finished = [*known, *self._evaluate(rest, known)]
             self.trials.extend(finished)
-            for trial in finished:
-                self.algorithm.tell(trial)
+            self._tell(finished)
             news = len(known) < len(finished)
         if news:
             self.on_batch(self.trials)

@@ -15,9 +15,11 @@ from evaluators.base import EvaluationContext, Evaluator
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint, FileCheckpoint
 from evaluators.training.loop import TrainingSettings, train
+from evaluators.training.state import end_of
 from search.disk_errors import is_disk_error
 from search.executors.base import Job
 from search.trial import Proposal, Trial
+from search.trial_checkpoints import Continued, EndState, MissingStateError
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
@@ -34,7 +36,7 @@ class Recipe:
         evaluators: What is measured; run in ascending ``rank``.
         seed: The run's seed.
         device: Where networks run.
-        training: How a candidate is trained that the space has a sparsifier for.
+        training: How candidates are trained; None where they are measured as they are.
     """
 
     space: SearchSpace
@@ -45,60 +47,96 @@ class Recipe:
     device: torch.device
     training: TrainingSettings | None = None
 
-    def evaluate(self, job: Job, checkpoint: Checkpoint | None = None) -> Trial:
+    def evaluate(self, job: Job, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> Trial:
         """Return the measured trial; whatever goes wrong in it makes it a failed one, with the error's text.
 
         Args:
             job: What to measure.
             checkpoint: Where a candidate's training is kept, and gone on from; None to train in one go.
+            start: The end state of the trial that the proposal names; not read where ``checkpoint`` has something.
         """
-        start = time.perf_counter()
+        began = time.perf_counter()
         try:
-            _, metrics = self.measure(job.proposal, checkpoint)
+            _, metrics = self.measure(job.proposal, checkpoint, start)
         except Exception as error:
             if isinstance(checkpoint, FileCheckpoint) and is_disk_error(error):
                 raise  # The run folder is full: that says nothing about the candidate.
             text = f"{type(error).__name__}: {error}"
-            return Trial(job.number, job.proposal, "failed", {}, time.perf_counter() - start, text)
-        return Trial(job.number, job.proposal, "complete", metrics, time.perf_counter() - start)
+            return Trial(job.number, job.proposal, "failed", {}, time.perf_counter() - began, text)
+        return Trial(job.number, job.proposal, "complete", metrics, time.perf_counter() - began)
 
-    def measure(self, proposal: Proposal, checkpoint: Checkpoint | None = None) -> tuple[nn.Module, dict[str, float]]:
+    def measure(
+        self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None
+    ) -> tuple[nn.Module, dict[str, float]]:
         """Return the network as it was measured, and what was measured."""
-        model = self.build(proposal.candidate, checkpoint).to(self.device)
+        model = self.build(proposal, checkpoint, start)
+        return model, self.score(model, proposal)
+
+    def score(self, model: nn.Module, proposal: Proposal) -> dict[str, float]:
+        """Measure the deployable network of a proposal; its BatchNorm statistics may change."""
+        model.to(self.device)
         metrics: dict[str, float] = {}
         for index, evaluator in enumerate(sorted(self.evaluators, key=lambda evaluator: evaluator.rank)):
             metrics.update(evaluator.evaluate(model, self._context(proposal, index)))
         wrong = sorted(name for name, value in metrics.items() if not math.isfinite(value))
         if wrong:
             raise SecateursError(f"{wrong[0]} is {metrics[wrong[0]]}; expected a finite number")
-        return model, metrics
+        return metrics
 
-    def build(self, candidate: Candidate, checkpoint: Checkpoint | None = None) -> nn.Module:
-        """Return the deployable network of ``candidate``."""
-        sparsifier = self.space.sparsifier(candidate)
-        if sparsifier is None:
-            return self.space.realize(self.model, candidate)
-        if self.training is None:
+    def trains(self, candidate: Candidate) -> bool:
+        """Whether a trial of ``candidate`` trains: the space has a sparsifier for it, or ``training`` is set."""
+        return self.training is not None or self.space.sparsifier(candidate) is not None
+
+    def build(self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> nn.Module:
+        """Return the deployable network of a proposal."""
+        if not self.trains(proposal.candidate):
+            return self.space.realize(self.model, proposal.candidate)
+        return self.space.convert(self.prepare(proposal, checkpoint, start))
+
+    def prepare(self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> nn.Module:
+        """Return the prepared network of a proposal that trains, trained as far as its fidelity asks for.
+
+        Raises:
+            SecateursError: There are no settings to train with, or what the proposal starts from is missing.
+        """
+        candidate, training = proposal.candidate, self.training
+        if training is None:
             raise SecateursError("this space trains its candidates: expected search.training: {epochs: ...}, got none")
+        if proposal.warm_start is not None and start is None and (checkpoint is None or checkpoint.load() is None):
+            raise MissingStateError(f"expected the end state of trial {proposal.warm_start} to start from, got none")
         prepared = self.space.prepare(self.model, candidate)
-        seed = trial_seed(self.seed, candidate)
+        same = start is not None and start.fingerprint == candidate.fingerprint
+        moments = None
+        if start is not None and not (same and proposal.fidelity > 0.0):
+            weights, moments = end_of(start.content)
+            if same:
+                prepared.load_state_dict(weights)
+            else:
+                self.space.take_over(prepared, weights, self.model)
+        if proposal.fidelity == 0.0:
+            return prepared.to(self.device).eval()
         train(
             prepared,
             self.task,
-            self.training,
-            seed=seed,
+            training,
+            seed=trial_seed(self.seed, candidate),
             device=self.device,
-            checkpoint=checkpoint,
-            sparsifier=sparsifier,
-            teacher=self.model if self.training.distillation is not None else None,
+            checkpoint=Continued(checkpoint, start) if start is not None and same else checkpoint,
+            sparsifier=self.space.sparsifier(candidate),
+            teacher=self.model if training.distillation is not None else None,
+            until=math.ceil(proposal.fidelity * training.epochs - 1e-9),
+            moments=moments,
         )
-        return self.space.convert(prepared)
+        return prepared
 
     def _context(self, proposal: Proposal, index: int) -> EvaluationContext:
         """Each evaluator gets a generator of its own, so that what one draws doesn't change what another sees."""
         generator = torch.Generator().manual_seed(trial_seed(self.seed, proposal.candidate) + index)
         costs = self.space.costs(proposal.candidate)
-        return EvaluationContext(self.task, generator, self.device, proposal.fidelity, self.model, costs)
+        # Where the fidelity is a share of the training, what it comes to is measured in full.
+        whole = proposal.fidelity == 0.0 or self.trains(proposal.candidate)
+        fidelity = 1.0 if whole else proposal.fidelity
+        return EvaluationContext(self.task, generator, self.device, fidelity, self.model, costs)
 
 
 def trial_seed(seed: int, candidate: Candidate) -> int:

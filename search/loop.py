@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from search.algorithms.base import Algorithm
 from search.executors.base import Event, Executor, Lost, Notice, Result
+from search.pareto import best
 from search.progress import Bar
 from search.run import Stopwatch
 from search.search_note import SearchNote
@@ -33,7 +34,8 @@ class SearchLoop(ABC):
         algorithm: What to try next.
         study: The record.
         executor: Where trials are evaluated.
-        checkpoints: Where the trainings of trials are kept until they are recorded.
+        checkpoints: Where the trainings of trials are kept, and their end states: of the trials that the algorithm may start
+            others from, and of the best.
         budget: When to end, beside the algorithm's own end.
         batch: Number of proposals asked for at a time, where they are asked for in batches.
         stopwatch: Time spent in this search, over all resumes.
@@ -68,7 +70,8 @@ class SearchLoop(ABC):
             StudyError: The record does not fit the algorithm.
         """
         recorded = self.study.trials()
-        self.checkpoints.discard(trial.proposal for trial in recorded)
+        for trial in recorded:
+            self.checkpoints.keep(trial)
         self._any_worked = any(trial.state == "complete" for trial in recorded)
         self._search(recorded)
         if len(recorded) > len(self.trials):
@@ -76,7 +79,6 @@ class SearchLoop(ABC):
                 f"the study {self.study.name!r} has {len(recorded)} trials and the search ends after "
                 f"{len(self.trials)}; was it changed since it was recorded?"
             )
-        self.checkpoints.close()
         return self.trials
 
     @abstractmethod
@@ -110,9 +112,18 @@ class SearchLoop(ABC):
         if self._any_worked:
             for waiting in self._unrecorded:
                 self.study.add(waiting)
-            self.checkpoints.discard(waiting.proposal for waiting in self._unrecorded)
+                self.checkpoints.keep(waiting)
             self._unrecorded.clear()
         self.stopwatch.save()
+
+    def _tell(self, trials: list[Trial]) -> None:
+        """Tell the algorithm of trials, and let go of the end states that neither it nor the result needs."""
+        for trial in trials:
+            self.algorithm.tell(trial)
+        if self.checkpoints.folder.exists():
+            chosen = best(self.trials, self.study.problem)
+            needed = {*self.algorithm.warm_starts, *(() if chosen is None else (chosen.number,))}
+            self.checkpoints.retain(needed, below=len(self.trials))
 
     def _show(self, trials: list[Trial]) -> None:
         self.bar.update(len(trials), self.note.text(trials, self.executor.busy, self.executor.workers))

@@ -13,6 +13,7 @@ from torch import nn
 from evaluators.base import EvaluationContext, Evaluator
 from evaluators.observations import observations
 from evaluators.task import Task
+from evaluators.training.checkpoint import Checkpoint
 from search.evaluation import Recipe
 from search.executors.base import Evaluate, Workload
 from search.network import Network
@@ -45,6 +46,15 @@ class Checkable(Protocol):
     """A space that compares its deployable network with the prepared one."""
 
     def check(self, model: nn.Module, candidate: Candidate) -> float:
+        """Return the largest absolute difference between their outputs; too large a one raises EquivalenceError."""
+        ...
+
+
+@runtime_checkable
+class CheckableTrained(Protocol):
+    """A space that compares the deployable form of a trained prepared network with its masked form."""
+
+    def check_prepared(self, prepared: nn.Module) -> float:
         """Return the largest absolute difference between their outputs; too large a one raises EquivalenceError."""
         ...
 
@@ -106,23 +116,33 @@ class Setup:
 
         return Workload(self.recipe.evaluate, pack, checkpoints, threads, run.execution.device)
 
-    def realize(self, candidate: Candidate) -> tuple[Network, dict[str, float], float]:
-        """Return the network of ``candidate`` as it was measured, its metrics, and its difference from the masked one.
+    def realize(self, proposal: Proposal, end: Checkpoint | None = None) -> tuple[Network, dict[str, float], float]:
+        """Return the network of a proposal as it was measured, its metrics, and its difference from the masked one.
+
+        Args:
+            proposal: What was measured.
+            end: The end state of its training; without it, it is trained anew.
 
         Raises:
             EquivalenceError: It differs by more than rounding.
         """
-        space = self.problem.space
-        error = space.check(self.network.model, candidate) if isinstance(space, Checkable) else 0.0
-        model, metrics = self.recipe.measure(Proposal(candidate))
-        transformation = space.transformation(candidate)
+        space, recipe, candidate = self.problem.space, self.recipe, proposal.candidate
+        if recipe.trains(candidate):
+            prepared = recipe.prepare(proposal, end)
+            error = space.check_prepared(prepared) if isinstance(space, CheckableTrained) else 0.0
+            model, transformation = space.convert(prepared), space.transformation_of(candidate, prepared)
+        else:
+            error = space.check(self.network.model, candidate) if isinstance(space, Checkable) else 0.0
+            model, transformation = space.realize(recipe.model, candidate), space.transformation(candidate)
+        metrics = recipe.score(model, proposal)
         return Network(model, (*self.network.transformations, transformation)), metrics, float(error)
 
-    def layers(self, candidate: Candidate) -> list[dict[str, Any]]:
-        """Return what stays of every open layer."""
+    def layers(self, network: Network) -> list[dict[str, Any]]:
+        """Return what stays of every open layer in a realized network."""
+        kept: Mapping[str, Any] = network.transformations[-1].get("candidate", {})
         return [
             {"name": name, "channels": len(value), "kept": value.count("1")}
-            for name, value in candidate.values.items()
+            for name, value in kept.items()
             if isinstance(value, str)
         ]
 

@@ -18,6 +18,8 @@ from search.network import Network, restore
 _NETWORK = "network.safetensors"
 _KEY = "key.json"
 _TRAINING = "training.safetensors"
+TRIALS = "trials"
+"""Folder of the trainings of a search's trials, inside the step's."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Step:
         data = {"transformations": list(network.transformations), "notes": dict(notes)}
         FileCheckpoint(self.folder / _NETWORK).save(network.tensors(), data)
         (self.folder / _TRAINING).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / TRIALS, ignore_errors=True)
 
 
 def key_of(*parts: Any) -> str:

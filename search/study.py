@@ -44,7 +44,7 @@ class Study:
         import optuna
 
         self.name = name
-        self._problem = problem
+        self.problem = problem
         self._baseline = dict(baseline or {})
         directions = [objective.direction for objective in problem.objectives]
         self._study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
@@ -71,7 +71,7 @@ class Study:
     def _freeze(self, trial: Trial) -> FrozenTrial:
         from optuna.trial import TrialState, create_trial
 
-        problem, candidate = self._problem, trial.proposal.candidate
+        problem, candidate = self.problem, trial.proposal.candidate
         params = problem.space.describe(candidate)
         complete = trial.state == "complete"
         whole = trial.proposal.fidelity >= 1.0

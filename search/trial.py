@@ -15,8 +15,10 @@ class Proposal:
 
     Attributes:
         candidate: The choice to measure.
-        fidelity: Share of the full effort, in (0, 1].
-        warm_start: Number of the trial whose checkpoint to start from, or None.
+        fidelity: Share of the full effort, in [0, 1]. For a trial that trains: the share of the training's epochs, rounded
+            up; 0 trains nothing, and measures the network as it is, in full.
+        warm_start: Number of the trial whose end state to start from, or None. With the same candidate its training goes on (a
+            rung of halving); another candidate takes over its weights and the optimizer's moments.
     """
 
     candidate: Candidate

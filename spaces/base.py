@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from spaces.candidate import Candidate, Value
 from spaces.domains import Domain
@@ -55,6 +55,20 @@ class SearchSpace(ABC):
             InvalidCandidateError: A decision is missing, unknown or outside its domain.
         """
 
+    def take_over(self, prepared: nn.Module, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Give ``prepared`` the trained weights of another candidate's prepared network, in place.
+
+        Taken are parameters, and those buffers that ``model`` has too: the others hold decisions of the other candidate.
+
+        Args:
+            prepared: What :meth:`prepare` returned.
+            weights: The state dict of the other network.
+            model: The network that both were made from.
+        """
+        own = {name for name, _ in prepared.named_parameters()} | model.state_dict().keys()
+        found = {name: tensor for name, tensor in weights.items() if name in own}
+        prepared.load_state_dict(found, strict=False)
+
     @abstractmethod
     def convert(self, prepared: nn.Module) -> nn.Module:
         """Return the deployable form of a prepared network: smaller, and equal to it in output."""
@@ -78,3 +92,7 @@ class SearchSpace(ABC):
     @abstractmethod
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
         """Return JSON data from which :func:`spaces.transformation.apply` rebuilds the realized network's structure."""
+
+    def transformation_of(self, candidate: Candidate, prepared: nn.Module) -> dict[str, Any]:
+        """Return the :meth:`transformation` of a trained prepared network, where training decides what stays."""
+        return self.transformation(candidate)

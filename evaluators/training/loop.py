@@ -19,7 +19,7 @@ from evaluators.training.layout import channels_last
 from evaluators.training.optimizers import make_optimizer
 from evaluators.training.schedules import learning_rate_factor
 from evaluators.training.settings import TrainingSettings
-from evaluators.training.state import EpochRecord, History, identity, restore_state, save_state
+from evaluators.training.state import EpochRecord, History, Moments, identity, restore_state, save_state
 from spaces.errors import SecateursError
 from spaces.sparsifiers.base import Sparsifier
 
@@ -48,6 +48,8 @@ def train(
     sparsifier: Sparsifier | None = None,
     teacher: nn.Module | None = None,
     stop_when_finished: bool = False,
+    until: int | None = None,
+    moments: Moments | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> History:
@@ -67,6 +69,9 @@ def train(
         sparsifier: Hooks into every step, or None.
         teacher: The reference network; used (in evaluation mode) where ``settings.distillation`` is set.
         stop_when_finished: Whether training ends after the epoch in which the sparsifier is finished.
+        until: Number of epochs to stop after, of those in ``settings``; the schedule stays that of the whole training, which
+            another call with the same checkpoint goes on with.
+        moments: What the optimizer of another training knew, to start with where ``checkpoint`` has nothing.
         on_epoch: Called with every new epoch's record, after its checkpoint was saved.
         on_step: Called after every step with the number of steps done and the number there are at most.
 
@@ -88,7 +93,8 @@ def train(
     session = _Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step)
     try:
         with repeatable(device), channels_last(model, settings.channels_last):
-            return _epochs(session, seed, checkpoint, stop_when_finished, on_epoch)
+            last = settings.epochs if until is None else min(until, settings.epochs)
+            return _epochs(session, seed, checkpoint, stop_when_finished, last, moments, on_epoch)
     finally:
         model.eval()
 
@@ -203,6 +209,8 @@ def _epochs(
     seed: int,
     checkpoint: Checkpoint | None,
     stop_when_finished: bool,
+    last: int,
+    moments: Moments | None,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> History:
     """Run the epochs that are still to be run and leave the model with its final weights."""
@@ -213,8 +221,10 @@ def _epochs(
     described = identity(model, task, settings, seed, sparsifier, session.teacher) if checkpoint is not None else {}
     if checkpoint is not None:
         history, best = restore_state(checkpoint, model, session.optimizer, sparsifier, described)
+    if moments is not None and not history.epochs:
+        moments.put_into(session.optimizer, model)
     with evaluation_mode(session.teacher):
-        for epoch in range(len(history.epochs), settings.epochs):
+        for epoch in range(len(history.epochs), last):
             if history.stopped_early:
                 break
             began = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import Task
-from evaluators.training.checkpoint import JSON, Checkpoint, CheckpointError, require_same
-from evaluators.training.optimizers import optimizer_tensors, restore_optimizer
+from evaluators.training.checkpoint import JSON, Checkpoint, CheckpointError, require_same, unpack
+from evaluators.training.optimizers import optimizer_tensors, parameter_names, restore_optimizer
 from evaluators.training.settings import TrainingSettings
 from spaces.sparsifiers.base import Sparsifier
 
@@ -106,6 +106,7 @@ def save_state(
         "epochs": [asdict(record) for record in history.epochs],
         "stopped_early": history.stopped_early,
         "unsettled": history.unsettled,
+        "trained": parameter_names(optimizer, model),
     }
     checkpoint.save(tensors, data)
 
@@ -131,13 +132,54 @@ def restore_state(
             f"expected a training checkpoint of format {FORMAT}, got {data.get('format')!r}; start in a new run folder"
         )
     require_same(data["identity"], dict(described))
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "sparsifier": {}, "best": {}}
-    for path, tensor in tensors.items():
-        part, _, name = path.partition("/")
-        parts[part][name] = tensor
+    parts = _parts(tensors)
     model.load_state_dict(parts["model"])
     restore_optimizer(optimizer, parts["optimizer"])
     if sparsifier is not None:
         sparsifier.load_state_dict(parts["sparsifier"])
     records: list[dict[str, Any]] = data["epochs"]
     return History([EpochRecord(**record) for record in records], data["stopped_early"], data["unsettled"]), parts["best"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What the optimizer of a training knew at its end: momentum, second moments, steps.
+
+    Attributes:
+        tensors: Its state, as :func:`evaluators.training.optimizers.optimizer_tensors` names it.
+        names: Names of the parameters, by position.
+    """
+
+    tensors: Mapping[str, Tensor]
+    names: Sequence[str]
+
+    def put_into(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        """Give them to the optimizer of another training, for the parameters of ``model`` of the same name and shape."""
+        position = {name: place for place, name in enumerate(parameter_names(optimizer, model))}
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        found: dict[str, Tensor] = {}
+        for key, value in self.tensors.items():
+            place, _, entry = key.partition(".")
+            name = self.names[int(place)]
+            if name in position and (entry == "step" or value.shape == shapes[name]):
+                found[f"{position[name]}.{entry}"] = value
+        restore_optimizer(optimizer, found)
+
+
+def end_of(content: bytes) -> tuple[dict[str, Tensor], Moments]:
+    """Return the weights that a training ended with (those of its best epoch, with early stopping), and its moments.
+
+    Args:
+        content: What :func:`save_state` saved, packed.
+    """
+    tensors, data = unpack(content)
+    parts = _parts(tensors)
+    return parts["best"] or parts["model"], Moments(parts["optimizer"], data["trained"])
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "sparsifier": {}, "best": {}}
+    for path, tensor in tensors.items():
+        part, _, name = path.partition("/")
+        parts[part][name] = tensor
+    return parts

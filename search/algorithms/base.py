@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 
 from search.trial import Proposal, Trial
 
@@ -25,6 +26,14 @@ class Algorithm(ABC):
     @abstractmethod
     def tell(self, trial: Trial) -> None:
         """Take in a finished trial; called once per proposal, in number order."""
+
+    @property
+    def warm_starts(self) -> Collection[int]:
+        """Numbers of the trials told from whose end state a later proposal may start; the others' are not kept.
+
+        A number that is not among them any more never comes back.
+        """
+        return ()
 
     @property
     @abstractmethod

@@ -11,7 +11,7 @@ from search.trial import Proposal, Trial
 
 if TYPE_CHECKING:
     from evaluators.training.checkpoint import Checkpoint as TrainingCheckpoint
-    from search.trial_checkpoints import TrialCheckpoints
+    from search.trial_checkpoints import EndState, TrialCheckpoints
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,14 @@ Event = Result | Saved | Lost | Notice | Idle
 class Evaluate(Protocol):
     """Evaluates jobs. What goes wrong in a job makes it a failed trial, never an exception."""
 
-    def __call__(self, job: Job, checkpoint: TrainingCheckpoint | None = None) -> Trial:
-        """Return the measured trial; where it trains, the training is kept in ``checkpoint``, and gone on from it."""
+    def __call__(self, job: Job, checkpoint: TrainingCheckpoint | None = None, start: EndState | None = None) -> Trial:
+        """Return the measured trial.
+
+        Args:
+            job: What to measure.
+            checkpoint: Where a training is kept, and gone on from.
+            start: What a training starts from whose proposal names another trial for that, unless it has begun already.
+        """
         ...
 
 
@@ -81,7 +87,7 @@ class Workload:
     Attributes:
         evaluate: Evaluates jobs in this process.
         pack: Returns, for a device, something that can be sent to another process, and called there gives its ``evaluate``.
-        checkpoints: Where the training of a trial is kept until the trial is recorded; None for trials without.
+        checkpoints: Where the trainings of trials are kept; None for trials without.
         threads: Torch threads of a trial.
         device: The configuration's device.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.executors.base import Event, Executor, Idle, Job, Lost, Notice, Result, Saved, Workload
 from search.executors.ray_cluster import ClusterError, Share, connect, require_ray
@@ -13,6 +13,9 @@ from search.executors.ray_pool import Gone, Pool, Worker
 from search.executors.ray_settings import RaySettings
 from search.executors.ray_worker import TrainedSoFar
 from search.trial import Trial
+
+if TYPE_CHECKING:
+    from search.trial_checkpoints import EndState
 
 CHUNK_SECONDS = 0.25
 IDLE_SECONDS = 1.0
@@ -101,7 +104,7 @@ class RayExecutor(Executor):
             if not self._queue:
                 return
             jobs = self._chunk()
-            self._pool.give(worker, jobs, self._trained(jobs))
+            self._pool.give(worker, jobs, self._trained(jobs), self._starts(jobs))
 
     def _chunk(self) -> list[Job]:
         """Take the next jobs off the queue: several short ones, but never so many that workers run out of them early."""
@@ -125,6 +128,13 @@ class RayExecutor(Executor):
             return {}
         paths = {job.number: self._workload.checkpoints.of(job.proposal).path for job in jobs}
         return {number: path.read_bytes() for number, path in paths.items() if path.exists()}
+
+    def _starts(self, jobs: list[Job]) -> dict[int, EndState]:
+        """Return what the jobs' trainings start from, of those that are to go on from another trial's end."""
+        if self._workload.checkpoints is None:
+            return {}
+        found = {job.number: self._workload.checkpoints.start(job.proposal) for job in jobs}
+        return {number: state for number, state in found.items() if state is not None}
 
     def _keep(self, worker: Worker, trained: TrainedSoFar) -> None:
         if self._workload.checkpoints is not None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.executors.base import Evaluate, Job
 from search.executors.ray_cluster import ClusterError, Share, connect, describe, room
@@ -16,6 +16,9 @@ from search.executors.ray_settings import RaySettings
 from search.executors.ray_worker import Begun, RayWorker, TrainedSoFar
 from search.trial import Trial
 from spaces.errors import SecateursError
+
+if TYPE_CHECKING:
+    from search.trial_checkpoints import EndState
 
 LOOK_EVERY_SECONDS = 2.0
 TELL_EVERY_SECONDS = 10.0
@@ -136,10 +139,11 @@ class Pool:
             self._tell_at = now + TELL_EVERY_SECONDS
             yield f"{ready} of {wanted} workers ready; the cluster is {describe()}"
 
-    def give(self, worker: Worker, jobs: Sequence[Job], trained: Mapping[int, bytes]) -> None:
-        """Hand ``jobs`` to an idle worker, with what there is of their trainings."""
+    def give(self, worker: Worker, jobs: Sequence[Job], trained: Mapping[int, bytes], starts: Mapping[int, EndState]) -> None:
+        """Hand ``jobs`` to an idle worker, with what there is of their trainings and what these start from."""
         worker.jobs, worker.begun = tuple(jobs), False
-        worker.pending = worker.actor.evaluate.options(num_returns="streaming").remote(worker.jobs, dict(trained))
+        evaluate = worker.actor.evaluate.options(num_returns="streaming")
+        worker.pending = evaluate.remote(worker.jobs, dict(trained), dict(starts))
 
     def answers(self, timeout: float) -> list[tuple[Worker, Answer]]:
         """Return what has arrived, after at most ``timeout`` seconds in which nothing has.

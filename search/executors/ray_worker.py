@@ -18,6 +18,8 @@ from search.trial import Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from search.trial_checkpoints import EndState
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -53,18 +55,21 @@ class RayWorker:
         self._evaluate = self._thread.submit(factory).result()
         return socket.gethostname(), os.getpid()
 
-    def evaluate(self, jobs: Sequence[Job], trained: Mapping[int, bytes]) -> Iterator[Begun | TrainedSoFar | list[Trial]]:
+    def evaluate(
+        self, jobs: Sequence[Job], trained: Mapping[int, bytes], starts: Mapping[int, EndState]
+    ) -> Iterator[Begun | TrainedSoFar | list[Trial]]:
         """Evaluate ``jobs`` in order; yield trainings as they go on, and at the end all trials.
 
         Args:
             jobs: What to evaluate.
             trained: What is there already of the jobs' trainings, by number.
+            starts: What trainings start from that are to go on from another trial's end, by number.
         """
         if self._evaluate is None:
             raise RuntimeError("evaluate was called before prepare")
         yield Begun()
         going: queue.SimpleQueue[TrainedSoFar | None] = queue.SimpleQueue()
-        done = self._thread.submit(_all, self._evaluate, jobs, trained, going.put)
+        done = self._thread.submit(_all, self._evaluate, jobs, trained, starts, going.put)
         done.add_done_callback(lambda _: going.put(None))
         while (trained_so_far := going.get()) is not None:
             yield trained_so_far
@@ -72,9 +77,13 @@ class RayWorker:
 
 
 def _all(
-    evaluate: Evaluate, jobs: Sequence[Job], trained: Mapping[int, bytes], send: Callable[[TrainedSoFar], None]
+    evaluate: Evaluate,
+    jobs: Sequence[Job],
+    trained: Mapping[int, bytes],
+    starts: Mapping[int, EndState],
+    send: Callable[[TrainedSoFar], None],
 ) -> list[Trial]:
-    return [evaluate(job, SentCheckpoint(job.number, trained.get(job.number), send)) for job in jobs]
+    return [evaluate(job, SentCheckpoint(job.number, trained.get(job.number), send), starts.get(job.number)) for job in jobs]
 
 
 class SentCheckpoint:

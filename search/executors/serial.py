@@ -51,7 +51,8 @@ class SerialExecutor(Executor):
         while self._jobs:
             job = self._jobs[0]
             checkpoint = checkpoints.of(job.proposal) if checkpoints is not None else None
-            result = Result(self._workload.evaluate(job, checkpoint))
+            start = checkpoints.start(job.proposal) if checkpoints is not None else None
+            result = Result(self._workload.evaluate(job, checkpoint, start))
             if self._jobs:
                 self._jobs.popleft()
             yield result

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors.numpy import save
 
+from evaluators.training.checkpoint import Checkpoint
 from search.algorithms.base import Algorithm
 from search.algorithms.uniform import global_magnitude, uniform
 from search.asynchronous_loop import AsynchronousLoop
@@ -22,11 +23,11 @@ from search.search_note import SearchNote
 from search.setup import Setup
 from search.stages.base import Stage
 from search.stages.search_settings import BudgetSettings, SearchSettings
+from search.steps import TRIALS
 from search.study import Study
-from search.trial import Trial
+from search.trial import Proposal, Trial
 from search.trial_checkpoints import TrialCheckpoints
 from search.trial_note import costs_of
-from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
@@ -62,7 +63,7 @@ class Search(Stage):
         setup = self._setup
         write_bytes(run.folder / "tables.safetensors", save(_flat(setup.problem.tables)))
         if run.variant in GREEDY:
-            return self._deliver(setup, GREEDY[run.variant](setup.problem), run)
+            return self._deliver(setup, Proposal(GREEDY[run.variant](setup.problem)), None, run)
         if run.variant == "random":
             spent = len(run.found["trials"])
             random = ALGORITHM.find("random")
@@ -77,7 +78,7 @@ class Search(Stage):
         suffix = "" if run.variant == RESULT else f"/{run.variant}"
         baseline = costs_of(run.baseline if run.baseline is not None else setup.network, run.task, run.device)
         study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem, baseline)
-        checkpoints = TrialCheckpoints(run.folder / "trials")
+        checkpoints = TrialCheckpoints(run.folder / TRIALS)
         executor = EXECUTOR.build(run.execution.executor, setup.workload(run, checkpoints))
         limits = [limit for limit in (algorithm.budget, budget.evaluations) if limit is not None]
 
@@ -120,16 +121,16 @@ class Search(Stage):
             pareto=[_point(trial, problem) for trial in front(trials, problem)],
             trial=chosen.number,
         )
-        return self._deliver(setup, chosen.proposal.candidate, run)
+        return self._deliver(setup, chosen.proposal, checkpoints.end(chosen.number), run)
 
-    def _deliver(self, setup: Setup, candidate: Candidate, run: StageRun) -> Network:
-        """Return the network of ``candidate``, and note what the report needs of it."""
-        network, metrics, error = setup.realize(candidate)
+    def _deliver(self, setup: Setup, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
+        """Return the network of a proposal, and note what the report needs of it."""
+        network, metrics, error = setup.realize(proposal, end)
         run.notes.update(
-            fingerprint=candidate.fingerprint,
+            fingerprint=proposal.candidate.fingerprint,
             metrics=metrics,
             equivalence_error=error,
-            layers=setup.layers(candidate),
+            layers=setup.layers(network),
             frozen=setup.frozen(),
             objectives=dict(self.settings.objectives),
             target={
@@ -150,7 +151,8 @@ class Search(Stage):
         known = run.best.provenance() or {}
         if chosen is None or (known.get("step"), known.get("trial")) == (run.step, chosen.number):
             return
-        network, metrics, _ = setup.realize(chosen.proposal.candidate)
+        end = TrialCheckpoints(run.folder / TRIALS).end(chosen.number)
+        network, metrics, _ = setup.realize(chosen.proposal, end)
         fingerprint = chosen.proposal.candidate.fingerprint
         run.best.replace(network, {"step": run.step, "trial": chosen.number, "fingerprint": fingerprint, "metrics": metrics})
         names = [objective.metric for objective in setup.problem.objectives]

@@ -49,7 +49,8 @@ class SearchSettings:
         importance: Criterion of the importance table, from which first generations and greedy yardsticks are made:
             ``bn_scale``, ``l1``, ``l2``, ``geometric_median``; or, learnt from training samples, ``taylor``,
             ``task_relevance`` or their product ``relevance_loss``.
-        training: How candidates are trained, for a space that trains them.
+        training: How candidates are trained before they are measured; needed for a space that trains them, and else by default
+            they are not.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

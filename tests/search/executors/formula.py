@@ -19,7 +19,7 @@ class Formula:
     def __call__(self) -> Evaluate:
         return self.evaluate
 
-    def evaluate(self, job: Job, checkpoint: object = None) -> Trial:
+    def evaluate(self, job: Job, checkpoint: object = None, start: object = None) -> Trial:
         name = str(job.proposal.candidate.values["name"])
         if name == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)

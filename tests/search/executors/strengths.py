@@ -112,6 +112,48 @@ class Rising(Algorithm):
         return 3
 
 
+class Rungs(Algorithm):
+    """Halving: three strengths for one epoch, the two best for two, the best of these for all three; another from its end."""
+
+    def __init__(self) -> None:
+        self.waiting = [Proposal(Candidate({"strength": strength}), 1 / EPOCHS) for strength in (1e-6, 1e-4, 1e-2)]
+        self.rung: list[Trial] = []
+        self.left = [(2, 2 / EPOCHS), (1, 1.0), (1, 0.0)]
+
+    def ask(self, limit: int) -> list[Proposal]:
+        now, self.waiting = self.waiting[:limit], self.waiting[limit:]
+        return now
+
+    def tell(self, trial: Trial) -> None:
+        self.rung.append(trial)
+        best = sorted(self.rung, key=lambda trial: (-trial.metrics["top1"], trial.number))
+        if not self.left or len(self.rung) < self.expected:
+            return
+        number, fidelity = self.left.pop(0)
+        candidate = {} if fidelity else {"strength": 1e-3}
+        self.waiting = [
+            Proposal(Candidate(candidate) if candidate else trial.proposal.candidate, fidelity, trial.number)
+            for trial in best[:number]
+        ]
+        self.rung = []
+
+    @property
+    def expected(self) -> int:
+        return [1, 1, 2, 3][len(self.left)]
+
+    @property
+    def warm_starts(self) -> list[int]:
+        return [trial.number for trial in self.rung] + [p.warm_start for p in self.waiting if p.warm_start is not None]
+
+    @property
+    def finished(self) -> bool:
+        return not self.left and len(self.rung) == 1
+
+    @property
+    def budget(self) -> int | None:
+        return 7
+
+
 def training_recipe(log: Path, seconds: float = 0.0) -> Recipe:
     """Return how such a candidate is trained, for three epochs of ten steps, and measured."""
     task = build_task(TASK)

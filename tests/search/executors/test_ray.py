@@ -14,7 +14,7 @@ import pytest
 import torch
 from digits_search import TASK, kill_workers, make_problem, make_recipe, make_workload, search, timeless
 from formula import Formula
-from strengths import STEPS, Rising, steps, training_recipe, training_workload
+from strengths import STEPS, Rising, Rungs, steps, training_problem, training_recipe, training_workload
 from torch import nn
 
 from evaluators.task import Task
@@ -297,3 +297,23 @@ def test_a_lost_workers_training_goes_on_elsewhere(tmp_path: Path) -> None:
     assert first[:STEPS] == list(range(1, STEPS + 1))
     assert first[-2 * STEPS :] == list(range(STEPS + 1, 3 * STEPS + 1))
     assert second == list(range(1, 3 * STEPS + 1))
+
+
+@pytest.mark.slow
+def test_rungs_on_workers_that_are_lost_are_the_rungs_without(tmp_path: Path) -> None:
+    folder, whole = tmp_path / "serial", training_recipe(tmp_path / "whole.log")
+    serial = SerialExecutor(training_workload(whole, folder), SerialSettings())
+    expected = search(folder, training_problem(whole), serial, algorithm=Rungs())
+    cut = training_recipe(tmp_path / "cut.log", seconds=0.01)
+    executor = RayExecutor(training_workload(cut, tmp_path), RaySettings(workers=2))
+    killed: list[int] = []
+
+    def kill(trials: list[Trial]) -> None:
+        # While the second rung is under way, which starts from end states that the driver has.
+        if not killed:
+            killed.append(len(trials))
+            kill_workers()
+
+    found = search(tmp_path, training_problem(cut), executor, algorithm=Rungs(), on_batch=kill)
+    assert killed == [3]
+    assert timeless(found) == timeless(expected)
