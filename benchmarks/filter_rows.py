@@ -16,6 +16,7 @@ from evaluators.task import Task
 from search.network import Network
 from search.removal import remove_channels
 from spaces.graph.channel_check import find_checked_groups
+from spaces.graph.channel_cost import ChannelCost
 from spaces.graph.channel_surgery import apply_cut, plan_cut
 from spaces.sparsifiers.channel_split import ChannelSplit
 from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
@@ -65,7 +66,7 @@ def hard(importance: CriterionName) -> Row:
         settings = GradientCutSettings(macs=_share(task, reference, limit))
         groups = find_checked_groups(reference, task.example_inputs(), forward=task.forward)
         scores = score(reference, groups, importance, observations(task, CPU, limit=SEEN))
-        split = ChannelSplit(reference, groups, 0.0, {}, settings.macs, settings.scope, settings.max_ratio)
+        split = ChannelSplit(ChannelCost(reference, groups), groups, 0.0, {}, settings.macs, settings.scope, settings.max_ratio)
         gone = split.redundant(np.concatenate([scores[group.name] for group in groups.groups]))
         return apply_cut(reference, plan_cut(groups, ~gone)), bench.sizes.epochs
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
 from spaces.graph.channel_check import find_checked_groups
+from spaces.graph.channel_cost import ChannelCost
 from spaces.graph.channel_groups import ChannelGroups, Forward
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.channel_split import ChannelSplit, Scope
@@ -33,7 +34,8 @@ class GradientCutSettings:
     Attributes:
         ratio: Share of the channels to remove; 0 cuts nothing, and leaves training as it is to the last bit.
         ratios: Ratios of single groups, by the pattern of the group's name; the first that matches counts, else ``ratio``.
-        macs: Share of the network's MACs to be left, instead of ``ratio``.
+        macs: Share of the network's MACs to be left, instead of ``ratio``; ``ratios`` then say how the groups share it: kept
+            shares are proportional to 1 - ratio.
         scope: ``layer`` ranks channels within their group, ``global`` over the whole network.
         importance: Criterion of importance: ``relevance_loss``, or any other.
         exponent: Weight of task relevance against the effect on the loss in ``relevance_loss``.
@@ -68,8 +70,8 @@ class GradientCutSettings:
                 raise ValueError(f"{name}: expected a share of channels to remove from 0 to below 1, got {ratio}")
         if self.macs is not None and not 0.0 < self.macs < 1.0:
             raise ValueError(f"macs: expected the share of MACs to be left, between 0 and 1, got {self.macs}")
-        if self.ratios and (self.macs is not None or self.scope == "global"):
-            raise ValueError("ratios: single groups have ratios only within layers (scope: layer) and without macs")
+        if self.ratios and self.scope == "global":
+            raise ValueError("ratios: single groups have ratios only within layers (scope: layer)")
         if not 0.0 <= self.ramp <= self.freeze < 1.0:
             raise ValueError(f"expected 0 <= ramp <= freeze < 1, got ramp {self.ramp} and freeze {self.freeze}")
         if not self.freeze < self.decay <= 1.0:
@@ -125,9 +127,9 @@ class GradientCut(Sparsifier):
             raise UnsupportedModelError(
                 "no filter of this network can be cut: " + "; ".join(reasons[:5]) + "; see include, exclude"
             )
-        self._split = ChannelSplit(
-            model, self._channels, settings.ratio, settings.ratios, settings.macs, settings.scope, settings.max_ratio
-        )
+        cost = ChannelCost(model, self._channels)
+        asked = (settings.ratio, settings.ratios, settings.macs, settings.scope, settings.max_ratio)
+        self._split = ChannelSplit(cost, self._channels, *asked)
 
     def start(self, model: nn.Module, total_steps: int) -> None:
         """Bind to the weights of ``model``; :meth:`trace` comes first."""
@@ -157,7 +159,7 @@ class GradientCut(Sparsifier):
         """Split the filters, and cut the redundant ones off the gradient."""
         if not self._frozen:
             self._criterion.end()
-            self._resplit()
+            self._resplit(self._level)
         self._kept_rows = []
         if not bool(self._redundant.any()):
             return
@@ -173,8 +175,7 @@ class GradientCut(Sparsifier):
             factor = factors[places[index]].to(parameter.dtype).reshape(shape)
             self._kept_rows.append((parameter, dim, index, parameter.index_select(dim, index) * factor))
 
-    def _resplit(self) -> None:
-        level = self._level
+    def _resplit(self, level: float) -> None:
         if self._split is None or level <= 0.0:
             return
         scores = self._criterion.values().cpu().numpy()
@@ -203,6 +204,14 @@ class GradientCut(Sparsifier):
             raise EquivalenceError(f"cut filters should be below {ZERO:g} at the end of their decay, and are at {left:.3g}")
         if gone.any():
             zero_channels(self._model, self._groups, ~gone)
+
+    @torch.no_grad()
+    def conclude(self) -> None:
+        """Where training ended before the decay did, make zero at once all that would have been cut."""
+        if not self.finished:
+            if not self._frozen:
+                self._resplit(1.0)
+            zero_channels(self._model, self._groups, ~self._redundant.cpu().numpy())
 
     @property
     def _frozen(self) -> bool:
