@@ -32,7 +32,9 @@ from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from spaces.graph.channel_groups import ChannelGroups
 from spaces.graph.quantizable import Point, Unquantized
+from spaces.levels import Leveled
 from spaces.sparsifiers import importance
+from spaces.sparsifiers.importance import Observations
 
 CALIBRATION_SAMPLES = 2048
 """Training samples, unaugmented, that a space may calibrate on, and that importance may be learnt from."""
@@ -71,6 +73,15 @@ class CheckableTrained(Protocol):
         ...
 
 
+@runtime_checkable
+class Learning(Protocol):
+    """A space that learns from labelled batches which channels matter."""
+
+    def learn(self, seen: Observations) -> None:
+        """Learn; called once, before any candidate is built."""
+        ...
+
+
 @dataclass(frozen=True)
 class Setup:
     """Everything a search over one network needs.
@@ -99,6 +110,8 @@ class Setup:
         space_class = SPACE.find(settings.space.name)
         batches = (batch.to(run.device) for batch, _ in task.batches("train", 128, limit=CALIBRATION_SAMPLES))
         space: SearchSpace = space_class(model, inputs, settings.space.settings, forward=task.forward, batches=batches)
+        if isinstance(space, Learning):
+            space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
         evaluators: list[Evaluator] = [EVALUATOR.build(block) for block in settings.evaluate]
         baseline = run.baseline if run.baseline is not None else network
         limits = {}
@@ -199,8 +212,8 @@ class Setup:
 def tables(
     space: SearchSpace, model: nn.Module, task: Task, criterion: str, device: torch.device
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return what algorithms may know beforehand: ``importance``, by group name."""
-    if not isinstance(space, HasGroups):
+    """Return what algorithms may know beforehand: ``importance``, by group name; a space of levels knows its own."""
+    if not isinstance(space, HasGroups) or isinstance(space, Leveled):
         return {}
     seen = observations(task, device, limit=CALIBRATION_SAMPLES)
     return {"importance": importance.score(model, space.groups, criterion, seen)}
