@@ -96,7 +96,8 @@ class ShapeSegmentation(Task):
         images, targets = self._data[split]
         count = len(images) if limit is None else min(limit, len(images))
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        for rows in order.split(batch_size):
+        for first in range(0, count, batch_size):
+            rows = order[first : first + batch_size]
             if generator is not None and len(rows) < batch_size:
                 return
             chosen, expected = images[rows], targets[rows]

@@ -305,7 +305,7 @@ def _bits(entries: Sequence[Mapping[str, Any]]) -> Figure:
     weights = [(place, entry["weight_bits"]) for place, entry in enumerate(entries) if entry.get("weight_bits")]
     inputs = [(place, entry["activation_bits"]) for place, entry in enumerate(entries) if entry.get("activation_bits")]
     if weights:
-        axes.bar(*zip(*weights, strict=True), color=BLUE, width=0.8, label="weights")
+        axes.bar([place for place, _ in weights], [bits for _, bits in weights], color=BLUE, width=0.8, label="weights")
     if inputs:
         axes.plot(*zip(*inputs, strict=True), color=ORANGE, marker="D", linestyle="none", markersize=5, label="input")
     every = math.ceil(len(entries) / 80)
