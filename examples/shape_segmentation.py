@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from evaluators.task import Batch, Split, Task
 
-SIZES: dict[Split, int] = {"train": 1024, "search": 256, "test": 256}
 CLASSES = 3
 """Background, disc, square."""
 
@@ -65,13 +64,15 @@ class ShapeSegmentation(Task):
         width: Channels of the network's first level.
         side: Height and width of the images, a multiple of 4.
         noise: Standard deviation of the noise; the shapes are 1 brighter than the background.
+        samples: Images to train on; a quarter as many to search with, and to test with.
         seed: Of the images and of the network's first weights.
     """
 
-    def __init__(self, width: int = 8, side: int = 32, noise: float = 0.5, seed: int = 0) -> None:
+    def __init__(self, width: int = 8, side: int = 32, noise: float = 0.5, samples: int = 1024, seed: int = 0) -> None:
         if side % 4 or side < 16:
             raise ValueError(f"side: expected a multiple of 4 from 16, got {side}")
         self._width, self._side, self._noise, self._seed = width, side, noise, seed
+        self._sizes: dict[Split, int] = {"train": samples, "search": samples // 4, "test": samples // 4}
 
     @property
     def score_name(self) -> str:
@@ -87,7 +88,7 @@ class ShapeSegmentation(Task):
         return self.build()
 
     def size(self, split: Split) -> int:
-        return SIZES[split]
+        return self._sizes[split]
 
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None, limit: int | None = None
@@ -95,7 +96,8 @@ class ShapeSegmentation(Task):
         images, targets = self._data[split]
         count = len(images) if limit is None else min(limit, len(images))
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        for rows in order.split(batch_size):
+        for first in range(0, count, batch_size):
+            rows = order[first : first + batch_size]
             if generator is not None and len(rows) < batch_size:
                 return
             chosen, expected = images[rows], targets[rows]
@@ -118,13 +120,13 @@ class ShapeSegmentation(Task):
 
     @property
     def fingerprint(self) -> str:
-        content = f"shapes {self._width} {self._side} {self._noise} {self._seed}"
+        content = f"shapes {self._width} {self._side} {self._noise} {self._sizes} {self._seed}"
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @cached_property
     def _data(self) -> dict[Split, tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(self._seed)
-        return {split: self._drawn(count, generator) for split, count in SIZES.items()}
+        return {split: self._drawn(count, generator) for split, count in self._sizes.items()}
 
     def _drawn(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return images of shape ``(count, 1, side, side)`` and the class of every pixel."""

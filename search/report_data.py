@@ -64,8 +64,10 @@ def build_report(
     ``searches`` has, per search stage: ``stage``, ``objectives``, ``target`` (limits in the metric's unit),
     ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``,
     ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``asynchronous`` (trials were told as they were
-    finished, not in batches), ``chosen`` (a trial), ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``,
-    ``kept``) and ``frozen`` (``name``, ``size``, ``reason``, ``macs_share``). ``histories`` are the result's trainings,
+    finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer programme with
+    their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen`` (a
+    trial), ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``,
+    ``reason``, ``macs_share``). ``histories`` are the result's trainings,
     each ``stage``, ``variant`` and ``epochs``; ``yardstick_histories`` those of the yardsticks. ``activations`` has, per
     fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``,
     ``nodes``, ``reason``) and ``max_abs_error``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
@@ -119,6 +121,8 @@ def _search(entry: Entry) -> dict[str, Any]:
         "target_met": _met(limits),
         "chosen": notes["trial"],
         "asynchronous": notes.get("asynchronous", False),
+        "algorithm": notes.get("algorithm", {}),
+        "sensitivity": notes.get("sensitivity"),
         **{name: notes[name] for name in ("pareto", "trials", "failed", "ended_by", "fingerprint", "metrics")},
         **{name: notes[name] for name in ("layers", "frozen")},
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,7 @@ from evaluators.base import EvaluationContext, Evaluator
 from evaluators.observations import observations
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint
+from search.algorithms.integer_program import allocations
 from search.evaluation import Recipe
 from search.executors.base import Evaluate, Workload
 from search.network import Network
@@ -21,6 +23,7 @@ from search.problem import Objective, Problem, Target
 from search.registered import ALGORITHM, EVALUATOR, SPACE
 from search.removal import frozen
 from search.run import StageRun
+from search.sensitivity_tables import SensitivityTables
 from search.stages.search_settings import SearchSettings
 from search.trial import Proposal
 from search.trial_checkpoints import TrialCheckpoints
@@ -29,7 +32,9 @@ from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from spaces.graph.channel_groups import ChannelGroups
 from spaces.graph.quantizable import Point, Unquantized
+from spaces.levels import Leveled
 from spaces.sparsifiers import importance
+from spaces.sparsifiers.importance import Observations
 
 CALIBRATION_SAMPLES = 2048
 """Training samples, unaugmented, that a space may calibrate on, and that importance may be learnt from."""
@@ -68,6 +73,15 @@ class CheckableTrained(Protocol):
         ...
 
 
+@runtime_checkable
+class Learning(Protocol):
+    """A space that learns from labelled batches which channels matter."""
+
+    def learn(self, seen: Observations) -> None:
+        """Learn; called once, before any candidate is built."""
+        ...
+
+
 @dataclass(frozen=True)
 class Setup:
     """Everything a search over one network needs.
@@ -76,11 +90,13 @@ class Setup:
         network: The network that enters the search.
         problem: The space and what is sought in it.
         recipe: How a candidate is measured.
+        sensitivity: The table of Omega, and how far it can be trusted.
     """
 
     network: Network
     problem: Problem
     recipe: Recipe
+    sensitivity: SensitivityTables
 
     @staticmethod
     def of(network: Network, run: StageRun, settings: SearchSettings) -> Setup:
@@ -94,6 +110,8 @@ class Setup:
         space_class = SPACE.find(settings.space.name)
         batches = (batch.to(run.device) for batch, _ in task.batches("train", 128, limit=CALIBRATION_SAMPLES))
         space: SearchSpace = space_class(model, inputs, settings.space.settings, forward=task.forward, batches=batches)
+        if isinstance(space, Learning):
+            space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
         evaluators: list[Evaluator] = [EVALUATOR.build(block) for block in settings.evaluate]
         baseline = run.baseline if run.baseline is not None else network
         limits = {}
@@ -103,11 +121,20 @@ class Setup:
         _require_measured([*settings.objectives, *limits], evaluators, task)
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         targets = [Target(metric, limit) for metric, limit in limits.items()]
-        recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training)
-        known = tables(space, model, task, settings.importance, run.device)
+        known: dict[str, Any] = {**tables(space, model, task, settings.importance, run.device)}
         known["samples"] = {"search": np.array(task.size("search"))}
-        problem = Problem(space, objectives, targets, known, settings.training is not None, space.starting_points())
-        return Setup(network, problem, recipe)
+        # Without a storage, a configuration is only checked.
+        folder = run.folder if run.storage is not None else None
+        log = functools.partial(_log, run)
+        sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, folder, log)
+        if sensitivity.wanted:
+            known["omega"] = sensitivity.table()
+        read = {name: table for name, table in known.items() if name == "omega"}
+        recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training, read)
+        problem = Problem(space, objectives, targets, known, settings.training is not None)
+        starts = (*allocations(problem), *space.starting_points())
+        problem = replace(problem, starts=tuple(dict.fromkeys(starts)))
+        return Setup(network, problem, recipe, sensitivity)
 
     def algorithm(self, settings: SearchSettings, seed: int) -> Any:
         """Return the search's algorithm, fresh."""
@@ -185,11 +212,15 @@ class Setup:
 def tables(
     space: SearchSpace, model: nn.Module, task: Task, criterion: str, device: torch.device
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return what algorithms may know beforehand: ``importance``, by group name."""
-    if not isinstance(space, HasGroups):
+    """Return what algorithms may know beforehand: ``importance``, by group name; a space of levels knows its own."""
+    if not isinstance(space, HasGroups) or isinstance(space, Leveled):
         return {}
     seen = observations(task, device, limit=CALIBRATION_SAMPLES)
     return {"importance": importance.score(model, space.groups, criterion, seen)}
+
+
+def _log(run: StageRun, text: str) -> None:
+    run.log.write(f"{run.label}: {text}")
 
 
 def _measured(metric: str, evaluators: list[Evaluator], network: Network, task: Task, device: torch.device) -> float:
