@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from search.inspection import build_space, spaces_of, whole_costs
 from search.numbers import count, percent
 from search.registered import EVALUATOR
+from spaces.bit_points import HasPoints
 from spaces.candidate import Candidate
-from spaces.domains import Mask
+from spaces.domains import Choice, Mask
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.levels import Leveled, cheapest
 from spaces.registry import suggestion
@@ -98,6 +99,8 @@ def _smallest(space: SearchSpace) -> Candidate | None:
     """Return the candidate that costs least, None where it is not known which does."""
     if isinstance(space, Leveled):
         return cheapest(space)
+    if isinstance(space, HasPoints):
+        return Candidate({key: domain.options[0] for key, domain in space.domains.items() if isinstance(domain, Choice)})
     masks = {key: domain for key, domain in space.domains.items() if isinstance(domain, Mask)}
     if len(masks) < len(space.domains):
         return None
