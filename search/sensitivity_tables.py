@@ -89,8 +89,8 @@ class SensitivityTables:
         ``kind`` (the one that the search reads), ``samples``, ``negative`` (decisions of a negative average trace, which
         counts as 0), ``rows`` (per decision with a choice: ``decision``, ``bits`` (the fewest), ``weight`` (whether weights
         have a part in it), ``predicted`` by kind, ``measured`` and ``standard_error``; kinds differ in the weights only) and
-        ``correlations`` (``first``, ``second``, ``over``, ``value``: Spearman's rank correlations over the weights, and over all
-        decisions for the kind that the search reads).
+        ``correlations`` (``first``, ``second``, ``over``, ``value``: Spearman's rank correlations over the weights, and over
+        all decisions for the kind that the search reads).
 
         None where it is not wanted.
         """
