@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 
 import pytest
@@ -58,7 +59,7 @@ def test_the_loop_starts_from_the_most_bits_and_only_lowers_them():
     trials = run(space, bit_problem(space, size_bytes=0.5))
     assert trials[0].proposal.candidate == space.most()
     steps = trained(trials)
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         pairs = zip(before.proposal.candidate.values.values(), after.proposal.candidate.values.values(), strict=True)
         assert all(high >= low for high, low in pairs)
         assert before.proposal.candidate != after.proposal.candidate
