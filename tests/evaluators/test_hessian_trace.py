@@ -96,9 +96,7 @@ def test_stops_as_soon_as_every_error_is_small_enough():
     generator, seen = torch.Generator().manual_seed(0), []
     settings = TraceSettings(tolerance=0.05, least_rounds=4, most_rounds=500)
     last = {"4.weight": weights_of(model)["4.weight"]}
-    found = hessian_traces(
-        model, last, batches, F.cross_entropy, call, generator, settings, lambda *told: seen.append(told)
-    )
+    found = hessian_traces(model, last, batches, F.cross_entropy, call, generator, settings, lambda *told: seen.append(told))
     assert found.converged
     assert seen[-1][1] <= 0.05
     assert all(error > 0.05 for number, error in seen if 4 <= number < seen[-1][0])
