@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,6 +25,8 @@ from search.trial_checkpoints import Continued, EndState, MissingStateError
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
+
+_UNTRAINED = "this space trains its candidates: expected search.training: {epochs: ...}, got none"
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,15 @@ class Recipe:
         """Whether a trial of ``candidate`` trains: the space has a sparsifier for it, or ``training`` is set."""
         return self.training is not None or self.space.sparsifier(candidate) is not None
 
+    def require_training(self) -> None:
+        """Find out whether candidates could be trained, where the space asks for it.
+
+        Raises:
+            SecateursError: There are no settings to train with.
+        """
+        if self.training is None and self.space.sparsifier(self.space.sample(np.random.default_rng(0))) is not None:
+            raise SecateursError(_UNTRAINED)
+
     def build(self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> nn.Module:
         """Return the deployable network of a proposal."""
         if not self.trains(proposal.candidate):
@@ -104,7 +116,7 @@ class Recipe:
         """
         candidate, training = proposal.candidate, self.training
         if training is None:
-            raise SecateursError("this space trains its candidates: expected search.training: {epochs: ...}, got none")
+            raise SecateursError(_UNTRAINED)
         if proposal.warm_start is not None and start is None and (checkpoint is None or checkpoint.load() is None):
             raise MissingStateError(f"expected the end state of trial {proposal.warm_start} to start from, got none")
         prepared = self.space.prepare(self.model, candidate)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from search.inspection import build_space, largest, spaces_of
+from search.inspection import build_space, spaces_of, whole_costs
 from search.numbers import count, percent
 from search.registered import EVALUATOR
 from spaces.candidate import Candidate
 from spaces.domains import Mask
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.levels import Leveled, cheapest
 from spaces.registry import suggestion
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def preflight(config: Config) -> Iterator[str]:
             raise UnsupportedModelError(f"{name}: nothing in the model is open to the search; `inspect` says why")
         yield f"{name}: {len(space.domains)} decisions open"
         _check_scores(name, stage.settings, task)
-        yield from _targets(name, stage.settings.target, space)
+        yield from _targets(name, stage.settings.target, space, whole_costs(space, model, task))
 
 
 def _check_scores(name: str, settings: Any, task: Task) -> None:
@@ -93,16 +94,22 @@ def _forward(task: Task, model: nn.Module) -> tuple[int, ...]:
     return tuple(outputs.shape)
 
 
-def _targets(name: str, targets: Any, space: SearchSpace) -> Iterator[str]:
-    domains = space.domains
-    if not all(isinstance(domain, Mask) for domain in domains.values()):
-        return
-    masks = {key: domain for key, domain in domains.items() if isinstance(domain, Mask)}
+def _smallest(space: SearchSpace) -> Candidate | None:
+    """Return the candidate that costs least, None where it is not known which does."""
+    if isinstance(space, Leveled):
+        return cheapest(space)
+    masks = {key: domain for key, domain in space.domains.items() if isinstance(domain, Mask)}
+    if len(masks) < len(space.domains):
+        return None
     fewest = {key: mask.legal_counts()[0] for key, mask in masks.items()}
-    smallest = Candidate({key: "1" * kept + "0" * (masks[key].length - kept) for key, kept in fewest.items()})
-    lowest, whole = space.costs(smallest), space.costs(largest(space))
+    return Candidate({key: "1" * kept + "0" * (masks[key].length - kept) for key, kept in fewest.items()})
+
+
+def _targets(name: str, targets: Any, space: SearchSpace, whole: Mapping[str, float]) -> Iterator[str]:
+    smallest = _smallest(space)
+    lowest = space.costs(smallest) if smallest is not None else {}
     for metric, limit in targets.items():
-        if metric not in whole:
+        if metric not in whole or metric not in lowest:
             continue
         allowed = limit.absolute(whole[metric])
         if lowest[metric] > allowed:

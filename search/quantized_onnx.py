@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import copy
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +27,16 @@ WIDTHS = (2, 4, 8)
 OPSETS = {2: 25, 4: 21, 8: 21}
 """The first operator set that has the narrowest type."""
 _IR_VERSIONS = {2: 13, 4: 10, 8: 10}
+_INTEGER_LAYERS = (
+    "QLinearConv",
+    "QGemm",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "ConvInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+)
+_FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose")
 _INTEGERS = re.compile(r"(?:^|\.)weight_integers_(\d)$")
 
 
@@ -125,6 +138,21 @@ def stored_integers(path: Path) -> dict[str, tuple[int, int, int]]:
             bits = int(value.const_value.dtype.itemsize * 8)
             found[name] = bits, int(integers.min()), int(integers.max())
     return found
+
+
+def deployment(path: Path) -> dict[str, Any]:
+    """Return how ONNX Runtime computes the layers with weights of a file on this machine's CPU, after its optimizations."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node]
+    return {
+        "integer_layers": sum(kind in _INTEGER_LAYERS for kind in kinds),
+        "float_layers": sum(kind in _FLOAT_LAYERS for kind in kinds),
+        "version": onnxruntime.__version__,
+    }
 
 
 def supported_widths() -> tuple[tuple[int, ...], ...]:

@@ -70,7 +70,10 @@ def build_report(
     ``reason``, ``macs_share``). ``histories`` are the result's trainings,
     each ``stage``, ``variant`` and ``epochs``; ``yardstick_histories`` those of the yardsticks. ``activations`` has, per
     fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``,
-    ``nodes``, ``reason``) and ``max_abs_error``.
+    ``nodes``, ``reason``) and ``max_abs_error``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
+    ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
+    layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
+    ``version``, or null where nothing was exported to ONNX.
 
     Args:
         config: The run's configuration.
@@ -98,7 +101,9 @@ def build_report(
         "searches": searches,
         "stages": stages,
         "equivalence_max_abs_error": max(errors, default=None),
-        "layers": removals[-1]["layers"] if removals else [],
+        "layers": _last(removals, "layers"),
+        "bits": _last(removals, "bits"),
+        "deployment": next((entry.notes["deployment"] for entry in result.entries if "deployment" in entry.notes), None),
         "frozen": removals[-1]["frozen"] if removals else [],
         "activations": _activations(result),
         "histories": [history for history in histories if history["variant"] == RESULT],
@@ -121,6 +126,11 @@ def _search(entry: Entry) -> dict[str, Any]:
         **{name: notes[name] for name in ("pareto", "trials", "failed", "ended_by", "fingerprint", "metrics")},
         **{name: notes[name] for name in ("layers", "frozen")},
     }
+
+
+def _last(removals: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Return the last list of that name that is not empty."""
+    return next((notes[name] for notes in reversed(removals) if notes.get(name)), [])
 
 
 def _met(limits: Mapping[str, Any]) -> bool | None:

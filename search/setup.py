@@ -31,7 +31,10 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from spaces.graph.channel_groups import ChannelGroups
+from spaces.graph.quantizable import Point, Unquantized
+from spaces.levels import Leveled
 from spaces.sparsifiers import importance
+from spaces.sparsifiers.importance import Observations
 
 CALIBRATION_SAMPLES = 2048
 """Training samples, unaugmented, that a space may calibrate on, and that importance may be learnt from."""
@@ -42,6 +45,14 @@ class HasGroups(Protocol):
     """A space over coupled channels, which have an importance."""
 
     groups: ChannelGroups
+
+
+@runtime_checkable
+class HasPoints(Protocol):
+    """A space over the bits of quantized values."""
+
+    points: tuple[Point, ...]
+    frozen: tuple[Unquantized, ...]
 
 
 @runtime_checkable
@@ -59,6 +70,15 @@ class CheckableTrained(Protocol):
 
     def check_prepared(self, prepared: nn.Module) -> float:
         """Return the largest absolute difference between their outputs; too large a one raises EquivalenceError."""
+        ...
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """A space that learns from labelled batches which channels matter."""
+
+    def learn(self, seen: Observations) -> None:
+        """Learn; called once, before any candidate is built."""
         ...
 
 
@@ -90,6 +110,8 @@ class Setup:
         space_class = SPACE.find(settings.space.name)
         batches = (batch.to(run.device) for batch, _ in task.batches("train", 128, limit=CALIBRATION_SAMPLES))
         space: SearchSpace = space_class(model, inputs, settings.space.settings, forward=task.forward, batches=batches)
+        if isinstance(space, Learning):
+            space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
         evaluators: list[Evaluator] = [EVALUATOR.build(block) for block in settings.evaluate]
         baseline = run.baseline if run.baseline is not None else network
         limits = {}
@@ -160,19 +182,38 @@ class Setup:
             if isinstance(value, str)
         ]
 
+    def bits(self, network: Network) -> list[dict[str, Any]]:
+        """Return the bits of every quantized layer and addition of a realized network."""
+        record = network.transformations[-1]
+        if not isinstance(self.problem.space, HasPoints) or "layers" not in record:
+            return []
+        rows = {
+            name: {"weight_bits": weights, "activation_bits": inputs} for name, (weights, inputs) in record["layers"].items()
+        }
+        rows |= {name: {"weight_bits": None, "activation_bits": count} for name, count in record["additions"].items()}
+        weights = {point.layer: point.elements for point in self.problem.space.points if point.kind == "weight"}
+        macs = {point.layer: point.macs for point in self.problem.space.points}
+        return [{"name": name, **row, "weights": weights.get(name, 0), "macs": macs[name]} for name, row in rows.items()]
+
     def frozen(self) -> list[dict[str, Any]]:
         """Return what the space does not touch, and why."""
         space = self.problem.space
-        if not isinstance(space, HasGroups):
+        if isinstance(space, HasGroups):
+            return frozen(space.groups)
+        if not isinstance(space, HasPoints):
             return []
-        return frozen(space.groups)
+        total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
+        return [
+            {"name": entry.name, "size": entry.weights, "reason": entry.reason, "macs_share": entry.macs / max(total, 1.0)}
+            for entry in space.frozen
+        ]
 
 
 def tables(
     space: SearchSpace, model: nn.Module, task: Task, criterion: str, device: torch.device
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return what algorithms may know beforehand: ``importance``, by group name."""
-    if not isinstance(space, HasGroups):
+    """Return what algorithms may know beforehand: ``importance``, by group name; a space of levels knows its own."""
+    if not isinstance(space, HasGroups) or isinstance(space, Leveled):
         return {}
     seen = observations(task, device, limit=CALIBRATION_SAMPLES)
     return {"importance": importance.score(model, space.groups, criterion, seen)}

@@ -16,7 +16,7 @@ from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelErro
 from spaces.graph.bit_cost import BitCost, latency_key
 from spaces.graph.channel_groups import Forward, call
 from spaces.graph.fake_quantize import FEWEST, MOST, Quantizer
-from spaces.graph.quantizable import find_quantizable
+from spaces.graph.quantizable import Point, find_quantizable
 from spaces.graph.quantization_record import pack_weights, quantize
 from spaces.graph.quantizer_calibration import Calibration, Method
 from spaces.graph.range_statistics import RangeStatistics
@@ -73,27 +73,6 @@ class BitWidthSettings:
             raise ValueError(f"percentile: expected a number above 50 and at most 100, got {self.percentile}")
         if self.tie == "layer" and not set(self.weight_bits) & set(self.activation_bits):
             raise ValueError("tie: layer needs numbers of bits that weight_bits and activation_bits have in common")
-
-
-@dataclass(frozen=True)
-class Point:
-    """A place where values are quantized.
-
-    Attributes:
-        decision: The decision that gives its bits.
-        layer: The layer or addition.
-        kind: ``weight`` or ``activation``.
-        path: The quantizer's module path in the prepared network.
-        elements: Values that are quantized: of the weight, or of the activation for one sample.
-        macs: Multiply-accumulates of the layer for one sample; 0 for an addition.
-    """
-
-    decision: str
-    layer: str
-    kind: Literal["weight", "activation"]
-    path: str
-    elements: int
-    macs: float
 
 
 class BitWidth(SearchSpace):

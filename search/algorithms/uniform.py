@@ -54,7 +54,7 @@ def greedy(encoding: ChannelEncoding, globally: float, limit: float) -> Masks:
 
 def _yardstick(problem: Problem, globally: float) -> Candidate:
     encoding = ChannelEncoding(problem)
-    if not encoding.constrained:
+    if not encoding.constrained and not encoding.budgeted:
         raise SecateursError(
             f"a yardstick needs a target to be compared at: expected one on a cost of the space, got targets on "
             f"{[target.metric for target in problem.targets]}; set search.target"

@@ -52,6 +52,7 @@ class Search(Stage):
         executor = run.execution.executor
         EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
         setup = Setup.of(network, run, self.settings)
+        setup.recipe.require_training()
         setup.algorithm(self.settings, run.seed)
         for name in self.settings.yardsticks:
             if name in GREEDY:
@@ -134,6 +135,7 @@ class Search(Stage):
             metrics=metrics,
             equivalence_error=error,
             layers=setup.layers(network),
+            bits=setup.bits(network),
             frozen=setup.frozen(),
             objectives=dict(self.settings.objectives),
             target={

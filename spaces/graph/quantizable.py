@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,27 @@ class Site:
     inputs: int
     macs: float
     edge: bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place where values are quantized.
+
+    Attributes:
+        decision: The decision that gives its bits.
+        layer: The layer or addition.
+        kind: ``weight`` or ``activation``.
+        path: The quantizer's module path in the prepared network.
+        elements: Values that are quantized: of the weight, or of the activation for one sample.
+        macs: Multiply-accumulates of the layer for one sample; 0 for an addition.
+    """
+
+    decision: str
+    layer: str
+    kind: Literal["weight", "activation"]
+    path: str
+    elements: int
+    macs: float
 
 
 @dataclass(frozen=True)
