@@ -312,7 +312,15 @@ def _bits(entries: Sequence[Mapping[str, Any]]) -> Figure:
     if weights:
         axes.bar([place for place, _ in weights], [bits for _, bits in weights], color=BLUE, width=0.8, label="weights")
     if inputs:
-        axes.plot(*zip(*inputs, strict=True), color=ORANGE, marker="D", linestyle="none", markersize=5, label="input")
+        axes.plot(
+            [place for place, _ in inputs],
+            [bits for _, bits in inputs],
+            color=ORANGE,
+            marker="D",
+            linestyle="none",
+            markersize=5,
+            label="input",
+        )
     every = math.ceil(len(entries) / 80)
     names = [_shortened(str(entry["name"])) for entry in entries]
     axes.set_xticks(range(len(entries))[::every], names[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8)

@@ -27,16 +27,8 @@ WIDTHS = (2, 4, 8)
 OPSETS = {2: 25, 4: 21, 8: 21}
 """The first operator set that has the narrowest type."""
 _IR_VERSIONS = {2: 13, 4: 10, 8: 10}
-_INTEGER_LAYERS = (
-    "QLinearConv",
-    "QGemm",
-    "QLinearMatMul",
-    "MatMulInteger",
-    "ConvInteger",
-    "MatMulIntegerToFloat",
-    "MatMulNBits",
-)
-_FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose")
+_INTEGER_LAYERS = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat")
+_FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose", "MatMulNBits")
 _INTEGERS = re.compile(r"(?:^|\.)weight_integers_(\d)$")
 
 

@@ -65,8 +65,8 @@ def build_report(
     ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``,
     ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``asynchronous`` (trials were told as they were
     finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer programme with
-    their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen`` (a
-    trial), ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``,
+    their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen`` (a trial), ``finalists`` (each
+    ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``,
     ``reason``, ``macs_share``). ``histories`` are the result's trainings,
     each ``stage``, ``variant`` and ``epochs``; ``yardstick_histories`` those of the yardsticks. ``activations`` has, per
     fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``,
@@ -120,6 +120,7 @@ def _search(entry: Entry) -> dict[str, Any]:
         "target": {metric: target["limit"] for metric, target in limits.items()},
         "target_met": _met(limits),
         "chosen": notes["trial"],
+        "finalists": notes.get("finalists", []),
         "asynchronous": notes.get("asynchronous", False),
         "algorithm": notes.get("algorithm", {}),
         "sensitivity": notes.get("sensitivity"),
