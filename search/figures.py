@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.numbers import count, percent
 from search.report_view import Point, SearchView, score_of, words
+from search.sensitivity_figure import sensitivity_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,6 +94,10 @@ def draw(report: Mapping[str, Any], searches: Sequence[SearchView]) -> list[Pict
         test = _test_points(report)
         if len(test) > 1:
             pictures.append(_picture("result", "After retraining, on the test split", _result(test)))
+        for entry in report.get("searches") or []:
+            if (entry.get("sensitivity") or {}).get("rows"):
+                name = f"sensitivity_{entry.get('stage', 'search')}"
+                pictures.append(_picture(name, "Sensitivity", sensitivity_figure(entry["sensitivity"], _figure())))
         layers = report.get("layers") or []
         if layers:
             pictures.append(_picture("layers", "Channels per layer", _layers(layers)))

@@ -14,6 +14,7 @@ from search.numbers import count, percent, size
 from search.registered import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE
 from spaces.bit_points import HasPoints
 from spaces.candidate import Candidate
+from spaces.domains import Mask
 from spaces.levels import Leveled, dearest
 from spaces.registry import resolve
 
@@ -83,7 +84,9 @@ def examine(config: Config) -> dict[str, Any]:
 
 def whole_costs(space: SearchSpace, model: nn.Module, task: Task) -> dict[str, float]:
     """Return what the network costs as it is, by metric."""
-    if isinstance(space, HasPoints) or (isinstance(space, Leveled) and space.budgeted):
+    leveled = isinstance(space, Leveled)
+    masks = all(isinstance(domain, Mask) for domain in space.domains.values())
+    if (isinstance(space, Leveled) and space.budgeted) or not (leveled or masks):
         from evaluators.cost import count as counted
 
         return counted(model, task.example_inputs(), task.forward)

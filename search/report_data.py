@@ -65,16 +65,16 @@ def build_report(
     ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``,
     ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``asynchronous`` (trials were told as they were
     finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer programme with
-    their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen``
-    (a trial), ``finalists`` (each ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``,
-    ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``, ``macs_share``).
-    ``histories`` are the result's trainings,
-    each ``stage``, ``variant`` and ``epochs``; ``yardstick_histories`` those of the yardsticks. ``activations`` has, per
-    fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``,
-    ``nodes``, ``reason``) and ``max_abs_error``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
-    ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
-    layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
-    ``version``, or null where nothing was exported to ONNX.
+    their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen`` (a
+    trial), ``finalists`` (each ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``,
+    ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
+    ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
+    ``yardstick_histories`` those of the yardsticks. ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``,
+    ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``, ``nodes``, ``reason``) and ``max_abs_error``.
+    ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``, ``activation_bits`` (null for float, or no
+    weights), ``weights`` (their number) and ``macs``; ``deployment`` how many layers with weights ONNX Runtime computes in
+    integers (``integer_layers``) and in float (``float_layers``), with its ``version``, or null where nothing was exported to
+    ONNX.
 
     Args:
         config: The run's configuration.
