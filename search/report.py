@@ -59,6 +59,8 @@ def render(folder: str | Path) -> Path:
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
         stages=_stages(report),
         frozen=_frozen(report),
+        retention=_retention(report),
+        output_changes=report.get("output_changes") or [],
         merged=[row for entry in report.get("activations") or [] for row in _merged(entry)],
         apart=[row for entry in report.get("activations") or [] for row in _apart(entry)],
         environment=_environment(report.get("environment") or _json(folder / "environment.json")),
@@ -233,6 +235,24 @@ def _frozen(report: Mapping[str, Any]) -> list[Row]:
         )
         for entry in report.get("frozen") or []
     ]
+
+
+def _retention(report: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """Return what networks keep of the baseline's task relevance, and what the result keeps layer by layer."""
+    found = {role: entry for role, entry in (report.get("retention") or {}).items() if "retained" in entry}
+    networks = [
+        Row(
+            "this result" if role == "result" else words(role),
+            (percent(entry["chosen"]), percent(entry["retained"])),
+            strong=role == "result",
+        )
+        for role, entry in found.items()
+    ]
+    layers = [
+        Row(entry["name"], (f"{entry['kept']} of {entry['channels']}", percent(entry["chosen"]), percent(entry["retained"])))
+        for entry in found.get("result", {}).get("layers") or []
+    ]
+    return {"networks": networks, "layers": layers}
 
 
 def _merged(entry: Mapping[str, Any]) -> list[Row]:
