@@ -3,7 +3,8 @@
     python -m benchmarks.scaling [--data FOLDER] [--parts real sleep record]
 
 ``real``: ResNet-20 on Fashion-MNIST, random channel masks, scored with BatchNorm re-calibration, on 1 and on 2 workers in
-turn; efficiency is the speed-up divided by the workers. It wants two free cores. ``sleep``: evaluations of two seconds in 1
+turn; efficiency is the speed-up divided by the workers. It wants two free cores. Beside it the same evaluations in one and
+two plain processes without Ray: what the machine itself loses when both cores work. ``sleep``: evaluations of two seconds in 1
 to 64 workers that don't import torch; efficiency is the seconds slept per worker and second. ``record``: evaluations that
 take no time, in this process and on workers; trials recorded per second, and what of the driver's CPU each takes. All go
 through the loop that searches go through, and are recorded in the default storage; workers are started, and have evaluated
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import optuna
 
+from benchmarks.plain_processes import seconds_in
 from benchmarks.sleeping import Sleeping
 from benchmarks.storage import Masks, problem_of
 from evaluators.accuracy import Accuracy, AccuracySettings
@@ -37,7 +39,7 @@ from evaluators.task_settings import NamedData, TaskSettings, build_task
 from search.algorithms.base import Algorithm
 from search.batch_loop import BatchLoop
 from search.evaluation import Recipe
-from search.executors.base import Evaluate, Executor, Workload
+from search.executors.base import Evaluate, Executor, Job, Workload
 from search.executors.ray import RayExecutor
 from search.executors.ray_settings import RaySettings
 from search.executors.serial import SerialExecutor, SerialSettings
@@ -153,17 +155,27 @@ def real(data: str, evaluations: int, repeats: int, images: int) -> Row:
     def pack(device: str) -> Callable[[], Evaluate]:
         return ship(recipe, [], partial(build_task, settings), 1, device)
 
+    jobs = [Job(number, proposal) for number, proposal in enumerate(Listed(problem, evaluations).ask(evaluations))]
     rows: list[Row] = []
     for repeat in range(repeats):
         for workers in (1, 2) if repeat % 2 == 0 else (2, 1):
             executor = on_ray(pack, recipe.evaluate, workers, 1.0)
             rows.append(timed(executor, problem, evaluations, evaluations))
             executor.close()
-            print(f"{workers} workers: {evaluations / rows[-1]['seconds']:.2f} evaluations/s", flush=True)
-    seconds = {workers: [row["seconds"] for row in rows if row["workers"] == workers] for workers in (1, 2)}
-    efficiencies = [one / (2 * two) for one, two in zip(seconds[1], seconds[2], strict=True)]
-    print(f"efficiency of 2 workers: {statistics.median(efficiencies):.3f} (of {', '.join(f'{e:.3f}' for e in efficiencies)})")
-    return {"network": "resnet20", "images": images, "rows": rows, "efficiency": statistics.median(efficiencies)}
+            rows[-1]["plain_seconds"] = seconds_in(workers, pack("cpu"), jobs)
+            rates = [evaluations / rows[-1][name] for name in ("seconds", "plain_seconds")]
+            print(f"{workers} workers: {rates[0]:.2f} evaluations/s; plain processes {rates[1]:.2f}", flush=True)
+    efficiency = _efficiency("workers on Ray", "seconds", rows)
+    plain = _efficiency("plain processes", "plain_seconds", rows)
+    return {"network": "resnet20", "images": images, "rows": rows, "efficiency": efficiency, "plain_efficiency": plain}
+
+
+def _efficiency(label: str, name: str, rows: list[Row]) -> float:
+    """Return the speed-up of two divided by two, in the median of the repeats."""
+    one, two = ([row[name] for row in rows if row["workers"] == workers] for workers in (1, 2))
+    found = [first / (2 * second) for first, second in zip(one, two, strict=True)]
+    print(f"efficiency of 2 {label}: {statistics.median(found):.3f} (of {', '.join(f'{e:.3f}' for e in found)})")
+    return float(statistics.median(found))
 
 
 def sleep(most: int, seconds: float, rounds: int) -> Row:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ class Recipe:
         seed: The run's seed.
         device: Where networks run.
         training: How candidates are trained; None where they are measured as they are.
+        tables: What evaluators may read of what was computed beforehand, such as ``omega``.
     """
 
     space: SearchSpace
@@ -49,6 +51,7 @@ class Recipe:
     seed: int
     device: torch.device
     training: TrainingSettings | None = None
+    tables: Mapping[str, Any] = field(default_factory=dict)
 
     def evaluate(self, job: Job, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> Trial:
         """Return the measured trial; whatever goes wrong in it makes it a failed one, with the error's text.
@@ -146,9 +149,19 @@ class Recipe:
         generator = torch.Generator().manual_seed(trial_seed(self.seed, proposal.candidate) + index)
         costs = self.space.costs(proposal.candidate)
         # Where the fidelity is a share of the training, what it comes to is measured in full.
-        whole = proposal.fidelity == 0.0 or self.trains(proposal.candidate)
-        fidelity = 1.0 if whole else proposal.fidelity
-        return EvaluationContext(self.task, generator, self.device, fidelity, self.model, costs)
+        trains = self.trains(proposal.candidate)
+        fidelity = 1.0 if trains or proposal.fidelity == 0.0 else proposal.fidelity
+        return EvaluationContext(
+            task=self.task,
+            generator=generator,
+            device=self.device,
+            fidelity=fidelity,
+            reference=self.model,
+            costs=costs,
+            candidate=proposal.candidate,
+            tables=self.tables,
+            trained=trains and (proposal.fidelity > 0.0 or proposal.warm_start is not None),
+        )
 
 
 def trial_seed(seed: int, candidate: Candidate) -> int:

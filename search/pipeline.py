@@ -159,7 +159,7 @@ class _Pipeline:
         measurements = Measurements(self.run_folder.checkpoints / "measurements.json")
         rows = {}
         for role, flow in {"baseline": baseline, **flows}.items():
-            model = flow.network.model.to(self.device)
+            model = flow.network.stored().model.to(self.device)
             rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
         kept = Measurements(self.run_folder.checkpoints / "retention.json")
         retention = Retention(baseline.network, self.task, self.device)

@@ -8,6 +8,7 @@ from typing import Any
 
 from evaluators.base import Direction
 from spaces.base import SearchSpace
+from spaces.candidate import Candidate
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,16 @@ class Problem:
         targets: Limits that a candidate must keep.
         tables: Importance, sensitivity and costs, computed once by the search stage (``importance``: by decision name,
             one value per coupled channel).
+        trains: Whether candidates are trained, so that a trial can go on from another one's end.
+        starts: Candidates to try first, such as the constants of a paper.
     """
 
     space: SearchSpace
     objectives: Sequence[Objective]
     targets: Sequence[Target]
     tables: Mapping[str, Any]
+    trains: bool = False
+    starts: Sequence[Candidate] = ()
 
     def violation(self, metrics: Mapping[str, float]) -> float:
         """Return the summed relative excess over all targets, 0 for a feasible candidate."""

@@ -40,7 +40,7 @@ class Retention:
         self._device = device
 
     def of(self, network: Network) -> dict[str, Any] | None:
-        """Return what ``network`` keeps; None where no channel was removed, or the task has no class labels.
+        """Return what ``network`` keeps; None where no channel was removed, layers are gone, or the task has no class labels.
 
         Returns:
             ``chosen``, the share of the baseline's relevance in the channels that were kept, and ``retained``, the relevance
@@ -49,6 +49,9 @@ class Retention:
         """
         cuts = [Cut.from_json(t) for t in self._changes(network) if t["kind"] == "slice_channels"]
         if not cuts or not self._has_labels or self._groups is None:
+            return None
+        modules = {name for name, _ in network.model.named_modules()}
+        if any(layer.name not in modules for layer in self._groups.layers):
             return None
         mask = kept_channels(self._groups, cuts)
         before = self._relevance

@@ -2,5 +2,6 @@
 
 SPACES = {
     "channel_mask": "spaces.channel_mask:ChannelMask",
+    "bit_width": "spaces.bit_width:BitWidth",
     "filter_ratio": "spaces.filter_ratio:FilterRatio",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,10 @@ class SearchSpace(ABC):
     def sample(self, rng: np.random.Generator) -> Candidate:
         """Draw a legal candidate."""
         return Candidate({name: domain.sample(rng) for name, domain in self.domains.items()})
+
+    def starting_points(self) -> Sequence[Candidate]:
+        """Return candidates that a search should try first, such as the constants of a paper."""
+        return ()
 
     def validate(self, candidate: Candidate) -> None:
         """Check every decision of ``candidate`` against its domain.

@@ -217,6 +217,7 @@ def _epochs(
     model, task, settings, sparsifier = session.model, session.task, session.settings, session.sparsifier
     if sparsifier is not None:
         sparsifier.start(model, session.total_steps)
+        sparsifier.bind(session.optimizer)
     history, best = History(), dict[str, Tensor]()
     described = identity(model, task, settings, seed, sparsifier, session.teacher) if checkpoint is not None else {}
     if checkpoint is not None:

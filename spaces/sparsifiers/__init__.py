@@ -3,4 +3,5 @@
 SPARSIFIERS = {
     "scaling_factor": "spaces.sparsifiers.scaling_factor:ScalingFactor",
     "gradient_cut": "spaces.sparsifiers.gradient_cut:GradientCut",
+    "probabilistic": "spaces.sparsifiers.probabilistic:Probabilistic",
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from spaces.graph.channel_groups import ChannelGroups, Forward
@@ -14,8 +15,9 @@ from spaces.graph.channel_groups import ChannelGroups, Forward
 class Sparsifier(ABC):
     """Drives a network towards sparsity while the training loop trains it.
 
-    The loop calls, once: :meth:`trace` and :meth:`start`; then in every step, in this order: :meth:`before_forward`, the
-    forward pass, :meth:`penalty` (added to the loss), the backward pass, :meth:`after_backward`, the optimizer's step,
+    The loop calls, once: :meth:`trace`, :meth:`start` and :meth:`bind`; then in every step, in this order:
+    :meth:`before_forward`, the forward pass, :meth:`penalty` (added to the loss), the backward pass, :meth:`after_backward`,
+    the optimizer's step,
     :meth:`after_step`; and at the end :meth:`conclude`. Every hook does nothing unless overridden. Plain tensors in,
     nothing from the evaluators.
 
@@ -35,6 +37,9 @@ class Sparsifier(ABC):
     @abstractmethod
     def start(self, model: nn.Module, total_steps: int) -> None:
         """Bind to ``model``, which is trained for ``total_steps`` optimizer steps."""
+
+    def bind(self, optimizer: torch.optim.Optimizer) -> None:
+        """Know the optimizer, after :meth:`start`, where its moments are to be kept from moving."""
 
     def before_forward(self, inputs: Tensor, targets: Tensor | None) -> None:
         """See the batch before the forward pass; ``targets`` is None for a task without class labels."""
@@ -69,6 +74,15 @@ class Sparsifier(ABC):
 
     def keep_masks(self) -> Mapping[str, Tensor]:
         """Return the boolean keep-masks decided so far, by group name; empty where none are."""
+        return {}
+
+    @property
+    def remark(self) -> str:
+        """What a person should know of the result beforehand, in a sentence; empty for nothing."""
+        return ""
+
+    def record(self) -> dict[str, Any]:
+        """Return, as plain data, how it came to its aim, for the report; empty where there is nothing to show."""
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:

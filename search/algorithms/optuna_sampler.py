@@ -1,0 +1,266 @@
+"""Optuna's samplers over any space: TPE, NSGA-II and Gaussian processes, with successive halving for one objective."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from search.algorithms.base import Algorithm
+from search.algorithms.halving import HalvingSettings
+from search.algorithms.parameters import parameters_of
+from search.pareto import gains, is_finite, violation
+from search.problem import Problem
+from search.trial import Proposal, Trial
+from spaces.candidate import Candidate
+from spaces.errors import SecateursError
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.trial import Trial as OptunaTrial
+
+SamplerName = Literal["tpe", "nsga2", "gp", "random"]
+_DRAWS = 64
+_PATIENCE = {"tpe": 32, "nsga2": 32, "gp": 4, "random": 64}
+"""Draws that are left to the sampler; a Gaussian process takes its time, and would come to much the same again."""
+
+
+@dataclass(frozen=True)
+class OptunaSamplerSettings:
+    """Options of Optuna's samplers.
+
+    Attributes:
+        sampler: ``tpe`` (tree-structured Parzen estimator, Bergstra et al. 2011; Watanabe 2023, arXiv 2304.11127), ``nsga2``
+            (Deb et al. 2002, doi 10.1109/4235.996017), ``gp`` (a Gaussian process), or ``random``.
+        evaluations: Number of trials, those of every rung counted.
+        batch: Number of candidates decided on at a time, each knowing of the others only that they are under way.
+        startup: Number of candidates drawn at random before ``tpe`` or ``gp`` learns from them.
+        population: Size of a generation of ``nsga2``.
+        halving: Successive halving, for one objective and ``tpe`` or ``random``; None trains every candidate to the end.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    sampler: SamplerName = "tpe"
+    evaluations: int = 64
+    batch: int = 8
+    startup: int = 10
+    population: int = 16
+    halving: HalvingSettings | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("evaluations", 1), ("batch", 1), ("startup", 1), ("population", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        if self.halving is not None and self.sampler not in ("tpe", "random"):
+            raise ValueError(
+                f"halving: expected sampler tpe, which learns from candidates that did not go on; got {self.sampler}"
+            )
+        if self.halving is not None and self.evaluations < self.bracket:
+            raise ValueError(
+                f"evaluations: expected at least {self.bracket}, for a batch of {self.batch} with its rungs of "
+                f"{list(self.halving.rungs(self.batch))} trials, got {self.evaluations}"
+            )
+
+    @property
+    def bracket(self) -> int:
+        """Number of trials of a batch at the most, over all rungs."""
+        return sum(self.halving.rungs(self.batch)) if self.halving is not None else self.batch
+
+
+class OptunaSampler(Algorithm):
+    """Draws candidates in batches by one of Optuna's samplers.
+
+    A batch is decided on when all trials of the one before are told; every draw has a fresh sampler, seeded by (seed, number of
+    the candidate, attempt), over all that is known and what the batch has already. What is drawn is never drawn again, and
+    what would exceed a target by a cost that the space knows is drawn anew. The problem's starts are tried first.
+
+    With halving, a batch is first trained to the lowest fidelity; the best of it go on from there, rung by rung. All of a rung
+    is told before the next is decided on, so that the answer does not depend on who was faster.
+    """
+
+    Settings = OptunaSamplerSettings
+
+    def __init__(self, problem: Problem, settings: OptunaSamplerSettings, seed: int) -> None:
+        import optuna
+
+        if settings.halving is not None and len(problem.objectives) > 1:
+            raise SecateursError(
+                f"halving compares candidates by one objective, got {[o.metric for o in problem.objectives]}: remove it, or "
+                "all but one of the objectives (a target can take the place of one)"
+            )
+        self._problem, self._settings, self._seed = problem, settings, seed
+        self._parameters = parameters_of(problem)
+        self._fidelities = (*(settings.halving.fidelities if settings.halving is not None else ()), 1.0)
+        optuna_level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        directions = [objective.direction for objective in problem.objectives]
+        self._study = optuna.create_study(directions=list(directions), sampler=self._sampler(0, 0))
+        optuna.logging.set_verbosity(optuna_level)
+        self._starts = list({one.fingerprint: one for one in problem.starts}.values())
+        self._seen: set[str] = set()
+        self._results: dict[tuple[str, float], Trial] = {}
+        self._begun: set[tuple[str, float]] = set()
+        self._rung = 0
+        self._drawn: dict[str, OptunaTrial] = {}
+        self._members: list[Candidate] = []
+        self._queue: dict[tuple[str, float], Proposal] = {}
+        self._waiting: set[tuple[str, float]] = set()
+        self._exhausted = False
+        self._open_batch()
+
+    def ask(self, limit: int) -> list[Proposal]:
+        limit = min(limit, self._settings.evaluations - len(self._begun))
+        taken = list(self._queue)[: max(limit, 0)]
+        self._begun.update(taken)
+        return [self._queue.pop(key) for key in taken]
+
+    def tell(self, trial: Trial) -> None:
+        key = (trial.proposal.candidate.fingerprint, trial.proposal.fidelity)
+        self._results.setdefault(key, trial)
+        self._begun.add(key)
+        self._queue.pop(key, None)
+        self._waiting.discard(key)
+        while not self._waiting and not self._exhausted:
+            self._advance()
+
+    @property
+    def warm_starts(self) -> Collection[int]:
+        starts = {proposal.warm_start for proposal in self._queue.values()}
+        if self._rung + 1 < len(self._fidelities):
+            told = [self._results.get((one.fingerprint, self._fidelities[self._rung])) for one in self._members]
+            starts |= {trial.number for trial in told if trial is not None}
+        if self._rung > 0 and self._waiting:
+            before = self._fidelities[self._rung - 1]
+            starts |= {self._results[one.fingerprint, before].number for one in self._members}
+        return {number for number in starts if number is not None}
+
+    @property
+    def finished(self) -> bool:
+        return self._exhausted or len(self._results) >= self._settings.evaluations
+
+    @property
+    def budget(self) -> int | None:
+        return self._settings.evaluations
+
+    def _open_batch(self) -> None:
+        settings = self._settings
+        if settings.halving is not None and len(self._begun) + settings.bracket > settings.evaluations:
+            self._exhausted = True  # What is left is too little for a batch that ends with a candidate trained to the end.
+            return
+        self._drawn, self._members = {}, []
+        while len(self._members) < settings.batch:
+            candidate = self._draw()
+            if candidate is None:
+                break
+            self._members.append(candidate)
+        self._exhausted = not self._members
+        self._open_rung(0, {})
+
+    def _open_rung(self, rung: int, starts: Mapping[str, int]) -> None:
+        self._rung, fidelity = rung, self._fidelities[rung]
+        wanted = {(one.fingerprint, fidelity): self._proposal(one, starts) for one in self._members}
+        self._queue = {key: proposal for key, proposal in wanted.items() if key not in self._results}
+        self._waiting = set(self._queue)
+
+    def _proposal(self, candidate: Candidate, starts: Mapping[str, int]) -> Proposal:
+        start = starts.get(candidate.fingerprint) if self._problem.trains else None
+        return Proposal(candidate, self._fidelities[self._rung], start)
+
+    def _advance(self) -> None:
+        """Close a complete rung: its best go on, or the sampler learns what the batch came to."""
+        fidelity, halving = self._fidelities[self._rung], self._settings.halving
+        ranked = sorted(
+            (one for one in self._members if self._counts(self._results[one.fingerprint, fidelity])),
+            key=lambda one: self._order(self._results[one.fingerprint, fidelity]),
+        )
+        if halving is None or self._rung + 1 == len(self._fidelities) or not ranked:
+            self._learn()
+            self._open_batch()
+            return
+        going = {one.fingerprint for one in ranked[: halving.promoted(len(ranked))]}
+        self._members = [one for one in self._members if one.fingerprint in going]
+        self._open_rung(self._rung + 1, {print_: self._results[print_, fidelity].number for print_ in going})
+
+    def _learn(self) -> None:
+        """Tell Optuna's study the results of the batch, in the order of drawing."""
+        from optuna.trial import TrialState
+
+        for fingerprint, drawn in self._drawn.items():
+            reached = [fidelity for fidelity in self._fidelities if (fingerprint, fidelity) in self._results]
+            trial = self._results[fingerprint, reached[-1]]
+            if not self._counts(trial):
+                self._study.tell(drawn, state=TrialState.FAIL)
+                continue
+            if self._problem.targets:
+                drawn.set_constraint("target", violation(trial, self._problem))
+            values = [trial.metrics[objective.metric] for objective in self._problem.objectives]
+            if reached[-1] == 1.0:
+                self._study.tell(drawn, values)
+            else:
+                drawn.report(values[0], step=len(reached))
+                self._study.tell(drawn, state=TrialState.PRUNED)
+
+    def _draw(self) -> Candidate | None:
+        """Return a new candidate that keeps the targets as far as they are known, None where there is none left."""
+        from optuna.trial import TrialState
+
+        while self._starts:
+            candidate = self._starts.pop(0)
+            if self._is_new(candidate):
+                return self._take(candidate)
+        number = len(self._seen)
+        for attempt in range(_DRAWS):
+            # A sampler that insists on what is known, or on what exceeds a target, gives way to chance.
+            self._study.sampler = self._sampler(number, attempt, random=attempt >= _PATIENCE[self._settings.sampler])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                drawn = self._study.ask(dict(self._parameters.distributions))
+            candidate = self._parameters.candidate(drawn.params)
+            if self._is_new(candidate):
+                self._seen.add(candidate.fingerprint)
+                self._drawn[candidate.fingerprint] = drawn
+                return candidate
+            self._study.tell(drawn, state=TrialState.FAIL)
+        for candidate in self._parameters.enumerate():
+            if self._is_new(candidate):
+                return self._take(candidate)
+        return None
+
+    def _take(self, candidate: Candidate) -> Candidate:
+        """Put a candidate in the place of one that the sampler would draw."""
+        self._study.sampler = self._sampler(len(self._seen), 0, random=True)
+        self._study.enqueue_trial(self._parameters.values(candidate))
+        self._seen.add(candidate.fingerprint)
+        self._drawn[candidate.fingerprint] = self._study.ask(dict(self._parameters.distributions))
+        return candidate
+
+    def _is_new(self, candidate: Candidate) -> bool:
+        if candidate.fingerprint in self._seen:
+            return False
+        costs = self._problem.space.costs(candidate)
+        return all(target.violation(costs) == 0.0 for target in self._problem.targets if target.metric in costs)
+
+    def _counts(self, trial: Trial) -> bool:
+        return trial.state == "complete" and is_finite(trial.metrics, self._problem)
+
+    def _order(self, trial: Trial) -> tuple[float, ...]:
+        return (violation(trial, self._problem), *(-gain for gain in gains(trial.metrics, self._problem)), trial.number)
+
+    def _sampler(self, number: int, attempt: int, random: bool = False) -> BaseSampler:
+        from optuna import samplers
+
+        settings, name = self._settings, "random" if random else self._settings.sampler
+        seed = int(np.random.SeedSequence([self._seed, number, attempt]).generate_state(1, np.uint32)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if name == "tpe":
+                return samplers.TPESampler(seed=seed, n_startup_trials=settings.startup, multivariate=True)
+            if name == "gp":
+                return samplers.GPSampler(seed=seed, n_startup_trials=settings.startup)
+            if name == "nsga2":
+                return samplers.NSGAIISampler(seed=seed, population_size=settings.population)
+            return samplers.RandomSampler(seed=seed)

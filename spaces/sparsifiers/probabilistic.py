@@ -1,0 +1,299 @@
+"""Structured probabilistic pruning: groups of weights take part in a step with a probability that falls to 0 or stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.graph.channel_check import find_checked_groups
+from spaces.graph.channel_groups import ChannelGroups, Forward
+from spaces.sparsifiers.allocation import Allocation, Shape
+from spaces.sparsifiers.base import Sparsifier
+from spaces.sparsifiers.importance import Criterion, CriterionName, CriterionOptions, make_criterion
+from spaces.sparsifiers.participation import Layer, Participation, number_to_prune, updates_needed
+from spaces.sparsifiers.penalty_function import PenaltyFunction, make_penalty_function
+from spaces.sparsifiers.pruned_groups import (
+    Columns,
+    GroupKind,
+    channel_layers,
+    channel_scores,
+    channel_tensors,
+    column_layers,
+)
+from spaces.sparsifiers.random_masking import Draw, RandomMasking
+
+_NORMS = {"l1": 1, "l2": 2}
+COLUMNS_REMARK = (
+    "columns stay in the network as zeros: they save no MACs and no bytes, and a later stage that trains fills them again"
+)
+
+
+@dataclass(frozen=True)
+class ProbabilisticSettings:
+    """Options of structured probabilistic pruning.
+
+    Attributes:
+        ratio: ``R``, share of the groups of every layer to prune, where ``macs`` is None.
+        ratios: Ratios of single layers, by the pattern of their name; the first that matches counts.
+        macs: Share of the network's MACs that is left, instead of ratios.
+        shape: How unevenly layers are pruned for ``macs``.
+        groups: What is pruned together: ``filters``, ``input_channels``, or ``columns`` of the im2col matrix.
+        draw: One Bernoulli draw per ``weight`` or per ``group`` in every step.
+        importance: Criterion of the ranks; ``l1`` or ``l2`` for input channels and columns.
+        penalty: The penalty function, by its name.
+        largest: ``A``, the largest penalty.
+        flatness: ``u``, the height of the penalty function's centre as a share of ``A``.
+        interval: ``t``, steps between two updates of the probabilities; None derives it from ``share``.
+        share: Share of the steps in which the derived interval has all layers pruned; the rest retrains with fixed masks.
+        include: Name patterns of layers whose groups may go; empty for all.
+        exclude: Name patterns of layers whose groups stay.
+        max_ratio: Largest share of a layer's groups that may go.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    ratio: float = 0.5
+    ratios: dict[str, float] = field(default_factory=dict)
+    macs: float | None = None
+    shape: Shape = field(default_factory=Shape)
+    groups: GroupKind = "filters"
+    draw: Draw = "weight"
+    importance: CriterionName = "l1"
+    penalty: str = "exponential"
+    largest: float = 0.05
+    flatness: float = 0.25
+    interval: int | None = None
+    share: float = 0.5
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_ratio: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name, ratio in (("ratio", self.ratio), *self.ratios.items()):
+            if not 0.0 <= ratio < 1.0:
+                raise ValueError(f"{name}: expected a share of groups to prune from 0 to below 1, got {ratio}")
+        if self.macs is not None and not 0.0 < self.macs < 1.0:
+            raise ValueError(f"macs: expected the share of MACs to be left, between 0 and 1, got {self.macs}")
+        if self.macs is not None and self.groups == "columns":
+            raise ValueError("macs: columns save no MACs; give a ratio")
+        if self.macs is not None and self.ratios:
+            raise ValueError("ratios: expected none beside macs, which decides them")
+        for name, value in (("largest", self.largest), ("flatness", self.flatness), ("max_ratio", self.max_ratio)):
+            if not 0.0 < value <= 1.0:
+                raise ValueError(f"{name}: expected a number above 0 and at most 1, got {value}")
+        if not 0.0 < self.share <= 1.0:
+            raise ValueError(f"share: expected a share of the steps above 0 and at most 1, got {self.share}")
+        if self.interval is not None and self.interval < 1:
+            raise ValueError(f"interval: expected at least 1 step, got {self.interval}")
+        if self.groups != "filters" and self.importance not in _NORMS:
+            raise ValueError(f"importance: expected l1 or l2 for {self.groups}, got {self.importance}")
+        try:
+            make_penalty_function(self.penalty, self.largest, self.flatness)
+        except SecateursError as error:
+            raise ValueError(f"penalty: {error}") from None
+
+
+class Probabilistic(Sparsifier):
+    """Prunes by participation probabilities (CN109034372B; Wang, Zhang, Wang, Hu, BMVC 2018, arXiv 1709.06994).
+
+    Every group starts at p = 1. Every ``interval`` steps p falls by the penalty function of the group's rank, which is its
+    importance among the survivors of its layer, averaged over the updates; p = 0 is for good. In every step masks are drawn
+    from p; masked weights take no part in it and come out of it as they were, moments and weight decay included. When a layer
+    has lost its share of groups, its other groups are back at p = 1; when every layer has, training goes on with fixed masks.
+
+    Ours: coupled layers (residual additions, say) share their groups; the interval follows from the steps there are; what is
+    missing when training ends goes by lowest p; and one draw per group as an option.
+
+    Args:
+        settings: How to prune.
+        channels: The network's channel groups, where they are known; found by :meth:`trace` otherwise.
+    """
+
+    Settings = ProbabilisticSettings
+    removes = True
+
+    def __init__(self, settings: ProbabilisticSettings, channels: ChannelGroups | None = None) -> None:
+        self.settings = settings
+        self._channels = channels
+        self._penalty: PenaltyFunction = make_penalty_function(settings.penalty, settings.largest, settings.flatness)
+        self._numbers = np.zeros(0, dtype=np.int64)
+        self._columns: list[tuple[str, int]] = []
+        self._step = 0
+
+    def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
+        """Find the groups of ``model``, and how many of each layer go.
+
+        Raises:
+            UnsupportedModelError: There is nothing to prune, or the share of MACs is out of reach.
+        """
+        settings = self.settings
+        if settings.groups == "columns":
+            sizes = column_layers(model, settings.include, settings.exclude)
+            self._columns = [(name, self._number_of_columns(name, size)) for name, size in sizes]
+            if not any(number for _, number in self._columns):
+                raise UnsupportedModelError("no column of this network is to be pruned: see ratio, include, exclude")
+            return
+        if self._channels is None:
+            self._channels = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
+        self._numbers = numbers_of(model, self._channels, settings)
+        if not self._numbers.any():
+            reasons = sorted({group.reason for group in self._channels.frozen}) or ["the ratio is 0"]
+            raise UnsupportedModelError(
+                "nothing of this network is to be pruned: " + "; ".join(reasons[:5]) + "; see ratio, include, exclude"
+            )
+
+    def start(self, model: nn.Module, total_steps: int) -> None:
+        """Bind to the weights of ``model``; :meth:`trace` comes first.
+
+        Raises:
+            UnsupportedModelError: There are too few steps for the probabilities to get anywhere.
+        """
+        settings = self.settings
+        self._model = model
+        self._criterion: Criterion | None = None
+        if settings.groups == "columns":
+            self._matrix = Columns(model, self._columns)
+            layers, tensors = self._matrix.layers, self._matrix.tensors
+        elif self._channels is None:
+            raise SecateursError("probabilistic pruning needs the network's channel groups: expected trace before start")
+        else:
+            layers = channel_layers(self._channels, self._numbers)
+            tensors = channel_tensors(model, self._channels, settings.groups, settings.draw)
+            if settings.groups == "filters":
+                self._criterion = make_criterion(settings.importance, model, self._channels, CriterionOptions(smoothing=0.98))
+        self._participation = Participation(layers, self._penalty)
+        self._masking = RandomMasking(tensors, settings.draw)
+        self._interval = settings.interval or derived_interval(layers, self._penalty, settings.share * total_steps)
+        self._fixed = False
+
+    def bind(self, optimizer: torch.optim.Optimizer) -> None:
+        """Know the moments that masked weights have."""
+        self._masking.bind(optimizer)
+
+    def before_forward(self, inputs: Tensor, targets: Tensor | None) -> None:
+        """Update the probabilities where it is time, and draw the masks of this step."""
+        if not self._fixed and self._step and self._step % self._interval == 0:
+            self._participation.update(self._scores(), self._step)
+            self._masking.set(self._participation.p)
+            self._fixed = self._participation.done
+        if self._criterion is not None and not self._fixed:
+            self._criterion.begin(targets)
+        generator = torch.Generator(inputs.device)
+        # The epoch's seed, which the loop has set: so a step's masks are the same after a kill.
+        generator.manual_seed((torch.initial_seed() * 1_000_003 + self._step) % 2**63)
+        self._masking.apply(generator)
+
+    def after_backward(self) -> None:
+        """Remember the moments of masked weights."""
+        if self._criterion is not None and not self._fixed:
+            self._criterion.end()
+        self._masking.hold_moments()
+
+    def after_step(self) -> None:
+        """Put masked weights and their moments back."""
+        self._masking.restore()
+        self._step += 1
+
+    def conclude(self) -> None:
+        """Remove what is missing, the groups of lowest p first; and tell a prepared network which channels stay."""
+        self._participation.finish(self._step)
+        self._masking.set(self._participation.p)
+        self._fixed = True
+        if KEPT_CHANNELS in dict(self._model.named_buffers()):
+            kept = torch.from_numpy(self._participation.p > 0.0)
+            self._model.get_buffer(KEPT_CHANNELS).copy_(kept)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every layer has lost its share."""
+        return self._participation.done
+
+    @property
+    def settled(self) -> bool:
+        return self._participation.done
+
+    @property
+    def channel_groups(self) -> ChannelGroups | None:
+        return None if self.settings.groups == "columns" else self._channels
+
+    def keep_masks(self) -> Mapping[str, Tensor]:
+        if self._channels is None or not hasattr(self, "_participation"):
+            return {}
+        kept = self._participation.p > 0.0
+        return {g.name: torch.from_numpy(kept[g.offset : g.offset + g.size].copy()) for g in self._channels.groups}
+
+    @property
+    def remark(self) -> str:
+        return COLUMNS_REMARK if self.settings.groups == "columns" else ""
+
+    @property
+    def interval(self) -> int:
+        """Steps between two updates; known once started."""
+        return self._interval
+
+    def record(self) -> dict[str, Any]:
+        return self._participation.record()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        learnt = {} if self._criterion is None else self._criterion.state_dict()
+        return {
+            "step": torch.tensor(self._step),
+            **self._participation.state_dict(),
+            **{f"criterion.{name}": tensor for name, tensor in learnt.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        expected, found = self._participation.p.shape, tuple(state["p"].shape)
+        if found != expected:
+            raise SecateursError(f"the state has probabilities of shape {found}, this network's groups are of shape {expected}")
+        self._step = int(state["step"])
+        self._participation.load_state_dict(state)
+        self._masking.set(self._participation.p)
+        self._fixed = self._participation.done
+        if self._criterion is not None:
+            mark = "criterion."
+            self._criterion.load_state_dict({n.removeprefix(mark): v for n, v in state.items() if n.startswith(mark)})
+
+    def _scores(self) -> np.ndarray:
+        if self._criterion is not None:
+            values = self._criterion.values()
+        elif self._channels is not None:
+            values = channel_scores(self._model, self._channels, _NORMS[self.settings.importance])
+        else:
+            values = self._matrix.scores(_NORMS[self.settings.importance])
+        scores: np.ndarray = values.cpu().numpy()
+        return scores
+
+    def _number_of_columns(self, name: str, size: int) -> int:
+        settings = self.settings
+        ratio = next((value for pattern, value in settings.ratios.items() if fnmatchcase(name, pattern)), settings.ratio)
+        return min(number_to_prune(size, ratio), int(settings.max_ratio * size + 1e-9))
+
+
+KEPT_CHANNELS = "channel_keep_mask"
+"""Buffer of a prepared network that says which channels stay, boolean of shape ``(groups.width,)``."""
+
+
+def numbers_of(model: nn.Module, groups: ChannelGroups, settings: ProbabilisticSettings) -> np.ndarray:
+    """Return how many channels of every group the settings prune, of shape ``(groups,)``.
+
+    Raises:
+        UnsupportedModelError: The share of MACs is out of reach.
+    """
+    allocation = Allocation(model, groups, settings.max_ratio)
+    if settings.macs is not None:
+        return allocation.of_target(settings.macs, settings.shape)
+    return allocation.of_ratios(settings.ratios, settings.ratio)
+
+
+def derived_interval(layers: list[Layer], penalty: PenaltyFunction, steps: float) -> int:
+    """Return the largest interval at which every layer is done within ``steps``, at least 1."""
+    needed = max(updates_needed(layer.size, layer.number, penalty) for layer in layers)
+    return max(1, int(steps / max(needed, 1)))
