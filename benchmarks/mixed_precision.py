@@ -2,8 +2,8 @@
 
     python -m benchmarks.mixed_precision --data FOLDER [--seeds 3] [--workers 2]       (needs `uv sync --group benchmarks`)
 
-Every row starts from the same checkpoint and has the bytes of a network with 4, 3 or 2 bits in every layer but the first and the
-last, which have 8; inputs and additions have 8 bits. Quantization-aware training (learned steps, distillation from the
+Every row starts from the same checkpoint and has the bytes of a network with 4, 3 or 2 bits in every layer but the first and
+the last, which have 8; inputs and additions have 8 bits. Quantization-aware training (learned steps, distillation from the
 checkpoint) lasts 3 epochs, but for `trained along`, whose search trains one more per step, and the rows that say `not trained`
 or `raw Omega`. At 2 bits there is nothing to choose. The network of the integer programme is exported, and compared on test
 images with ONNX Runtime. Every cell is a JSON file under ``--results`` and is not computed again. Prints mean and standard
@@ -36,17 +36,13 @@ from spaces.graph.quantization_record import is_quantized, pack_weights
 from spaces.graph.quantized_layers import quantized_layers
 
 UNTRAINED = (4.0, 3.0)
+EXPORTED = "integer programme (ours)"
 PLAN = Plan(
     "mixed_precision",
     "benchmarks.mixed_precision_rows:ROWS",
     (4.0, 3.0, 2.0),
-    {
-        **dict.fromkeys(ROWS, UNTRAINED),
-        "integer programme (ours)": (4.0, 3.0, 2.0),
-        "progressive, trained along (ours)": (3.0,),
-    },
+    {**dict.fromkeys(ROWS, UNTRAINED), EXPORTED: (4.0, 3.0, 2.0), "progressive, trained along (ours)": (3.0,)},
 )
-EXPORTED = "integer programme (ours)"
 
 
 def compute(cell: Cell) -> dict[str, Any]:
@@ -133,12 +129,12 @@ def table(plan: Plan, results: list[dict[str, Any]]) -> str:
                     f"{change:>16}{omega:>10}{_mean([r['size_bytes'] / 1e3 for r in found if 'size_bytes' in r], '.1f'):>8}"
                 )
             lines.append(f"{row:40}{cells}")
-        for r in own:
-            if "onnx_images" in r:
-                lines.append(
-                    f"ONNX at {r['target']:g} bits: {r['onnx_differing']} of {r['onnx_images']} predictions differ, integers as "
-                    f"reported: {r['onnx_bits_as_reported']}, {r['onnx_bytes'] / 1e3:.1f} kB"
-                )
+        lines += [
+            f"ONNX at {r['target']:g} bits: {r['onnx_differing']} of {r['onnx_images']} predictions differ, integers as reported: "
+            f"{r['onnx_bits_as_reported']}, {r['onnx_bytes'] / 1e3:.1f} kB"
+            for r in own
+            if "onnx_images" in r
+        ]
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from evaluators.task import Task
 def mct_quantized(task: Task, model: nn.Module, weight_bytes: float, samples: int) -> tuple[nn.Module, float]:
     """Return ``model`` quantized after training by the toolkit, and the bytes of its weights.
 
-    Its default target platform (weights of 2, 4 or 8 bits, inputs of 8), its defaults for everything else (thresholds by squared
+    Its default target platform (weights of 2, 4 or 8 bits, inputs of 8), its defaults for the rest (thresholds by squared
     error, bias correction, mixed precision by an integer programme over distances of activations).
 
     Args:

@@ -92,13 +92,13 @@ class Setting:
     path: Path
 
     def problem(self, trains: bool = False) -> Problem:
-        """Return the problem: least Omega, in the bytes of a network with the same bits in every layer but the first and last."""
+        """Return the problem: least Omega, in the bytes of a network with the same bits in all layers but the first and last."""
         settings = BitWidthSettings(weight_bits=(2, 3, 4, 5, 6, 8), activation_bits=(ACTIVATIONS,))
-        batches = (inputs for inputs, _ in self.task.batches("train", 128, limit=CALIBRATION))
-        space = BitWidth(self.reference, self.task.example_inputs(), settings, batches=batches)
+        images = (inputs for inputs, _ in self.task.batches("train", 128, limit=CALIBRATION))
+        space = BitWidth(self.reference, self.task.example_inputs(), settings, batches=images)
         limit = space.costs(space.uniform(int(self.bits), ACTIVATIONS))["size_bytes"]
-        most = {name: max(domain.options) for name, domain in space.domains.items()}
-        options = {name: [int(str(bits)) for bits in domain.options] for name, domain in space.domains.items()}
+        options = {name: [int(bits) for bits in domain.options] for name, domain in space.domains.items()}
+        most = {name: max(bits) for name, bits in options.items()}
         batches = calibration_batches(self.task, self.sensitivity, CPU, 64)
         table = divergence_table(
             lambda values: space.prepare(self.reference, Candidate(values)), most, options, self.reference, self.task, batches
