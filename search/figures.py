@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from search.numbers import count, percent
+from search.participation_figure import participation_figure
 from search.report_view import Point, SearchView, score_of, words
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def draw(report: Mapping[str, Any], searches: Sequence[SearchView]) -> list[Pict
         layers = report.get("layers") or []
         if layers:
             pictures.append(_picture("layers", "Channels per layer", _layers(layers)))
+        for index, record in enumerate(report.get("participation") or []):
+            pictures.append(_picture(f"participation{index or ''}", "Participation over time", _participation(record)))
         histories = [entry for entry in report.get("histories") or [] if entry.get("epochs")]
         if histories:
             pictures.append(_picture("training", "Training", _training(histories)))
@@ -293,6 +296,12 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Figure:
         f"{share} of {sum(total)} coupled channels kept; fewest in {layers[least]['name']} ({percent(ratios[least])})"
     )
     _outside_legend(axes)
+    return figure
+
+
+def _participation(record: Mapping[str, Any]) -> Figure:
+    figure = _figure(height=1.2 + 1.6 * math.ceil(min(len(record["layers"]), 16) / 4))
+    participation_figure(figure, record, BLUE, INK)
     return figure
 
 

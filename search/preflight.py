@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from search.inspection import build_space, largest, spaces_of
 from search.numbers import count, percent
-from search.registered import EVALUATOR
+from search.registered import EVALUATOR, SPARSIFIER
 from spaces.candidate import Candidate
 from spaces.domains import Mask
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.pruning_schedule import PruningSchedule
 from spaces.registry import suggestion
 
 if TYPE_CHECKING:
@@ -40,9 +41,12 @@ def preflight(config: Config) -> Iterator[str]:
     _check_batches(config, task)
     yield f"forward pass: outputs of shape {_forward(task, model)}"
     for index, stage in enumerate(config.stages):
+        name = f"{index}-{stage.name}"
+        if hasattr(stage.settings, "sparsifier"):
+            remark = SPARSIFIER.build(stage.settings.sparsifier).remark
+            yield from [f"{name}: note that {remark}"] if remark else []
         if not hasattr(stage.settings, "space"):
             continue
-        name = f"{index}-{stage.name}"
         space = build_space(spaces_of(config)[name], model, task)
         if not space.domains:
             raise UnsupportedModelError(f"{name}: nothing in the model is open to the search; `inspect` says why")
@@ -95,6 +99,9 @@ def _forward(task: Task, model: nn.Module) -> tuple[int, ...]:
 
 def _targets(name: str, targets: Any, space: SearchSpace) -> Iterator[str]:
     domains = space.domains
+    if isinstance(space, PruningSchedule):
+        yield from _schedule_targets(name, targets, space)
+        return
     if not all(isinstance(domain, Mask) for domain in domains.values()):
         return
     masks = {key: domain for key, domain in domains.items() if isinstance(domain, Mask)}
@@ -114,3 +121,18 @@ def _targets(name: str, targets: Any, space: SearchSpace) -> Iterator[str]:
         if whole[metric] <= allowed:
             raise SecateursError(f"{name}.target.{metric}: the network has {count(whole[metric])} already, within {limit}")
         yield f"{name}: {metric} {limit} is within reach, down to {percent(lowest[metric] / whole[metric])}"
+
+
+def _schedule_targets(name: str, targets: Any, space: PruningSchedule) -> Iterator[str]:
+    """Compare what the cheapest of a schedule space's starting points costs with the targets, before anything is trained."""
+    cheapest = min((space.costs(candidate) for candidate in space.cheapest()), key=lambda costs: costs["macs"])
+    for metric, limit in targets.items():
+        if metric not in cheapest:
+            continue
+        whole = space.dense_costs()[metric]
+        if cheapest[metric] > limit.absolute(whole):
+            raise SecateursError(
+                f"{name}.target.{metric}: {limit} is {count(limit.absolute(whole))}, and the schedules in this space leave "
+                f"{percent(cheapest[metric] / whole)}, {count(cheapest[metric])}; lower space.macs to the target"
+            )
+        yield f"{name}: {metric} {limit} is kept, {percent(cheapest[metric] / whole)} are left"

@@ -68,7 +68,9 @@ def build_report(
     ``kept``) and ``frozen`` (``name``, ``size``, ``reason``, ``macs_share``). ``histories`` are the result's trainings,
     each ``stage``, ``variant`` and ``epochs``; ``yardstick_histories`` those of the yardsticks. ``activations`` has, per
     fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``,
-    ``nodes``, ``reason``) and ``max_abs_error``.
+    ``nodes``, ``reason``) and ``max_abs_error``. ``participation`` has, per stage that pruned by probabilities: ``stage``,
+    ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``remarks`` are what a
+    person should know of the result.
 
     Args:
         config: The run's configuration.
@@ -99,6 +101,8 @@ def build_report(
         "layers": removals[-1]["layers"] if removals else [],
         "frozen": removals[-1]["frozen"] if removals else [],
         "activations": _activations(result),
+        "participation": _participation(result),
+        "remarks": [entry.notes["remark"] for entry in result.entries if entry.notes.get("remark")],
         "histories": [history for history in histories if history["variant"] == RESULT],
         "yardstick_histories": [history for history in histories if history["variant"] != RESULT],
     }
@@ -135,6 +139,11 @@ def _candidate(flow: Flow) -> dict[str, Any]:
 def _activations(result: Flow) -> list[dict[str, Any]]:
     entries = [entry for entry in result.entries if "activations" in entry.notes]
     return [{"stage": entry.step, **entry.notes["activations"]} for entry in entries]
+
+
+def _participation(result: Flow) -> list[dict[str, Any]]:
+    entries = [entry for entry in result.entries if entry.notes.get("participation")]
+    return [{"stage": entry.step, **entry.notes["participation"]} for entry in entries]
 
 
 def _histories(flows: Mapping[str, Flow]) -> list[dict[str, Any]]:

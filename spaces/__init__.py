@@ -1,3 +1,6 @@
 """What may change, and how a choice becomes a model."""
 
-SPACES = {"channel_mask": "spaces.channel_mask:ChannelMask"}
+SPACES = {
+    "channel_mask": "spaces.channel_mask:ChannelMask",
+    "pruning_schedule": "spaces.pruning_schedule:PruningSchedule",
+}
