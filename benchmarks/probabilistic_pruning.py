@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.probabilistic_rows import OURS, QUICK, PruningSizes
+from benchmarks.probabilistic_rows import ONCE, OURS, QUICK, PruningSizes
 from benchmarks.pruning_bench import CPU, Bench
 from benchmarks.pruning_cells import Plan, arguments, run
 from evaluators.training.batch_norm import to_device
@@ -27,7 +27,7 @@ from evaluators.training.optimizers import make_optimizer
 from search.atomic import write_json
 from spaces.sparsifiers.probabilistic import Probabilistic
 
-PLAN = Plan("probabilistic_pruning", "benchmarks.probabilistic_rows:ROWS", (0.5, 0.25))
+PLAN = Plan("probabilistic_pruning", "benchmarks.probabilistic_rows:ROWS", (0.5, 0.25), ONCE)
 STEPS = 40
 
 

@@ -9,15 +9,26 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from benchmarks.pruning_bench import Bench, Row, Sizes
+from benchmarks.driving import measured
+from benchmarks.pruning_bench import CPU, PEAK_LR, Bench, Row, Sizes
 from benchmarks.pruning_rows import peer
-from evaluators.cost import count
+from evaluators.accuracy import Accuracy, AccuracySettings
+from evaluators.cost import Cost, CostSettings, count
 from evaluators.task import Task
+from search.algorithms.halving import HalvingSettings
+from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings
+from search.atomic import write_json
+from search.evaluation import Recipe
 from search.network import Network
+from search.pareto import best
+from search.problem import Objective, Problem, Target
 from search.removal import remove_channels
+from search.trial_checkpoints import TrialCheckpoints
 from spaces.graph.channel_check import find_checked_groups
 from spaces.graph.channel_surgery import apply_cut, plan_cut
+from spaces.pruning_schedule import PruningSchedule, PruningScheduleSettings
 from spaces.sparsifiers import importance
+from spaces.sparsifiers.allocation import Shape
 from spaces.sparsifiers.participation import Participation
 from spaces.sparsifiers.probabilistic import Probabilistic, ProbabilisticSettings, numbers_of
 
@@ -113,7 +124,29 @@ def one_shot(base: ProbabilisticSettings) -> Row:
     return row
 
 
+def searched(bench: Bench[PruningSizes], task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
+    """Return the network of the best schedule that a search found; its own run is as long as any other row's."""
+    share = limit / count(reference, task.example_inputs())["macs"]
+    space = PruningSchedule(reference, task.example_inputs(), PruningScheduleSettings(macs=(share,)), forward=task.forward)
+    training = bench.training(bench.sizes.epochs, PEAK_LR, distilled=True)
+    evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=4))]
+    recipe = Recipe(space, reference, task, evaluators, bench.seed, CPU, training)
+    starts = space.starting_points()
+    problem = Problem(space, [Objective("top1", "maximize")], [Target("macs", limit)], {}, trains=True, starts=starts)
+    settings = OptunaSamplerSettings(evaluations=bench.sizes.trials, halving=HalvingSettings((0.25, 0.5)))
+    checkpoints = TrialCheckpoints(path.with_name(f"{path.stem}-trials"))
+    trials = list(measured(OptunaSampler(problem, settings, bench.seed), recipe, checkpoints))
+    chosen = best(trials, problem)
+    if chosen is None:
+        raise RuntimeError("no schedule was run to its end")
+    network = space.convert(recipe.prepare(chosen.proposal, checkpoints.end(chosen.number)))
+    write_json(path.with_name(f"{path.stem}-schedule.json"), dict(chosen.proposal.candidate.values))
+    checkpoints.close()
+    return network, 0
+
+
 OURS = ProbabilisticSettings()
+PAPERS = replace(OURS, largest=0.05, flatness=0.25, interval=180, draw="weight", importance="l1", shape=Shape())
 
 ROWS: dict[str, Row] = {
     "probabilistic (ours)": sparsified(Probabilistic, OURS),
@@ -121,4 +154,7 @@ ROWS: dict[str, Row] = {
     "gradual magnitude": sparsified(GradualMagnitude, OURS),
     "Torch-Pruning group L2, local": peer("group_l2_local"),
     "Torch-Pruning Taylor": peer("taylor"),
+    "probabilistic, the paper's constants": sparsified(Probabilistic, PAPERS),
+    "probabilistic, searched schedule": searched,
 }
+ONCE = ("probabilistic, the paper's constants", "probabilistic, searched schedule")
