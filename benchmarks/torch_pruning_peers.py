@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from spaces.sparsifiers.base import Sparsifier
 
 MAX_RATIO = 0.95
 STEPS = 14
+GROUP_NORM = 5e-4
+UPDATES = 40
+CEILING = 2e-2
 
 
 def _last_linear(model: nn.Module) -> list[nn.Module]:
@@ -98,3 +101,51 @@ class BNScaleRegularization(Sparsifier):
 
     def after_backward(self) -> None:
         self._pruner.regularize(self._model)
+
+
+class Regularized(Sparsifier):
+    """Torch-Pruning's own regularized training, as hooks of our loop.
+
+    Growing regularization (Wang, Qin, Zhang, Fu, ICLR 2021, arXiv 2012.09243) adds ``delta`` to the strength of the weakest
+    channels in steps that take it to :data:`CEILING` by the end. Group norm (Fang et al., CVPR 2023, arXiv 2301.12900) keeps
+    the strength that the authors' examples use.
+
+    Args:
+        inputs: One batch of a single sample.
+        kind: Which of the two.
+    """
+
+    def __init__(self, inputs: Tensor, kind: str) -> None:
+        self._inputs = inputs
+        self._kind = kind
+        self._step = 0
+
+    def start(self, model: nn.Module, total_steps: int) -> None:
+        self._model = model
+        options = {"importance": tp.importance.GroupMagnitudeImportance(p=2), "ignored_layers": _last_linear(model)}
+        self._every = max(1, total_steps // UPDATES)
+        if self._kind == "growing_reg":
+            self._pruner = tp.pruner.GrowingRegPruner(
+                model, self._inputs, reg=GROUP_NORM, delta_reg=CEILING / UPDATES, global_pruning=True, **options
+            )
+        else:
+            self._pruner = tp.pruner.GroupNormPruner(model, self._inputs, reg=GROUP_NORM, global_pruning=True, **options)
+        torch.set_grad_enabled(True)
+
+    def after_backward(self) -> None:
+        self._pruner.regularize(self._model)
+
+    def after_step(self) -> None:
+        self._step += 1
+        if self._kind == "growing_reg" and self._step % self._every == 0:
+            self._pruner.update_reg()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the step and, where it grows, the strength of every channel."""
+        strengths = getattr(self._pruner, "group_reg", {}).values()
+        return {"step": torch.tensor(self._step), **{str(n): strength.clone() for n, strength in enumerate(strengths)}}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._step = int(state["step"])
+        for number, group in enumerate(getattr(self._pruner, "group_reg", {})):
+            self._pruner.group_reg[group] = state[str(number)].clone()

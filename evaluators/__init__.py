@@ -2,6 +2,7 @@
 
 EVALUATORS = {
     "cost": "evaluators.cost:Cost",
+    "omega": "evaluators.omega:Omega",
     "accuracy": "evaluators.accuracy:Accuracy",
 }
 

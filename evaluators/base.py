@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from evaluators.task import Task
+from spaces.candidate import Candidate
 
 Direction = Literal["maximize", "minimize"]
 
@@ -34,6 +35,9 @@ class EvaluationContext:
         fidelity: Share of the full effort, in (0, 1]; 1 is the whole measurement.
         reference: The network that the search started from.
         costs: Costs of the candidate known analytically, before it was built.
+        candidate: The candidate, None for a network that is none's.
+        tables: What the search has computed beforehand, such as ``omega``.
+        trained: Whether the network has other weights than the search started from.
     """
 
     task: Task
@@ -42,6 +46,9 @@ class EvaluationContext:
     fidelity: float
     reference: nn.Module
     costs: Mapping[str, float]
+    candidate: Candidate | None = None
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    trained: bool = False
 
 
 class Evaluator(ABC):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
 from evaluators.accuracy import evaluation_mode
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from spaces.errors import UnsupportedModelError
-
-FLOAT_BITS = 32
+from spaces.graph.bit_cost import counted_parameters, operation_bits, stored_bytes
+from spaces.graph.layer_macs import COUNTED, module_macs
 
 
 def count(
@@ -27,7 +25,8 @@ def count(
     ``macs`` are the multiply-accumulates of one sample in convolutions, transposed convolutions, linear layers and
     attention modules: half of what ``torch.utils.flop_counter`` counts there. Biases, normalisation, activations,
     pooling and matrix products outside these modules are not counted. ``size_bytes`` are those of all tensors of the
-    state dict; ``bit_operations`` are ``macs * 32 * 32``, as for float32.
+    state dict, the weights of a quantized network as the integers that are stored; ``bit_operations`` are MACs times the
+    bits of the weights times those of the inputs, 32 each in float.
 
     Args:
         model: The network; left unchanged.
@@ -37,17 +36,17 @@ def count(
     Raises:
         UnsupportedModelError: The forward pass fails.
     """
-    macs = 0
+    macs = operations = 0
     samples = len(example_inputs)
 
     def add(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], outputs: Any) -> None:
-        nonlocal macs
-        macs += _module_macs(module, inputs, keywords, outputs)
+        nonlocal macs, operations
+        own = module_macs(module, inputs, keywords, outputs)
+        macs += own
+        operations += own * operation_bits(module)
 
     handles: list[RemovableHandle] = [
-        module.register_forward_hook(add, with_kwargs=True)
-        for module in model.modules()
-        if isinstance(module, (_ConvNd, nn.Linear, nn.MultiheadAttention))
+        module.register_forward_hook(add, with_kwargs=True) for module in model.modules() if isinstance(module, COUNTED)
     ]
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else example_inputs.device
@@ -65,33 +64,12 @@ def count(
     finally:
         for handle in handles:
             handle.remove()
-    per_sample = float(macs // samples)
     return {
-        "macs": per_sample,
-        "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
-        "size_bytes": float(sum(t.numel() * t.element_size() for t in model.state_dict().values())),
-        "bit_operations": per_sample * FLOAT_BITS * FLOAT_BITS,
+        "macs": float(macs // samples),
+        "parameters": float(counted_parameters(model)),
+        "size_bytes": float(stored_bytes(model)),
+        "bit_operations": float(operations // samples),
     }
-
-
-def _module_macs(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], outputs: Any) -> int:
-    """Return the multiply-accumulates of one call of ``module``, over the whole batch."""
-    if isinstance(module, _ConvTransposeNd):
-        entering: Tensor = inputs[0] if inputs else keywords["input"]
-        return entering.numel() * (module.out_channels // module.groups) * prod(module.kernel_size)
-    if isinstance(module, _ConvNd):
-        return int(outputs.numel()) * (module.in_channels // module.groups) * prod(module.kernel_size)
-    if isinstance(module, nn.Linear):
-        return int(outputs.numel()) * module.in_features
-    if isinstance(module, nn.MultiheadAttention):
-        query, key, value = (*inputs, *(keywords[n] for n in ("query", "key", "value") if n in keywords))[:3]
-        width = module.embed_dim
-        axis = 0 if query.ndim == 2 or not module.batch_first else 1
-        targets, sources = query.shape[axis], key.shape[axis]
-        batch = query.numel() // (targets * query.shape[-1])
-        projections = targets * width * width * 2 + sources * width * (key.shape[-1] + value.shape[-1])
-        return int(batch * (projections + 2 * targets * sources * width))
-    return 0
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,11 @@ class Best:
         """Put ``network`` in the place of what is there.
 
         Args:
-            network: The network.
+            network: The network; it is written in its stored form.
             provenance: Where it comes from: stage, trial, fingerprint, metrics.
             extras: Writes more files into the new folder before it takes the old one's place.
         """
+        network = network.stored()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for left in self.path.parent.glob(".best.*.new"):
             shutil.rmtree(left)

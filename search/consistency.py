@@ -10,6 +10,9 @@ from search.document import Document, Fault, Path
 from search.registered import EVALUATOR, SPARSIFIER
 from spaces.registry import suggestion
 
+LOSS = "nats"
+"""Unit of what is better the smaller it is, and yet no cost."""
+
 
 def check_consistency(document: Document, stages: Sequence[Block | None], own_scores: bool) -> list[Fault]:
     """Return what is wrong with the order of the stages, and with what each of them seeks.
@@ -91,7 +94,7 @@ def _search(document: Document, path: Path, settings: Any, own_scores: bool) -> 
         elif metrics[name].direction != "minimize":
             yield document.fault(place, f"{name} is no cost, and a target is an upper limit; {suggestion(name, costs)}")
     if "maximize" not in settings.objectives.values() and all(
-        metrics[name].direction == "minimize" for name in settings.objectives if name in metrics
+        metrics[name].direction == "minimize" and metrics[name].unit != LOSS for name in settings.objectives if name in metrics
     ):
         message = "seeks small costs only, which the smallest network has; add what must stay high, such as top1: maximize"
         yield document.fault((*path, "objectives"), message)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,6 +27,8 @@ from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from spaces.sparsifiers.base import Sparsifier
 
+_UNTRAINED = "this space trains its candidates: expected search.training: {epochs: ...}, got none"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -38,6 +42,7 @@ class Recipe:
         seed: The run's seed.
         device: Where networks run.
         training: How candidates are trained; None where they are measured as they are.
+        tables: What evaluators may read of what was computed beforehand, such as ``omega``.
     """
 
     space: SearchSpace
@@ -47,6 +52,7 @@ class Recipe:
     seed: int
     device: torch.device
     training: TrainingSettings | None = None
+    tables: Mapping[str, Any] = field(default_factory=dict)
 
     def evaluate(self, job: Job, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> Trial:
         """Return the measured trial; whatever goes wrong in it makes it a failed one, with the error's text.
@@ -88,6 +94,15 @@ class Recipe:
         """Whether a trial of ``candidate`` trains: the space has a sparsifier for it, or ``training`` is set."""
         return self.training is not None or self.space.sparsifier(candidate) is not None
 
+    def require_training(self) -> None:
+        """Find out whether candidates could be trained, where the space asks for it.
+
+        Raises:
+            SecateursError: There are no settings to train with.
+        """
+        if self.training is None and self.space.sparsifier(self.space.sample(np.random.default_rng(0))) is not None:
+            raise SecateursError(_UNTRAINED)
+
     def build(self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> nn.Module:
         """Return the deployable network of a proposal."""
         if not self.trains(proposal.candidate):
@@ -114,7 +129,7 @@ class Recipe:
         """
         candidate, training = proposal.candidate, self.training
         if training is None:
-            raise SecateursError("this space trains its candidates: expected search.training: {epochs: ...}, got none")
+            raise SecateursError(_UNTRAINED)
         if proposal.warm_start is not None and start is None and (checkpoint is None or checkpoint.load() is None):
             raise MissingStateError(f"expected the end state of trial {proposal.warm_start} to start from, got none")
         prepared = self.space.prepare(self.model, candidate)
@@ -147,9 +162,19 @@ class Recipe:
         generator = torch.Generator().manual_seed(trial_seed(self.seed, proposal.candidate) + index)
         costs = self.space.costs(proposal.candidate)
         # Where the fidelity is a share of the training, what it comes to is measured in full.
-        whole = proposal.fidelity == 0.0 or self.trains(proposal.candidate)
-        fidelity = 1.0 if whole else proposal.fidelity
-        return EvaluationContext(self.task, generator, self.device, fidelity, self.model, costs)
+        trains = self.trains(proposal.candidate)
+        fidelity = 1.0 if trains or proposal.fidelity == 0.0 else proposal.fidelity
+        return EvaluationContext(
+            task=self.task,
+            generator=generator,
+            device=self.device,
+            fidelity=fidelity,
+            reference=self.model,
+            costs=costs,
+            candidate=proposal.candidate,
+            tables=self.tables,
+            trained=trains and (proposal.fidelity > 0.0 or proposal.warm_start is not None),
+        )
 
 
 def trial_seed(seed: int, candidate: Candidate) -> int:

@@ -99,6 +99,9 @@ def draw(report: Mapping[str, Any], searches: Sequence[SearchView]) -> list[Pict
             pictures.append(_picture("layers", "Channels per layer", _layers(layers)))
         for index, record in enumerate(report.get("participation") or []):
             pictures.append(_picture(f"participation{index or ''}", "Participation over time", _participation(record)))
+        bits = report.get("bits") or []
+        if bits:
+            pictures.append(_picture("bits", "Bits per layer", _bits(bits)))
         histories = [entry for entry in report.get("histories") or [] if entry.get("epochs")]
         if histories:
             pictures.append(_picture("training", "Training", _training(histories)))
@@ -302,6 +305,29 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Figure:
 def _participation(record: Mapping[str, Any]) -> Figure:
     figure = _figure(height=1.2 + 1.6 * math.ceil(min(len(record["layers"]), 16) / 4))
     participation_figure(figure, record, BLUE, INK)
+    return figure
+
+
+def _bits(entries: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = _figure(width=max(9.0, min(24.0, 0.3 * len(entries))), height=4.2)
+    axes = figure.add_subplot()
+    weights = [(place, entry["weight_bits"]) for place, entry in enumerate(entries) if entry.get("weight_bits")]
+    inputs = [(place, entry["activation_bits"]) for place, entry in enumerate(entries) if entry.get("activation_bits")]
+    if weights:
+        axes.bar([place for place, _ in weights], [bits for _, bits in weights], color=BLUE, width=0.8, label="weights")
+    if inputs:
+        axes.plot(*zip(*inputs, strict=True), color=ORANGE, marker="D", linestyle="none", markersize=5, label="input")
+    every = math.ceil(len(entries) / 80)
+    names = [_shortened(str(entry["name"])) for entry in entries]
+    axes.set_xticks(range(len(entries))[::every], names[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_ylabel("bits")
+    axes.set_ylim(0, 8.6)
+    axes.grid(visible=False, axis="x")
+    axes.margins(x=0.01)
+    total = sum(entry["weights"] for entry in entries if entry.get("weight_bits"))
+    average = sum(entry["weights"] * entry["weight_bits"] for entry in entries if entry.get("weight_bits")) / max(1, total)
+    axes.set_title(f"{average:.2f} bits per weight on average over {count(total)} weights")
+    _outside_legend(axes)
     return figure
 
 

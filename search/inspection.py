@@ -13,6 +13,8 @@ from rich.table import Table
 from search.numbers import count, percent, size
 from search.registered import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE
 from spaces.candidate import Candidate
+from spaces.levels import Leveled, dearest
+from spaces.pruning_schedule import PruningSchedule
 from spaces.registry import resolve
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace:
 
 def largest(space: SearchSpace) -> Candidate:
     """Return the candidate that keeps every channel."""
+    if isinstance(space, Leveled):
+        return dearest(space)
     return Candidate({name: "1" * domain.length for name, domain in space.domains.items() if hasattr(domain, "length")})
 
 
@@ -71,8 +75,17 @@ def examine(config: Config) -> dict[str, Any]:
         "frozen": frozen,
         "channels": sum(row["size"] for row in rows),
         "open_macs_share": groups.open_share(("conv", "conv_transpose", "linear")) if groups is not None else None,
-        "costs": space.costs(largest(space)),
+        "costs": whole_costs(space, model, task),
     }
+
+
+def whole_costs(space: SearchSpace, model: nn.Module, task: Task) -> dict[str, float]:
+    """Return what the network costs as it is, by metric."""
+    if isinstance(space, Leveled) and space.budgeted:
+        from evaluators.cost import count as counted
+
+        return counted(model, task.example_inputs(), task.forward)
+    return space.dense_costs() if isinstance(space, PruningSchedule) else space.costs(largest(space))
 
 
 def _row(group: Any) -> dict[str, Any]:

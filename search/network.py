@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from evaluators.task import Task
+from spaces.graph.quantization_record import PACK, is_quantized, pack_weights
 from spaces.transformation import apply
 
 
@@ -28,6 +29,12 @@ class Network:
     def copy(self) -> Network:
         """Return the same network with weights of its own."""
         return Network(copy.deepcopy(self.model), self.transformations)
+
+    def stored(self) -> Network:
+        """Return the form in which the network is delivered and measured: quantized weights as integers; else itself."""
+        if not is_quantized(self.model):
+            return self
+        return Network(pack_weights(self.model), (*self.transformations, PACK))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that is saved, contiguous, on the CPU, by name."""

@@ -158,7 +158,7 @@ class _Pipeline:
         measurements = Measurements(self.run_folder.checkpoints / "measurements.json")
         rows = {}
         for role, flow in {"baseline": baseline, **flows}.items():
-            model = flow.network.model.to(self.device)
+            model = flow.network.stored().model.to(self.device)
             rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
         return build_report(self.config, baseline, flows, rows, self._seconds())
 

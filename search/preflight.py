@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from search.inspection import build_space, largest, spaces_of
+from search.inspection import build_space, spaces_of, whole_costs
 from search.numbers import count, percent
 from search.registered import EVALUATOR, SPARSIFIER
 from spaces.candidate import Candidate
 from spaces.domains import Mask
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.levels import Leveled, cheapest
 from spaces.pruning_schedule import PruningSchedule
 from spaces.registry import suggestion
 
@@ -52,7 +53,7 @@ def preflight(config: Config) -> Iterator[str]:
             raise UnsupportedModelError(f"{name}: nothing in the model is open to the search; `inspect` says why")
         yield f"{name}: {len(space.domains)} decisions open"
         _check_scores(name, stage.settings, task)
-        yield from _targets(name, stage.settings.target, space)
+        yield from _targets(name, stage.settings.target, space, whole_costs(space, model, task))
 
 
 def _check_scores(name: str, settings: Any, task: Task) -> None:
@@ -97,42 +98,34 @@ def _forward(task: Task, model: nn.Module) -> tuple[int, ...]:
     return tuple(outputs.shape)
 
 
-def _targets(name: str, targets: Any, space: SearchSpace) -> Iterator[str]:
-    domains = space.domains
+def _smallest(space: SearchSpace) -> Candidate | None:
+    """Return the candidate that costs least, None where it is not known which does."""
+    if isinstance(space, Leveled):
+        return cheapest(space)
     if isinstance(space, PruningSchedule):
-        yield from _schedule_targets(name, targets, space)
-        return
-    if not all(isinstance(domain, Mask) for domain in domains.values()):
-        return
-    masks = {key: domain for key, domain in domains.items() if isinstance(domain, Mask)}
+        return space.cheapest()
+    masks = {key: domain for key, domain in space.domains.items() if isinstance(domain, Mask)}
+    if len(masks) < len(space.domains):
+        return None
     fewest = {key: mask.legal_counts()[0] for key, mask in masks.items()}
-    smallest = Candidate({key: "1" * kept + "0" * (masks[key].length - kept) for key, kept in fewest.items()})
-    lowest, whole = space.costs(smallest), space.costs(largest(space))
+    return Candidate({key: "1" * kept + "0" * (masks[key].length - kept) for key, kept in fewest.items()})
+
+
+def _targets(name: str, targets: Any, space: SearchSpace, whole: Mapping[str, float]) -> Iterator[str]:
+    smallest = _smallest(space)
+    lowest = space.costs(smallest) if smallest is not None else {}
+    remedy = "raise the target, or open more of the model with max_ratio, include and exclude"
+    if isinstance(space, PruningSchedule):
+        remedy = "lower space.macs to the target"
     for metric, limit in targets.items():
-        if metric not in whole:
+        if metric not in whole or metric not in lowest:
             continue
         allowed = limit.absolute(whole[metric])
         if lowest[metric] > allowed:
             raise SecateursError(
                 f"{name}.target.{metric}: {limit} is {count(allowed)}, and the smallest network in this space has "
-                f"{count(lowest[metric])} ({percent(lowest[metric] / whole[metric])} of the whole); raise the target, or open "
-                "more of the model with max_ratio, include and exclude"
+                f"{count(lowest[metric])} ({percent(lowest[metric] / whole[metric])} of the whole); {remedy}"
             )
         if whole[metric] <= allowed:
             raise SecateursError(f"{name}.target.{metric}: the network has {count(whole[metric])} already, within {limit}")
         yield f"{name}: {metric} {limit} is within reach, down to {percent(lowest[metric] / whole[metric])}"
-
-
-def _schedule_targets(name: str, targets: Any, space: PruningSchedule) -> Iterator[str]:
-    """Compare what the cheapest of a schedule space's starting points costs with the targets, before anything is trained."""
-    cheapest = min((space.costs(candidate) for candidate in space.cheapest()), key=lambda costs: costs["macs"])
-    for metric, limit in targets.items():
-        if metric not in cheapest:
-            continue
-        whole = space.dense_costs()[metric]
-        if cheapest[metric] > limit.absolute(whole):
-            raise SecateursError(
-                f"{name}.target.{metric}: {limit} is {count(limit.absolute(whole))}, and the schedules in this space leave "
-                f"{percent(cheapest[metric] / whole)}, {count(cheapest[metric])}; lower space.macs to the target"
-            )
-        yield f"{name}: {metric} {limit} is kept, {percent(cheapest[metric] / whole)} are left"

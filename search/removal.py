@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,11 @@ import torch
 
 from evaluators.task import Task
 from search.network import Network
-from spaces.errors import EquivalenceError
 from spaces.graph.channel_check import equivalence_error
 from spaces.graph.channel_groups import ChannelGroups
 from spaces.graph.channel_surgery import apply_cut, plan_cut
 from spaces.sparsifiers.base import Sparsifier
-
-TOLERANCE = 1e-5
-"""Largest accepted change of the output where what is removed should have had no effect."""
+from spaces.sparsifiers.zeroing import removal_change
 
 
 def remove_channels(network: Network, sparsifier: Sparsifier, task: Task) -> tuple[Network, dict[str, Any]] | None:
@@ -57,21 +53,10 @@ def output_change(before: torch.nn.Module, after: torch.nn.Module, task: Task) -
     """Return the largest change of an output, in double precision on a few samples of the search split.
 
     Raises:
-        EquivalenceError: It is above :data:`TOLERANCE` (of the largest output, where that is above 1).
+        EquivalenceError: It is not below :data:`spaces.sparsifiers.zeroing.TOLERANCE`.
     """
-    device = next(before.parameters()).device
     inputs, _ = next(iter(task.batches("search", 16, limit=16)))
-    inputs = inputs.to(device).double() if inputs.is_floating_point() else inputs.to(device)
-    with torch.no_grad():
-        expected = task.forward(copy.deepcopy(before).double().eval(), inputs)
-        found = task.forward(copy.deepcopy(after).double().eval(), inputs)
-    change = float((found - expected).abs().max())
-    if not change < TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise EquivalenceError(
-            f"removing what training left at zero should change outputs by less than {TOLERANCE:g}, and changes them by "
-            f"{change:.3g}"
-        )
-    return change
+    return removal_change(before, after, inputs.to(next(before.parameters()).device), task.forward)
 
 
 def frozen(groups: ChannelGroups) -> list[dict[str, Any]]:

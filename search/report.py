@@ -5,27 +5,18 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search.numbers import count, percent, points, size, times
-from search.report_view import SearchView, score_of, search_view, words
+from search.report_bits import bit_rows, deployment_text
+from search.report_view import Row, SearchView, score_of, search_view, words
 from search.summary import target_text
 from spaces.errors import SecateursError
 
 
 class ReportError(SecateursError):
     """There is nothing to report on."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: a name, and its cells as text."""
-
-    name: str
-    cells: Sequence[str]
-    strong: bool = False
 
 
 def render(folder: str | Path) -> Path:
@@ -59,6 +50,8 @@ def render(folder: str | Path) -> Path:
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
         stages=_stages(report),
         frozen=_frozen(report),
+        bits=bit_rows(report),
+        deployment=deployment_text(report),
         merged=[row for entry in report.get("activations") or [] for row in _merged(entry)],
         apart=[row for entry in report.get("activations") or [] for row in _apart(entry)],
         remarks=[str(remark) for remark in report.get("remarks") or []],

@@ -64,11 +64,17 @@ def build_report(
     ``searches`` has, per search stage: ``stage``, ``objectives``, ``target`` (limits in the metric's unit),
     ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``,
     ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``asynchronous`` (trials were told as they were
-    finished, not in batches), ``chosen`` (a trial), ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``,
-    ``kept``) and ``frozen`` (``name``, ``size``, ``reason``, ``macs_share``). ``histories`` are the result's trainings,
+    finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer programme with
+    their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen`` (a
+    trial), ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``,
+    ``reason``, ``macs_share``). ``histories`` are the result's trainings,
     each ``stage``, ``variant`` and ``epochs``; ``yardstick_histories`` those of the yardsticks. ``activations`` has, per
     fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``,
-    ``nodes``, ``reason``) and ``max_abs_error``. ``participation`` has, per stage that pruned by probabilities: ``stage``,
+    ``nodes``, ``reason``) and ``max_abs_error``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
+    ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
+    layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
+    ``version``, or null where nothing was exported to ONNX.
+    ``participation`` has, per stage that pruned by probabilities: ``stage``,
     ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``remarks`` are what a
     person should know of the result.
 
@@ -98,7 +104,9 @@ def build_report(
         "searches": searches,
         "stages": stages,
         "equivalence_max_abs_error": max(errors, default=None),
-        "layers": removals[-1]["layers"] if removals else [],
+        "layers": _last(removals, "layers"),
+        "bits": _last(removals, "bits"),
+        "deployment": next((entry.notes["deployment"] for entry in result.entries if "deployment" in entry.notes), None),
         "frozen": removals[-1]["frozen"] if removals else [],
         "activations": _activations(result),
         "participation": _participation(result),
@@ -118,9 +126,16 @@ def _search(entry: Entry) -> dict[str, Any]:
         "target_met": _met(limits),
         "chosen": notes["trial"],
         "asynchronous": notes.get("asynchronous", False),
+        "algorithm": notes.get("algorithm", {}),
+        "sensitivity": notes.get("sensitivity"),
         **{name: notes[name] for name in ("pareto", "trials", "failed", "ended_by", "fingerprint", "metrics")},
         **{name: notes[name] for name in ("layers", "frozen")},
     }
+
+
+def _last(removals: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Return the last list of that name that is not empty."""
+    return next((notes[name] for notes in reversed(removals) if notes.get(name)), [])
 
 
 def _met(limits: Mapping[str, Any]) -> bool | None:

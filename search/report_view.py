@@ -11,6 +11,15 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Row:
+    """A line of a table: a name, and its cells as text."""
+
+    name: str
+    cells: Sequence[str]
+    strong: bool = False
+
+
+@dataclass(frozen=True)
 class Point:
     """A trial in the plane of the main cost and the main score.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,7 @@ from evaluators.base import EvaluationContext, Evaluator
 from evaluators.observations import observations
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint
+from search.algorithms.integer_program import allocations
 from search.evaluation import Recipe
 from search.executors.base import Evaluate, Workload
 from search.network import Network
@@ -21,6 +23,7 @@ from search.problem import Objective, Problem, Target
 from search.registered import ALGORITHM, EVALUATOR, SPACE
 from search.removal import frozen
 from search.run import StageRun
+from search.sensitivity_tables import SensitivityTables
 from search.stages.search_settings import SearchSettings
 from search.trial import Proposal
 from search.trial_checkpoints import TrialCheckpoints
@@ -28,7 +31,10 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from spaces.graph.channel_groups import ChannelGroups
+from spaces.graph.quantizable import Point, Unquantized
+from spaces.levels import Leveled
 from spaces.sparsifiers import importance
+from spaces.sparsifiers.importance import Observations
 
 CALIBRATION_SAMPLES = 2048
 """Training samples, unaugmented, that a space may calibrate on, and that importance may be learnt from."""
@@ -39,6 +45,14 @@ class HasGroups(Protocol):
     """A space over coupled channels, which have an importance."""
 
     groups: ChannelGroups
+
+
+@runtime_checkable
+class HasPoints(Protocol):
+    """A space over the bits of quantized values."""
+
+    points: tuple[Point, ...]
+    frozen: tuple[Unquantized, ...]
 
 
 @runtime_checkable
@@ -59,6 +73,15 @@ class CheckableTrained(Protocol):
         ...
 
 
+@runtime_checkable
+class Learning(Protocol):
+    """A space that learns from labelled batches which channels matter."""
+
+    def learn(self, seen: Observations) -> None:
+        """Learn; called once, before any candidate is built."""
+        ...
+
+
 @dataclass(frozen=True)
 class Setup:
     """Everything a search over one network needs.
@@ -67,11 +90,13 @@ class Setup:
         network: The network that enters the search.
         problem: The space and what is sought in it.
         recipe: How a candidate is measured.
+        sensitivity: The table of Omega, and how far it can be trusted.
     """
 
     network: Network
     problem: Problem
     recipe: Recipe
+    sensitivity: SensitivityTables
 
     @staticmethod
     def of(network: Network, run: StageRun, settings: SearchSettings) -> Setup:
@@ -89,6 +114,8 @@ class Setup:
             raise SecateursError(
                 f"the space {settings.space.name} trains its candidates: expected search.training: {{epochs: ...}}, got none"
             )
+        if isinstance(space, Learning):
+            space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
         evaluators: list[Evaluator] = [EVALUATOR.build(block) for block in settings.evaluate]
         baseline = run.baseline if run.baseline is not None else network
         limits = {}
@@ -98,11 +125,20 @@ class Setup:
         _require_measured([*settings.objectives, *limits], evaluators, task)
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         targets = [Target(metric, limit) for metric, limit in limits.items()]
-        recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training)
-        known = tables(space, model, task, settings.importance, run.device)
+        known: dict[str, Any] = {**tables(space, model, task, settings.importance, run.device)}
         known["samples"] = {"search": np.array(task.size("search"))}
-        problem = Problem(space, objectives, targets, known, settings.training is not None, space.starting_points())
-        return Setup(network, problem, recipe)
+        # Without a storage, a configuration is only checked.
+        folder = run.folder if run.storage is not None else None
+        log = functools.partial(_log, run)
+        sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, folder, log)
+        if sensitivity.wanted:
+            known["omega"] = sensitivity.table()
+        read = {name: table for name, table in known.items() if name == "omega"}
+        recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training, read)
+        problem = Problem(space, objectives, targets, known, settings.training is not None)
+        starts = (*allocations(problem), *space.starting_points())
+        problem = replace(problem, starts=tuple(dict.fromkeys(starts)))
+        return Setup(network, problem, recipe, sensitivity)
 
     def algorithm(self, settings: SearchSettings, seed: int) -> Any:
         """Return the search's algorithm, fresh."""
@@ -157,22 +193,45 @@ class Setup:
             if isinstance(value, str)
         ]
 
+    def bits(self, network: Network) -> list[dict[str, Any]]:
+        """Return the bits of every quantized layer and addition of a realized network."""
+        record = network.transformations[-1]
+        if not isinstance(self.problem.space, HasPoints) or "layers" not in record:
+            return []
+        rows = {
+            name: {"weight_bits": weights, "activation_bits": inputs} for name, (weights, inputs) in record["layers"].items()
+        }
+        rows |= {name: {"weight_bits": None, "activation_bits": count} for name, count in record["additions"].items()}
+        weights = {point.layer: point.elements for point in self.problem.space.points if point.kind == "weight"}
+        macs = {point.layer: point.macs for point in self.problem.space.points}
+        return [{"name": name, **row, "weights": weights.get(name, 0), "macs": macs[name]} for name, row in rows.items()]
+
     def frozen(self) -> list[dict[str, Any]]:
         """Return what the space does not touch, and why."""
         space = self.problem.space
-        if not isinstance(space, HasGroups):
+        if isinstance(space, HasGroups):
+            return frozen(space.groups)
+        if not isinstance(space, HasPoints):
             return []
-        return frozen(space.groups)
+        total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
+        return [
+            {"name": entry.name, "size": entry.weights, "reason": entry.reason, "macs_share": entry.macs / max(total, 1.0)}
+            for entry in space.frozen
+        ]
 
 
 def tables(
     space: SearchSpace, model: nn.Module, task: Task, criterion: str, device: torch.device
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return what algorithms may know beforehand: ``importance``, by group name."""
-    if not isinstance(space, HasGroups):
+    """Return what algorithms may know beforehand: ``importance``, by group name; a space of levels knows its own."""
+    if not isinstance(space, HasGroups) or isinstance(space, Leveled):
         return {}
     seen = observations(task, device, limit=CALIBRATION_SAMPLES)
     return {"importance": importance.score(model, space.groups, criterion, seen)}
+
+
+def _log(run: StageRun, text: str) -> None:
+    run.log.write(f"{run.label}: {text}")
 
 
 def _measured(metric: str, evaluators: list[Evaluator], network: Network, task: Task, device: torch.device) -> float:

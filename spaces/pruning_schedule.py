@@ -205,10 +205,10 @@ class PruningSchedule(SearchSpace):
         """Return the costs of the network with all channels."""
         return self._allocation.costs(np.zeros(len(self.groups.groups), dtype=np.int64))
 
-    def cheapest(self) -> Sequence[Candidate]:
-        """Return the starting points with the lowest share of MACs that is open."""
+    def cheapest(self) -> Candidate:
+        """Return the starting point with the lowest share of MACs that is open."""
         lowest = {"macs": self._settings.macs[0]} if "macs" in self.domains else {}
-        return [Candidate({**candidate.values, **lowest}) for candidate in self.starting_points()]
+        return Candidate({**self.starting_points()[0].values, **lowest})
 
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
         return self._transformation(self._allocation.mask(self.numbers(candidate)))

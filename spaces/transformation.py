@@ -15,6 +15,8 @@ TRANSFORMATIONS = {
     "slice_channels": "spaces.transformation:slice_channels",
     "replace_activations": "spaces.graph.activation_record:replace_activations",
     "merge_activations": "spaces.graph.activation_record:merge_activations",
+    "quantize": "spaces.graph.quantization_record:quantize",
+    "pack_weights": "spaces.graph.quantization_record:pack_weights",
 }
 
 

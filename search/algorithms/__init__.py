@@ -2,6 +2,8 @@
 
 ALGORITHMS = {
     "genetic": "search.algorithms.genetic:GeneticAlgorithm",
+    "integer_program": "search.algorithms.integer_program:IntegerProgram",
+    "progressive": "search.algorithms.progressive:Progressive",
     "optuna": "search.algorithms.optuna_sampler:OptunaSampler",
     "random": "search.algorithms.random:RandomSearch",
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from search.trial import Proposal, Trial
 
@@ -34,6 +35,11 @@ class Algorithm(ABC):
         A number that is not among them any more never comes back.
         """
         return ()
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What the report tells of the search beside its trials, as JSON data."""
+        return {}
 
     @property
     @abstractmethod

@@ -31,7 +31,7 @@ class Breeder:
         self._settings = settings
         self._seed = seed
         self._several = len(encoding.problem.objectives) > 1
-        kind = MaskVariation if settings.encoding == "mask" else FactorVariation
+        kind = MaskVariation if settings.encoding == "mask" and not encoding.prefixes else FactorVariation
         self._variation: Variation = kind(encoding, settings.crossover, settings.mutation, self._several)
         self._sweep = Sweep(encoding, self._variation.prefixes)
         self.visited: set[str] = set()

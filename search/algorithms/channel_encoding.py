@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from search.problem import Problem
 from spaces.candidate import Candidate
 from spaces.domains import Mask
 from spaces.errors import SecateursError
+from spaces.levels import Leveled
 
 Masks = list[NDArray[np.bool_]]
 """One boolean array of shape ``(channels,)`` per layer, in the order of the space's domains."""
@@ -51,19 +53,36 @@ class ChannelEncoding:
             UnreachableTargetError: The smallest candidate exceeds a target.
         """
         self.problem = problem
-        self.names = list(problem.space.domains)
-        self.domains = [_mask_domain(name, domain) for name, domain in problem.space.domains.items()]
+        space = problem.space
+        self._leveled = space if isinstance(space, Leveled) else None
+        self.names = list(space.domains)
+        if self._leveled is not None:
+            self.domains = [Mask(len(self._leveled.levels[name])) for name in self.names]
+            importance: Any = self._leveled.gains()
+        else:
+            self.domains = [_mask_domain(name, domain) for name, domain in space.domains.items()]
+            importance = problem.tables.get("importance")
         self.counts = [np.array(domain.legal_counts()) for domain in self.domains]
         named = zip(self.names, self.domains, strict=True)
-        self.importance = [self._importance_of(name, domain) for name, domain in named]
+        self.importance = [_importance_of(importance, name, domain) for name, domain in named]
         self.ranks = [ranks_of(values) for values in self.importance]
         dense = self.costs(self.full())
-        self._targets = [target for target in problem.targets if target.metric in dense]
+        self._targets = [target for target in problem.targets if target.metric in dense and not self.budgeted]
         self.constrained = bool(self._targets)
         self._size_metric = self._choose_size_metric(dense)
         self._dense_size = dense[self._size_metric] if self._size_metric else 1.0
         self._channels = sum(domain.length for domain in self.domains)
         self._check_targets_reachable()
+
+    @property
+    def prefixes(self) -> bool:
+        """Whether only how many are kept of a layer counts, since its decision has levels."""
+        return self._leveled is not None
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether the space brings every candidate to its own budget."""
+        return self._leveled is not None and self._leveled.budgeted
 
     def full(self) -> Masks:
         """Return the masks that keep everything."""
@@ -74,9 +93,15 @@ class ChannelEncoding:
         return [self.strongest(layer, int(counts[0])) for layer, counts in enumerate(self.counts)]
 
     def candidate(self, masks: Masks) -> Candidate:
+        if self._leveled is not None:
+            levels = self._leveled.levels
+            return Candidate({n: levels[n][int(mask.sum()) - 1] for n, mask in zip(self.names, masks, strict=True)})
         return Candidate({name: to_text(mask) for name, mask in zip(self.names, masks, strict=True)})
 
     def masks(self, candidate: Candidate) -> Masks:
+        if self._leveled is not None:
+            reached = [list(self._leveled.levels[name]).index(candidate.values[name]) + 1 for name in self.names]
+            return [self.strongest(layer, kept) for layer, kept in enumerate(reached)]
         return [np.frombuffer(str(candidate.values[name]).encode(), dtype=np.uint8) == ord("1") for name in self.names]
 
     def costs(self, masks: Masks) -> dict[str, float]:
@@ -95,16 +120,16 @@ class ChannelEncoding:
         costs = self.problem.space.costs(candidate)
         if self._targets:
             return max(costs[target.metric] / target.limit for target in self._targets)
-        if self._size_metric:
+        if self._size_metric and not self.budgeted:
             return costs[self._size_metric] / self._dense_size
-        return sum(str(value).count("1") for value in candidate.values.values()) / self._channels
+        return sum(int(mask.sum()) for mask in self.masks(candidate)) / self._channels
 
     def size(self, prefixes: bool = False) -> int:
         """Return the number of legal candidates, exactly.
 
         With ``prefixes`` only those count that keep a layer's most important channels.
         """
-        if prefixes:
+        if prefixes or self.prefixes:
             return math.prod(len(counts) for counts in self.counts)
         return math.prod(
             sum(math.comb(domain.length, int(kept)) for kept in counts)
@@ -125,22 +150,6 @@ class ChannelEncoding:
         # Ranks are distinct, 1 / length apart.
         return self.ranks[layer] > 1.0 - kept / len(self.ranks[layer])
 
-    def _importance_of(self, name: str, domain: Mask) -> NDArray[np.float64]:
-        table = self.problem.tables.get("importance")
-        if not isinstance(table, Mapping) or name not in table:
-            raise SecateursError(
-                f"expected tables['importance'][{name!r}], one value per channel, and found none; "
-                "the search stage computes it: pass its tables to the algorithm"
-            )
-        values = np.asarray(table[name], dtype=np.float64)
-        if values.shape != (domain.length,) or not np.isfinite(values).all():
-            wrong = int(values.size - np.isfinite(values).sum())
-            raise SecateursError(
-                f"importance of {name!r}: expected {domain.length} finite values, got shape {values.shape} with {wrong} "
-                "that are not finite; check the criterion and the weights"
-            )
-        return values
-
     def _choose_size_metric(self, dense: Mapping[str, float]) -> str | None:
         wanted = [objective.metric for objective in self.problem.objectives if objective.direction == "minimize"]
         return next((metric for metric in (*wanted, *dense) if dense.get(metric, 0.0) > 0.0), None)
@@ -159,6 +168,22 @@ class ChannelEncoding:
 def to_text(mask: NDArray[np.bool_]) -> str:
     """Return a mask as a string of ``"0"`` and ``"1"``."""
     return mask.tobytes().translate(_DIGITS).decode()
+
+
+def _importance_of(table: Any, name: str, domain: Mask) -> NDArray[np.float64]:
+    if not isinstance(table, Mapping) or name not in table:
+        raise SecateursError(
+            f"expected tables['importance'][{name!r}], one value per channel, and found none; "
+            "the search stage computes it: pass its tables to the algorithm"
+        )
+    values = np.asarray(table[name], dtype=np.float64)
+    if values.shape != (domain.length,) or not np.isfinite(values).all():
+        wrong = int(values.size - np.isfinite(values).sum())
+        raise SecateursError(
+            f"importance of {name!r}: expected {domain.length} finite values, got shape {values.shape} with {wrong} "
+            "that are not finite; check the criterion and the weights"
+        )
+    return values
 
 
 def _mask_domain(name: str, domain: object) -> Mask:

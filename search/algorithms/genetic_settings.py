@@ -17,7 +17,7 @@ class GeneticSettings:
         generations: Number of generations, the first one included; None for no limit.
         evaluations: Number of trials, of any fidelity; None for no limit. Whichever limit comes first ends the search.
         offspring: New candidates of each later generation; None for as many as ``population``.
-        encoding: ``mask``, a bit per channel, or ``factor``, a threshold per layer.
+        encoding: ``mask``, a bit per channel, or ``factor``, a threshold per layer; decisions with levels take the latter.
         crossover: Chance that a child has two parents.
         mutation: Chance that a child of two parents is mutated too; a child of one always is.
         elite: How many of the best survive whatever the front's crowding says; as many greedy masks are measured in full

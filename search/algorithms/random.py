@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from search.algorithms import allocation
+from search.algorithms.allocation import Allocation
 from search.algorithms.base import Algorithm
 from search.algorithms.channel_encoding import ChannelEncoding
 from search.algorithms.sampling import Channels, random_allocation
@@ -48,10 +51,8 @@ class RandomSearch(Algorithm):
 
     def __init__(self, problem: Problem, settings: RandomSettings, seed: int) -> None:
         self._settings = settings
-        self._encoding = ChannelEncoding(problem)
         self._rng = np.random.default_rng([seed, 1])
-        self._sweep = Sweep(self._encoding)
-        self._smallest = self._encoding.load(self._encoding.smallest())
+        self._drawing: _Drawing = _ChoiceDrawing(problem) if Allocation.fits(problem) else _MaskDrawing(problem, settings)
         self._drawn: set[str] = set()
         self._told: set[str] = set()
         self._exhausted = False
@@ -81,15 +82,49 @@ class RandomSearch(Algorithm):
         return self._settings.evaluations
 
     def _draw(self) -> Candidate | None:
-        for attempt in range(0 if self._exhausted else 3 * _RETRIES):
+        candidate = None if self._exhausted else self._drawing.draw(self._rng, self._drawn)
+        self._exhausted = candidate is None
+        return candidate
+
+
+class _Drawing(Protocol):
+    def draw(self, rng: np.random.Generator, drawn: Collection[str]) -> Candidate | None:
+        """Return a candidate whose fingerprint is not in ``drawn``, or None where there is none left to be found."""
+        ...
+
+
+class _MaskDrawing:
+    """Draws keep-masks."""
+
+    def __init__(self, problem: Problem, settings: RandomSettings) -> None:
+        self._channels = settings.channels
+        self._encoding = ChannelEncoding(problem)
+        self._sweep = Sweep(self._encoding)
+        self._smallest = self._encoding.load(self._encoding.smallest())
+
+    def draw(self, rng: np.random.Generator, drawn: Collection[str]) -> Candidate | None:
+        """Return a new candidate."""
+        for attempt in range(3 * _RETRIES):
             # Where nothing new is found, first other channels are drawn, then candidates below the target too.
-            channels = self._settings.channels if attempt < _RETRIES else "random"
-            limit = None if attempt < 2 * _RETRIES else float(self._rng.uniform(self._smallest, 1.0))
-            candidate = self._encoding.candidate(random_allocation(self._encoding, self._rng, channels, limit))
-            if candidate.fingerprint not in self._drawn:
+            channels = self._channels if attempt < _RETRIES else "random"
+            limit = None if attempt < 2 * _RETRIES else float(rng.uniform(self._smallest, 1.0))
+            candidate = self._encoding.candidate(random_allocation(self._encoding, rng, channels, limit))
+            if candidate.fingerprint not in drawn:
                 return candidate
-        left = self._sweep.unvisited(self._drawn, [], count=1)
-        if left:
-            return self._encoding.candidate(left[0])
-        self._exhausted = True
+        left = self._sweep.unvisited(drawn, [], count=1)
+        return self._encoding.candidate(left[0]) if left else None
+
+
+class _ChoiceDrawing:
+    """Draws a number, such as of bits, for every decision."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._allocation = Allocation(problem)
+
+    def draw(self, rng: np.random.Generator, drawn: Collection[str]) -> Candidate | None:
+        """Return a new candidate."""
+        for _ in range(3 * _RETRIES):
+            candidate = allocation.random_allocation(self._allocation, rng)
+            if candidate.fingerprint not in drawn:
+                return candidate
         return None

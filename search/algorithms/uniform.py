@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from search.algorithms.allocation import Allocation, uniform_allocation
 from search.algorithms.channel_encoding import ChannelEncoding, Masks, Scores, ranks_of
 from search.algorithms.repair import fit
 from search.problem import Problem
@@ -15,12 +16,14 @@ def uniform(problem: Problem) -> Candidate:
     """Return the candidate that keeps the same share of every layer, the most important channels first.
 
     The share is the largest that keeps the targets; what whole channels leave of the budget is filled up, so that the
-    yardstick costs as much as what it is compared with.
+    yardstick costs as much as what it is compared with. Where the decisions are numbers, such as bits, all layers get the same.
 
     Raises:
         UnreachableTargetError: Even the smallest candidate exceeds a target.
         SecateursError: No target can be computed from the space's costs.
     """
+    if Allocation.fits(problem):
+        return uniform_allocation(problem)
     return _yardstick(problem, globally=0.0)
 
 
@@ -51,7 +54,7 @@ def greedy(encoding: ChannelEncoding, globally: float, limit: float) -> Masks:
 
 def _yardstick(problem: Problem, globally: float) -> Candidate:
     encoding = ChannelEncoding(problem)
-    if not encoding.constrained:
+    if not encoding.constrained and not encoding.budgeted:
         raise SecateursError(
             f"a yardstick needs a target to be compared at: expected one on a cost of the space, got targets on "
             f"{[target.metric for target in problem.targets]}; set search.target"

@@ -7,8 +7,10 @@ from typing import ClassVar, Literal
 
 from search.export import write_formats
 from search.network import Network
+from search.quantized_onnx import deployment
 from search.run import StageRun
 from search.stages.base import Stage
+from spaces.graph.quantization_record import is_quantized
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Export(Stage):
     def run(self, network: Network, run: StageRun) -> Network:
         provenance = {"step": run.step, **(run.best.provenance() or {})}
         run.best.replace(
-            network, provenance, extras=lambda folder: write_formats(folder, network.model, run.task, self.settings)
+            network, provenance, extras=lambda folder: write_formats(folder, network.stored().model, run.task, self.settings)
         )
         run.notes["formats"] = list(self.settings.formats)
+        if "onnx" in self.settings.formats and is_quantized(network.model):
+            run.notes["deployment"] = deployment(run.best.path / "model.onnx")
         return network

@@ -54,6 +54,7 @@ class Search(Stage):
         executor = run.execution.executor
         EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
         setup = Setup.of(network, run, self.settings)
+        setup.recipe.require_training()
         setup.algorithm(self.settings, run.seed)
         for name in self.settings.yardsticks:
             if name in GREEDY:
@@ -132,7 +133,10 @@ class Search(Stage):
             asynchronous=run.execution.asynchronous,
             pareto=[_point(trial, problem) for trial in front(trials, problem)],
             trial=chosen.number,
+            algorithm=dict(algorithm.notes),
         )
+        if run.variant == RESULT and (compared := setup.sensitivity.comparison()) is not None:
+            run.notes["sensitivity"] = compared
         return self._deliver(setup, chosen.proposal, checkpoints.end(chosen.number), run)
 
     def _deliver(self, setup: Setup, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
@@ -143,6 +147,7 @@ class Search(Stage):
             fingerprint=proposal.candidate.fingerprint,
             **notes,
             layers=setup.layers(network),
+            bits=setup.bits(network),
             frozen=setup.frozen(),
             objectives=dict(self.settings.objectives),
             target={
@@ -187,7 +192,9 @@ def _asynchronous(run: StageRun) -> bool:
 
 
 def _flat(tables: Any) -> dict[str, Any]:
-    return {f"{table}/{name}": values for table, entries in tables.items() for name, values in entries.items()}
+    """Return the tables of arrays; that of Omega has a file of its own."""
+    arrays = {table: entries for table, entries in tables.items() if table != "omega"}
+    return {f"{table}/{name}": values for table, entries in arrays.items() for name, values in entries.items()}
 
 
 def _point(trial: Trial, problem: Problem) -> dict[str, Any]:

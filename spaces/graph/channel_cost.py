@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
+from spaces.graph.bit_cost import FLOAT_BITS
 from spaces.graph.channel_groups import ChannelGroups
 from spaces.graph.channel_surgery import state_names
-
-FLOAT_BITS = 32
 
 
 class ChannelCost:

@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
-from torch import nn
 
 from spaces.errors import UnsupportedModelError
 from spaces.graph.channel_cost import ChannelCost
@@ -22,10 +21,11 @@ class ChannelSplit:
     """Chooses the redundant channels, whatever their scores are.
 
     Args:
-        model: The network.
+        cost: What keep-masks of the network cost.
         groups: Its channel groups.
         ratio: Share of the channels that is redundant, where ``macs`` is None.
         ratios: Ratios of single groups, by the pattern of their name; the first that matches counts. Within layers only.
+            With ``macs`` they say how groups share it: the kept share is proportional to 1 - ratio, 0 where none matches.
         macs: Share of the network's MACs that the important channels may have, or None.
         scope: ``layer`` ranks within every group, ``global`` over the whole network, on scores over their group's mean.
         max_ratio: Largest share of a group's channels that may be redundant.
@@ -36,7 +36,7 @@ class ChannelSplit:
 
     def __init__(
         self,
-        model: nn.Module,
+        cost: ChannelCost,
         groups: ChannelGroups,
         ratio: float,
         ratios: Mapping[str, float],
@@ -47,8 +47,8 @@ class ChannelSplit:
         self._groups = groups
         self._ratio, self._macs, self._scope = ratio, macs, scope
         self._most = np.asarray([_number(group, 1.0, max_ratio) for group in groups.groups])
-        self._cost = ChannelCost(model, groups)
-        self._whole = self._cost.of(np.ones(groups.width, dtype=bool))["macs"]
+        self._cost = cost
+        self._whole = cost.of(np.ones(groups.width, dtype=bool))["macs"]
         if macs is not None:
             lowest = self._share(self._most)
             if lowest > macs:
@@ -56,8 +56,8 @@ class ChannelSplit:
                     f"macs {macs:.3g} is out of reach: with a share of {max_ratio:g} of every open group removed, {lowest:.3g} "
                     "of the MACs are left; raise macs or max_ratio, or exclude less"
                 )
-            share = self._uniform_ratio(macs)
-            self._aims = np.asarray([_number(group, share, max_ratio) for group in groups.groups])
+            shares = 1.0 - np.asarray([_matching(ratios, group.name, 0.0) for group in groups.groups])
+            self._aims = self._sharing(macs, shares)
         else:
             own = [_matching(ratios, group.name, ratio) for group in groups.groups]
             self._aims = np.asarray([_number(g, r, max_ratio) for g, r in zip(groups.groups, own, strict=True)])
@@ -111,14 +111,26 @@ class ChannelSplit:
         """Return the share of the MACs that is left without so many channels of every group."""
         return self._cost.of(~self._lowest(np.zeros(self._groups.width), numbers))["macs"] / self._whole
 
-    def _uniform_ratio(self, macs: float) -> float:
-        """Return the smallest ratio, the same for every group, that leaves at most a share of ``macs``."""
-        low, high = 0.0, 1.0
+    def _sharing(self, macs: float, shares: np.ndarray) -> np.ndarray:
+        """Return how many channels of every group go, so that at most ``macs`` are left.
+
+        Kept are so many of every group as ``shares`` say, all times the largest factor that keeps to ``macs``; of what whole
+        channels leave of it, those groups get one more that were closest to it.
+        """
+        sizes = np.asarray([group.size for group in self._groups.groups])
+        wanted = shares * sizes
+        low, high = 0.0, float((1.0 / shares).max())
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            numbers = np.asarray([_number(g, middle, 1.0) for g in self._groups.groups])
-            low, high = (low, middle) if self._share(np.minimum(numbers, self._most)) <= macs else (middle, high)
-        return high
+            gone = sizes - np.clip(np.floor(middle * wanted + 1e-9).astype(np.int64), sizes - self._most, sizes)
+            low, high = (middle, high) if self._share(gone) <= macs else (low, middle)
+        kept = np.clip(np.floor(low * wanted + 1e-9).astype(np.int64), sizes - self._most, sizes)
+        for place in np.argsort(kept - low * wanted, kind="stable").tolist():
+            more = kept.copy()
+            more[place] = min(sizes[place], more[place] + 1)
+            if self._share(sizes - more) <= macs:
+                kept = more
+        return np.asarray(sizes - kept)
 
 
 def _number(group: Group, ratio: float, max_ratio: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
 from spaces.graph.channel_check import find_checked_groups
+from spaces.graph.channel_cost import ChannelCost
 from spaces.graph.channel_groups import ChannelGroups, Forward
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.channel_split import ChannelSplit, Scope
@@ -22,7 +24,7 @@ ZERO = 1e-6
 """Weights that count as zero at the end."""
 
 AIM = 1e-7
-"""What cut weights decay to by the last step."""
+"""What cut weights decay to by the end of their decay."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,15 @@ class GradientCutSettings:
     Attributes:
         ratio: Share of the channels to remove; 0 cuts nothing, and leaves training as it is to the last bit.
         ratios: Ratios of single groups, by the pattern of the group's name; the first that matches counts, else ``ratio``.
-        macs: Share of the network's MACs to be left, instead of ``ratio``.
+        macs: Share of the network's MACs to be left, instead of ``ratio``; ``ratios`` then say how the groups share it: kept
+            shares are proportional to 1 - ratio.
         scope: ``layer`` ranks channels within their group, ``global`` over the whole network.
         importance: Criterion of importance: ``relevance_loss``, or any other.
         exponent: Weight of task relevance against the effect on the loss in ``relevance_loss``.
         smoothing: Share that importance keeps of what was seen before, at every step.
         ramp: Share of the steps in which the number of cut filters rises, on a cubic, to what is asked for.
         freeze: Share of the steps after which no filter comes back, and none is cut any more.
+        decay: Share of the steps after which all that was cut is zero; the rest of them train what is left.
         include: Name patterns of layers whose channels may go; empty for all.
         exclude: Name patterns of layers whose channels stay.
         max_ratio: Largest share of a group's channels that may go.
@@ -55,6 +59,7 @@ class GradientCutSettings:
     smoothing: float = 0.98
     ramp: float = 0.3
     freeze: float = 0.5
+    decay: float = 1.0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     max_ratio: float = 0.95
@@ -65,10 +70,12 @@ class GradientCutSettings:
                 raise ValueError(f"{name}: expected a share of channels to remove from 0 to below 1, got {ratio}")
         if self.macs is not None and not 0.0 < self.macs < 1.0:
             raise ValueError(f"macs: expected the share of MACs to be left, between 0 and 1, got {self.macs}")
-        if self.ratios and (self.macs is not None or self.scope == "global"):
-            raise ValueError("ratios: single groups have ratios only within layers (scope: layer) and without macs")
+        if self.ratios and self.scope == "global":
+            raise ValueError("ratios: single groups have ratios only within layers (scope: layer)")
         if not 0.0 <= self.ramp <= self.freeze < 1.0:
             raise ValueError(f"expected 0 <= ramp <= freeze < 1, got ramp {self.ramp} and freeze {self.freeze}")
+        if not self.freeze < self.decay <= 1.0:
+            raise ValueError(f"decay: expected a share of the steps above freeze ({self.freeze}) and up to 1, got {self.decay}")
         if not 0.0 < self.max_ratio <= 1.0:
             raise ValueError(f"max_ratio must lie above 0 and at most at 1, got {self.max_ratio}")
         if not 0.0 <= self.smoothing < 1.0:
@@ -86,8 +93,9 @@ class GradientCut(Sparsifier):
     factor and shift are cut and decay with it; so do biases.
 
     Ours is the decay: momentum and weight decay as they are reach zero in no training of usual length, so a cut filter is
-    multiplied, instead of the optimizer's step, with the factor that takes it to 1e-7 by the last step, whatever the
-    optimizer. And ours is the ramp: the number of cut filters rises on a cubic (Zhu, Gupta 2017, arXiv 1710.01878).
+    multiplied, instead of the optimizer's step, with the factor that takes it to 1e-7 by the last step of the decay,
+    whatever the optimizer. And ours is the ramp: the number of cut filters rises on a cubic (Zhu, Gupta 2017, arXiv
+    1710.01878).
 
     Args:
         settings: How to cut.
@@ -119,9 +127,9 @@ class GradientCut(Sparsifier):
             raise UnsupportedModelError(
                 "no filter of this network can be cut: " + "; ".join(reasons[:5]) + "; see include, exclude"
             )
-        self._split = ChannelSplit(
-            model, self._channels, settings.ratio, settings.ratios, settings.macs, settings.scope, settings.max_ratio
-        )
+        cost = ChannelCost(model, self._channels)
+        asked = (settings.ratio, settings.ratios, settings.macs, settings.scope, settings.max_ratio)
+        self._split = ChannelSplit(cost, self._channels, *asked)
 
     def start(self, model: nn.Module, total_steps: int) -> None:
         """Bind to the weights of ``model``; :meth:`trace` comes first."""
@@ -132,6 +140,7 @@ class GradientCut(Sparsifier):
         self._model, self._total = model, total_steps
         self._criterion: Criterion = make_criterion(settings.importance, model, channels, options)
         self._step = 0
+        self._zero_by = max(1, math.ceil(settings.decay * total_steps - 1e-9))
         device = next(model.parameters()).device
         self._redundant = torch.zeros(channels.width, dtype=torch.bool, device=device)
         self._factors = torch.ones(channels.width, dtype=torch.float64, device=device)
@@ -150,7 +159,7 @@ class GradientCut(Sparsifier):
         """Split the filters, and cut the redundant ones off the gradient."""
         if not self._frozen:
             self._criterion.end()
-            self._resplit()
+            self._resplit(self._level)
         self._kept_rows = []
         if not bool(self._redundant.any()):
             return
@@ -166,8 +175,7 @@ class GradientCut(Sparsifier):
             factor = factors[places[index]].to(parameter.dtype).reshape(shape)
             self._kept_rows.append((parameter, dim, index, parameter.index_select(dim, index) * factor))
 
-    def _resplit(self) -> None:
-        level = self._level
+    def _resplit(self, level: float) -> None:
         if self._split is None or level <= 0.0:
             return
         scores = self._criterion.values().cpu().numpy()
@@ -175,27 +183,35 @@ class GradientCut(Sparsifier):
         fresh = chosen & ~self._redundant
         if bool(fresh.any()):
             largest = largest_weights(self._model, self._groups).clamp_min(AIM)
-            left = self._total - self._step
+            left = self._zero_by - self._step
             self._factors = torch.where(fresh, (AIM / largest) ** (1.0 / left), self._factors)
         self._redundant = chosen
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Put decayed weights in the place of the optimizer's; at the last step all that was cut becomes exactly zero."""
+        """Put decayed weights in the place of the optimizer's; by the end of the decay what was cut is exactly zero."""
         for parameter, dim, index, decayed in self._kept_rows:
             parameter.index_copy_(dim, index, decayed)
         self._kept_rows = []
         self._step += 1
-        if self.finished:
+        if self._step in (self._zero_by, self._total):
             self._finish()
 
     def _finish(self) -> None:
         gone = self._redundant.cpu().numpy()
         left = float(largest_weights(self._model, self._groups)[self._redundant].max()) if gone.any() else 0.0
         if not left < ZERO:
-            raise EquivalenceError(f"cut filters should be below {ZERO:g} at the end of training, and reach {left:.3g}")
+            raise EquivalenceError(f"cut filters should be below {ZERO:g} at the end of their decay, and are at {left:.3g}")
         if gone.any():
             zero_channels(self._model, self._groups, ~gone)
+
+    @torch.no_grad()
+    def conclude(self) -> None:
+        """Where training ended before the decay did, make zero at once all that would have been cut."""
+        if not self.finished:
+            if not self._frozen:
+                self._resplit(1.0)
+            zero_channels(self._model, self._groups, ~self._redundant.cpu().numpy())
 
     @property
     def _frozen(self) -> bool:
@@ -219,8 +235,8 @@ class GradientCut(Sparsifier):
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done, and what was cut is zero."""
-        return self._step >= self._total
+        """Whether the decay is over, and what was cut is zero."""
+        return self._step >= self._zero_by
 
     @property
     def settled(self) -> bool:

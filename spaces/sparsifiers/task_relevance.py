@@ -17,48 +17,52 @@ ROUNDING = 1e-10
 
 
 class ClassStatistics:
-    """Count, mean and sum of squared deviations of features per class, merged batch by batch.
+    """Count and mean of features per class, and their squared deviations within the classes, merged batch by batch.
 
-    Merging is that of Chan, Golub, LeVeque (1979), in double precision. Memory of what came before may fade: counts and
-    sums of squares are multiplied with ``memory`` at every batch.
+    Merging is that of Chan, Golub, LeVeque (1979), in double precision; a batch touches the classes that are in it, however
+    many there are. Memory of what came before may fade: counts and squares are multiplied with ``memory`` at every batch.
+
+    Attributes:
+        count: Samples of every class, of shape ``(classes,)``.
+        mean: Mean of every class, of shape ``(classes, features)``.
+        squares: Squared deviations from the mean of the own class, summed over all samples, of shape ``(features,)``.
     """
 
     def __init__(self, features: int, device: torch.device) -> None:
         self.count = torch.zeros(0, dtype=torch.float64, device=device)
         self.mean = torch.zeros(0, features, dtype=torch.float64, device=device)
-        self.squares = torch.zeros(0, features, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(features, dtype=torch.float64, device=device)
 
     def add(self, features: Tensor, labels: Tensor, memory: float = 1.0) -> None:
         """Take in a batch: ``features`` of shape ``(N, features)``, ``labels`` of shape ``(N,)``."""
-        classes = max(len(self.count), int(labels.max()) + 1)
-        self._grow(classes)
         values = features.to(torch.float64)
-        members = torch.nn.functional.one_hot(labels.long(), classes).to(torch.float64)
-        count = members.sum(0)
-        mean = (members.T @ values) / count.clamp_min(1.0)[:, None]
-        squares = members.T @ (values - mean[labels.long()]).square_()
+        present, member = torch.unique(labels, return_inverse=True)
+        self._grow(int(present[-1]) + 1)
+        count = torch.bincount(member, minlength=len(present)).to(torch.float64)
+        mean = values.new_zeros(len(present), values.shape[1]).index_add_(0, member, values).div_(count[:, None])
         self.count *= memory
         self.squares *= memory
-        total = self.count + count
-        share = torch.where(total > 0, count / total.clamp_min(torch.finfo(torch.float64).tiny), 0.0)[:, None]
-        shift = mean - self.mean
-        self.squares += squares + shift.square() * (self.count[:, None] * share)
-        self.mean += shift * share
-        self.count = total
+        before = self.count[present]
+        total = before + count
+        shift = mean.sub(self.mean[present])
+        self.squares += (values - mean[member]).square_().sum(0)
+        self.squares += (before * count / total) @ shift.square()
+        self.mean.index_add_(0, present, shift.mul_((count / total)[:, None]))
+        self.count.index_copy_(0, present, total)
 
     def _grow(self, classes: int) -> None:
         missing = classes - len(self.count)
         if missing > 0:
             pad = torch.nn.functional.pad
-            self.count = pad(self.count, (0, missing))
-            self.mean, self.squares = pad(self.mean, (0, 0, 0, missing)), pad(self.squares, (0, 0, 0, missing))
+            self.count, self.mean = pad(self.count, (0, missing)), pad(self.mean, (0, 0, 0, missing))
 
     def discriminant_ratio(self) -> Tensor:
         """Return Fisher's ratio, between-class variance / within-class variance, of shape ``(features,)``."""
-        weights = (self.count / self.count.sum().clamp_min(torch.finfo(torch.float64).tiny))[:, None]
-        mean = (weights * self.mean).sum(0)
-        between = (weights * (self.mean - mean).square()).sum(0)
-        within = self.squares.sum(0) / self.count.sum().clamp_min(torch.finfo(torch.float64).tiny)
+        samples = self.count.sum().clamp_min(torch.finfo(torch.float64).tiny)
+        weights = self.count / samples
+        mean = weights @ self.mean
+        between = weights @ (self.mean - mean).square_()
+        within = self.squares / samples
         # A variance that rounding makes of a constant is no variance.
         floor = ROUNDING * (mean.square() + between + within) + torch.finfo(torch.float32).tiny
         return between / (within + floor)
@@ -99,6 +103,8 @@ class TaskRelevance(Criterion):
             self._handles.append(module.register_forward_pre_hook(hook))
 
     def _pool(self, layer: Layer, size: int, position: Tensor, samples: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        order = None if bool((position[1:] > position[:-1]).all()) else position.argsort()
+
         def see(module: nn.Module, args: tuple[Any, ...]) -> None:
             inputs = args[0].detach()
             rest = [dim for dim in range(1, inputs.dim()) if dim != inputs.dim() + layer.channel_dim]
@@ -111,8 +117,8 @@ class TaskRelevance(Criterion):
                 # A flattened map: several inputs are one channel.
                 sums = pooled.new_zeros(samples, size).index_add_(1, position, pooled)
                 pooled = sums / torch.bincount(position, minlength=size)
-            else:
-                pooled = pooled[:, position.argsort()]
+            elif order is not None:
+                pooled = pooled[:, order]
             # A layer that runs twice counts by its last run.
             self._pooled[layer.name] = pooled
 

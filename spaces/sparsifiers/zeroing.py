@@ -7,12 +7,16 @@ import copy
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from spaces.errors import EquivalenceError
 from spaces.graph.channel_check import enliven, freeze, output_difference
 from spaces.graph.channel_groups import ChannelGroups, Forward, Group
 from spaces.graph.channel_surgery import apply_cut, plan_cut
 from spaces.sparsifiers.importance import places_on, writers
+
+TOLERANCE = 1e-5
+"""Largest accepted change of an output where what is removed should have had no effect."""
 
 
 def zero_channels(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn.Module:
@@ -71,6 +75,31 @@ def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Tensor, for
         bad = {name: makes for name, mask in every.items() if loses(mask)}
         groups = freeze(groups, bad or dict.fromkeys(every, makes))
     return groups
+
+
+def removal_change(before: nn.Module, after: nn.Module, inputs: Tensor, forward: Forward) -> float:
+    """Return the largest change of an output by a removal that should change nothing, in double precision.
+
+    Args:
+        before: The network with zero channels; left unchanged.
+        after: The network without them; left unchanged.
+        inputs: A batch of shape ``(N, ...)`` on the networks' device.
+        forward: How they are run on it.
+
+    Raises:
+        EquivalenceError: It is not below :data:`TOLERANCE`.
+    """
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    with torch.no_grad():
+        expected, found = (tree_flatten(forward(copy.deepcopy(m).double().eval(), inputs))[0] for m in (before, after))
+    pairs = zip(found, expected, strict=True)
+    change = max(float((one - other).abs().max()) for one, other in pairs if isinstance(one, Tensor))
+    if not change < TOLERANCE:
+        raise EquivalenceError(
+            f"removing what training left at zero should change outputs by less than {TOLERANCE:g}, and changes them by "
+            f"{change:.3g}"
+        )
+    return change
 
 
 def _touches(places: np.ndarray, group: Group) -> bool:

@@ -194,8 +194,8 @@ def test_the_split_is_the_smallest_that_keeps_the_target() -> None:
     model = mixed()
     groups = find_checked_groups(model, INPUTS)
     rng = np.random.default_rng(0)
-    split = ChannelSplit(model, groups, 0.5, {}, 0.4, "global", 0.9)
     cost = ChannelCost(model, groups)
+    split = ChannelSplit(cost, groups, 0.5, {}, 0.4, "global", 0.9)
     whole = cost.of(np.ones(groups.width, dtype=bool))["macs"]
     for _ in range(10):
         scores = rng.gamma(0.5, size=groups.width)

@@ -130,11 +130,14 @@ def test_class_statistics_do_not_depend_on_how_batches_are_cut(sizes: list[int],
     whole.add(values, labels)
     for features, own in zip(values.split(sizes), labels.split(sizes), strict=True):
         cut.add(features, own)
+    within = torch.zeros(3, dtype=torch.float64)
     for label in range(int(labels.max()) + 1):
         member = values[labels == label]
+        assert int(cut.count[label]) == len(member)
         if len(member):
             torch.testing.assert_close(cut.mean[label], member.mean(0), rtol=1e-9, atol=1e-9)
-            torch.testing.assert_close(cut.squares[label], (member - member.mean(0)).square().sum(0), rtol=1e-6, atol=1e-6)
+            within += (member - member.mean(0)).square().sum(0)
+    torch.testing.assert_close(cut.squares, within, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(cut.discriminant_ratio(), whole.discriminant_ratio(), rtol=1e-6, atol=1e-9)
 
 

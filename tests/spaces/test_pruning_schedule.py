@@ -95,7 +95,7 @@ def test_decisions_are_a_few_numbers_and_options(space):
     }
     front = PruningSchedule(mixed().eval(), INPUTS, PruningScheduleSettings(macs=(0.3, 0.7)))
     assert isinstance(front.domains["macs"], Real)
-    cheapest = front.costs(front.cheapest()[0])["macs"] / front.dense_costs()["macs"]
+    cheapest = front.costs(front.cheapest())["macs"] / front.dense_costs()["macs"]
     assert 0.2 < cheapest <= 0.3
 
 

@@ -1,0 +1,102 @@
+"""The rows of the filter-pruning benchmark: gradient cut, hard pruning by the same importance, and Torch-Pruning's pruners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from benchmarks.pruning_bench import CPU, Bench, Row, Sizes
+from evaluators.cost import count
+from evaluators.observations import observations
+from evaluators.task import Task
+from search.network import Network
+from search.removal import remove_channels
+from spaces.graph.channel_check import find_checked_groups
+from spaces.graph.channel_cost import ChannelCost
+from spaces.graph.channel_surgery import apply_cut, plan_cut
+from spaces.sparsifiers.channel_split import ChannelSplit
+from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
+from spaces.sparsifiers.importance import CriterionName, score
+
+SEEN = 2048
+"""Training samples that importance is learnt from, where it is learnt once."""
+
+
+@dataclass(frozen=True)
+class FilterSizes(Sizes):
+    """How much is trained; the same for every row."""
+
+    train: int = 6000
+    search: int = 2000
+    pretraining: int = 12
+    epochs: int = 6
+    sparse: int = 3
+
+
+QUICK = FilterSizes(train=512, search=256, pretraining=1, epochs=2, sparse=1)
+FilterBench = Bench[FilterSizes]
+
+
+def _share(task: Task, reference: nn.Module, limit: float) -> float:
+    return limit / count(reference, task.example_inputs())["macs"]
+
+
+def gradient_cut(importance: CriterionName) -> Row:
+    """Return the row that cuts while all epochs are trained, and then only removes what is zero."""
+
+    def row(bench: FilterBench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
+        sparsifier = GradientCut(GradientCutSettings(macs=_share(task, reference, limit), importance=importance))
+        trained = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, "one_cycle")
+        removed = remove_channels(Network(trained), sparsifier, task)
+        if removed is None:
+            raise RuntimeError("gradient cut removed nothing")
+        return removed[0].model, 0
+
+    return row
+
+
+def hard(importance: CriterionName) -> Row:
+    """Return the row that removes at once, by the same importance and the same split, and trains for all epochs."""
+
+    def row(bench: FilterBench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
+        settings = GradientCutSettings(macs=_share(task, reference, limit))
+        groups = find_checked_groups(reference, task.example_inputs(), forward=task.forward)
+        scores = score(reference, groups, importance, observations(task, CPU, limit=SEEN))
+        split = ChannelSplit(ChannelCost(reference, groups), groups, 0.0, {}, settings.macs, settings.scope, settings.max_ratio)
+        gone = split.redundant(np.concatenate([scores[group.name] for group in groups.groups]))
+        return apply_cut(reference, plan_cut(groups, ~gone)), bench.sizes.epochs
+
+    return row
+
+
+def peer(kind: Literal["growing_reg", "group_norm"]) -> Row:
+    """Return the row of a pruner of Torch-Pruning: regularized training, removal, training."""
+
+    def row(bench: FilterBench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
+        import torch_pruning as tp
+
+        from benchmarks.torch_pruning_peers import Regularized, prune_to
+
+        inputs = task.example_inputs()
+        model = bench.sparse(task, reference, Regularized(inputs, kind), path)
+        importance = {
+            "growing_reg": tp.importance.GroupMagnitudeImportance,
+            "group_norm": tp.importance.GroupMagnitudeImportance,
+        }
+        return prune_to(model, inputs, limit, lambda: importance[kind](p=2), True), bench.sizes.epochs - bench.sizes.sparse
+
+    return row
+
+
+ROWS: dict[str, Row] = {
+    "gradient cut, relevance x loss (ours)": gradient_cut("relevance_loss"),
+    "gradient cut, L2 (ours)": gradient_cut("l2"),
+    "hard pruning, relevance x loss": hard("relevance_loss"),
+    "hard pruning, L2": hard("l2"),
+    "Torch-Pruning growing regularization": peer("growing_reg"),
+    "Torch-Pruning group norm": peer("group_norm"),
+}

@@ -1,0 +1,141 @@
+"""A task of one's own: finding shapes in noisy images pixel by pixel, with a small U-Net. No download, no class label.
+
+    python -m search run configs/shape_segmentation.yaml
+
+What a run needs of a task that is not classification is all here: the network, three splits, a loss and a score per sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evaluators.task import Batch, Split, Task
+
+CLASSES = 3
+"""Background, disc, square."""
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with connections across (Ronneberger, Fischer, Brox, MICCAI 2015, arXiv 1505.04597), two levels deep.
+
+    Args:
+        width: Channels of the first level; twice as many in the second, four times as many at the bottom.
+    """
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.first = _block(1, width)
+        self.second = _block(width, 2 * width)
+        self.bottom = _block(2 * width, 4 * width)
+        self.up_second = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
+        self.decode_second = _block(4 * width, 2 * width)
+        self.up_first = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.decode_first = _block(2 * width, width)
+        self.head = nn.Conv2d(width, CLASSES, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits of shape ``(N, classes, H, W)`` for images of shape ``(N, 1, H, W)``."""
+        first = self.first(images)
+        second = self.second(F.max_pool2d(first, 2))
+        bottom = self.bottom(F.max_pool2d(second, 2))
+        second = self.decode_second(torch.cat([second, self.up_second(bottom)], dim=1))
+        first = self.decode_first(torch.cat([first, self.up_first(second)], dim=1))
+        logits: Tensor = self.head(first)
+        return logits
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for entering in (inputs, outputs):
+        layers += [nn.Conv2d(entering, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class ShapeSegmentation(Task):
+    """A disc and a square in noise; every pixel is background, disc or square.
+
+    Args:
+        width: Channels of the network's first level.
+        side: Height and width of the images, a multiple of 4.
+        noise: Standard deviation of the noise; the shapes are 1 brighter than the background.
+        samples: Images to train on; a quarter as many to search with, and to test with.
+        seed: Of the images and of the network's first weights.
+    """
+
+    def __init__(self, width: int = 8, side: int = 32, noise: float = 0.5, samples: int = 1024, seed: int = 0) -> None:
+        if side % 4 or side < 16:
+            raise ValueError(f"side: expected a multiple of 4 from 16, got {side}")
+        self._width, self._side, self._noise, self._seed = width, side, noise, seed
+        self._sizes: dict[Split, int] = {"train": samples, "search": samples // 4, "test": samples // 4}
+
+    @property
+    def score_name(self) -> str:
+        """``iou``: the mean intersection over union of the classes, per image."""
+        return "iou"
+
+    def build(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            return UNet(self._width)
+
+    def reference_model(self) -> nn.Module:
+        return self.build()
+
+    def size(self, split: Split) -> int:
+        return self._sizes[split]
+
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator | None = None, limit: int | None = None
+    ) -> Iterator[Batch]:
+        images, targets = self._data[split]
+        count = len(images) if limit is None else min(limit, len(images))
+        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+        for first in range(0, count, batch_size):
+            rows = order[first : first + batch_size]
+            if generator is not None and len(rows) < batch_size:
+                return
+            chosen, expected = images[rows], targets[rows]
+            if generator is not None and split == "train" and bool(torch.rand((), generator=generator) < 0.5):
+                chosen, expected = chosen.flip(-1), expected.flip(-1)
+            yield chosen, expected
+
+    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the mean cross-entropy of logits of shape ``(N, classes, H, W)`` over all pixels, in nats."""
+        return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+
+    def score(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        predicted = F.one_hot(outputs.argmax(dim=1), CLASSES).flatten(1, 2).bool()
+        expected = F.one_hot(targets, CLASSES).flatten(1, 2).bool()
+        both, either = (predicted & expected).sum(1), (predicted | expected).sum(1)
+        return {"iou": (both / either.clamp(min=1)).mean(dim=1)}
+
+    def example_inputs(self) -> Tensor:
+        return self._data["search"][0][:1]
+
+    @property
+    def fingerprint(self) -> str:
+        content = f"shapes {self._width} {self._side} {self._noise} {self._sizes} {self._seed}"
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @cached_property
+    def _data(self) -> dict[Split, tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(self._seed)
+        return {split: self._drawn(count, generator) for split, count in self._sizes.items()}
+
+    def _drawn(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return images of shape ``(count, 1, side, side)`` and the class of every pixel."""
+        side = self._side
+        radius = torch.randint(side // 8, side // 4, (2, count, 1, 1), generator=generator)
+        centre = torch.randint(side // 4, side - side // 4, (2, 2, count, 1, 1), generator=generator)
+        down, right = (torch.arange(side) - centre[:, 0]).mT, torch.arange(side) - centre[:, 1]
+        disc = (down[0] ** 2 + right[0] ** 2) <= radius[0] ** 2
+        square = torch.maximum(down[1].abs(), right[1].abs()) <= radius[1]
+        targets = torch.where(disc, 1, torch.where(square, 2, 0))
+        noise = torch.randn(count, 1, side, side, generator=generator)
+        return (targets > 0).float()[:, None] + self._noise * noise, targets

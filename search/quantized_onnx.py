@@ -1,0 +1,161 @@
+"""Quantized networks in ONNX: QuantizeLinear and DequantizeLinear with the real ranges, integers in the smallest types.
+
+The exporter of PyTorch writes 8-bit integers; here they get the narrowest ONNX type that holds the bits (2, 4 or 8 bits wide).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from spaces.graph.fake_quantize import StoredQuantizer, integer_range
+from spaces.graph.stored_weight import StoredWeight
+
+WIDTHS = (2, 4, 8)
+"""Bits of ONNX's integer types."""
+OPSETS = {2: 25, 4: 21, 8: 21}
+"""The first operator set that has the narrowest type."""
+_IR_VERSIONS = {2: 13, 4: 10, 8: 10}
+_INTEGER_LAYERS = (
+    "QLinearConv",
+    "QGemm",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "ConvInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+)
+_FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose")
+_INTEGERS = re.compile(r"(?:^|\.)weight_integers_(\d)$")
+
+
+def is_stored(module: nn.Module) -> bool:
+    """Whether a network has weights stored as integers."""
+    return any(isinstance(part, StoredWeight) for part in module.modules())
+
+
+def narrowest(module: nn.Module) -> int:
+    """Return the width of the narrowest type that a network's integers need."""
+    return min(_width(part.bits, WIDTHS) for part in module.modules() if isinstance(part, StoredWeight))
+
+
+def _width(bits: int, widths: Sequence[int]) -> int:
+    return min(width for width in widths if width >= bits)
+
+
+def with_onnx_operators(module: nn.Module, widths: Sequence[int]) -> nn.Module:
+    """Return a copy of a stored network, for export only, whose integers are written as they are.
+
+    Args:
+        module: The network, with :class:`StoredWeight` and :class:`StoredQuantizer` in it.
+        widths: Bits of the integer types that may be used.
+    """
+    network = copy.deepcopy(module)
+    version = OPSETS[min(widths)]
+    for name, part in list(network.named_modules(remove_duplicate=False)):
+        if isinstance(part, StoredWeight):
+            network.set_submodule(name, _Weight(part, version))
+        elif isinstance(part, StoredQuantizer):
+            network.set_submodule(name, _Activation(part, version))
+    return network
+
+
+class _Weight(nn.Module):
+    def __init__(self, stored: StoredWeight, version: int) -> None:
+        super().__init__()
+        self.register_buffer(f"weight_integers_{stored.bits}", stored.integers().to(torch.int8))
+        self.register_buffer("scale", stored.scale.detach().clone())
+        self.name, self.axis, self.version = f"weight_integers_{stored.bits}", stored.axis, version
+
+    def forward(self) -> Tensor:
+        integers = self.get_buffer(self.name)
+        return torch.onnx.ops.symbolic(
+            "DequantizeLinear",
+            (integers, self.get_buffer("scale")),
+            attrs={"axis": self.axis},
+            dtype=torch.float32,
+            shape=integers.shape,
+            version=self.version,
+        )
+
+
+class _Activation(nn.Module):
+    """Clips, where there are fewer than 8 bits: ONNX Runtime 1.32 takes no narrower activations behind a ReLU."""
+
+    def __init__(self, stored: StoredQuantizer, version: int) -> None:
+        super().__init__()
+        scale, zero_point = stored.step.tolist()
+        _, high = integer_range(stored.bits, signed=False)
+        self.version = version
+        self.range = (-zero_point * scale, (high - zero_point) * scale) if stored.bits < 8 else None
+        self.register_buffer("scale", stored.step[0].detach().clone())
+        self.register_buffer("zero_point", torch.tensor(int(zero_point), dtype=torch.uint8))
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.range is not None:
+            values = values.clamp(*self.range)
+        step = self.get_buffer("scale"), self.get_buffer("zero_point")
+        integers = torch.onnx.ops.symbolic(
+            "QuantizeLinear", (values, *step), dtype=torch.uint8, shape=values.shape, version=self.version
+        )
+        return torch.onnx.ops.symbolic(
+            "DequantizeLinear", (integers, *step), dtype=torch.float32, shape=values.shape, version=self.version
+        )
+
+
+def narrow(model: ir.Model, widths: Sequence[int]) -> None:
+    """Give the integers of every quantized weight the narrowest type that holds them, in place; drop notes on the source."""
+    names = {8: "INT8", 4: "INT4", 2: "INT2"}
+    for name, value in list(model.graph.initializers.items()):
+        found = _INTEGERS.search(name)
+        if found is not None and value.const_value is not None:
+            dtype = ir.DataType[names[_width(int(found[1]), widths)]]
+            value.const_value = ir.Tensor(value.const_value.numpy().astype(dtype.numpy()), dtype=dtype, name=name)
+            value.dtype = dtype
+    for node in model.graph:
+        node.metadata_props.clear()
+    model.ir_version = max(model.ir_version or 0, _IR_VERSIONS[min(widths)])
+
+
+def stored_integers(path: Path) -> dict[str, tuple[int, int, int]]:
+    """Return (bits of the type, smallest, largest) of every quantized weight in an ONNX file, by initializer name."""
+    model = ir.load(path)
+    found = {}
+    for name, value in model.graph.initializers.items():
+        if _INTEGERS.search(name) is not None and value.const_value is not None:
+            integers = value.const_value.numpy().astype(np.int64)
+            bits = int(value.const_value.dtype.itemsize * 8)
+            found[name] = bits, int(integers.min()), int(integers.max())
+    return found
+
+
+def deployment(path: Path) -> dict[str, Any]:
+    """Return how ONNX Runtime computes the layers with weights of a file on this machine's CPU, after its optimizations."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node]
+    return {
+        "integer_layers": sum(kind in _INTEGER_LAYERS for kind in kinds),
+        "float_layers": sum(kind in _FLOAT_LAYERS for kind in kinds),
+        "version": onnxruntime.__version__,
+    }
+
+
+def supported_widths() -> tuple[tuple[int, ...], ...]:
+    """Return sets of widths to try in turn: what this onnx knows, then without the newest."""
+    known = WIDTHS if hasattr(onnx.TensorProto, "INT2") else WIDTHS[1:]
+    return tuple(known[start:] for start in range(len(known)))

@@ -1,0 +1,273 @@
+"""The space of bit-widths: how many bits the weights and the inputs of every layer get."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spaces.base import SearchSpace
+from spaces.candidate import Candidate
+from spaces.domains import Choice
+from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
+from spaces.graph.bit_cost import BitCost, latency_key
+from spaces.graph.channel_groups import Forward, call
+from spaces.graph.fake_quantize import FEWEST, MOST, Quantizer
+from spaces.graph.quantizable import Point, find_quantizable
+from spaces.graph.quantization_record import pack_weights, quantize
+from spaces.graph.quantizer_calibration import Calibration, Method
+from spaces.graph.range_statistics import RangeStatistics
+
+TOLERANCE = 1e-6
+"""Largest accepted difference between the network with fake quantizers and the stored one, relative to the largest output."""
+
+
+@dataclass(frozen=True)
+class BitWidthSettings:
+    """Options of the bit-width space.
+
+    Attributes:
+        weight_bits: Bits that weights may have, from 2 to 8 each.
+        activation_bits: Bits that inputs of layers, and operands of additions, may have; empty leaves them in float.
+        first_last_bits: Bits of the first and the last layer's weights and inputs; None to decide them like the others.
+        tie: ``layer`` gives weights and input of a layer the same bits, by one decision; ``none`` decides them apart.
+        additions: Whether the operands of residual additions are quantized.
+        include: Name patterns of layers and additions to quantize; empty for all.
+        exclude: Name patterns of layers and additions to leave in float.
+        method: How ranges are calibrated: ``mse`` (least squared error) or ``percentile``.
+        percentile: Share of the values inside the range, in percent, for ``percentile``.
+        learned_step: Whether training moves the steps (LSQ).
+        bias_correction: Whether biases take up the mean error of rounded weights.
+        latency: Milliseconds of every layer by ``"WEIGHT_BITSxINPUT_BITS"``, by layer: ``{conv1: {4x8: 0.1, 8x8: 0.2}}``. With
+            it, the cost ``latency_ms`` is known.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    weight_bits: tuple[int, ...] = (2, 3, 4, 6, 8)
+    activation_bits: tuple[int, ...] = (4, 6, 8)
+    first_last_bits: int | None = 8
+    tie: Literal["none", "layer"] = "none"
+    additions: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    method: Method = "mse"
+    percentile: float = 99.99
+    learned_step: bool = True
+    bias_correction: bool = True
+    latency: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.weight_bits:
+            raise ValueError("weight_bits: expected at least one number of bits, such as [2, 4, 8]")
+        for name in ("weight_bits", "activation_bits"):
+            for bits in getattr(self, name):
+                if not FEWEST <= bits <= MOST:
+                    raise ValueError(f"{name}: expected numbers from {FEWEST} to {MOST}, got {bits}")
+        if self.first_last_bits is not None and not FEWEST <= self.first_last_bits <= MOST:
+            raise ValueError(f"first_last_bits: expected a number from {FEWEST} to {MOST} or null, got {self.first_last_bits}")
+        if not 50.0 < self.percentile <= 100.0:
+            raise ValueError(f"percentile: expected a number above 50 and at most 100, got {self.percentile}")
+        if self.tie == "layer" and not set(self.weight_bits) & set(self.activation_bits):
+            raise ValueError("tie: layer needs numbers of bits that weight_bits and activation_bits have in common")
+
+
+class BitWidth(SearchSpace):
+    """Bits of the weights (``LAYER.weight``), the input (``LAYER.activation``) and of additions (``ADDITION.activation``).
+
+    Args:
+        model: The network; left unchanged.
+        inputs: One batch of a single sample, of shape ``(1, ...)``.
+        settings: Bits and name patterns, and how ranges are found.
+        forward: How ``model`` is run on ``inputs``.
+        batches: Input batches to calibrate the ranges of activations on; ``inputs`` where there are none.
+
+    Attributes:
+        points: Every place where values are quantized, in graph order; those with the same decision have the same bits.
+        frozen: What stays in float, and why.
+
+    Raises:
+        UnsupportedModelError: The forward pass fails, a pattern matches nothing, or nothing can be quantized.
+    """
+
+    Settings = BitWidthSettings
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        settings: BitWidthSettings | None = None,
+        forward: Forward = call,
+        batches: Iterable[Tensor] = (),
+    ) -> None:
+        self._settings = settings = settings or BitWidthSettings()
+        self._inputs = inputs
+        self._forward = forward
+        model = model.eval()
+        found = find_quantizable(model, inputs, settings.include, settings.exclude, forward, settings.additions)
+        if not settings.activation_bits:
+            found = found.without_additions()
+        if not found.layers:
+            reasons = sorted({entry.reason for entry in found.frozen}) or ["it has no layer with weights"]
+            raise UnsupportedModelError(
+                "nothing in this network can be quantized: " + "; ".join(reasons[:5]) + "; see `include` and `exclude`"
+            )
+        self._found = found
+        self.frozen = found.frozen
+        self.points = tuple(self._points())
+        _require_latency(settings, found.layers, self._domain_of)
+        network = quantize(
+            model, self._record({point.decision: self.domains[point.decision].options[0] for point in self.points})
+        )
+        self._cost = BitCost(found, network, settings.latency)
+        wanted = {point.path: tuple(self.domains[point.decision].options) for point in self.points}
+        calibration = Calibration(settings.method, settings.percentile)
+        self._statistics = RangeStatistics(network, wanted, calibration, forward, batches, inputs)
+
+    @property
+    def domains(self) -> Mapping[str, Choice]:
+        """Bits of every decision, in graph order."""
+        return {point.decision: self._domain_of(point) for point in self.points}
+
+    def _domain_of(self, point: Point) -> Choice:
+        settings = self._settings
+        edge = {site.name for site in self._found.layers if site.edge}
+        if point.layer in edge and settings.first_last_bits is not None:
+            return Choice((settings.first_last_bits,))
+        if settings.tie == "layer" and point.macs:
+            return Choice(tuple(sorted(set(settings.weight_bits) & set(settings.activation_bits))))
+        bits = settings.weight_bits if point.kind == "weight" else settings.activation_bits
+        return Choice(tuple(sorted(set(bits))))
+
+    def _points(self) -> Iterable[Point]:
+        tied = self._settings.tie == "layer"
+        for site in self._found.layers:
+            weight = f"{site.name}.weight"
+            yield Point(weight, site.name, "weight", f"{site.name}.weight_quantizer", site.weights, site.macs)
+            if self._settings.activation_bits:
+                decision = weight if tied else f"{site.name}.activation"
+                yield Point(decision, site.name, "activation", f"{site.name}.input_quantizer", site.inputs, site.macs)
+        for addition in self._found.additions:
+            yield Point(f"{addition.name}.activation", addition.name, "activation", addition.path, addition.elements, 0.0)
+
+    def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        """Return a copy of ``model`` with calibrated fake quantizers, that can be trained; BatchNorm is folded.
+
+        Raises:
+            InvalidCandidateError: A decision is missing, unknown or outside its domain.
+        """
+        self.validate(candidate)
+        prepared = quantize(model, self._record(candidate.values))
+        self._statistics.calibrate(prepared, self._settings.bias_correction)
+        return prepared
+
+    def convert(self, prepared: nn.Module) -> nn.Module:
+        """Return the quantized network as it goes on through a pipeline: with float weights behind its fake quantizers.
+
+        So it may be trained further; :func:`spaces.graph.quantization_record.pack_weights` makes the stored form of it, which
+        is equal in output, and whose bytes are the ``size_bytes`` of both.
+        """
+        return prepared.eval()
+
+    def check(self, model: nn.Module, candidate: Candidate) -> float:
+        """Return the largest difference between the outputs with fake quantizers and with stored integers.
+
+        Raises:
+            EquivalenceError: They differ.
+        """
+        return self.check_prepared(self.prepare(model, candidate))
+
+    def check_prepared(self, prepared: nn.Module) -> float:
+        """Do the same as :meth:`check` for a network that was trained."""
+        device = next(prepared.parameters()).device
+        training, inputs = prepared.training, self._inputs.to(device)
+        with torch.no_grad():
+            expected = self._forward(prepared.eval(), inputs)
+            found = self._forward(pack_weights(prepared), inputs)
+        prepared.train(training)
+        error = float((expected - found).abs().max())
+        if not error <= TOLERANCE * max(1.0, float(expected.abs().max())):
+            raise EquivalenceError(f"the stored integers change the network's outputs by {error:.3g}; expected the same")
+        return error
+
+    def take_over(self, prepared: nn.Module, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Give ``prepared`` the weights and biases of another candidate's network, and learned steps for the same bits.
+
+        Steps for other bits are calibrated anew for the weights, and stay as calibrated for activations.
+        """
+        own = dict(prepared.named_parameters())
+        steps = {f"{name}.scale": name for name, module in prepared.named_modules() if isinstance(module, Quantizer)}
+        found = {name: tensor for name, tensor in weights.items() if name in own and name not in steps}
+        prepared.load_state_dict(found, strict=False)
+        self._statistics.calibrate(prepared, bias_correction=False)
+        for scale, name in steps.items():
+            quantizer = prepared.get_submodule(name)
+            if scale in weights and torch.equal(weights[f"{name}.width"].cpu(), quantizer.get_buffer("width").cpu()):
+                prepared.load_state_dict({scale: weights[scale]}, strict=False)
+
+    def costs(self, candidate: Candidate) -> dict[str, float]:
+        """Return ``macs``, ``parameters``, ``size_bytes`` (of the stored form), ``bit_operations``, perhaps ``latency_ms``."""
+        return self._cost.of(self._layer_bits(candidate.values))
+
+    def uniform(self, weight_bits: int, activation_bits: int) -> Candidate:
+        """Return the candidate in which every decision has these bits, or the nearest that its domain has (the more of two)."""
+        values: dict[str, int] = {}
+        for point in self.points:
+            wanted = weight_bits if point.kind == "weight" else activation_bits
+            options = [int(bits) for bits in self.domains[point.decision].options]
+            values.setdefault(point.decision, nearest(options, wanted))
+        return Candidate(values)
+
+    def starting_points(self) -> tuple[Candidate, ...]:
+        """Return the uniform allocations, from the most bits to the fewest."""
+        activations = max(self._settings.activation_bits, default=MOST)
+        found = [self.uniform(bits, activations) for bits in sorted(set(self._settings.weight_bits), reverse=True)]
+        return tuple(dict.fromkeys(found))
+
+    def transformation(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the record from which the prepared network's structure is rebuilt."""
+        self.validate(candidate)
+        return {"kind": "quantize", "candidate": dict(candidate.values), **self._record(candidate.values)}
+
+    def _layer_bits(self, values: Mapping[str, Any]) -> dict[str, tuple[int, int | None]]:
+        bits: dict[str, dict[str, int]] = {}
+        for point in self.points:
+            bits.setdefault(point.layer, {})[point.kind] = values[point.decision]
+        return {site.name: (bits[site.name]["weight"], bits[site.name].get("activation")) for site in self._found.layers}
+
+    def _record(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "folds": [list(pair) for pair in self._found.folds],
+            "layers": {name: list(bits) for name, bits in self._layer_bits(values).items()},
+            "additions": {addition.name: values[f"{addition.name}.activation"] for addition in self._found.additions},
+            "learned": self._settings.learned_step,
+        }
+
+
+def nearest(options: Sequence[int], wanted: int) -> int:
+    """Return the option nearest to ``wanted``, the larger one of two."""
+    return min(options, key=lambda bits: (abs(bits - wanted), -bits))
+
+
+def _require_latency(settings: BitWidthSettings, layers: Any, domain_of: Any) -> None:
+    """Require an entry for every layer and all bits it may have.
+
+    Raises:
+        SecateursError: One is missing.
+    """
+    if not settings.latency:
+        return
+    for site in layers:
+        weights = domain_of(Point("", site.name, "weight", "", 0, site.macs)).options
+        inputs = domain_of(Point("", site.name, "activation", "", 0, site.macs)).options or (None,)
+        known = settings.latency.get(site.name, {})
+        for one in weights:
+            for other in [one] if settings.tie == "layer" else inputs:
+                if latency_key(one, other) not in known:
+                    raise SecateursError(
+                        f"space.latency has no entry {latency_key(one, other)!r} for the layer {site.name!r}; expected one for "
+                        "every layer and all bits that it may have, or no table"
+                    )

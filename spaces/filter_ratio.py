@@ -1,0 +1,239 @@
+"""The space of pruning ratios: which share of its filters a layer, a stage or the whole network loses."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.base import SearchSpace
+from spaces.candidate import Candidate, Value
+from spaces.channel_mask import PREPARED, ChannelMask, ChannelMaskSettings
+from spaces.domains import Choice
+from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.filter_ratio_settings import FilterRatioSettings
+from spaces.graph.channel_check import equivalence_error
+from spaces.graph.channel_cost import ChannelCost
+from spaces.graph.channel_groups import ChannelGroups, Forward, Group, call
+from spaces.graph.channel_masking import unmasked
+from spaces.sparsifiers.base import Sparsifier
+from spaces.sparsifiers.channel_split import ChannelSplit
+from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
+from spaces.sparsifiers.importance import CriterionOptions, Observations, make_criterion, score
+from spaces.sparsifiers.zeroing import lossless_groups, removal_change
+
+NETWORK = "network"
+"""The decision where there is one ratio for all."""
+
+
+class FilterRatio(SearchSpace):
+    """Pruning ratios over the coupled channel groups of one network; importance decides which filters they remove.
+
+    Args:
+        model: The network; left unchanged.
+        inputs: One batch of a single sample, of shape ``(1, ...)``.
+        settings: What has a ratio, and how filters are removed.
+        forward: How ``model`` is run on ``inputs``.
+        batches: Input batches to calibrate the compensation on.
+
+    Raises:
+        UnsupportedModelError: Nothing can be removed, a pattern matches nothing, or ``macs`` is out of reach.
+    """
+
+    Settings = FilterRatioSettings
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        settings: FilterRatioSettings | None = None,
+        forward: Forward = call,
+        batches: Iterable[Tensor] = (),
+    ) -> None:
+        self._settings = settings = settings or FilterRatioSettings()
+        cuts = settings.method == "gradient_cut"
+        compensate = settings.compensate and not cuts
+        options = ChannelMaskSettings(1, settings.include, settings.exclude, settings.max_ratio, compensate)
+        self._masks = ChannelMask(model, inputs, options, forward, batches)
+        self.groups: ChannelGroups = self._masks.groups
+        if cuts:
+            self.groups = lossless_groups(model, self._masks.groups, inputs, forward)
+        if not self.groups.groups:
+            reasons = "; ".join(sorted({group.reason for group in self.groups.frozen})[:5])
+            raise UnsupportedModelError(f"no filter of this network can be cut: {reasons}; see include, exclude and method")
+        self._inputs, self._forward = inputs, forward
+        self._cost = ChannelCost(model, self.groups)
+        self._model = model
+        self._learns = make_criterion(settings.importance, model, self.groups).learns
+        self._scores: np.ndarray | None = None if self._learns else self._scored(None)
+        # Out of reach for one candidate is out of reach for all.
+        self._gone(self.sample(np.random.default_rng(0)), np.zeros(self.groups.width))
+
+    def learn(self, seen: Observations) -> None:
+        """Learn the importance of filters from batches, where the criterion needs them; before candidates are built."""
+        if self._learns:
+            self._scores = self._scored(seen)
+
+    @cached_property
+    def domains(self) -> Mapping[str, Choice]:
+        return {name: Choice(tuple(self._ratios(groups))) for name, groups in self._decided.items()}
+
+    @cached_property
+    def levels(self) -> Mapping[str, Sequence[Value]]:
+        """The ratios of every decision, the highest first: it leaves the cheapest network."""
+        return {name: tuple(reversed(domain.options)) for name, domain in self.domains.items()}
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether all candidates have the same MACs, that of the setting ``macs``."""
+        return self._settings.macs is not None
+
+    def gains(self) -> Mapping[str, np.ndarray]:
+        """Return the mean score of the filters that each level adds; ranks where a ratio is that of several groups."""
+        found = {}
+        for name, levels in self.levels.items():
+            found[name] = np.linspace(1.0, 1.0 / len(levels), len(levels))
+            if len(self._decided[name]) == 1 and self._scores is not None:
+                (group,) = self._decided[name]
+                ranked = np.sort(self._scores[group.offset : group.offset + group.size])[::-1]
+                kept = np.asarray([0, *(group.size - math.floor(float(r) * group.size + 1e-9) for r in levels)])
+                found[name] = np.diff(np.concatenate([[0.0], np.cumsum(ranked)])[kept]) / np.diff(kept)
+        return found
+
+    def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        named = self._kept(candidate)
+        if self._settings.method == "one_shot":
+            return self._masks.prepare(model, named)
+        prepared = copy.deepcopy(model)
+        prepared.register_buffer(PREPARED, torch.from_numpy(self._masks.groups.mask(named.values)), persistent=False)  # type: ignore[arg-type]
+        return prepared
+
+    def convert(self, prepared: nn.Module) -> nn.Module:
+        return self._masks.convert(prepared)
+
+    def realize(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        return self._masks.realize(model, self._kept(candidate))
+
+    def sparsifier(self, candidate: Candidate) -> Sparsifier | None:
+        if self._settings.method == "one_shot":
+            return None
+        self.validate(candidate)
+        return RecordedCut(self._settings.cut(*self._asked(candidate)), self.groups, self._masks.groups)
+
+    def check(self, model: nn.Module, candidate: Candidate) -> float:
+        """Return the largest difference between the outputs of the sliced and the masked network, in float64.
+
+        Raises:
+            EquivalenceError: They differ.
+        """
+        return self._masks.check(model, self._kept(candidate))
+
+    def check_prepared(self, prepared: nn.Module) -> float:
+        """Return the same for a trained candidate, after the proof that what was cut has no effect any more.
+
+        Raises:
+            EquivalenceError: The sliced network answers otherwise than the masked one, or than the trained one.
+        """
+        mask = prepared.get_buffer(PREPARED).cpu().numpy()
+        if self._settings.method == "gradient_cut":
+            removal_change(prepared, self.convert(prepared), self._inputs, self._forward)
+        plain = unmasked(prepared)
+        return equivalence_error(plain, self._masks.groups, mask, self._inputs, self._forward)
+
+    def costs(self, candidate: Candidate) -> dict[str, float]:
+        self.validate(candidate)
+        if self._settings.scope == "global" and self._settings.method == "gradient_cut":
+            return {}
+        scores = self._scores if self._scores is not None else np.zeros(self.groups.width)
+        return self._cost.of(~self._gone(candidate, scores))
+
+    def transformation(self, candidate: Candidate) -> dict[str, Any]:
+        return self._masks.transformation(self._kept(candidate))
+
+    def transformation_of(self, candidate: Candidate, prepared: nn.Module) -> dict[str, Any]:
+        mask = prepared.get_buffer(PREPARED).cpu().numpy()
+        named = {g.name: _text(mask[g.offset : g.offset + g.size]) for g in self._masks.groups.groups}
+        return self._masks.transformation(Candidate(named))
+
+    @cached_property
+    def _decided(self) -> dict[str, tuple[Group, ...]]:
+        """The groups of every decision, in graph order."""
+        groups = self.groups.groups
+        if self._settings.per == "network":
+            return {NETWORK: groups}
+        found: dict[str, tuple[Group, ...]] = {}
+        named = len({group.name.partition(".")[0] for group in groups}) > 1
+        for group in groups:
+            stage = group.name.partition(".")[0] if named else f"width {group.size}"
+            name = group.name if self._settings.per == "layer" else stage
+            found[name] = (*found.get(name, ()), group)
+        return found
+
+    def _ratios(self, groups: Sequence[Group]) -> list[float]:
+        """Return the ratios of a decision, ascending, of those that remove the same only the lowest."""
+        found: dict[tuple[int, ...], float] = {}
+        for level in range(self._settings.levels):
+            ratio = round(level / self._settings.levels, 6)
+            if ratio <= self._settings.max_ratio + 1e-9:
+                removed = tuple(min(math.floor(ratio * g.size + 1e-9), g.size - 1) for g in groups)
+                found.setdefault(removed, ratio)
+        return list(found.values())
+
+    def _asked(self, candidate: Candidate) -> tuple[float, dict[str, float]]:
+        """Return the ratio of the whole network, and those of single groups: one of the two decides."""
+        if self._settings.scope == "global":
+            return float(candidate.values[NETWORK]), {}
+        decided = self._decided.items()
+        return 0.0, {group.name: float(candidate.values[name]) for name, groups in decided for group in groups}
+
+    def _scored(self, seen: Observations | None) -> np.ndarray:
+        options = CriterionOptions(exponent=self._settings.exponent)
+        scores = score(self._model, self.groups, self._settings.importance, seen, options)
+        return np.concatenate([scores[group.name] for group in self.groups.groups])
+
+    def _gone(self, candidate: Candidate, scores: np.ndarray) -> np.ndarray:
+        """Return which filters go by importance, boolean of shape ``(groups.width,)``."""
+        settings = self._settings
+        asked = self._asked(candidate)
+        split = ChannelSplit(self._cost, self.groups, *asked, settings.macs, settings.scope, settings.max_ratio)
+        return split.redundant(scores)
+
+    def _kept(self, candidate: Candidate) -> Candidate:
+        """Return the candidate of keep-masks that the ratios stand for."""
+        self.validate(candidate)
+        if self._scores is None:
+            raise SecateursError(f"importance by {self._settings.importance} learns from batches: expected `learn` before this")
+        kept = ~self._gone(candidate, self._scores)
+        named = {group.name: "1" * group.size for group in self._masks.groups.groups}
+        return Candidate(named | {g.name: _text(kept[g.offset : g.offset + g.size]) for g in self.groups.groups})
+
+
+class RecordedCut(GradientCut):
+    """Gradient cut that leaves what it decided in the prepared network's keep-mask.
+
+    Args:
+        settings: How to cut.
+        channels: The groups that may be cut.
+        whole: All groups, over which the keep-mask goes.
+    """
+
+    def __init__(self, settings: GradientCutSettings, channels: ChannelGroups, whole: ChannelGroups) -> None:
+        super().__init__(settings, channels)
+        self._whole = whole
+
+    def conclude(self) -> None:
+        super().conclude()
+        decided, mask = self.keep_masks(), self._model.get_buffer(PREPARED)
+        for group in self._whole.groups:
+            if group.name in decided:
+                mask[group.offset : group.offset + group.size] = decided[group.name].to(mask.device)
+
+
+def _text(kept: np.ndarray) -> str:
+    return "".join("1" if bit else "0" for bit in kept)

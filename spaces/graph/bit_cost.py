@@ -1,0 +1,102 @@
+"""What bits cost: bytes and bit operations, of a network and of every choice of bits without building one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from spaces.graph.fake_quantize import Quantizer
+from spaces.graph.quantizable import Quantizable
+from spaces.graph.quantized_layers import QuantizedLayer, quantized_layers
+from spaces.graph.stored_weight import packed_bytes
+
+FLOAT_BITS = 32
+
+
+def operation_bits(module: nn.Module) -> int:
+    """Return the bits of a module's weights times those of its input."""
+    if not isinstance(module, QuantizedLayer):
+        return FLOAT_BITS * FLOAT_BITS
+    return weight_bits(module) * (module.input_quantizer.bits if module.input_quantizer is not None else FLOAT_BITS)
+
+
+def weight_bits(layer: QuantizedLayer) -> int:
+    """Return the bits of a quantized layer's weights."""
+    if layer.stored is not None:
+        return layer.stored.bits
+    return layer.weight_quantizer.bits if layer.weight_quantizer is not None else FLOAT_BITS
+
+
+def counted_parameters(model: nn.Module) -> int:
+    """Return the number of weights and biases, integers or not; steps are no parameters."""
+    steps = {id(module.scale) for module in model.modules() if isinstance(module, Quantizer)}
+    own = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in steps)
+    return own + sum(layer.stored.count for layer in quantized_layers(model).values() if layer.stored is not None)
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Return the bytes of all tensors that are stored of a network, its quantized weights and steps in their packed form."""
+    total = sum(_bytes(tensor) for tensor in model.state_dict().values())
+    for layer in quantized_layers(model).values():
+        if layer.weight is not None and layer.weight_quantizer is not None:
+            total += packed_bytes(layer.weight.numel(), layer.weight_quantizer.bits) - _bytes(layer.weight)
+    for module in model.modules():
+        if isinstance(module, Quantizer):
+            total -= _bytes(module.width) + _bytes(module.zero_point)
+            # A stored activation has its zero point beside its scale.
+            total += 0 if module.signed else _bytes(module.scale)
+    return total
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+class BitCost:
+    """Costs of any choice of bits of one network.
+
+    Args:
+        found: What can be quantized in it.
+        network: It, quantized, with any bits.
+        latency: Milliseconds of a layer by ``"WEIGHT_BITSxINPUT_BITS"``, by layer; may be empty.
+    """
+
+    def __init__(self, found: Quantizable, network: nn.Module, latency: Mapping[str, Mapping[str, float]]) -> None:
+        self._sites = found.layers
+        self._latency = latency
+        frozen = sum(entry.macs for entry in found.frozen)
+        self._macs = frozen + sum(site.macs for site in found.layers)
+        self._float_operations = frozen * FLOAT_BITS * FLOAT_BITS
+        self._parameters = float(counted_parameters(network))
+        layers = quantized_layers(network)
+        packed = sum(packed_bytes(site.weights, weight_bits(layers[site.name])) for site in found.layers)
+        self._other_bytes = stored_bytes(network) - packed
+
+    def of(self, bits: Mapping[str, tuple[int, int | None]]) -> dict[str, float]:
+        """Return ``macs``, ``parameters``, ``size_bytes``, ``bit_operations`` and, with a table for it, ``latency_ms``.
+
+        Args:
+            bits: Bits of the weights and of the input (None: float), by layer.
+        """
+        operations = self._float_operations
+        size = self._other_bytes
+        latency = 0.0
+        for site in self._sites:
+            weights, inputs = bits[site.name]
+            operations += site.macs * weights * (FLOAT_BITS if inputs is None else inputs)
+            size += packed_bytes(site.weights, weights)
+            if self._latency:
+                latency += self._latency[site.name][latency_key(weights, inputs)]
+        costs = {
+            "macs": float(self._macs),
+            "parameters": self._parameters,
+            "size_bytes": float(size),
+            "bit_operations": float(operations),
+        }
+        return {**costs, "latency_ms": latency} if self._latency else costs
+
+
+def latency_key(weights: int, inputs: int | None) -> str:
+    """Return the entry of a latency table for a layer with these bits, such as ``4x8``."""
+    return f"{weights}x{FLOAT_BITS if inputs is None else inputs}"
