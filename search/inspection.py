@@ -16,6 +16,7 @@ from spaces.bit_points import HasPoints
 from spaces.candidate import Candidate
 from spaces.domains import Mask
 from spaces.levels import Leveled, dearest
+from spaces.pruning_schedule import PruningSchedule
 from spaces.registry import resolve
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def whole_costs(space: SearchSpace, model: nn.Module, task: Task) -> dict[str, f
         from evaluators.cost import count as counted
 
         return counted(model, task.example_inputs(), task.forward)
-    return space.costs(largest(space))
+    return space.dense_costs() if isinstance(space, PruningSchedule) else space.costs(largest(space))
 
 
 def bit_places(space: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
