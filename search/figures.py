@@ -10,7 +10,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from search.numbers import count, percent
+from search.participation_figure import participation_figure
 from search.report_view import Point, SearchView, score_of, words
+from search.sensitivity_figure import sensitivity_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,12 +95,18 @@ def draw(report: Mapping[str, Any], searches: Sequence[SearchView]) -> list[Pict
         test = _test_points(report)
         if len(test) > 1:
             pictures.append(_picture("result", "After retraining, on the test split", _result(test)))
+        for entry in report.get("searches") or []:
+            if (entry.get("sensitivity") or {}).get("rows"):
+                name = f"sensitivity_{entry.get('stage', 'search')}"
+                pictures.append(_picture(name, "Sensitivity", sensitivity_figure(entry["sensitivity"], _figure())))
         layers = report.get("layers") or []
         if layers:
             pictures.append(_picture("layers", "Channels per layer", _layers(layers)))
         retention = {role: found for role, found in (report.get("retention") or {}).items() if found.get("layers")}
         if "result" in retention:
             pictures.append(_picture("retention", "Task-relevant features kept", _retention(retention)))
+        for index, record in enumerate(report.get("participation") or []):
+            pictures.append(_picture(f"participation{index or ''}", "Participation over time", _participation(record)))
         bits = report.get("bits") or []
         if bits:
             pictures.append(_picture("bits", "Bits per layer", _bits(bits)))
@@ -333,6 +341,12 @@ def _retention(retention: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def _participation(record: Mapping[str, Any]) -> Figure:
+    figure = _figure(height=1.2 + 1.6 * math.ceil(min(len(record["layers"]), 16) / 4))
+    participation_figure(figure, record, BLUE, INK)
+    return figure
+
+
 def _bits(entries: Sequence[Mapping[str, Any]]) -> Figure:
     figure = _figure(width=max(9.0, min(24.0, 0.3 * len(entries))), height=4.2)
     axes = figure.add_subplot()
@@ -341,7 +355,15 @@ def _bits(entries: Sequence[Mapping[str, Any]]) -> Figure:
     if weights:
         axes.bar([place for place, _ in weights], [bits for _, bits in weights], color=BLUE, width=0.8, label="weights")
     if inputs:
-        axes.plot(*zip(*inputs, strict=True), color=ORANGE, marker="D", linestyle="none", markersize=5, label="input")
+        axes.plot(
+            [place for place, _ in inputs],
+            [bits for _, bits in inputs],
+            color=ORANGE,
+            marker="D",
+            linestyle="none",
+            markersize=5,
+            label="input",
+        )
     every = math.ceil(len(entries) / 80)
     names = [_shortened(str(entry["name"])) for entry in entries]
     axes.set_xticks(range(len(entries))[::every], names[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8)

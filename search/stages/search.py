@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from safetensors.numpy import save
@@ -13,6 +14,7 @@ from search.algorithms.uniform import global_magnitude, uniform
 from search.asynchronous_loop import AsynchronousLoop
 from search.atomic import write_bytes
 from search.batch_loop import BatchLoop
+from search.finalists import Finalist, choose_finalists, train_finalists
 from search.loop import SearchFailedError
 from search.network import Network
 from search.pareto import best, front, violation
@@ -28,6 +30,7 @@ from search.study import Study
 from search.trial import Proposal, Trial
 from search.trial_checkpoints import TrialCheckpoints
 from search.trial_note import costs_of
+from spaces.domains import Mask
 from spaces.errors import SecateursError
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
@@ -64,13 +67,23 @@ class Search(Stage):
         setup = self._setup
         write_bytes(run.folder / "tables.safetensors", save(_flat(setup.problem.tables)))
         if run.variant in GREEDY:
-            return self._deliver(setup, Proposal(GREEDY[run.variant](setup.problem)), None, run)
+            return self._finals(setup, [Finalist(Proposal(GREEDY[run.variant](setup.problem)))], run)
         if run.variant == "random":
             spent = len(run.found["trials"])
-            random = ALGORITHM.find("random")
-            algorithm: Algorithm = random(setup.problem, random.Settings(evaluations=spent), run.seed)
+            algorithm = self._random(setup, spent, run.seed)
             return self._search(setup, algorithm, BudgetSettings(evaluations=spent), run)
         return self._search(setup, setup.algorithm(self.settings, run.seed), self.settings.budget, run)
+
+    def _random(self, setup: Setup, spent: int, seed: int) -> Algorithm:
+        """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
+        masks = all(isinstance(domain, Mask) for domain in setup.problem.space.domains.values())
+        found = ALGORITHM.find("random" if masks else "optuna")
+        settings = found.Settings(evaluations=spent)
+        if not masks:
+            own = self.settings.algorithm.settings
+            settings = replace(own if isinstance(own, found.Settings) else settings, sampler="random", evaluations=spent)
+        algorithm: Algorithm = found(setup.problem, settings, seed)
+        return algorithm
 
     def _search(self, setup: Setup, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:
         problem = setup.problem
@@ -120,20 +133,31 @@ class Search(Stage):
             ended_by=loop.ended_by or "algorithm",
             asynchronous=run.execution.asynchronous,
             pareto=[_point(trial, problem) for trial in front(trials, problem)],
-            trial=chosen.number,
             algorithm=dict(algorithm.notes),
         )
         if run.variant == RESULT and (compared := setup.sensitivity.comparison()) is not None:
             run.notes["sensitivity"] = compared
-        return self._deliver(setup, chosen.proposal, checkpoints.end(chosen.number), run)
+        finals = self.settings.finalists
+        last = [chosen] if finals is None else choose_finalists(trials, problem, finals.count)
+        found = [Finalist(trial.proposal, checkpoints.end(trial.number), trial.number) for trial in last]
+        return self._finals(setup, found, run)
+
+    def _finals(self, setup: Setup, finalists: list[Finalist], run: StageRun) -> Network:
+        """Return the network of the best finalist, trained where they are."""
+        place, trained = 0, None
+        if self.settings.finalists is not None:
+            place, trained = train_finalists(finalists, setup, self.settings.finalists, run)
+        run.notes["trial"] = finalists[place].trial
+        network = self._deliver(setup, finalists[place].proposal, finalists[place].end, run)
+        return network if trained is None else trained
 
     def _deliver(self, setup: Setup, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
         """Return the network of a proposal, and note what the report needs of it."""
-        network, metrics, error = setup.realize(proposal, end)
+        network, notes = setup.realize(proposal, end)
+        metrics = notes["metrics"]
         run.notes.update(
             fingerprint=proposal.candidate.fingerprint,
-            metrics=metrics,
-            equivalence_error=error,
+            **notes,
             layers=setup.layers(network),
             bits=setup.bits(network),
             frozen=setup.frozen(),
@@ -157,7 +181,8 @@ class Search(Stage):
         if chosen is None or (known.get("step"), known.get("trial")) == (run.step, chosen.number):
             return
         end = TrialCheckpoints(run.folder / TRIALS).end(chosen.number)
-        network, metrics, _ = setup.realize(chosen.proposal, end)
+        network, notes = setup.realize(chosen.proposal, end)
+        metrics = notes["metrics"]
         fingerprint = chosen.proposal.candidate.fingerprint
         run.best.replace(network, {"step": run.step, "trial": chosen.number, "fingerprint": fingerprint, "metrics": metrics})
         names = [objective.metric for objective in setup.problem.objectives]
