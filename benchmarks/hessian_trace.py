@@ -3,10 +3,10 @@
     python -m benchmarks.hessian_trace --data FOLDER [--images 64] [--probes 8] [--stop 0.05]
 
 Ours runs until every layer's relative standard error is 5 %, or ``--stop``, from where its time is extrapolated (errors fall
-with the square root of time). curvlinops' Hutchinson goes through the layers one after the other; run to the same error it takes
-hours, so that it draws ``--probes`` probes per layer, and the number it needs is extrapolated from their spread (``--whole N``
-runs the first N layers to the end, to check that). Times are CPU seconds of one
-thread, for a machine that does other things too. Prints a table and writes JSON.
+with the square root of time). curvlinops' Hutchinson goes through the layers one after the other; run to the same error it
+takes hours, so that it draws ``--probes`` probes per layer, and the number it needs is extrapolated from their spread
+(``--whole N`` runs the first N layers to the end, to check that). Times are CPU seconds of one thread, for a machine that does
+other things too. Prints a table and writes JSON.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def main() -> None:
     suffix = "_quick" if options.quick else ""
     options.results.mkdir(parents=True, exist_ok=True)
     model = trained(task, plan, options.results / f"hessian_trace{suffix}.safetensors")
-    weights = {name: weight for name, weight in model.named_parameters() if weight.ndim > 1}
+    weights: dict[str, Tensor] = {name: weight for name, weight in model.named_parameters() if weight.ndim > 1}
     ours = together(model, task, plan, weights)
     theirs = layer_by_layer(model, task, plan, weights)
     summary = compare(ours, theirs, plan)
