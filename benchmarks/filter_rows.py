@@ -83,11 +83,8 @@ def peer(kind: Literal["growing_reg", "group_norm"]) -> Row:
 
         inputs = task.example_inputs()
         model = bench.sparse(task, reference, Regularized(inputs, kind), path)
-        importance = {
-            "growing_reg": tp.importance.GroupMagnitudeImportance,
-            "group_norm": tp.importance.GroupMagnitudeImportance,
-        }
-        return prune_to(model, inputs, limit, lambda: importance[kind](p=2), True), bench.sizes.epochs - bench.sizes.sparse
+        small = prune_to(model, inputs, limit, lambda: tp.importance.GroupMagnitudeImportance(p=2), global_pruning=False)
+        return small, bench.sizes.epochs - bench.sizes.sparse
 
     return row
 

@@ -33,11 +33,13 @@ class Plan:
         name: The benchmark's name, and that of its summary.
         rows: Import path of the rows, by name.
         targets: Shares of the checkpoint's MACs.
+        once: Rows that have the first seed only.
     """
 
     name: str
     rows: str
     targets: tuple[float, ...]
+    once: tuple[str, ...] = ()
 
     def row(self, name: str) -> Row:
         """Return the row called ``name``."""
@@ -146,6 +148,7 @@ def run(plan: Plan, benches: Sequence[Bench[Any]], options: argparse.Namespace) 
         Cell(plan, bench, row, target)
         for bench in benches
         for row in options.rows
+        if bench.seed == 0 or row not in plan.once
         for target in ((1.0,) if row.startswith(DENSE) else plan.targets)
     ]
     results: list[dict[str, Any]] = []

@@ -12,9 +12,11 @@ from rich.table import Table
 
 from search.numbers import count, percent, size
 from search.registered import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE
+from spaces.bit_points import HasPoints
 from spaces.candidate import Candidate
 from spaces.domains import Mask
 from spaces.levels import Leveled, dearest
+from spaces.pruning_schedule import PruningSchedule
 from spaces.registry import resolve
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ def examine(config: Config) -> dict[str, Any]:
     groups: Any = getattr(space, "groups", None)
     rows = [_row(group) for group in groups.groups] if groups is not None else []
     frozen = [{**_row(group), "reason": group.reason} for group in groups.frozen] if groups is not None else []
+    if isinstance(space, HasPoints):
+        rows, frozen = bit_places(space)
     shape = list(task.example_inputs().shape)
     return {
         "name": config.name,
@@ -87,7 +91,30 @@ def whole_costs(space: SearchSpace, model: nn.Module, task: Task) -> dict[str, f
         from evaluators.cost import count as counted
 
         return counted(model, task.example_inputs(), task.forward)
-    return space.costs(largest(space))
+    return space.dense_costs() if isinstance(space, PruningSchedule) else space.costs(largest(space))
+
+
+def bit_places(space: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return a row per layer and addition of a space over bits, with the bits that it may have; and one per place in float."""
+    total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
+    rows: dict[str, dict[str, Any]] = {}
+    for point in space.points:
+        row = rows.setdefault(
+            point.layer, {"name": point.layer, "size": 0, "members": [], "macs_share": point.macs / max(1.0, total)}
+        )
+        row["size"] += point.elements if point.kind == "weight" else 0
+        row["members"].append(f"{point.kind}: {'/'.join(map(str, space.domains[point.decision].options))} bits")
+    frozen = [
+        {
+            "name": entry.name,
+            "size": entry.weights,
+            "members": [],
+            "macs_share": entry.macs / max(1.0, total),
+            "reason": entry.reason,
+        }
+        for entry in space.frozen
+    ]
+    return list(rows.values()), frozen
 
 
 def _row(group: Any) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from search.inspection import build_space, spaces_of, whole_costs
 from search.numbers import count, percent
-from search.registered import EVALUATOR
+from search.registered import EVALUATOR, SPARSIFIER
+from spaces.bit_points import HasPoints
 from spaces.candidate import Candidate
-from spaces.domains import Mask
+from spaces.domains import Choice, Mask
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.levels import Leveled, cheapest
+from spaces.pruning_schedule import PruningSchedule
 from spaces.registry import suggestion
 
 if TYPE_CHECKING:
@@ -41,9 +43,12 @@ def preflight(config: Config) -> Iterator[str]:
     _check_batches(config, task)
     yield f"forward pass: outputs of shape {_forward(task, model)}"
     for index, stage in enumerate(config.stages):
+        name = f"{index}-{stage.name}"
+        if hasattr(stage.settings, "sparsifier"):
+            remark = SPARSIFIER.build(stage.settings.sparsifier).remark
+            yield from [f"{name}: note that {remark}"] if remark else []
         if not hasattr(stage.settings, "space"):
             continue
-        name = f"{index}-{stage.name}"
         space = build_space(spaces_of(config)[name], model, task)
         if not space.domains:
             raise UnsupportedModelError(f"{name}: nothing in the model is open to the search; `inspect` says why")
@@ -98,6 +103,10 @@ def _smallest(space: SearchSpace) -> Candidate | None:
     """Return the candidate that costs least, None where it is not known which does."""
     if isinstance(space, Leveled):
         return cheapest(space)
+    if isinstance(space, HasPoints):
+        return Candidate({key: domain.options[0] for key, domain in space.domains.items() if isinstance(domain, Choice)})
+    if isinstance(space, PruningSchedule):
+        return space.cheapest()
     masks = {key: domain for key, domain in space.domains.items() if isinstance(domain, Mask)}
     if len(masks) < len(space.domains):
         return None
@@ -108,6 +117,9 @@ def _smallest(space: SearchSpace) -> Candidate | None:
 def _targets(name: str, targets: Any, space: SearchSpace, whole: Mapping[str, float]) -> Iterator[str]:
     smallest = _smallest(space)
     lowest = space.costs(smallest) if smallest is not None else {}
+    remedy = "raise the target, or open more of the model with max_ratio, include and exclude"
+    if isinstance(space, PruningSchedule):
+        remedy = "lower space.macs to the target"
     for metric, limit in targets.items():
         if metric not in whole or metric not in lowest:
             continue
@@ -115,8 +127,7 @@ def _targets(name: str, targets: Any, space: SearchSpace, whole: Mapping[str, fl
         if lowest[metric] > allowed:
             raise SecateursError(
                 f"{name}.target.{metric}: {limit} is {count(allowed)}, and the smallest network in this space has "
-                f"{count(lowest[metric])} ({percent(lowest[metric] / whole[metric])} of the whole); raise the target, or open "
-                "more of the model with max_ratio, include and exclude"
+                f"{count(lowest[metric])} ({percent(lowest[metric] / whole[metric])} of the whole); {remedy}"
             )
         if whole[metric] <= allowed:
             raise SecateursError(f"{name}.target.{metric}: the network has {count(whole[metric])} already, within {limit}")

@@ -52,10 +52,13 @@ def render(folder: str | Path) -> Path:
         programmes=[row for entry in report.get("searches") or [] for row in _programmes(entry)],
         stages=_stages(report),
         frozen=_frozen(report),
+        retention=_retention(report),
+        output_changes=report.get("output_changes") or [],
         bits=bit_rows(report),
         deployment=deployment_text(report),
         merged=[row for entry in report.get("activations") or [] for row in _merged(entry)],
         apart=[row for entry in report.get("activations") or [] for row in _apart(entry)],
+        remarks=[str(remark) for remark in report.get("remarks") or []],
         environment=_environment(report.get("environment") or _json(folder / "environment.json")),
         config=_text(folder / "config.yaml"),
         error=report.get("equivalence_max_abs_error"),
@@ -280,6 +283,24 @@ def _frozen(report: Mapping[str, Any]) -> list[Row]:
         )
         for entry in report.get("frozen") or []
     ]
+
+
+def _retention(report: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """Return what networks keep of the baseline's task relevance, and what the result keeps layer by layer."""
+    found = {role: entry for role, entry in (report.get("retention") or {}).items() if "retained" in entry}
+    networks = [
+        Row(
+            "this result" if role == "result" else words(role),
+            (percent(entry["chosen"]), percent(entry["retained"])),
+            strong=role == "result",
+        )
+        for role, entry in found.items()
+    ]
+    layers = [
+        Row(entry["name"], (f"{entry['kept']} of {entry['channels']}", percent(entry["chosen"]), percent(entry["retained"])))
+        for entry in found.get("result", {}).get("layers") or []
+    ]
+    return {"networks": networks, "layers": layers}
 
 
 def _merged(entry: Mapping[str, Any]) -> list[Row]:

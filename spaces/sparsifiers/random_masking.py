@@ -34,6 +34,25 @@ class MaskedTensor:
     ties: tuple[Tie, ...]
 
 
+@dataclass
+class _Active:
+    """A tensor of which something is masked, with what its masks are drawn from.
+
+    Attributes:
+        tensor: The weights.
+        tie: The groups whose weights sit out at random, None where there are none.
+        certain: 1 where the groups are there, else 0, of a shape that broadcasts to the tensor's.
+        chance: The chance to take part, of such a shape.
+        mask: The mask of the step.
+    """
+
+    tensor: nn.Parameter
+    tie: Tie | None
+    certain: Tensor
+    chance: Tensor
+    mask: Tensor
+
+
 class RandomMasking:
     """Draws masks for all tensors of a network, applies them, and takes back what a step did to masked weights.
 
@@ -49,7 +68,10 @@ class RandomMasking:
         self._tensors = list(tensors)
         self._draw = draw
         self._optimizer: torch.optim.Optimizer | None = None
-        self._chances: list[tuple[MaskedTensor, Tensor]] = []
+        self._device = self._tensors[0].tensor.device if self._tensors else torch.device("cpu")
+        self._p = torch.ones(0)
+        self._gone = -1
+        self._active: list[_Active] = []
         self._masks: list[Tensor] = []
         self._weights: list[Tensor] = []
         self._held: list[Tensor] = []
@@ -61,26 +83,36 @@ class RandomMasking:
         """Know whose moments masked weights have."""
         self._optimizer = optimizer
 
+    @torch.no_grad()
     def set(self, p: np.ndarray) -> None:
         """Take over the probabilities of all groups; weights of groups at 0 become 0, and their moments."""
-        if not self._tensors:
-            return
-        device = self._tensors[0].tensor.device
-        self._p = torch.from_numpy(np.append(p, 1.0)).to(device, torch.float32)
-        self._chances, self._masks = [], []
-        with torch.no_grad():
-            for one in self._tensors:
-                chance = _product([self._chance(tie) for tie in one.ties])
-                if bool((chance == 1.0).all()):
-                    continue
-                certain = (chance > 0.0).to(one.tensor.dtype)
-                if bool((certain == 0.0).any()):
-                    one.tensor.mul_(certain)
-                    for moment in self._moments_of(one.tensor):
-                        moment.mul_(certain)
-                self._chances.append((one, chance))
-                self._masks.append(torch.empty_like(one.tensor, requires_grad=False).copy_(certain.expand_as(one.tensor)))
-        self._weights = [one.tensor.detach() for one, _ in self._chances]
+        self._p = torch.from_numpy(np.append(p, 1.0)).to(self._device, torch.float32)
+        gone = int((p == 0.0).sum())
+        if gone != self._gone:
+            self._gone = gone
+            self._activate()
+        for one in self._active:
+            if one.tie is not None:
+                one.chance = self._p[one.tie.groups] * one.certain
+
+    def _activate(self) -> None:
+        """Find what there is to mask, after groups have gone."""
+        there = (self._p > 0.0).float()
+        self._active = []
+        for one in self._tensors:
+            tie = next((tie for tie in one.ties if tie.drawn), None)
+            certain = _product([there[other.groups] for other in one.ties])
+            whole = bool((certain == 1.0).all())
+            if whole and (tie is None or bool((self._p[tie.groups] == 1.0).all())):
+                continue
+            if not whole:
+                one.tensor.mul_(certain)
+                for moment in self._moments_of(one.tensor):
+                    moment.mul_(certain)
+            mask = torch.empty_like(one.tensor, requires_grad=False).copy_(certain.expand_as(one.tensor))
+            self._active.append(_Active(one.tensor, tie, certain, certain, mask))
+        self._masks = [one.mask for one in self._active]
+        self._weights = [one.tensor.detach() for one in self._active]
 
     @torch.no_grad()
     def apply(self, generator: torch.Generator) -> None:
@@ -88,14 +120,14 @@ class RandomMasking:
         if not self._weights:
             return
         if self._draw == "group":
-            drawn = torch.rand(self._p.shape, generator=generator, device=self._p.device).lt_(self._p)
-            for (one, _), mask in zip(self._chances, self._masks, strict=True):
-                certain = [drawn[tie.groups] if tie.drawn else self._p[tie.groups] > 0.0 for tie in one.ties]
-                mask.copy_(_product(certain).expand_as(mask))
+            drawn = torch.rand(self._p.shape, generator=generator, device=self._device).lt_(self._p)
+            for one in self._active:
+                if one.tie is not None:
+                    one.mask.copy_((drawn[one.tie.groups] * one.certain).expand_as(one.mask))
         else:
-            for (one, chance), mask in zip(self._chances, self._masks, strict=True):
-                if any(tie.drawn for tie in one.ties):
-                    mask.uniform_(generator=generator).lt_(chance)
+            for one in self._active:
+                if one.tie is not None:
+                    one.mask.uniform_(generator=generator).lt_(one.chance)
         self._held = [weight.clone() for weight in self._weights]
         torch._foreach_mul_(self._weights, self._masks)
         torch._foreach_sub_(self._held, self._weights)
@@ -105,8 +137,8 @@ class RandomMasking:
         """Remember the moments of masked weights, before the optimizer's step."""
         pairs = [
             (moment, mask)
-            for weight, mask in zip((one.tensor for one, _ in self._chances), self._masks, strict=True)
-            for moment in self._moments_of(weight)
+            for one, mask in zip(self._active, self._masks, strict=True)
+            for moment in self._moments_of(one.tensor)
         ]
         self._moments, self._moment_masks = [moment for moment, _ in pairs], [mask for _, mask in pairs]
         if pairs:
@@ -125,13 +157,9 @@ class RandomMasking:
             torch._foreach_add_(self._moments, self._held_moments)
             return
         # Moments that the step has made begin with what took part in it.
-        for (one, _), mask in zip(self._chances, self._masks, strict=True):
+        for one in self._active:
             for moment in self._moments_of(one.tensor):
-                moment.mul_(mask)
-
-    def _chance(self, tie: Tie) -> Tensor:
-        chance = self._p[tie.groups]
-        return chance if tie.drawn else (chance > 0.0).float()
+                moment.mul_(one.mask)
 
     def _moments_of(self, weight: Tensor) -> list[Tensor]:
         if self._optimizer is None:
