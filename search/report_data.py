@@ -82,10 +82,9 @@ def build_report(
     ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
     ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
     layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
-    ``version``, or null where nothing was exported to ONNX.
-    ``participation`` has, per stage that pruned by probabilities: ``stage``,
-    ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``remarks`` are what a
-    person should know of the result.
+    ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that pruned by probabilities:
+    ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``remarks``
+    are what a person should know of the result.
 
     Args:
         config: The run's configuration.
