@@ -130,8 +130,8 @@ def table(plan: Plan, results: list[dict[str, Any]]) -> str:
                 )
             lines.append(f"{row:40}{cells}")
         lines += [
-            f"ONNX at {r['target']:g} bits: {r['onnx_differing']} of {r['onnx_images']} predictions differ, integers as reported: "
-            f"{r['onnx_bits_as_reported']}, {r['onnx_bytes'] / 1e3:.1f} kB"
+            f"ONNX at {r['target']:g} bits: {r['onnx_differing']} of {r['onnx_images']} predictions differ, integers as "
+            f"reported: {r['onnx_bits_as_reported']}, {r['onnx_bytes'] / 1e3:.1f} kB"
             for r in own
             if "onnx_images" in r
         ]
