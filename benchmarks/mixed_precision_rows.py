@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from search.algorithms.integer_program import IntegerProgram, IntegerProgramSett
 from search.algorithms.progressive import Indicator, Progressive, ProgressiveSettings
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.algorithms.uniform import uniform
+from search.atomic import write_json
 from search.evaluation import Recipe
 from search.executors.base import Job
 from search.pareto import best
@@ -97,13 +99,27 @@ class Setting:
         images = (inputs for inputs, _ in self.task.batches("train", 128, limit=CALIBRATION))
         space = BitWidth(self.reference, self.task.example_inputs(), settings, batches=images)
         limit = space.costs(space.uniform(int(self.bits), ACTIVATIONS))["size_bytes"]
-        options = {name: [int(bits) for bits in domain.options] for name, domain in space.domains.items()}
-        most = {name: max(bits) for name, bits in options.items()}
-        batches = calibration_batches(self.task, self.sensitivity, CPU, 64)
-        table = divergence_table(
-            lambda values: space.prepare(self.reference, Candidate(values)), most, options, self.reference, self.task, batches
-        )
+        table = self._table(space)
         return Problem(space, [Objective("omega", "minimize")], [Target("size_bytes", limit)], {"omega": table}, trains=trains)
+
+    def _table(self, space: BitWidth) -> dict[str, dict[int, float]]:
+        """Return the table of Omega, measured once per model and seed."""
+        path = self.bench.folder / f"{self.bench.model}-{self.bench.seed}-omega.json"
+        if not path.exists():
+            options = {name: [int(bits) for bits in domain.options] for name, domain in space.domains.items()}
+            most = {name: max(bits) for name, bits in options.items()}
+            batches = calibration_batches(self.task, self.sensitivity, CPU, 64)
+            table = divergence_table(
+                lambda values: space.prepare(self.reference, Candidate(values)).eval(),
+                most,
+                options,
+                self.reference,
+                self.task,
+                batches,
+            )
+            write_json(path, table)
+        found = json.loads(path.read_text())
+        return {name: {int(bits): float(value) for bits, value in entries.items()} for name, entries in found.items()}
 
     @property
     def sensitivity(self) -> SensitivitySettings:
