@@ -195,6 +195,10 @@ class Quantizer(nn.Module):
         """Return ``values`` as the quantizer's bits hold them, of the same shape and dtype."""
         if not self.enabled:
             return values
+        if torch.compiler.is_compiling():
+            # The operators have no form for this.
+            integers = to_integers(values, self.step, self.bits, self.signed, self.axis)
+            return from_integers(integers, self.step, self.axis).to(values.dtype)
         wanted = torch.is_grad_enabled() and (values.requires_grad or self.scale.requires_grad)
         if not (wanted or values.dtype == torch.float64):
             step = self.step

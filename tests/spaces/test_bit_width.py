@@ -15,6 +15,7 @@ from evaluators.cost import count
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.channel_mask import ChannelMask
 from spaces.errors import InvalidCandidateError, SecateursError, UnsupportedModelError
+from spaces.graph.activation_fusion import fuse
 from spaces.graph.fake_quantize import Quantizer
 from spaces.graph.quantization_record import PACK, is_quantized, pack_weights
 from spaces.graph.quantized_layers import quantized_layers
@@ -267,3 +268,25 @@ def test_a_batch_norm_is_not_folded_where_others_read_the_layer() -> None:
     model = TwoReaders().eval()  # Fresh statistics hide it; they are not used for the proof.
     space = BitWidth(model, INPUTS[:1])
     assert isinstance(space.prepare(model, space.uniform(8, 8)).norm, nn.BatchNorm2d)
+
+
+class Chained(nn.Module):
+    """Two activations in a row, behind a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.one, self.two, self.head = nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.5), nn.LeakyReLU(0.5), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.one(self.conv(x))).mean((2, 3)))
+
+
+def test_activations_of_a_quantized_network_are_merged() -> None:
+    model = Chained().eval()
+    space = BitWidth(model, INPUTS[:1], batches=[INPUTS])
+    prepared = space.prepare(model, space.uniform(4, 8)).eval()
+    fused = fuse(prepared, INPUTS)
+    assert fused.report.removed == 1
+    assert is_quantized(fused.model)
+    with torch.no_grad():
+        assert torch.equal(pack_weights(fused.model)(INPUTS), fused.model(INPUTS))
