@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,21 +28,27 @@ from evaluators.training.optimizers import make_optimizer
 from search.atomic import write_json
 from spaces.sparsifiers.probabilistic import Probabilistic
 
-PLAN = Plan("probabilistic_pruning", "benchmarks.probabilistic_rows:ROWS", (0.5, 0.25), ONCE)
+PLAN = Plan("probabilistic_pruning", "benchmarks.probabilistic_rows:ROWS", (0.5, 0.25), once=ONCE)
 STEPS = 40
+INTERVALS = (10, 1)
+"""Long enough trainings have the first or more; the rows here, of few steps, have the second."""
 
 
-def overhead(bench: Bench[PruningSizes]) -> dict[str, float]:
+def overhead(bench: Bench[PruningSizes], interval: int) -> dict[str, float]:
     """Return the milliseconds of a training step without the sparsifier, of the sparsifier's part, and its share of the step.
 
-    Updates come at the interval that the benchmark's own rows have, and all layers are being pruned. CPU time, the median of
-    a step; mixed precision as the rows have it.
+    All layers are being pruned. CPU time: of the step the median, of the sparsifier's part the mean, since it has more to do
+    where probabilities are updated. Mixed precision as the rows have it.
+
+    Args:
+        bench: Model and data.
+        interval: Steps between two updates.
     """
     from evaluators.training.hardware import autocast
 
     task = bench.task()
     model, settings = task.reference_model().train(), bench.training(bench.sizes.epochs, 0.01, distilled=False)
-    sparsifier = Probabilistic(OURS)
+    sparsifier = Probabilistic(replace(OURS, interval=interval))
     sparsifier.trace(model, task.example_inputs(), task.forward)
     sparsifier.start(model, bench.sizes.epochs * (bench.sizes.train // settings.batch_size))
     optimizer = make_optimizer(model, settings.optimizer)
@@ -67,7 +74,7 @@ def overhead(bench: Bench[PruningSizes]) -> dict[str, float]:
             end = time.process_time()
             part.append((before - start) + (held - ready) + (end - stepped))
             whole.append(end - start - part[-1])
-    half = STEPS // 2  # The first updates find all probabilities at 1 in some layers still.
+    half = STEPS // 2  # At first all probabilities are 1.
     step, added = 1e3 * statistics.median(whole[half:]), 1e3 * statistics.fmean(part[half:])
     return {"step_ms": step, "sparsifier_ms": added, "share": added / step}
 
@@ -80,7 +87,12 @@ def main() -> None:
     benches = [Bench(m, seed, sizes, options.data, options.results) for seed in range(options.seeds) for m in options.models]
     if options.overhead:
         torch.set_num_threads(1)
-        found = {bench.model: overhead(bench) for bench in benches if bench.seed == 0}
+        found = {
+            f"{bench.model}, updates every {interval} steps": overhead(bench, interval)
+            for bench in benches
+            if bench.seed == 0
+            for interval in INTERVALS
+        }
         path: Path = options.results / "overhead.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found)

@@ -142,14 +142,16 @@ class PruningSchedule(SearchSpace):
         return domains
 
     def starting_points(self) -> Sequence[Candidate]:
-        """Return the paper's constants, as far as they are open."""
+        """Return the paper's constants, as far as they are open; and the same with a draw per group, where that is."""
         values: dict[str, Value] = {}
         for name, domain in self.domains.items():
             if isinstance(domain, Choice):
                 values[name] = PAPER[name] if PAPER[name] in domain.options else domain.options[0]
             elif isinstance(domain, Real):
                 values[name] = min(max(float(PAPER.get(name, domain.high)), domain.low), domain.high)
-        return [Candidate(values)]
+        ours = {**values, "draw": "group"}
+        open_draw = "draw" in self.domains and self.domains["draw"].contains("group")
+        return [Candidate(values), *([Candidate(ours)] if open_draw and ours != values else [])]
 
     def schedule(self, candidate: Candidate) -> ProbabilisticSettings:
         """Return how the pruning runs for a candidate."""

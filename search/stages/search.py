@@ -32,6 +32,7 @@ from search.trial_checkpoints import TrialCheckpoints
 from search.trial_note import costs_of
 from spaces.domains import Mask
 from spaces.errors import SecateursError
+from spaces.levels import Leveled
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
 
@@ -76,11 +77,12 @@ class Search(Stage):
 
     def _random(self, setup: Setup, spent: int, seed: int) -> Algorithm:
         """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
-        masks = all(isinstance(domain, Mask) for domain in setup.problem.space.domains.values())
-        found = ALGORITHM.find("random" if masks else "optuna")
+        space, own = setup.problem.space, self.settings.algorithm.settings
+        masks = all(isinstance(domain, Mask) for domain in space.domains.values())
+        leveled = isinstance(space, Leveled) and not isinstance(own, ALGORITHM.find("optuna").Settings)
+        found = ALGORITHM.find("random" if masks or leveled else "optuna")
         settings = found.Settings(evaluations=spent)
-        if not masks:
-            own = self.settings.algorithm.settings
+        if not masks and not leveled:
             settings = replace(own if isinstance(own, found.Settings) else settings, sampler="random", evaluations=spent)
         algorithm: Algorithm = found(setup.problem, settings, seed)
         return algorithm

@@ -45,7 +45,8 @@ class ProbabilisticSettings:
         macs: Share of the network's MACs that is left, instead of ratios.
         shape: How unevenly layers are pruned for ``macs``.
         groups: What is pruned together: ``filters``, ``input_channels``, or ``columns`` of the im2col matrix.
-        draw: One Bernoulli draw per ``weight`` or per ``group`` in every step.
+        draw: One Bernoulli draw per ``group`` in every step (ours, and better where it was measured), or per ``weight`` (the
+            patent's wording, and the author's default).
         importance: Criterion of the ranks; ``l1`` or ``l2`` for input channels and columns.
         penalty: The penalty function, by its name.
         largest: ``A``, the largest penalty.
@@ -64,7 +65,7 @@ class ProbabilisticSettings:
     macs: float | None = None
     shape: Shape = field(default_factory=Shape)
     groups: GroupKind = "filters"
-    draw: Draw = "weight"
+    draw: Draw = "group"
     importance: CriterionName = "l1"
     penalty: str = "exponential"
     largest: float = 0.05

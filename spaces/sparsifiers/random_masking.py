@@ -70,7 +70,10 @@ class RandomMasking:
         self._optimizer: torch.optim.Optimizer | None = None
         self._device = self._tensors[0].tensor.device if self._tensors else torch.device("cpu")
         self._p = torch.ones(0)
-        self._gone = -1
+        self._before: np.ndarray | None = None
+        # Groups of a layer follow each other: of every tie the first and the last one say whether it is concerned.
+        self._blocks = [[_block(tie) for tie in one.ties] for one in self._tensors]
+        self._found: dict[int, _Active] = {}
         self._active: list[_Active] = []
         self._masks: list[Tensor] = []
         self._weights: list[Tensor] = []
@@ -87,19 +90,20 @@ class RandomMasking:
     def set(self, p: np.ndarray) -> None:
         """Take over the probabilities of all groups; weights of groups at 0 become 0, and their moments."""
         self._p = torch.from_numpy(np.append(p, 1.0)).to(self._device, torch.float32)
-        gone = int((p == 0.0).sum())
-        if gone != self._gone:
-            self._gone = gone
-            self._activate()
+        news = (p < 1.0) if self._before is None else (p == 0.0) & (self._before > 0.0)
+        self._before = p.copy()
+        if news.any():
+            self._activate(news)
         for one in self._active:
             if one.tie is not None:
                 one.chance = self._p[one.tie.groups] * one.certain
 
-    def _activate(self) -> None:
-        """Find what there is to mask, after groups have gone."""
+    def _activate(self, news: np.ndarray) -> None:
+        """Look again at the tensors of the groups that there is something new about."""
         there = (self._p > 0.0).float()
-        self._active = []
-        for one in self._tensors:
+        for place, (one, blocks) in enumerate(zip(self._tensors, self._blocks, strict=True)):
+            if not any(news[first:last].any() for first, last in blocks):
+                continue
             tie = next((tie for tie in one.ties if tie.drawn), None)
             certain = _product([there[other.groups] for other in one.ties])
             whole = bool((certain == 1.0).all())
@@ -109,8 +113,10 @@ class RandomMasking:
                 one.tensor.mul_(certain)
                 for moment in self._moments_of(one.tensor):
                     moment.mul_(certain)
-            mask = torch.empty_like(one.tensor, requires_grad=False).copy_(certain.expand_as(one.tensor))
-            self._active.append(_Active(one.tensor, tie, certain, certain, mask))
+            known = self._found.get(place)
+            mask = torch.empty_like(one.tensor, requires_grad=False) if known is None else known.mask
+            self._found[place] = _Active(one.tensor, tie, certain, certain, mask.copy_(certain.expand_as(mask)))
+        self._active = [self._found[place] for place in sorted(self._found)]
         self._masks = [one.mask for one in self._active]
         self._weights = [one.tensor.detach() for one in self._active]
 
@@ -173,3 +179,8 @@ def _product(factors: Sequence[Tensor]) -> Tensor:
     for factor in factors[1:]:
         product = product * factor
     return product
+
+
+def _block(tie: Tie) -> tuple[int, int]:
+    groups = tie.groups[tie.groups >= 0]
+    return (int(groups.min()), int(groups.max()) + 1) if len(groups) else (0, 0)

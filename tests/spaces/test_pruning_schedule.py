@@ -73,13 +73,14 @@ def test_without_training_the_lowest_norms_go(space):
 
 def test_the_papers_constants_come_first_as_far_as_they_are_open():
     model = mixed().eval()
-    (start,) = PruningSchedule(model, INPUTS).starting_points()
+    start, ours = PruningSchedule(model, INPUTS).starting_points()
+    assert dict(ours.values) == {**start.values, "draw": "group"}
     assert {name: PAPER[name] for name in start.values} == dict(start.values)
     settings = PruningScheduleSettings(
         largest=(0.1, 0.2), flatness=(0.25,), importance=("l2",), groups=("input_channels", "filters")
     )
     space = PruningSchedule(model, INPUTS, settings)
-    (start,) = space.starting_points()
+    start, _ = space.starting_points()
     assert start.values["largest"] == 0.1
     assert "flatness" not in start.values
     assert "importance" not in start.values
