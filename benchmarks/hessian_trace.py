@@ -2,7 +2,8 @@
 
     python -m benchmarks.hessian_trace --data FOLDER [--images 64] [--probes 8] [--stop 0.05]
 
-Ours runs until every layer's relative standard error is 5 %, or ``--stop``, from where its time is extrapolated (errors fall
+Two of ours: the Gauss-Newton part summed and only the rest probed (``split``), and all layers probed at once (``probes``). The
+second runs until every layer's relative standard error is 5 %, or ``--stop``, from where its time is extrapolated (errors fall
 with the square root of time). curvlinops' Hutchinson goes through the layers one after the other; run to the same error it
 takes hours, so that it draws ``--probes`` probes per layer, and the number it needs is extrapolated from their spread
 (``--whole N`` runs the first N layers to the end, to check that). Times are CPU seconds of one thread, for a machine that does
@@ -32,6 +33,7 @@ from evaluators.data import DataSettings
 from evaluators.hessian_trace import Trace, TraceSettings, hessian_traces
 from evaluators.model_factory import ModelSettings
 from evaluators.small_images import FashionMNIST
+from evaluators.split_trace import split_traces
 from evaluators.training.loop import train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
@@ -83,13 +85,17 @@ def trained(task: Classification, plan: Plan, path: Path) -> nn.Module:
     return model.eval()
 
 
-def together(model: nn.Module, task: Classification, plan: Plan, weights: dict[str, Tensor]) -> Numbers:
-    """Return our traces, and what they took."""
+def ours(way: str, model: nn.Module, task: Classification, plan: Plan, weights: dict[str, Tensor]) -> Numbers:
+    """Return our traces by ``split`` or ``probes``, and what they took."""
     batches = list(task.batches("train", plan.batch, limit=plan.images))
-    settings = TraceSettings(plan.stop, min(8, plan.most_rounds), plan.most_rounds)
+    stop = plan.stop if way == "probes" else plan.tolerance
+    settings = TraceSettings(stop, min(8, plan.most_rounds), plan.most_rounds)
     wall, used = time.perf_counter(), time.process_time()
     generator = torch.Generator().manual_seed(0)
-    found = hessian_traces(model, weights, batches, task.loss, task.forward, generator, settings, _progress)
+    if way == "split":
+        found = split_traces(model, weights, batches, task.loss, task.forward, generator, settings)
+    else:
+        found = hessian_traces(model, weights, batches, task.loss, task.forward, generator, settings, _progress)
     return {
         "seconds": time.process_time() - used,
         "wall_seconds": time.perf_counter() - wall,
@@ -128,32 +134,49 @@ def layer_by_layer(model: nn.Module, task: Classification, plan: Plan, weights: 
             layers[name] = {
                 **dataclasses.asdict(trace),
                 "probes": len(values),
-                "probes_needed": needed,
                 "seconds_per_probe": seconds,
-                "seconds_needed": max(2.0, needed) * seconds,
             }
             print(f"curvlinops: {name}: {trace.value:.3g} ± {trace.standard_error:.2g}, {needed:.0f} probes needed", flush=True)
     return layers
+
+
+def exact(model: nn.Module, task: Classification, plan: Plan, weights: dict[str, Tensor]) -> Numbers:
+    """Return the trace of the smallest layer's Hessian by curvlinops' products with every unit vector: no estimate at all."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        from curvlinops import HessianLinearOperator
+
+        data = list(task.batches("train", plan.images, limit=plan.images))
+        name, weight = min(weights.items(), key=lambda named: named[1].numel())
+        operator = HessianLinearOperator(model, nn.CrossEntropyLoss(), [weight], data, check_deterministic=False)
+        value = 0.0
+        for place in range(weight.numel()):
+            unit = torch.zeros(weight.numel())
+            unit[place] = 1.0
+            value += float((operator @ unit)[place])
+    return {"layer": name, "trace": value}
 
 
 def _trace(values: list[float], weight: Tensor) -> Trace:
     return Trace(statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5, weight.numel())
 
 
-def compare(ours: Numbers, theirs: Numbers, plan: Plan) -> Numbers:
-    """Return how the two agree and which is faster; seconds of ours are extrapolated where it stopped before the tolerance.
+def compare(own: Numbers, theirs: Numbers, plan: Plan) -> Numbers:
+    """Return how one of ours and curvlinops agree, and which is faster.
 
-    The probes that curvlinops needs are computed with our trace for the value, which is known better than by its few probes.
+    Seconds of ours are extrapolated where it stopped before the tolerance. The probes that curvlinops needs are computed with
+    our trace for the value, which is known better than by its few probes.
     """
     seconds, distances = 0.0, []
     for name, layer in theirs.items():
-        own = ours["traces"][name]
+        trace = own["traces"][name]
         spread = layer["standard_error"] * layer["probes"] ** 0.5
-        needed = max(2.0, (spread / (plan.tolerance * abs(own["value"]))) ** 2)
-        layer["probes_needed"], layer["seconds_needed"] = needed, needed * layer["seconds_per_probe"]
-        seconds += layer["seconds_needed"]
-        distances.append((own["value"] - layer["value"]) / (own["standard_error"] ** 2 + layer["standard_error"] ** 2) ** 0.5)
-    own_seconds = ours["seconds"] * max(1.0, ours["largest_relative_error"] / plan.tolerance) ** 2
+        needed = max(2.0, (spread / (plan.tolerance * abs(trace["value"]))) ** 2)
+        seconds += needed * layer["seconds_per_probe"]
+        distances.append(
+            (trace["value"] - layer["value"]) / (trace["standard_error"] ** 2 + layer["standard_error"] ** 2) ** 0.5
+        )
+    own_seconds = own["seconds"] * max(1.0, own["largest_relative_error"] / plan.tolerance) ** 2
     return {
         "tolerance": plan.tolerance,
         "seconds_ours": own_seconds,
@@ -164,13 +187,13 @@ def compare(ours: Numbers, theirs: Numbers, plan: Plan) -> Numbers:
     }
 
 
-def table(ours: Numbers, theirs: Numbers) -> str:
-    """Return both traces of every layer."""
-    lines = [f"{'layer':32}{'ours':>20}{'curvlinops':>20}{'probes needed':>15}"]
+def table(found: Numbers, theirs: Numbers) -> str:
+    """Return the traces of every layer, side by side."""
+    lines = [f"{'layer':32}{'split':>20}{'probes':>20}{'curvlinops':>20}"]
     for name, layer in theirs.items():
-        own = ours["traces"][name]
-        cells = [f"{one['value']:.3g} ± {one['standard_error']:.2g}" for one in (own, layer)]
-        lines.append(f"{name:32}{cells[0]:>20}{cells[1]:>20}{layer['probes_needed']:>15.0f}")
+        traces = [found["split"]["traces"][name], found["probes"]["traces"][name], layer]
+        cells = [f"{one['value']:.3g} ± {one['standard_error']:.2g}" for one in traces]
+        lines.append(f"{name:32}" + "".join(f"{cell:>20}" for cell in cells))
     return "\n".join(lines)
 
 
@@ -194,12 +217,16 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     model = trained(task, plan, options.results / f"hessian_trace{suffix}.safetensors")
     weights: dict[str, Tensor] = {name: weight for name, weight in model.named_parameters() if weight.ndim > 1}
-    ours = together(model, task, plan, weights)
+    found = {way: ours(way, model, task, plan, weights) for way in ("split", "probes")}
+    whole = exact(model, task, plan, weights)
+    print(f"exact, {whole['layer']}: {whole['trace']:.4g}", flush=True)
     theirs = layer_by_layer(model, task, plan, weights)
-    summary = compare(ours, theirs, plan)
+    summary = {way: compare(own, theirs, plan) for way, own in found.items()}
     result = {"plan": dataclasses.asdict(plan), "top1": measure(model, task, "search")["top1"], "summary": summary}
-    write_json(options.results / f"hessian_trace{suffix}.json", {**result, "together": ours, "layer_by_layer": theirs})
-    print(table(ours, theirs))
+    write_json(
+        options.results / f"hessian_trace{suffix}.json", {**result, "ours": found, "exact": whole, "layer_by_layer": theirs}
+    )
+    print(table(found, theirs))
     print(json.dumps(summary, indent=1))
 
 
