@@ -28,7 +28,7 @@ from evaluators.training.optimizers import make_optimizer
 from search.atomic import write_json
 from spaces.sparsifiers.probabilistic import Probabilistic
 
-PLAN = Plan("probabilistic_pruning", "benchmarks.probabilistic_rows:ROWS", (0.5, 0.25), ONCE)
+PLAN = Plan("probabilistic_pruning", "benchmarks.probabilistic_rows:ROWS", (0.5, 0.25), once=ONCE)
 STEPS = 40
 INTERVALS = (10, 1)
 """Long enough trainings have the first or more; the rows here, of few steps, have the second."""

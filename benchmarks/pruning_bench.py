@@ -84,7 +84,7 @@ class Bench(Generic[S]):
         path = self.folder / f"{self.model}-{self.seed}-checkpoint.safetensors"
         if not path.exists():
             settings = self.training(self.sizes.pretraining, 0.1, distilled=False)
-            train(model, task, settings, seed=self.seed, device=CPU, checkpoint=self._epochs(path))
+            train(model, task, settings, seed=self.seed, device=CPU, checkpoint=self.epochs_of(path))
             save_file(model.state_dict(), path.with_suffix(".tmp"))
             path.with_suffix(".tmp").replace(path)
         model.load_state_dict(load_file(path))
@@ -97,7 +97,8 @@ class Bench(Generic[S]):
             write_json(path, {"test_top1": measure(reference, task, "test")["top1"]})
         return float(json.loads(path.read_text())["test_top1"])
 
-    def _epochs(self, path: Path) -> FileCheckpoint:
+    def epochs_of(self, path: Path) -> FileCheckpoint:
+        """Return the checkpoint of a training beside a cell's file."""
         return FileCheckpoint(path.with_name(path.stem + "-epochs.safetensors"))
 
     def sparse(
@@ -122,7 +123,7 @@ class Bench(Generic[S]):
         model = copy.deepcopy(reference)
         epochs = self.sizes.sparse if epochs is None else epochs
         settings = dataclasses.replace(self.training(epochs, PEAK_LR, distilled=True), schedule=schedule)
-        checkpoint = self._epochs(path.with_name(path.stem + "-sparse.json"))
+        checkpoint = self.epochs_of(path.with_name(path.stem + "-sparse.json"))
         train(
             model, task, settings, seed=self.seed, device=CPU, teacher=reference, sparsifier=sparsifier, checkpoint=checkpoint
         )
@@ -135,8 +136,8 @@ class Bench(Generic[S]):
         before = measure(ready, task, "search")
         if epochs:
             model, settings = ready, self.training(epochs, PEAK_LR, distilled=True)
-            train(model, task, settings, seed=self.seed, device=CPU, teacher=reference, checkpoint=self._epochs(path))
-            self._epochs(path).path.unlink(missing_ok=True)
+            train(model, task, settings, seed=self.seed, device=CPU, teacher=reference, checkpoint=self.epochs_of(path))
+            self.epochs_of(path).path.unlink(missing_ok=True)
         return {
             "search_top1_before": before["top1"],
             "search_top1": measure(model, task, "search")["top1"],

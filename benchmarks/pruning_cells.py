@@ -8,9 +8,9 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.pruning_bench import Bench, Row
 from evaluators.cost import count
+from search.atomic import write_json
 from spaces.registry import resolve
 
 DENSE = "dense"
@@ -32,14 +33,20 @@ class Plan:
     Attributes:
         name: The benchmark's name, and that of its summary.
         rows: Import path of the rows, by name.
-        targets: Shares of the checkpoint's MACs.
+        targets: Shares of the checkpoint's MACs, or what else the benchmark's cells mean by a target.
+        only: Targets of the rows that don't have them all.
         once: Rows that have the first seed only.
     """
 
     name: str
     rows: str
     targets: tuple[float, ...]
+    only: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     once: tuple[str, ...] = ()
+
+    def targets_of(self, row: str) -> tuple[float, ...]:
+        """Return the targets that a row has a cell for."""
+        return (1.0,) if row.startswith(DENSE) else self.only.get(row, self.targets)
 
     def row(self, name: str) -> Row:
         """Return the row called ``name``."""
@@ -62,10 +69,15 @@ class Cell:
         return self.bench.folder / f"{self.bench.model}-{self.bench.seed}-{words}-{self.target:g}.json"
 
 
+def read(cell: Cell) -> dict[str, Any] | None:
+    """Return what a cell's file holds, None where there is none."""
+    return json.loads(cell.path.read_text()) if cell.path.exists() else None
+
+
 def compute(cell: Cell) -> dict[str, Any]:
     """Return a cell's numbers, from its file where it has one."""
-    if cell.path.exists():
-        found: dict[str, Any] = json.loads(cell.path.read_text())
+    found = read(cell)
+    if found is not None:
         return found
     start, used = time.perf_counter(), time.process_time()
     bench, task = cell.bench, cell.bench.task()
@@ -86,9 +98,7 @@ def compute(cell: Cell) -> dict[str, Any]:
         "cpu_seconds": time.process_time() - used,
         **numbers,
     }
-    temporary = cell.path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1))
-    temporary.replace(cell.path)
+    write_json(cell.path, result)
     return result
 
 
@@ -109,10 +119,10 @@ def table(plan: Plan, results: list[dict[str, Any]]) -> str:
             for target in plan.targets:
                 found = [r for r in own if r["row"] == row and r["target"] in (target, 1.0)]
                 shares += [f"{statistics.fmean(r['macs_share'] for r in found):.3f}"] if found else []
-                cells += [_spread([100 * r[name] for r in found]) for name in ("test_top1", "search_top1_before")]
+                cells += [spread([100 * r[name] for r in found]) for name in ("test_top1", "search_top1_before")]
             lines.append(f"{row:38}" + "".join(f"{cell:>18}" for cell in cells) + f"{' '.join(shares):>14}")
         dense = {r["seed"]: 100 * r["reference_test_top1"] for r in own}
-        lines.append(f"the checkpoint itself: {_spread(list(dense.values()))}")
+        lines.append(f"the checkpoint itself: {spread(list(dense.values()))}")
     return "\n".join(lines)
 
 
@@ -120,7 +130,8 @@ def _position(plan: Plan, result: dict[str, Any]) -> int:
     return list(resolve(plan.rows)).index(result["row"])
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """Return mean and standard deviation as text."""
     if not values:
         return "-"
     spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
@@ -136,20 +147,26 @@ def arguments(description: str | None, plan: Plan) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
     parser.add_argument("--workers", type=int, default=2, help="processes of one torch thread each")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results") / plan.name)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results") / plan.name, help="folder of the cells")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the benchmark itself")
     return parser
 
 
-def run(plan: Plan, benches: Sequence[Bench[Any]], options: argparse.Namespace) -> None:
-    """Compute every cell that has no file yet, print the table and write ``NAME.json`` beside the cells."""
+def run(
+    plan: Plan,
+    benches: Sequence[Bench[Any]],
+    options: argparse.Namespace,
+    compute: Callable[[Cell], dict[str, Any]] = compute,
+    table: Callable[[Plan, list[dict[str, Any]]], str] = table,
+) -> None:
+    """Compute every cell that has no file yet, print the table and write ``NAME.json`` beside their folder."""
     options.results.mkdir(parents=True, exist_ok=True)
     cells = [
         Cell(plan, bench, row, target)
         for bench in benches
         for row in options.rows
         if bench.seed == 0 or row not in plan.once
-        for target in ((1.0,) if row.startswith(DENSE) else plan.targets)
+        for target in plan.targets_of(row)
     ]
     results: list[dict[str, Any]] = []
     with ProcessPoolExecutor(options.workers, get_context("spawn"), initializer=_quiet) as pool:
@@ -165,7 +182,7 @@ def run(plan: Plan, benches: Sequence[Bench[Any]], options: argparse.Namespace) 
     print(table(plan, results))
     sizes = dataclasses.asdict(benches[0].sizes)
     summary = {"sizes": sizes, "cells": sorted(results, key=lambda r: json.dumps(r, sort_keys=True))}
-    (options.results / f"{plan.name}.json").write_text(json.dumps(summary, indent=1))
+    options.results.with_suffix(".json").write_text(json.dumps(summary, indent=1))
 
 
 def _quiet() -> None:

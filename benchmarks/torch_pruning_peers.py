@@ -126,10 +126,10 @@ class Regularized(Sparsifier):
         self._every = max(1, total_steps // UPDATES)
         if self._kind == "growing_reg":
             self._pruner = tp.pruner.GrowingRegPruner(
-                model, self._inputs, reg=GROUP_NORM, delta_reg=CEILING / UPDATES, global_pruning=True, **options
+                model, self._inputs, reg=GROUP_NORM, delta_reg=CEILING / UPDATES, **options
             )
         else:
-            self._pruner = tp.pruner.GroupNormPruner(model, self._inputs, reg=GROUP_NORM, global_pruning=True, **options)
+            self._pruner = tp.pruner.GroupNormPruner(model, self._inputs, reg=GROUP_NORM, **options)
         torch.set_grad_enabled(True)
 
     def after_backward(self) -> None:

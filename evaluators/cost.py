@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from evaluators.accuracy import evaluation_mode
 from evaluators.base import EvaluationContext, Evaluator, Metric
-from spaces.errors import UnsupportedModelError
+from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.graph.bit_cost import counted_parameters, operation_bits, stored_bytes
 from spaces.graph.layer_macs import COUNTED, module_macs
 
@@ -74,9 +74,15 @@ def count(
 
 @dataclass(frozen=True)
 class CostSettings:
-    """Options of :class:`Cost`: there are none."""
+    """Options of :class:`Cost`.
+
+    Attributes:
+        latency: Whether ``latency_ms`` is read off the table that the space was given (``space.latency``).
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    latency: bool = False
 
 
 class Cost(Evaluator):
@@ -93,16 +99,26 @@ class Cost(Evaluator):
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``."""
-        return {
+        """``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``; with a table for it, ``latency_ms``."""
+        found = {
             "macs": Metric("multiply-accumulates per sample", "minimize"),
             "parameters": Metric("numbers", "minimize"),
             "size_bytes": Metric("bytes", "minimize"),
             "bit_operations": Metric("bit operations per sample", "minimize"),
         }
+        return {**found, "latency_ms": Metric("milliseconds", "minimize")} if self.settings.latency else found
 
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
-        """Return the costs of ``model``."""
+        """Return the costs of ``model``.
+
+        Raises:
+            SecateursError: Latency is asked for, and no table tells it.
+        """
+        if self.settings.latency and "latency_ms" not in context.costs:
+            raise SecateursError(
+                "cost: latency needs a table of every layer's milliseconds in search.space.latency, and a target on latency_ms "
+                "an absolute limit, since the table does not know the network in float"
+            )
         if all(name in context.costs for name in self.metrics):
             return {name: float(context.costs[name]) for name in self.metrics}
         return count(model, context.task.example_inputs(), context.task.forward)

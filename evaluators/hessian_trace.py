@@ -44,7 +44,7 @@ class Traces:
 
     Attributes:
         by_name: The trace of every weight tensor.
-        rounds: Number of rounds, in each of which every batch had a fresh probe.
+        rounds: Number of rounds, each of as many probes as there are batches.
         products: Number of Hessian-vector products over one batch.
         converged: Whether every relative standard error came to the tolerance.
     """
@@ -94,11 +94,16 @@ def hessian_traces(
     differentiable backward pass and one Hessian-vector product of a batch serve all tensors at once. Ours, against the noise
     that the blocks beside the diagonal bring in:
 
-    - every batch of every round has a probe of its own, whose noise averages out over the batches (a probe shared by them has
-      that of the mean Hessian, which is no smaller);
+    - every batch has probes of its own, whose noise averages out over the batches (a probe shared by them has that of the mean
+      Hessian, which is no smaller): many small batches are better than one;
+    - a round draws as many batches as there are, those more often that have large gradients (few samples hold most of
+      the curvature of a trained network), and divides by the chance of each;
     - the signs of tensor ``l`` are scaled by ``s_l``, and ``v_l' (H v)_l`` divided by ``s_l ** 2``, which changes no
-      expectation; with ``s_l = 1 / sqrt(|Tr(H_l)|)`` no tensor drowns in the noise of those with larger traces. The traces
-      come from the first rounds, whose own values don't count.
+      expectation; with ``s_l`` one over the norm of the tensor's gradients none drowns in the noise of those with larger
+      traces.
+
+    Chances and scales come from the squared gradients of every batch, which know nothing of the probes: so the estimate is
+    unbiased, whatever they are.
 
     Args:
         model: The network, run in evaluation mode; left unchanged.
@@ -117,33 +122,30 @@ def hessian_traces(
     settings = settings or TraceSettings()
     if not batches or not weights:
         raise SecateursError(f"traces need batches and weights: expected some, got {len(batches)} and {len(weights)}")
-    total = sum(len(inputs) for inputs, _ in batches)
-    draws: list[Tensor] = []
-    error = math.inf
+    shares = torch.tensor([float(len(inputs)) for inputs, _ in batches], dtype=torch.float64)
+    shares /= shares.sum()
+    tensors, draws, error, rounds = list(weights.values()), list[Tensor](), math.inf, 0
+
+    def probed(position: int, scales: Tensor) -> Tensor:
+        first = gradients(model, weights, batches[position], loss, forward, create_graph=True)
+        return _probe(model, first, tensors, scales, generator)
+
     # The fused kernels of attention have no second derivative.
     with evaluation_mode(model), open_weights(weights), sdpa_kernel(SDPBackend.MATH):
-        scales = torch.ones(len(weights), dtype=torch.float64)
-        pilot = _PILOT_ROUNDS if len(weights) > 1 else 0
-        while len(draws) < pilot + settings.most_rounds:
-            row = torch.zeros(len(weights), dtype=torch.float64)
-            for batch in batches:
-                first = gradients(model, weights, batch, loss, forward, create_graph=True)
-                row += len(batch[0]) / total * _probe(model, first, list(weights.values()), scales, generator)
-            draws.append(row)
-            if len(draws) == pilot:
-                scales = _balanced(torch.stack(draws))
-                continue
-            counted = len(draws) - pilot
-            if counted >= 2:
-                error = _largest_error(_estimates(draws[pilot:], weights))
-                if on_round is not None:
-                    on_round(counted, error)
-            if counted >= settings.least_rounds and error <= settings.tolerance:
-                break
-    return Traces(_estimates(draws[pilot:], weights), len(draws), len(draws) * len(batches), error <= settings.tolerance)
+        squares = torch.stack([_squared_norms(gradients(model, weights, batch, loss, forward)) for batch in batches])
+        scales, chances = _balanced(shares @ squares), _chances(squares, shares)
+        while rounds < settings.most_rounds and not (rounds >= settings.least_rounds and error <= settings.tolerance):
+            drawn = torch.multinomial(chances, len(batches), replacement=True, generator=generator).tolist()
+            draws += [probed(at, scales) * (shares[at] / chances[at]) for at in drawn]
+            rounds += 1
+            error = _largest_error(_estimates(draws, weights)) if len(draws) > 1 else math.inf
+            if on_round is not None:
+                on_round(rounds, error)
+    return Traces(_estimates(draws, weights), rounds, len(draws), error <= settings.tolerance)
 
 
-_PILOT_ROUNDS = 2
+_DEFENSIVE = 0.2
+"""Share of the chances that is even over samples."""
 
 
 def _probe(
@@ -180,13 +182,29 @@ def _probe(
     return torch.stack(parts).cpu() / scales.square()
 
 
-def _balanced(draws: Tensor) -> Tensor:
-    """Return scales ``1 / sqrt(|trace|)`` from draws of shape ``(rounds, tensors)``, none extreme for want of a trace."""
-    sizes = draws.abs().mean(dim=0)
+def _squared_norms(found: Sequence[Tensor]) -> Tensor:
+    return torch.stack([gradient.square().sum(dtype=torch.float64).cpu() for gradient in found])
+
+
+def _balanced(sizes: Tensor) -> Tensor:
+    """Return scales ``1 / sqrt(size)``, none extreme for want of a size."""
     typical = float(sizes.median())
     if typical <= 0.0:
         return torch.ones_like(sizes)
-    return (sizes / typical).clamp(1e-2, 1e2).rsqrt()
+    return (sizes / typical).clamp(1e-3, 1e3).rsqrt()
+
+
+def _chances(squares: Tensor, shares: Tensor) -> Tensor:
+    """Return the chance of every batch to be drawn, from squared gradients of shape ``(batches, tensors)``.
+
+    It goes with the batch's part in the squared gradients, averaged over tensors; some of it is even, since curvature need not
+    go with gradients.
+    """
+    whole = (shares @ squares).clamp_min(torch.finfo(torch.float64).tiny)
+    parts = shares * (squares / whole).mean(dim=1)
+    if float(parts.sum()) <= 0.0:
+        return shares
+    return (1.0 - _DEFENSIVE) * parts / parts.sum() + _DEFENSIVE * shares
 
 
 def _estimates(draws: Sequence[Tensor], weights: Mapping[str, Tensor]) -> dict[str, Trace]:

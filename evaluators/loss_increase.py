@@ -1,24 +1,24 @@
-"""The rise of the loss that one decision's bits cause by themselves, measured: what Omega is to predict."""
+"""What one decision's bits do by themselves, measured on the network that they make: what Omega is to predict."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from evaluators.accuracy import evaluation_mode
-from evaluators.omega import Place, as_float
 from evaluators.task import Batch, Task
-from spaces.graph.fake_quantize import Quantizer
+
+Prepare = Callable[[Mapping[str, int]], nn.Module]
+"""From bits of every decision to the quantized network."""
 
 
 @dataclass(frozen=True)
 class Increase:
-    """A measured rise of the loss.
+    """A measured rise.
 
     Attributes:
         value: Mean over the samples.
@@ -30,47 +30,87 @@ class Increase:
 
 
 def loss_increases(
-    model: nn.Module, places: Sequence[Place], bits: Mapping[str, int], task: Task, batches: Sequence[Batch]
+    prepare: Prepare, most: Mapping[str, int], bits: Mapping[str, int], task: Task, batches: Sequence[Batch]
 ) -> dict[str, Increase]:
-    """Return the rise of the mean loss when one decision alone is quantized, all others in float, one after the other.
+    """Return the rise of the mean loss when one decision alone is lowered, one after the other.
 
     Args:
-        model: A prepared network with calibrated quantizers, on the batches' device; left unchanged.
-        places: Where it quantizes.
-        bits: Bits by decision; decisions that are not named are left out.
+        prepare: Returns the quantized network of a choice of bits, on the batches' device.
+        most: The most bits of every decision, from which one is lowered.
+        bits: What to lower each of these decisions to.
         task: Loss and forward pass.
         batches: At least two, of inputs and targets.
     """
-    quantizers = {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
+
+    def losses(network: nn.Module) -> list[float]:
+        answers = _answers(network, task, batches)
+        return [float(task.loss(outputs, targets)) for outputs, (_, targets) in zip(answers, batches, strict=True)]
+
+    base = losses(prepare(most))
     found = {}
-    with evaluation_mode(model), as_float(model):
-        base = _losses(model, task, batches)
-        for decision, count in bits.items():
-            own = [quantizers[place.path] for place in places if place.decision == decision]
-            with _quantizing(own, count):
-                losses = _losses(model, task, batches)
-            changes = [after - before for after, before in zip(losses, base, strict=True)]
-            sizes = [len(inputs) for inputs, _ in batches]
-            mean = sum(change * size for change, size in zip(changes, sizes, strict=True)) / sum(sizes)
-            found[decision] = Increase(mean, statistics.stdev(changes) / len(changes) ** 0.5)
+    for decision, count in bits.items():
+        found[decision] = _increase(losses(prepare({**most, decision: count})), base, batches)
     return found
 
 
-def _losses(model: nn.Module, task: Task, batches: Sequence[Batch]) -> list[float]:
-    with torch.no_grad():
-        return [float(task.loss(task.forward(model, inputs), targets)) for inputs, targets in batches]
+def divergence_table(
+    prepare: Prepare,
+    most: Mapping[str, int],
+    options: Mapping[str, Sequence[int]],
+    reference: nn.Module,
+    task: Task,
+    batches: Sequence[Batch],
+) -> dict[str, dict[int, float]]:
+    """Return how much further every choice of bits takes the answers away from the reference network's (ours).
+
+    The distance is the task's :meth:`~evaluators.task.Task.distillation_loss` at temperature 1; for a classification the KL
+    divergence, in nats, whose second order is the whole quadratic form of the Gauss-Newton matrix, where sensitivities of
+    single weights know its diagonal only. One forward pass per choice; no label is read, so that there is no noise of them.
+
+    Args:
+        prepare: Returns the quantized network of a choice of bits, on the batches' device.
+        most: The most bits of every decision, from which one at a time is lowered.
+        options: All bits of each decision.
+        reference: The network without quantization.
+        task: Distance and forward pass.
+        batches: Inputs and targets.
+    """
+    expected = list(_answers(reference, task, batches))
+    base = _distance(prepare(most), expected, task, batches)
+    table = {}
+    for decision, counts in options.items():
+        rises = {}
+        for count in counts:
+            changed = {**most, decision: count}
+            distance = base if changed == dict(most) else _distance(prepare(changed), expected, task, batches)
+            rises[int(count)] = max(0.0, distance - base)
+        table[decision] = rises
+    return table
 
 
-@contextmanager
-def _quantizing(quantizers: Sequence[Quantizer], bits: int) -> Iterator[None]:
-    """Let quantizers that are switched off round to ``bits`` all the same, with the step calibrated for those."""
+def divergence(model: nn.Module, reference: nn.Module, task: Task, batches: Sequence[Batch]) -> float:
+    """Return the distance of a network's answers from the reference network's, as :func:`divergence_table` measures it."""
+    return _distance(model, list(_answers(reference, task, batches)), task, batches)
 
-    def rounded(module: Quantizer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        return lambda _, args, output: module.quantized(args[0], bits)
 
-    handles = [module.register_forward_hook(rounded(module)) for module in quantizers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _distance(model: nn.Module, expected: Sequence[Tensor], task: Task, batches: Sequence[Batch]) -> float:
+    total, samples = 0.0, 0
+    for answers, wanted in zip(_answers(model, task, batches), expected, strict=True):
+        total += float(task.distillation_loss(answers, wanted, 1.0)) * len(wanted)
+        samples += len(wanted)
+    return total / samples
+
+
+def _answers(model: nn.Module, task: Task, batches: Sequence[Batch]) -> Iterator[Tensor]:
+    with evaluation_mode(model):
+        for inputs, _ in batches:
+            with torch.no_grad():
+                answers = task.forward(model, inputs)
+            yield answers
+
+
+def _increase(after: Sequence[float], before: Sequence[float], batches: Sequence[Batch]) -> Increase:
+    changes = [one - other for one, other in zip(after, before, strict=True)]
+    sizes = [len(inputs) for inputs, _ in batches]
+    mean = sum(change * size for change, size in zip(changes, sizes, strict=True)) / sum(sizes)
+    return Increase(mean, statistics.stdev(changes) / len(changes) ** 0.5)

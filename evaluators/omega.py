@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from evaluators.accuracy import evaluation_mode
 from evaluators.base import EvaluationContext, Evaluator, Metric
+from evaluators.loss_increase import divergence
 from evaluators.second_moment import NoGradientError
-from evaluators.sensitivity import Sensitivity, SensitivitySettings, calibration_batches, weight_sensitivity
+from evaluators.sensitivity import FORWARD_BATCH, Sensitivity, SensitivitySettings, calibration_batches, weight_sensitivity
 from evaluators.task import Batch, Task
 from spaces.graph.fake_quantize import Quantizer
 from spaces.graph.quantized_layers import quantized_layers
@@ -92,10 +93,11 @@ def omega(
 
 
 class Omega(Evaluator):
-    """Predicted rise of the loss by quantization, from second derivatives (adam, fisher or hutchinson); nothing is scored.
+    """Predicted rise of the loss by quantization, by second derivatives or by how far answers move; no label is scored.
 
-    Read off the search's table for a network with the weights that the table was made for; computed anew, on the current
-    weights and around the quantized network, for one that was trained since.
+    Read off the search's table for a network with the weights that the table was made for. For one that was trained since it
+    is computed anew, on the current weights: second derivatives around the quantized network; or the distance of its answers
+    from those of the network that the search started from.
     """
 
     Settings = SensitivitySettings
@@ -114,6 +116,10 @@ class Omega(Evaluator):
         table = context.tables.get("omega")
         if table is not None and context.candidate is not None and not context.trained:
             return {"omega": sum_of(table, context.candidate.values)}
+        if self.settings.sensitivity == "divergence":
+            batches = calibration_batches(context.task, self.settings, context.device, FORWARD_BATCH)
+            reference = context.reference.to(context.device)
+            return {"omega": divergence(model.to(context.device), reference, context.task, batches)}
         return {"omega": omega(model, context.task, self.settings, context.device, context.generator)}
 
 

@@ -15,7 +15,12 @@ from evaluators.task import Batch, Task
 from evaluators.training.batch_norm import to_device
 
 Kind = Literal["adam", "fisher", "hutchinson"]
+Measure = Literal["adam", "fisher", "hutchinson", "divergence"]
 KINDS: tuple[Kind, ...] = ("adam", "fisher", "hutchinson")
+MEASURES: tuple[Measure, ...] = (*KINDS, "divergence")
+
+FORWARD_BATCH = 64
+"""Samples of a batch where nothing but answers is asked for."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,9 @@ class SensitivitySettings:
     """How second derivatives are estimated.
 
     Attributes:
-        sensitivity: ``adam`` (Adam's second moment times the batch size), ``fisher`` (empirical) or ``hutchinson`` (traces of
-            the Hessian, one number per layer).
+        sensitivity: From second derivatives: ``adam`` (Adam's second moment times the batch size), ``fisher`` (empirical) or
+            ``hutchinson`` (traces of the Hessian, one number per layer). Or ``divergence``: how far every choice of bits, by
+            itself, takes the answers from the unquantized network's, in one forward pass each.
         form: Of ``adam`` and ``fisher``: ``weight`` weighs the error of every weight by its own second derivative, ``layer``
             by the mean over the layer, as traces do.
         samples: Training samples, in fixed order and unaugmented, that all of it is estimated on.
@@ -32,12 +38,12 @@ class SensitivitySettings:
         beta: Decay of Adam's second moment.
         tolerance: Relative standard error that every layer's trace is to have; looser is faster, by its square.
         most_rounds: Rounds of probes after which traces are taken as they are.
-        compare: Whether the report puts the three kinds beside each other, and beside the measured rise of the loss.
+        compare: Whether the report puts the kinds beside each other, and beside the measured rise of the loss.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    sensitivity: Kind = "fisher"
+    sensitivity: Measure = "divergence"
     form: Literal["weight", "layer"] = "weight"
     samples: int = 512
     batch_size: int = 8
@@ -110,7 +116,10 @@ def weight_sensitivity(
 
     Raises:
         SecateursError: The loss has no second derivative, or no finite gradient, by a weight.
+        ValueError: ``divergence`` is none of second derivatives.
     """
+    if settings.sensitivity == "divergence":
+        raise ValueError("sensitivity: expected one of second derivatives, got divergence")
     if settings.sensitivity == "hutchinson":
         rounds = TraceSettings(settings.tolerance, min(8, settings.most_rounds), settings.most_rounds)
         found = hessian_traces(model, weights, batches, task.loss, task.forward, generator, rounds).by_name
@@ -126,9 +135,11 @@ def weight_sensitivity(
     return Sensitivity(settings.sensitivity, diagonal, moment.mean, moment.standard_error)
 
 
-def calibration_batches(task: Task, settings: SensitivitySettings, device: torch.device) -> list[Batch]:
-    """Return the samples that sensitivity is estimated on, in batches on ``device``."""
-    found = task.batches("train", settings.batch_size, limit=settings.samples)
+def calibration_batches(
+    task: Task, settings: SensitivitySettings, device: torch.device, batch_size: int | None = None
+) -> list[Batch]:
+    """Return the samples that sensitivity is estimated on, in batches (by default of the settings' size) on ``device``."""
+    found = task.batches("train", batch_size or settings.batch_size, limit=settings.samples)
     return [(to_device(inputs, device, channels_last=False), targets.to(device)) for inputs, targets in found]
 
 

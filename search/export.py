@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from evaluators.task import Task
 from search.best import ARCHITECTURE, FORMAT, read_best
 from search.network import rebuild
-from search.quantized_onnx import OPSETS, is_stored, narrow, narrowest, supported_widths, with_onnx_operators
+from search.quantized_onnx import OPSETS, forms, is_stored, narrow, with_onnx_operators
 from spaces.errors import SecateursError
 from spaces.graph.stored_weight import StoredWeight
 from spaces.registry import resolve
@@ -137,11 +137,9 @@ def write_onnx(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
         _write_program(path, module, inputs, None, lambda model: None)
         return _answer(path, inputs)
     problem: Exception | None = None
-    needed = narrowest(module)
-    for widths in supported_widths():
-        if problem is None and min(widths) < needed:
-            continue
-        _write_program(path, with_onnx_operators(module, widths), inputs, OPSETS[min(widths)], partial(narrow, widths=widths))
+    for form in forms(module):
+        opset = OPSETS[min(form.widths)]
+        _write_program(path, with_onnx_operators(module, form), inputs, opset, partial(narrow, form=form))
         try:
             return _answer(path, inputs)
         except Exception as error:

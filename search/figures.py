@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from search.numbers import count, percent
 from search.participation_figure import participation_figure
 from search.report_view import Point, SearchView, score_of, words
+from search.sensitivity_figure import sensitivity_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,9 +95,16 @@ def draw(report: Mapping[str, Any], searches: Sequence[SearchView]) -> list[Pict
         test = _test_points(report)
         if len(test) > 1:
             pictures.append(_picture("result", "After retraining, on the test split", _result(test)))
+        for entry in report.get("searches") or []:
+            if (entry.get("sensitivity") or {}).get("rows"):
+                name = f"sensitivity_{entry.get('stage', 'search')}"
+                pictures.append(_picture(name, "Sensitivity", sensitivity_figure(entry["sensitivity"], _figure())))
         layers = report.get("layers") or []
         if layers:
             pictures.append(_picture("layers", "Channels per layer", _layers(layers)))
+        retention = {role: found for role, found in (report.get("retention") or {}).items() if found.get("layers")}
+        if "result" in retention:
+            pictures.append(_picture("retention", "Task-relevant features kept", _retention(retention)))
         for index, record in enumerate(report.get("participation") or []):
             pictures.append(_picture(f"participation{index or ''}", "Participation over time", _participation(record)))
         bits = report.get("bits") or []
@@ -302,6 +310,37 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def _retention(retention: Mapping[str, Any]) -> Figure:
+    """Draw what every layer keeps of the baseline's relevance: the result as bars, the yardsticks as marks."""
+    layers = retention["result"]["layers"]
+    figure = _figure(width=max(9.0, min(24.0, 0.3 * len(layers))), height=4.4)
+    axes = figure.add_subplot()
+    places = {entry["name"]: place for place, entry in enumerate(layers)}
+    chosen, retained = ([100 * entry[which] for entry in layers] for which in ("chosen", "retained"))
+    axes.bar(list(places.values()), chosen, color=GRID, width=0.8, label="in the channels kept")
+    axes.bar(list(places.values()), retained, color=BLUE, width=0.5, label="in the result")
+    for role, found in retention.items():
+        shown = [(places[entry["name"]], 100 * entry["retained"]) for entry in found["layers"] if entry["name"] in places]
+        if role != "result" and shown:
+            mark, color = YARDSTICK_MARKS.get(role, ("X", SKY))
+            xs, ys = [place for place, _ in shown], [share for _, share in shown]
+            axes.scatter(xs, ys, s=28, marker=mark, color=color, edgecolors=PAPER, zorder=4, label=words(role))
+    every = math.ceil(len(layers) / 80)
+    names = [_shortened(name) for name in places]
+    axes.set_xticks(
+        list(range(len(names)))[::every], names[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8
+    )
+    axes.axhline(100, color=MUTED, linewidth=0.8)
+    axes.set_ylabel("of the baseline's relevance [%]")
+    axes.grid(visible=False, axis="x")
+    axes.margins(x=0.01)
+    least = min(layers, key=lambda entry: float(entry["retained"]))
+    share = percent(retention["result"]["retained"])
+    axes.set_title(f"{share} of the task relevance retained; least in {least['name']} ({percent(least['retained'])})")
+    _outside_legend(axes)
+    return figure
+
+
 def _participation(record: Mapping[str, Any]) -> Figure:
     figure = _figure(height=1.2 + 1.6 * math.ceil(min(len(record["layers"]), 16) / 4))
     participation_figure(figure, record, BLUE, INK)
@@ -316,7 +355,15 @@ def _bits(entries: Sequence[Mapping[str, Any]]) -> Figure:
     if weights:
         axes.bar([place for place, _ in weights], [bits for _, bits in weights], color=BLUE, width=0.8, label="weights")
     if inputs:
-        axes.plot(*zip(*inputs, strict=True), color=ORANGE, marker="D", linestyle="none", markersize=5, label="input")
+        axes.plot(
+            [place for place, _ in inputs],
+            [bits for _, bits in inputs],
+            color=ORANGE,
+            marker="D",
+            linestyle="none",
+            markersize=5,
+            label="input",
+        )
     every = math.ceil(len(entries) / 80)
     names = [_shortened(str(entry["name"])) for entry in entries]
     axes.set_xticks(range(len(entries))[::every], names[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8)

@@ -12,9 +12,7 @@ from rich.table import Table
 
 from search.numbers import count, percent, size
 from search.registered import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE
-from spaces.candidate import Candidate
-from spaces.levels import Leveled, dearest
-from spaces.pruning_schedule import PruningSchedule
+from spaces.bit_points import HasPoints
 from spaces.registry import resolve
 
 if TYPE_CHECKING:
@@ -44,19 +42,14 @@ def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace:
     return space
 
 
-def largest(space: SearchSpace) -> Candidate:
-    """Return the candidate that keeps every channel."""
-    if isinstance(space, Leveled):
-        return dearest(space)
-    return Candidate({name: "1" * domain.length for name, domain in space.domains.items() if hasattr(domain, "length")})
-
-
 def examine(config: Config) -> dict[str, Any]:
     """Return, as JSON data, the channel groups of the configured network, frozen ones with the reason, and its costs.
 
     Raises:
         SecateursError: The model or its data cannot be had, its forward pass fails, or nothing in it is open.
     """
+    from evaluators.cost import count as count_costs
+
     task = config.build_task()
     model = task.reference_model().eval()
     stage, block = next(iter(spaces_of(config).items()))
@@ -64,6 +57,8 @@ def examine(config: Config) -> dict[str, Any]:
     groups: Any = getattr(space, "groups", None)
     rows = [_row(group) for group in groups.groups] if groups is not None else []
     frozen = [{**_row(group), "reason": group.reason} for group in groups.frozen] if groups is not None else []
+    if isinstance(space, HasPoints):
+        rows, frozen = bit_places(space)
     shape = list(task.example_inputs().shape)
     return {
         "name": config.name,
@@ -75,17 +70,31 @@ def examine(config: Config) -> dict[str, Any]:
         "frozen": frozen,
         "channels": sum(row["size"] for row in rows),
         "open_macs_share": groups.open_share(("conv", "conv_transpose", "linear")) if groups is not None else None,
-        "costs": whole_costs(space, model, task),
+        "costs": count_costs(model, task.example_inputs(), task.forward),
     }
 
 
-def whole_costs(space: SearchSpace, model: nn.Module, task: Task) -> dict[str, float]:
-    """Return what the network costs as it is, by metric."""
-    if isinstance(space, Leveled) and space.budgeted:
-        from evaluators.cost import count as counted
-
-        return counted(model, task.example_inputs(), task.forward)
-    return space.dense_costs() if isinstance(space, PruningSchedule) else space.costs(largest(space))
+def bit_places(space: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return a row per layer and addition of a space over bits, with the bits that it may have; and one per place in float."""
+    total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
+    rows: dict[str, dict[str, Any]] = {}
+    for point in space.points:
+        row = rows.setdefault(
+            point.layer, {"name": point.layer, "size": 0, "members": [], "macs_share": point.macs / max(1.0, total)}
+        )
+        row["size"] += point.elements if point.kind == "weight" else 0
+        row["members"].append(f"{point.kind}: {'/'.join(map(str, space.domains[point.decision].options))} bits")
+    frozen = [
+        {
+            "name": entry.name,
+            "size": entry.weights,
+            "members": [],
+            "macs_share": entry.macs / max(1.0, total),
+            "reason": entry.reason,
+        }
+        for entry in space.frozen
+    ]
+    return list(rows.values()), frozen
 
 
 def _row(group: Any) -> dict[str, Any]:

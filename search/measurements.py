@@ -1,11 +1,11 @@
-"""The measurements of a report: every network once on the test split, stored as soon as it is measured."""
+"""The measurements of a report: every network once, stored as soon as it is measured."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,20 +15,22 @@ from evaluators.cost import count
 from evaluators.task import Task
 from search.atomic import write_json
 
+T = TypeVar("T")
+
 
 class Measurements:
-    """What was measured on the test split, by the role of the network; never measured again on resume."""
+    """What was measured, by the role of the network; never measured again on resume."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
-    def row(self, role: str, key: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def row(self, role: str, key: str, measured: Callable[[], T]) -> T:
         """Return the row of ``role``; ``key`` says which network it is of."""
         if self._rows.get(role, {}).get("key") != key:
             self._rows[role] = {"key": key, "row": measured()}
             write_json(self._path, self._rows)
-        row: dict[str, Any] = self._rows[role]["row"]
+        row: T = self._rows[role]["row"]
         return row
 
 

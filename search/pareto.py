@@ -80,6 +80,11 @@ def best(trials: Iterable[Trial], problem: Problem) -> Trial | None:
     return min(counted, key=lambda trial: _order(trial, problem), default=None)
 
 
+def ranked(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
+    """Return the trials that count in the order of :func:`best`, the one to deliver first."""
+    return sorted(finished_in_full(trials, problem), key=lambda trial: _order(trial, problem))
+
+
 def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:
     """Return the area that two-dimensional ``points`` dominate above ``reference``; larger coordinates are better.
 

@@ -25,6 +25,7 @@ from search.preflight import preflight
 from search.progress import Log, duration
 from search.registered import STAGE
 from search.report_data import Entry, Flow, build_report
+from search.retention import Retention
 from search.run import DENSE, RESULT, StageRun, Stopwatch
 from search.run_folder import RunFolder, RunFolderError
 from search.stages.base import Stage
@@ -160,7 +161,10 @@ class _Pipeline:
         for role, flow in {"baseline": baseline, **flows}.items():
             model = flow.network.stored().model.to(self.device)
             rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
-        return build_report(self.config, baseline, flows, rows, self._seconds())
+        kept = Measurements(self.run_folder.checkpoints / "retention.json")
+        retention = Retention(baseline.network, self.task, self.device)
+        shares = {role: kept.row(role, flow.key, partial(retention.of, flow.network)) for role, flow in flows.items()}
+        return build_report(self.config, baseline, flows, rows, shares, self._seconds())
 
     def _start(self) -> Flow:
         """Return the network that the run starts from: the same one on resume, wherever its weights came from."""

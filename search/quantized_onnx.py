@@ -9,6 +9,7 @@ import copy
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,8 @@ WIDTHS = (2, 4, 8)
 OPSETS = {2: 25, 4: 21, 8: 21}
 """The first operator set that has the narrowest type."""
 _IR_VERSIONS = {2: 13, 4: 10, 8: 10}
-_INTEGER_LAYERS = (
-    "QLinearConv",
-    "QGemm",
-    "QLinearMatMul",
-    "MatMulInteger",
-    "ConvInteger",
-    "MatMulIntegerToFloat",
-    "MatMulNBits",
-)
-_FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose")
+_INTEGER_LAYERS = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat")
+_FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose", "MatMulNBits")
 _INTEGERS = re.compile(r"(?:^|\.)weight_integers_(\d)$")
 
 
@@ -45,24 +38,33 @@ def is_stored(module: nn.Module) -> bool:
     return any(isinstance(part, StoredWeight) for part in module.modules())
 
 
-def narrowest(module: nn.Module) -> int:
-    """Return the width of the narrowest type that a network's integers need."""
-    return min(_width(part.bits, WIDTHS) for part in module.modules() if isinstance(part, StoredWeight))
-
-
 def _width(bits: int, widths: Sequence[int]) -> int:
     return min(width for width in widths if width >= bits)
 
 
-def with_onnx_operators(module: nn.Module, widths: Sequence[int]) -> nn.Module:
+@dataclass(frozen=True)
+class Form:
+    """How integers of weights are written.
+
+    Attributes:
+        widths: Bits of the integer types that may be used.
+        cast: Whether integers of 2 bits become 8-bit ones before they are dequantized: ONNX Runtime 1.32 fuses them into
+            operators that it does not have for them.
+    """
+
+    widths: tuple[int, ...]
+    cast: bool = False
+
+
+def with_onnx_operators(module: nn.Module, form: Form) -> nn.Module:
     """Return a copy of a stored network, for export only, whose integers are written as they are.
 
     Args:
         module: The network, with :class:`StoredWeight` and :class:`StoredQuantizer` in it.
-        widths: Bits of the integer types that may be used.
+        form: How integers are written.
     """
     network = copy.deepcopy(module)
-    version = OPSETS[min(widths)]
+    version = OPSETS[min(form.widths)]
     for name, part in list(network.named_modules(remove_duplicate=False)):
         if isinstance(part, StoredWeight):
             network.set_submodule(name, _Weight(part, version))
@@ -114,18 +116,32 @@ class _Activation(nn.Module):
         )
 
 
-def narrow(model: ir.Model, widths: Sequence[int]) -> None:
+def narrow(model: ir.Model, form: Form) -> None:
     """Give the integers of every quantized weight the narrowest type that holds them, in place; drop notes on the source."""
     names = {8: "INT8", 4: "INT4", 2: "INT2"}
     for name, value in list(model.graph.initializers.items()):
         found = _INTEGERS.search(name)
         if found is not None and value.const_value is not None:
-            dtype = ir.DataType[names[_width(int(found[1]), widths)]]
+            width = _width(int(found[1]), form.widths)
+            dtype = ir.DataType[names[width]]
             value.const_value = ir.Tensor(value.const_value.numpy().astype(dtype.numpy()), dtype=dtype, name=name)
             value.dtype = dtype
+            if form.cast and width == 2:
+                _widen(model.graph, value)
     for node in model.graph:
         node.metadata_props.clear()
-    model.ir_version = max(model.ir_version or 0, _IR_VERSIONS[min(widths)])
+    model.ir_version = max(model.ir_version or 0, _IR_VERSIONS[min(form.widths)])
+
+
+def _widen(graph: ir.Graph, value: ir.Value) -> None:
+    """Put a cast to 8 bits between an initializer and what reads it; it is done once, when the model is loaded."""
+    uses = list(value.uses())
+    cast = ir.node("Cast", [value], attributes={"to": int(ir.DataType.INT8)}, name=f"{value.name}_to_int8")
+    cast.outputs[0].name = f"{value.name}_as_int8"
+    cast.outputs[0].dtype, cast.outputs[0].shape = ir.DataType.INT8, value.shape
+    for node, index in uses:
+        node.replace_input_with(index, cast.outputs[0])
+    graph.insert_before(uses[0][0], cast)
 
 
 def stored_integers(path: Path) -> dict[str, tuple[int, int, int]]:
@@ -155,7 +171,10 @@ def deployment(path: Path) -> dict[str, Any]:
     }
 
 
-def supported_widths() -> tuple[tuple[int, ...], ...]:
-    """Return sets of widths to try in turn: what this onnx knows, then without the newest."""
-    known = WIDTHS if hasattr(onnx.TensorProto, "INT2") else WIDTHS[1:]
-    return tuple(known[start:] for start in range(len(known)))
+def forms(module: nn.Module) -> list[Form]:
+    """Return the forms of a network to try in turn, the narrowest that this onnx knows first."""
+    narrowest = min(_width(part.bits, WIDTHS) for part in module.modules() if isinstance(part, StoredWeight))
+    found = [Form(WIDTHS[1:]), Form(WIDTHS[2:])]
+    if narrowest == 2 and hasattr(onnx.TensorProto, "INT2"):
+        found = [Form(WIDTHS), Form(WIDTHS, cast=True), *found]
+    return found if narrowest < 8 else found[1:]

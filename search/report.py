@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.numbers import count, percent, points, size, times
+from search.numbers import count, metric_value, percent, points, size, times
 from search.report_bits import bit_rows, deployment_text
 from search.report_view import Row, SearchView, score_of, search_view, words
 from search.summary import target_text
@@ -48,8 +48,12 @@ def render(folder: str | Path) -> Path:
         pictures={picture.name: picture for picture in pictures},
         searches=[_search_row(entry, view) for entry, view in _paired(report, views)],
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
+        sensitivity=[_sensitivity(entry) for entry in report.get("searches") or [] if entry.get("sensitivity")],
+        programmes=[row for entry in report.get("searches") or [] for row in _programmes(entry)],
         stages=_stages(report),
         frozen=_frozen(report),
+        retention=_retention(report),
+        output_changes=report.get("output_changes") or [],
         bits=bit_rows(report),
         deployment=deployment_text(report),
         merged=[row for entry in report.get("activations") or [] for row in _merged(entry)],
@@ -204,6 +208,58 @@ def _search_row(entry: Mapping[str, Any], view: SearchView | None) -> Row:
     return Row(str(entry.get("stage", "search")), cells)
 
 
+def _sensitivity(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of how kinds of sensitivity agree with each other and with the measured loss."""
+    found = entry["sensitivity"]
+    kinds = list(found["rows"][0]["predicted"]) if found["rows"] else []
+    rows = [
+        Row(
+            row["decision"],
+            (
+                str(row["bits"]),
+                *(f"{row['predicted'][kind]:.2e}" for kind in kinds),
+                f"{row['measured']:.2e} ± {row['standard_error']:.1e}",
+            ),
+        )
+        for row in found["rows"]
+    ]
+    correlations = {(one["first"], one["second"], one["over"]): one["value"] for one in found["correlations"]}
+    pairs = [
+        Row(
+            f"{words(first)} and {words(second)}", tuple(_correlation(correlations.get((first, second, over))) for over in OVER)
+        )
+        for first, second in dict.fromkeys((first, second) for first, second, _ in correlations)
+    ]
+    return {
+        "stage": str(entry.get("stage", "search")),
+        "kind": found["kind"],
+        "samples": found["samples"],
+        "kinds": kinds,
+        "rows": rows,
+        "pairs": pairs,
+        "negative": list(found["negative"]),
+    }
+
+
+OVER = ("weights", "all")
+"""Which decisions rank correlations are over."""
+
+
+def _correlation(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _programmes(entry: Mapping[str, Any]) -> list[Row]:
+    """Return the integer programmes that a search solved."""
+    return [
+        Row(
+            ", ".join(f"{words(metric)} <= {metric_value(metric, limit)}" for metric, limit in one["limits"].items()),
+            (f"{one['omega']:.4g}", percent(one["gap"]), one["fingerprint"]),
+        )
+        for one in (entry.get("algorithm") or {}).get("programmes") or []
+    ]
+
+
 def _stages(report: Mapping[str, Any]) -> list[tuple[str, float, float, str]]:
     """Return, per stage: name, seconds, share of the longest, and what its yardsticks took."""
     entries = [entry for entry in report.get("stages") or [] if isinstance(entry.get("seconds"), int | float)]
@@ -227,6 +283,24 @@ def _frozen(report: Mapping[str, Any]) -> list[Row]:
         )
         for entry in report.get("frozen") or []
     ]
+
+
+def _retention(report: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """Return what networks keep of the baseline's task relevance, and what the result keeps layer by layer."""
+    found = {role: entry for role, entry in (report.get("retention") or {}).items() if "retained" in entry}
+    networks = [
+        Row(
+            "this result" if role == "result" else words(role),
+            (percent(entry["chosen"]), percent(entry["retained"])),
+            strong=role == "result",
+        )
+        for role, entry in found.items()
+    ]
+    layers = [
+        Row(entry["name"], (f"{entry['kept']} of {entry['channels']}", percent(entry["chosen"]), percent(entry["retained"])))
+        for entry in found.get("result", {}).get("layers") or []
+    ]
+    return {"networks": networks, "layers": layers}
 
 
 def _merged(entry: Mapping[str, Any]) -> list[Row]:

@@ -42,7 +42,7 @@ def deployment_text(report: Mapping[str, Any]) -> str:
         return text + "Programs that compute in 8-bit integers run layers faster that have 8-bit weights and inputs."
     total = found["integer_layers"] + found["float_layers"]
     return text + (
-        f"ONNX Runtime {found['version']} computes {found['integer_layers']} of {total} layers in 8-bit integers on the CPU "
-        "that exported the network: those may be faster where it has instructions for that. The others it unpacks and computes "
-        "in float: smaller, not faster. Fewer than 8 bits are faster only on hardware that computes in them."
+        f"ONNX Runtime {found['version']} computes {found['integer_layers']} of {total} layers in 8-bit integers on the "
+        "CPU that exported the network: those may be faster where it has instructions for that. The others it unpacks and "
+        "computes in float: smaller, not faster. Fewer than 8 bits are faster only on hardware that computes in them."
     )

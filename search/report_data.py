@@ -54,7 +54,12 @@ class Flow:
 
 
 def build_report(
-    config: Config, baseline: Flow, flows: Mapping[str, Flow], rows: Mapping[str, Any], stages: list[dict[str, Any]]
+    config: Config,
+    baseline: Flow,
+    flows: Mapping[str, Flow],
+    rows: Mapping[str, Any],
+    retention: Mapping[str, Any],
+    stages: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return report.json.
 
@@ -66,23 +71,27 @@ def build_report(
     ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``asynchronous`` (trials were told as they were
     finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer programme with
     their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen`` (a
-    trial), ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``,
-    ``reason``, ``macs_share``). ``histories`` are the result's trainings,
-    each ``stage``, ``variant`` and ``epochs``; ``yardstick_histories`` those of the yardsticks. ``activations`` has, per
-    fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``,
-    ``nodes``, ``reason``) and ``max_abs_error``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
+    trial), ``finalists`` (each ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``,
+    ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
+    ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
+    ``yardstick_histories`` those of the yardsticks. ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``,
+    ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``, ``nodes``, ``reason``) and ``max_abs_error``.
+    ``retention`` has, for the result and the yardsticks from which channels were removed, by role: ``chosen`` and ``retained``
+    (shares of the baseline's task relevance, see :class:`search.retention.Retention`) and ``layers``, each with ``name``,
+    ``channels``, ``kept`` and the same two. ``output_changes`` has, per stage whose training made what it removed zero:
+    ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
     ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
     layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
-    ``version``, or null where nothing was exported to ONNX.
-    ``participation`` has, per stage that pruned by probabilities: ``stage``,
-    ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``remarks`` are what a
-    person should know of the result.
+    ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that pruned by probabilities:
+    ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``remarks``
+    are what a person should know of the result.
 
     Args:
         config: The run's configuration.
         baseline: The network that entered the first compression stage.
         flows: The result and the yardsticks, at the end of the pipeline.
         rows: The figures of ``baseline`` and of every flow on the test split.
+        retention: What every flow keeps of the baseline's task relevance, None where that is not known.
         stages: Name and seconds of every stage.
     """
     result = flows[RESULT]
@@ -109,6 +118,8 @@ def build_report(
         "deployment": next((entry.notes["deployment"] for entry in result.entries if "deployment" in entry.notes), None),
         "frozen": removals[-1]["frozen"] if removals else [],
         "activations": _activations(result),
+        "retention": {role: found for role, found in retention.items() if found is not None},
+        "output_changes": _output_changes(result),
         "participation": _participation(result),
         "remarks": [entry.notes["remark"] for entry in result.entries if entry.notes.get("remark")],
         "histories": [history for history in histories if history["variant"] == RESULT],
@@ -125,6 +136,7 @@ def _search(entry: Entry) -> dict[str, Any]:
         "target": {metric: target["limit"] for metric, target in limits.items()},
         "target_met": _met(limits),
         "chosen": notes["trial"],
+        "finalists": notes.get("finalists", []),
         "asynchronous": notes.get("asynchronous", False),
         "algorithm": notes.get("algorithm", {}),
         "sensitivity": notes.get("sensitivity"),
@@ -154,6 +166,11 @@ def _candidate(flow: Flow) -> dict[str, Any]:
 def _activations(result: Flow) -> list[dict[str, Any]]:
     entries = [entry for entry in result.entries if "activations" in entry.notes]
     return [{"stage": entry.step, **entry.notes["activations"]} for entry in entries]
+
+
+def _output_changes(result: Flow) -> list[dict[str, Any]]:
+    removed = {entry.step: entry.notes.get("removed", {}).get("output_change") for entry in result.entries}
+    return [{"stage": step, "max_abs_change": change} for step, change in removed.items() if change is not None]
 
 
 def _participation(result: Flow) -> list[dict[str, Any]]:

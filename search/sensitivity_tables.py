@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,9 @@ import torch
 from torch import nn
 
 from evaluators.base import Evaluator
-from evaluators.loss_increase import loss_increases
+from evaluators.loss_increase import divergence_table, loss_increases
 from evaluators.omega import Omega, Place, omega_table
-from evaluators.sensitivity import KINDS, SensitivitySettings, calibration_batches
+from evaluators.sensitivity import FORWARD_BATCH, MEASURES, SensitivitySettings, calibration_batches
 from evaluators.task import Task
 from search.atomic import write_json
 from spaces.base import SearchSpace
@@ -23,7 +24,6 @@ from spaces.candidate import Candidate
 from spaces.domains import Choice
 
 FILE = "sensitivity.json"
-_MEASURED_BATCH = 64
 
 Table = dict[str, dict[int, float]]
 
@@ -88,9 +88,9 @@ class SensitivityTables:
 
         ``kind`` (the one that the search reads), ``samples``, ``negative`` (decisions of a negative average trace, which
         counts as 0), ``rows`` (per decision with a choice: ``decision``, ``bits`` (the fewest), ``weight`` (whether weights
-        have a part in it), ``predicted`` by kind, ``measured`` and ``standard_error``; kinds differ in the weights only) and
-        ``correlations`` (``first``, ``second``, ``over``, ``value``: Spearman's rank correlations over the weights, and over
-        all decisions for the kind that the search reads).
+        have a part in it), ``predicted`` by kind, ``measured`` and ``standard_error``) and
+        ``correlations`` (``first``, ``second``, ``over``, ``value``: Spearman's rank correlations over ``weights`` and over
+        ``all`` decisions).
 
         None where it is not wanted.
         """
@@ -117,36 +117,42 @@ class SensitivityTables:
         return found
 
     def _measured(self, settings: SensitivitySettings) -> dict[str, Any]:
+        """Return the table, and where it comes from second derivatives, what they are of the weights."""
+        most = {name: max(options) for name, options in self.options.items()}
+        if settings.sensitivity == "divergence":
+            batches = calibration_batches(self._task, settings, self._device, FORWARD_BATCH)
+            table = divergence_table(self._prepared, most, self.options, self._model, self._task, batches)
+            return {"table": _texts(table), "average": {}, "standard_error": {}, "negative": []}
         generator = torch.Generator().manual_seed(self._seed)
-        prepared = self._prepared()
-        table, weights = omega_table(prepared, self._places, self.options, self._task, settings, self._device, generator)
+        table, weights = omega_table(
+            self._prepared(most), self._places, self.options, self._task, settings, self._device, generator
+        )
         return {
-            "table": {name: {str(bits): value for bits, value in entries.items()} for name, entries in table.items()},
+            "table": _texts(table),
             "average": dict(weights.average),
             "standard_error": dict(weights.standard_error),
             "negative": weights.negative,
         }
 
-    def _prepared(self) -> nn.Module:
-        most = {name: max(options) for name, options in self.options.items()}
-        return self._space.prepare(self._model, Candidate(most)).to(self._device).eval()
+    def _prepared(self, bits: Mapping[str, int]) -> nn.Module:
+        return self._space.prepare(self._model, Candidate(dict(bits))).to(self._device).eval()
 
     def _compared(self, settings: SensitivitySettings, stored: Mapping[str, Any]) -> dict[str, Any]:
-        kinds = {settings.sensitivity: stored}
-        for kind in KINDS:
+        kinds: dict[str, Mapping[str, Any]] = {settings.sensitivity: stored}
+        for kind in MEASURES:
             if kind not in kinds:
                 self._log(f"measuring sensitivity ({kind})")
                 kinds[kind] = self._measured(dataclasses.replace(settings, sensitivity=kind))
         fewest = {name: min(options) for name, options in self.options.items() if len(options) > 1}
-        larger = dataclasses.replace(settings, batch_size=max(1, min(_MEASURED_BATCH, settings.samples // 4)))
-        batches = calibration_batches(self._task, larger, self._device)
-        measured = loss_increases(self._prepared(), self._places, fewest, self._task, batches)
+        batches = calibration_batches(self._task, settings, self._device, max(1, min(FORWARD_BATCH, settings.samples // 4)))
+        most = {name: max(options) for name, options in self.options.items()}
+        measured = loss_increases(self._prepared, most, fewest, self._task, batches)
         rows = [
             {
                 "decision": name,
                 "bits": bits,
-                "weight": name in stored["average"],
-                "predicted": {kind: kinds[kind]["table"][name][str(bits)] for kind in KINDS},
+                "weight": any(name in found["average"] for found in kinds.values()),
+                "predicted": {kind: kinds[kind]["table"][name][str(bits)] for kind in MEASURES},
                 "measured": measured[name].value,
                 "standard_error": measured[name].standard_error,
             }
@@ -157,23 +163,24 @@ class SensitivityTables:
             "samples": settings.samples,
             "negative": sorted({name for found in kinds.values() for name in found["negative"]}),
             "rows": rows,
-            "correlations": _correlations(rows, settings.sensitivity),
+            "correlations": _correlations(rows),
         }
 
 
-def _correlations(rows: Sequence[Mapping[str, Any]], chosen: str) -> list[dict[str, Any]]:
+def _texts(table: Table) -> dict[str, dict[str, float]]:
+    return {name: {str(bits): value for bits, value in entries.items()} for name, entries in table.items()}
+
+
+def _correlations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return Spearman's rank correlations of every two kinds, and of each with what was measured."""
-    weights = [row for row in rows if row["weight"]]
-    columns: dict[str, list[float]] = {kind: [row["predicted"][kind] for row in weights] for kind in KINDS}
-    columns["measured"] = [row["measured"] for row in weights]
-    names = list(columns)
-    found = [
-        {"first": first, "second": second, "over": "weights", "value": rank_correlation(columns[first], columns[second])}
-        for index, first in enumerate(names)
-        for second in names[index + 1 :]
-    ]
-    whole = rank_correlation([row["predicted"][chosen] for row in rows], [row["measured"] for row in rows])
-    return [*found, {"first": chosen, "second": "measured", "over": "all decisions", "value": whole}]
+    found = []
+    for over, chosen in (("weights", [row for row in rows if row["weight"]]), ("all", rows)):
+        columns: dict[str, list[float]] = {kind: [row["predicted"][kind] for row in chosen] for kind in MEASURES}
+        columns["measured"] = [row["measured"] for row in chosen]
+        for first, second in itertools.combinations(columns, 2):
+            value = rank_correlation(columns[first], columns[second])
+            found.append({"first": first, "second": second, "over": over, "value": value})
+    return found
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

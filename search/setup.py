@@ -28,10 +28,10 @@ from search.stages.search_settings import SearchSettings
 from search.trial import Proposal
 from search.trial_checkpoints import TrialCheckpoints
 from spaces.base import SearchSpace
+from spaces.bit_points import HasPoints
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from spaces.graph.channel_groups import ChannelGroups
-from spaces.graph.quantizable import Point, Unquantized
 from spaces.levels import Leveled
 from spaces.sparsifiers import importance
 from spaces.sparsifiers.importance import Observations
@@ -45,14 +45,6 @@ class HasGroups(Protocol):
     """A space over coupled channels, which have an importance."""
 
     groups: ChannelGroups
-
-
-@runtime_checkable
-class HasPoints(Protocol):
-    """A space over the bits of quantized values."""
-
-    points: tuple[Point, ...]
-    frozen: tuple[Unquantized, ...]
 
 
 @runtime_checkable

@@ -21,6 +21,9 @@ _TRAINING = "training.safetensors"
 TRIALS = "trials"
 """Folder of the trainings of a search's trials, inside the step's."""
 
+FINALISTS = "finalists"
+"""Folder of the trainings of a search's best candidates, inside the step's."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -56,7 +59,8 @@ class Step:
         data = {"transformations": list(network.transformations), "notes": dict(notes)}
         FileCheckpoint(self.folder / _NETWORK).save(network.tensors(), data)
         (self.folder / _TRAINING).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / TRIALS, ignore_errors=True)
+        for name in (TRIALS, FINALISTS):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
 def key_of(*parts: Any) -> str:

@@ -203,10 +203,6 @@ class PruningSchedule(SearchSpace):
     def costs(self, candidate: Candidate) -> dict[str, float]:
         return self._allocation.costs(self.numbers(candidate))
 
-    def dense_costs(self) -> dict[str, float]:
-        """Return the costs of the network with all channels."""
-        return self._allocation.costs(np.zeros(len(self.groups.groups), dtype=np.int64))
-
     def cheapest(self) -> Candidate:
         """Return the starting point with the lowest share of MACs that is open."""
         lowest = {"macs": self._settings.macs[0]} if "macs" in self.domains else {}

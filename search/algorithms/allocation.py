@@ -10,6 +10,7 @@ from search.problem import Problem
 from spaces.candidate import Candidate, Value
 from spaces.domains import Choice
 from spaces.errors import SecateursError
+from spaces.levels import Leveled
 
 
 class Allocation:
@@ -34,8 +35,10 @@ class Allocation:
 
     @staticmethod
     def fits(problem: Problem) -> bool:
-        """Whether every decision of the problem is a choice of numbers."""
+        """Whether every decision of the problem is a choice of numbers, the larger the dearer."""
         domains = problem.space.domains.values()
+        if isinstance(problem.space, Leveled):
+            return False
         return all(isinstance(domain, Choice) and not isinstance(domain.options[0], str) for domain in domains)
 
     @property

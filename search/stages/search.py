@@ -14,6 +14,7 @@ from search.algorithms.uniform import global_magnitude, uniform
 from search.asynchronous_loop import AsynchronousLoop
 from search.atomic import write_bytes
 from search.batch_loop import BatchLoop
+from search.finalists import Finalist, choose_finalists, train_finalists
 from search.loop import SearchFailedError
 from search.network import Network
 from search.pareto import best, front, violation
@@ -31,6 +32,7 @@ from search.trial_checkpoints import TrialCheckpoints
 from search.trial_note import costs_of
 from spaces.domains import Mask
 from spaces.errors import SecateursError
+from spaces.levels import Leveled
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
 
@@ -66,7 +68,7 @@ class Search(Stage):
         setup = self._setup
         write_bytes(run.folder / "tables.safetensors", save(_flat(setup.problem.tables)))
         if run.variant in GREEDY:
-            return self._deliver(setup, Proposal(GREEDY[run.variant](setup.problem)), None, run)
+            return self._finals(setup, [Finalist(Proposal(GREEDY[run.variant](setup.problem)))], run)
         if run.variant == "random":
             spent = len(run.found["trials"])
             algorithm = self._random(setup, spent, run.seed)
@@ -75,11 +77,12 @@ class Search(Stage):
 
     def _random(self, setup: Setup, spent: int, seed: int) -> Algorithm:
         """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
-        masks = all(isinstance(domain, Mask) for domain in setup.problem.space.domains.values())
-        found = ALGORITHM.find("random" if masks else "optuna")
+        space, own = setup.problem.space, self.settings.algorithm.settings
+        masks = all(isinstance(domain, Mask) for domain in space.domains.values())
+        leveled = isinstance(space, Leveled) and not isinstance(own, ALGORITHM.find("optuna").Settings)
+        found = ALGORITHM.find("random" if masks or leveled else "optuna")
         settings = found.Settings(evaluations=spent)
-        if not masks:
-            own = self.settings.algorithm.settings
+        if not masks and not leveled:
             settings = replace(own if isinstance(own, found.Settings) else settings, sampler="random", evaluations=spent)
         algorithm: Algorithm = found(setup.problem, settings, seed)
         return algorithm
@@ -132,12 +135,23 @@ class Search(Stage):
             ended_by=loop.ended_by or "algorithm",
             asynchronous=run.execution.asynchronous,
             pareto=[_point(trial, problem) for trial in front(trials, problem)],
-            trial=chosen.number,
             algorithm=dict(algorithm.notes),
         )
         if run.variant == RESULT and (compared := setup.sensitivity.comparison()) is not None:
             run.notes["sensitivity"] = compared
-        return self._deliver(setup, chosen.proposal, checkpoints.end(chosen.number), run)
+        finals = self.settings.finalists
+        last = [chosen] if finals is None else choose_finalists(trials, problem, finals.count)
+        found = [Finalist(trial.proposal, checkpoints.end(trial.number), trial.number) for trial in last]
+        return self._finals(setup, found, run)
+
+    def _finals(self, setup: Setup, finalists: list[Finalist], run: StageRun) -> Network:
+        """Return the network of the best finalist, trained where they are."""
+        place, trained = 0, None
+        if self.settings.finalists is not None:
+            place, trained = train_finalists(finalists, setup, self.settings.finalists, run)
+        run.notes["trial"] = finalists[place].trial
+        network = self._deliver(setup, finalists[place].proposal, finalists[place].end, run)
+        return network if trained is None else trained
 
     def _deliver(self, setup: Setup, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
         """Return the network of a proposal, and note what the report needs of it."""

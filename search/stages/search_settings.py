@@ -34,6 +34,25 @@ class BudgetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinalistSettings:
+    """How the best candidates of a search are told apart.
+
+    Attributes:
+        count: How many are trained: the best ones or, with several objectives, some spread over the front.
+        training: How each of them is trained; later stages go on from there.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    count: int = 3
+    training: TrainingSettings
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count: expected at least 1, got {self.count}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchSettings:
     """Settings of the search stage.
 
@@ -49,6 +68,8 @@ class SearchSettings:
         importance: Criterion of the importance table, from which first generations and greedy yardsticks are made:
             ``bn_scale``, ``l1``, ``l2``, ``geometric_median``; or, learnt from training samples, ``taylor``,
             ``task_relevance`` or their product ``relevance_loss``.
+        finalists: How the best few candidates are trained when the search is over, so that the best of them then is delivered;
+            None delivers the best one of the search.
         training: How candidates are trained before they are measured; needed for a space that trains them, and else by default
             they are not.
     """
@@ -64,6 +85,7 @@ class SearchSettings:
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     batch: int = 16
     importance: CriterionName = "bn_scale"
+    finalists: FinalistSettings | None = None
     training: TrainingSettings | None = None
 
     def __post_init__(self) -> None:

@@ -70,25 +70,18 @@ def fake_quantize(values: Tensor, step: Step, bits: int, signed: bool, axis: int
 
 
 class _Straight(torch.autograd.Function):
-    """The same arithmetic with a gradient for the scale, in a fifth of the operators' time on CPUs (which don't vectorize)."""
+    """The operators' arithmetic with a gradient for the scale, one per channel, faster than they are on CPUs."""
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, axis: int | None, factor: float
+        ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, axis: int, factor: float
     ) -> Tensor:
         """Return the quantized values, in their own dtype."""
         wide = values if values.dtype == torch.float64 else values.float()
         at, zero = along(scale.to(wide.dtype), values, axis), along(zero_point, values, axis)
-        integers = (wide * (1.0 / at)).round_()
-        shifted = bool(zero_point.any())
-        if shifted:
-            integers.add_(zero)
         ctx.save_for_backward(values, scale, zero_point)
         ctx.options = low, high, axis, factor
-        integers.clamp_(low, high)
-        if shifted:
-            integers.sub_(zero)
-        return integers.mul_(at).to(values.dtype)
+        return (wide * (1.0 / at)).round_().clamp_(low - zero, high - zero).mul_(at).to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
@@ -102,14 +95,51 @@ class _Straight(torch.autograd.Function):
         # The operators judge by the rounded integer whether a value is inside.
         rounded = exact.round()
         least, most = low - zero, high - zero
-        inside = (rounded >= least) & (rounded <= most)
-        passed = gradient * inside if ctx.needs_input_grad[0] else None
+        inside = ((rounded >= least) & (rounded <= most)).to(exact.dtype)
+        passed = gradient * inside.to(gradient.dtype) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return passed, None, None, None, None, None, None
         slope = rounded.clamp_(least, most).sub_(exact.mul_(inside)).mul_(gradient)
-        others = [dim for dim in range(values.dim()) if dim != axis] if axis is not None else []
-        total = slope.sum(others) if axis is not None else slope.sum().reshape(1)
+        total = slope.sum([dim for dim in range(values.dim()) if dim != axis])
         return passed, (total * factor).to(scale.dtype), None, None, None, None, None
+
+
+class _StraightTensor(torch.autograd.Function):
+    """The same for one scale, in fewer passes over memory: in the values' own dtype, with masks that are never written.
+
+    In bfloat16 the integers, at most 255, are exact; values next to the middle between two may go to either.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, factor: float) -> Tensor:
+        """Return the quantized values, in their own dtype."""
+        step, zero = float(scale), int(zero_point)
+        quantized = (values * float(1.0 / scale)).round_().clamp_(low - zero, high - zero).mul_(step)
+        ctx.save_for_backward(values, quantized)
+        ctx.options = (low - zero - 0.5) * step, (high - zero + 0.5) * step, factor / step, scale.dtype
+        return quantized
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        """Return the gradients of values and scale."""
+        values, quantized = ctx.saved_tensors
+        least, most, factor, dtype = ctx.options
+        (gradient,) = gradients
+        passed = torch.ops.aten.hardtanh_backward(gradient, values, least, most)
+        if not ctx.needs_input_grad[1]:
+            return passed, None, None, None, None, None
+        # Inside, the slope is (quantized - value) / scale; outside it is the last integer, quantized / scale.
+        total = _dot(gradient, quantized - values) + _dot(gradient - passed, values)
+        return passed, (total * factor).to(dtype).reshape(1), None, None, None, None
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Return the sum of products in float32, or float64 for such."""
+    same = one.stride() == other.stride() and one.numel() == one.untyped_storage().nbytes() // one.element_size()
+    if same and one.numel() == other.untyped_storage().nbytes() // other.element_size():
+        flat = (one.numel(),), (1,)
+        return torch.dot(one.as_strided(*flat), other.as_strided(*flat)).to(torch.promote_types(one.dtype, torch.float32))
+    return (one * other).sum(dtype=torch.promote_types(one.dtype, torch.float32))
 
 
 class Quantizer(nn.Module):
@@ -171,7 +201,12 @@ class Quantizer(nn.Module):
             return fake_quantize(values, Step(step.scale.detach(), step.zero_point), self.bits, self.signed, self.axis)
         low, high = integer_range(self.bits, self.signed)
         factor = 1.0 / math.sqrt(max(1, values.numel() // len(self.scale)) * high)
-        quantized: Tensor = _Straight.apply(values, self.step.scale, self.zero_point, low, high, self.axis, factor)
+        scale, zero_point = self.step.scale, self.zero_point
+        quantized: Tensor
+        if self.axis is None:
+            quantized = _StraightTensor.apply(values, scale, zero_point, low, high, factor)
+        else:
+            quantized = _Straight.apply(values, scale, zero_point, low, high, self.axis, factor)
         return quantized
 
     def quantized(self, values: Tensor, bits: int) -> Tensor:

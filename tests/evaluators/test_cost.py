@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from evaluators.base import EvaluationContext
 from evaluators.cost import Cost, CostSettings, count
 from spaces import networks
-from spaces.errors import UnsupportedModelError
+from spaces.errors import SecateursError, UnsupportedModelError
 
 
 class Attending(nn.Module):
@@ -83,3 +84,16 @@ def test_evaluator_takes_complete_costs_and_counts_otherwise():
     assert evaluate(known) == {"macs": 5.0, "parameters": 4.0, "size_bytes": 3.0, "bit_operations": 2.0}
     assert evaluate({"macs": 5.0}) == counted
     assert set(counted) == set(Cost(CostSettings()).metrics)
+
+
+def test_latency_is_read_off_the_space_and_missed_where_it_is_not_known() -> None:
+    task = digits_task()
+    model = task.reference_model()
+    known = {"macs": 1.0, "parameters": 2.0, "size_bytes": 3.0, "bit_operations": 4.0, "latency_ms": 5.0}
+    generator = torch.Generator()
+    context = EvaluationContext(task, generator, torch.device("cpu"), 1.0, model, known)
+    evaluator = Cost(CostSettings(latency=True))
+    assert evaluator.evaluate(model, context) == known
+    assert set(evaluator.metrics) == set(known)
+    with pytest.raises(SecateursError, match="needs a table"):
+        evaluator.evaluate(model, dataclasses.replace(context, costs={}))

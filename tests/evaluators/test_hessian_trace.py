@@ -27,7 +27,7 @@ def test_equals_the_trace_of_the_whole_hessian(network):
     model = seeded(mlp if network == "mlp" else Attention)
     batches = batches_of(4 if network == "mlp" else 12, sizes=(2, 2, 2, 1))
     exact = exact_traces(model, weights_of(model), batches)
-    found = traces(model, batches, tolerance=1e-9, least_rounds=300, most_rounds=300)
+    found = traces(model, batches, tolerance=1e-9, least_rounds=200, most_rounds=200)
     assert list(found.by_name) == list(exact)
     largest = max(abs(value) for value in exact.values())
     for name, trace in found.by_name.items():
@@ -94,20 +94,19 @@ def test_signs_are_drawn_from_the_generator_alone():
 def test_stops_as_soon_as_every_error_is_small_enough():
     model, batches = seeded(mlp), batches_of(4)
     generator, seen = torch.Generator().manual_seed(0), []
-    settings = TraceSettings(tolerance=0.5, least_rounds=4, most_rounds=500)
-    found = hessian_traces(
-        model, weights_of(model), batches, F.cross_entropy, call, generator, settings, lambda *told: seen.append(told)
-    )
+    settings = TraceSettings(tolerance=0.05, least_rounds=4, most_rounds=500)
+    last = {"4.weight": weights_of(model)["4.weight"]}
+    found = hessian_traces(model, last, batches, F.cross_entropy, call, generator, settings, lambda *told: seen.append(told))
     assert found.converged
-    assert seen[-1][1] <= 0.5
-    assert all(error > 0.5 for number, error in seen if 4 <= number < seen[-1][0])
+    assert seen[-1][1] <= 0.05
+    assert all(error > 0.05 for number, error in seen if 4 <= number < seen[-1][0])
     assert found.products == 2 * found.rounds
 
 
 def test_a_maximum_ends_it_too():
     found = traces(seeded(mlp), batches_of(4), tolerance=1e-9, least_rounds=2, most_rounds=3)
     assert not found.converged
-    assert found.rounds == 3 + 2
+    assert found.rounds == 3
 
 
 def test_a_loss_without_curvature_has_a_trace_of_zero():

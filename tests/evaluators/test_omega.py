@@ -9,6 +9,7 @@ from small_task import digits_task
 from torch.nn import functional as F
 
 from evaluators.base import EvaluationContext
+from evaluators.loss_increase import divergence_table, loss_increases
 from evaluators.omega import Omega, omega, omega_table
 from evaluators.sensitivity import KINDS, SensitivitySettings, calibration_batches
 from spaces.bit_width import BitWidth, BitWidthSettings
@@ -41,7 +42,7 @@ def options(space):
 
 
 def table_of(space, model, task, **settings):
-    chosen = SensitivitySettings(**{"samples": 64, **settings})
+    chosen = SensitivitySettings(**{"sensitivity": "fisher", "samples": 64, **settings})
     prepared = space.prepare(model, next(iter(space.starting_points()))).eval()
     generator = torch.Generator().manual_seed(0)
     return omega_table(prepared, space.points, options(space), task, chosen, CPU, generator), prepared, chosen
@@ -144,11 +145,56 @@ def test_the_evaluator_reads_the_table_and_computes_anew_after_training(space, m
     assert evaluate(tables={"omega": table}, trained=True) > 1.5 * computed
 
 
+def test_divergence_is_the_distance_that_one_decision_adds(space, model, task):
+    settings = SensitivitySettings(samples=128)
+    batches = calibration_batches(task, settings, CPU, 64)
+    most = {name: max(domain.options) for name, domain in space.domains.items()}
+
+    def prepare(bits):
+        return space.prepare(model, Candidate(dict(bits))).eval()
+
+    def distance(network):
+        inputs = torch.cat([batch for batch, _ in batches])
+        with torch.no_grad():
+            expected, found = model(inputs).log_softmax(1), network(inputs).log_softmax(1)
+        return float((expected.exp() * (expected - found)).sum(1).mean())
+
+    table = divergence_table(prepare, most, options(space), model, task, batches)
+    name = "features.3.weight"
+    assert list(table) == list(space.domains)
+    assert table[name][8] == 0.0
+    assert table[name][2] > table[name][4] > 0.0
+    rise = distance(prepare({**most, name: 2})) - distance(prepare(most))
+    assert table[name][2] == pytest.approx(rise, rel=1e-3)
+    context = EvaluationContext(task, torch.Generator(), CPU, 1.0, model, {}, trained=True)
+    network = prepare({**most, name: 2})
+    assert Omega(settings).evaluate(network, context)["omega"] == pytest.approx(distance(network), rel=1e-3)
+
+
+def test_the_loss_of_one_lowered_decision_is_measured_with_its_error(space, model, task):
+    settings = SensitivitySettings(samples=128)
+    batches = calibration_batches(task, settings, CPU, 32)
+    most = {name: max(domain.options) for name, domain in space.domains.items()}
+
+    def prepare(bits):
+        return space.prepare(model, Candidate(dict(bits))).eval()
+
+    name = "features.3.weight"
+    found = loss_increases(prepare, most, {name: 2}, task, batches)[name]
+    losses = []
+    for network in (prepare({**most, name: 2}), prepare(most)):
+        with torch.no_grad():
+            losses.append([float(F.cross_entropy(network(inputs), targets)) for inputs, targets in batches])
+    changes = torch.tensor(losses[0], dtype=torch.float64) - torch.tensor(losses[1], dtype=torch.float64)
+    assert found.value == pytest.approx(float(changes.mean()))
+    assert found.standard_error == pytest.approx(float(changes.std() / len(batches) ** 0.5))
+
+
 def test_nothing_is_left_behind(space, model, task):
     network = space.realize(model, next(iter(space.starting_points())))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.get_rng_state()
-    omega(network, task, SensitivitySettings(samples=16), CPU, torch.Generator().manual_seed(0))
+    omega(network, task, SensitivitySettings(sensitivity="fisher", samples=16), CPU, torch.Generator().manual_seed(0))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(module.enabled for module in network.modules() if hasattr(module, "enabled"))
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -61,12 +61,13 @@ def test_the_reported_bytes_are_those_of_the_file(finished: tuple[Path, dict[str
 def test_the_bits_are_the_chosen_ones_after_training_in_every_file(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, report = finished
     model = load_best(folder)
-    layers = {layer["name"]: layer for layer in report["layers"]}
+    layers = {layer["name"]: layer for layer in report["bits"]}
     found = {name: layer.stored.bits for name, layer in quantized_layers(model).items() if layer.stored is not None}
     assert found == {name: layer["weight_bits"] for name, layer in layers.items() if layer["weight_bits"] is not None}
     assert len(set(found.values())) > 1
     inputs = {name: layer.input_quantizer.bits for name, layer in quantized_layers(model).items() if layer.input_quantizer}
     assert inputs == {name: layers[name]["activation_bits"] for name in found}
+    assert report["deployment"]["integer_layers"] + report["deployment"]["float_layers"] == len(found)
     integers = stored_integers(folder / "best" / "model.onnx")
     assert len(integers) == len(found)
     for name, (width, low, high) in integers.items():

@@ -86,6 +86,7 @@ def sample(trials: int = 200, seed: int = 0) -> dict[str, Any]:
         "frozen": [],
     }
     before = {"top1": 0.78, "macs": 1.2e7}
+    kept = [{**layer, "chosen": layer["kept"] / layer["channels"], "retained": 0.9} for layer in layers]
     return {
         "name": "fashion-mnist-resnet20-genetic",
         "seed": 0,
@@ -111,6 +112,11 @@ def sample(trials: int = 200, seed: int = 0) -> dict[str, Any]:
         "equivalence_max_abs_error": 2.4e-6,
         "layers": layers,
         "frozen": [{"name": "classifier", "size": 10, "reason": "network output <must stay>", "macs_share": 0.0002}],
+        "retention": {
+            "result": {"chosen": 0.62, "retained": 0.914, "layers": kept},
+            "uniform": {"chosen": 0.41, "retained": 0.8, "layers": [{**layer, "retained": 0.7} for layer in kept]},
+        },
+        "output_changes": [{"stage": "1-sparse_training", "max_abs_change": 3.1e-15}],
         "histories": [
             {"stage": "0-train", "variant": "result", "epochs": epochs},
             {"stage": "1-sparse_training", "variant": "result", "epochs": epochs[3:]},

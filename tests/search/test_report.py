@@ -25,12 +25,12 @@ def test_the_page_says_what_was_reached_and_needs_nothing_else(tmp_path: Path) -
     assert "0.43 points ahead of the best yardstick" in page
     assert "network output &lt;must stay&gt;" in page
     assert "2.4e-06" in page
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "<script" not in page
     assert not re.findall(r'(?:src|href)="(?!#|data:)', page)
     assert "var(--blue)" in page
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"front.png", "progress.png", "result.png", "layers.png", "training.png"}
+    assert names == {"front.png", "progress.png", "result.png", "layers.png", "retention.png", "training.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "figures").iterdir())
 
 
@@ -122,6 +122,15 @@ def test_merged_activations_are_shown(tmp_path: Path) -> None:
     assert "Merged activations" not in page_of(
         tmp_path, {**sample(trials=24), "activations": [{**entry, "merges": [], "left": []}]}
     )
+
+
+def test_what_is_kept_of_the_task_relevance_is_shown(tmp_path: Path) -> None:
+    page = page_of(tmp_path, sample(trials=24))
+    for text in ("Task-relevant features", "62.0 %", "91.4 %", "41.0 %", "Layer by layer", "5 of 16", "3.1e-15"):
+        assert text in page, text
+    without = page_of(tmp_path, {**sample(trials=24), "retention": {}, "output_changes": []})
+    assert "Task-relevant features" not in without
+    assert "largest absolute change" not in without
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,9 @@ def test_they_find_the_best_levels_within_the_target(name: str, objectives: Sequ
         assert problem.violation(trial.metrics) == 0.0
     full = [trial for trial in trials if trial.proposal.fidelity == 1.0]
     best = max(full, key=lambda trial: trial.metrics["top1"])
-    assert dict(best.proposal.candidate.values) == {"first": 0.25, "second": 0.0, "third": 0.75}
+    assert best.metrics["top1"] > 0.75
+    if len(objectives) == 1:
+        assert dict(best.proposal.candidate.values) == {"first": 0.25, "second": 0.0, "third": 0.75}
 
 
 @pytest.mark.parametrize("name", ["genetic", "random"])

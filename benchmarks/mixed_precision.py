@@ -1,0 +1,155 @@
+"""Mixed precision side by side: our searches for bits, uniform bits and random search; and, untrained, Sony's toolkit.
+
+    python -m benchmarks.mixed_precision --data FOLDER [--seeds 3] [--workers 2]       (needs `uv sync --group benchmarks`)
+
+Every row starts from the same checkpoint and has the bytes of a network with 4, 3 or 2 bits in every layer but the first and
+the last, which have 8; inputs and additions have 8 bits. Quantization-aware training (learned steps, distillation from the
+checkpoint) lasts 3 epochs, but for `trained along`, whose search trains one more per step, and the rows that say `not trained`
+or `raw Omega`. At 2 bits there is nothing to choose. The network of the integer programme is exported, and compared on test
+images with ONNX Runtime. Every cell is a JSON file under ``--results`` and is not computed again. Prints mean and standard
+deviation over the seeds, and writes ``mixed_precision.json`` beside their folder.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.mixed_precision_rows import QUICK, ROWS, BitBench, BitSizes, Setting
+from benchmarks.pruning_bench import CPU
+from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
+from evaluators.accuracy import measure
+from evaluators.cost import count
+from evaluators.task import Task
+from evaluators.training.loop import train
+from search.atomic import write_json
+from search.export import write_onnx
+from search.quantized_onnx import stored_integers
+from spaces.graph.quantization_record import is_quantized, pack_weights
+from spaces.graph.quantized_layers import quantized_layers
+
+UNTRAINED = (4.0, 3.0)
+EXPORTED = "integer programme (ours)"
+PLAN = Plan(
+    "mixed_precision",
+    "benchmarks.mixed_precision_rows:ROWS",
+    (4.0, 3.0, 2.0),
+    {**dict.fromkeys(ROWS, UNTRAINED), EXPORTED: (4.0, 3.0, 2.0), "progressive, trained along (ours)": (3.0,)},
+)
+
+
+def compute(cell: Cell) -> dict[str, Any]:
+    """Return a cell's numbers, from its file where it has one."""
+    found = read(cell)
+    if found is not None:
+        return found
+    start, used = time.perf_counter(), time.process_time()
+    bench: Any = cell.bench
+    task = bench.task()
+    reference = bench.reference(task)
+    outcome = ROWS[cell.row](Setting(bench, task, reference, cell.target, cell.path))
+    model, chosen = outcome.model, time.process_time() - used
+    before = measure(model, task, "search")
+    if outcome.epochs:
+        settings = bench.training(outcome.epochs, 0.0, distilled=True)
+        train(model, task, settings, seed=bench.seed, device=CPU, teacher=reference, checkpoint=bench.epochs_of(cell.path))
+        bench.epochs_of(cell.path).path.unlink(missing_ok=True)
+    delivered = pack_weights(model) if is_quantized(model) else model
+    result: dict[str, Any] = {
+        "model": bench.model,
+        "seed": bench.seed,
+        "row": cell.row,
+        "target": cell.target,
+        "reference_test_top1": bench.reference_top1(task, reference),
+        "search_top1_before": before["top1"],
+        "search_top1": measure(delivered, task, "search")["top1"],
+        "test_top1": measure(delivered, task, "test")["top1"],
+        "choosing_cpu_seconds": chosen,
+        "bits": dict(outcome.candidate.values) if outcome.candidate is not None else None,
+        **outcome.notes,
+    }
+    if delivered is not model:
+        result |= count(delivered, task.example_inputs())
+    if cell.row == EXPORTED and bench.seed == 0:
+        result |= exported(delivered, task, bench.sizes.exported)
+    result |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - used}
+    write_json(cell.path, result)
+    return result
+
+
+def exported(model: nn.Module, task: Task, images: int) -> dict[str, Any]:
+    """Return how many predictions of the ONNX file differ, and whether its integers are within the network's bits."""
+    import onnxruntime
+
+    inputs, _ = next(iter(task.batches("test", 3, limit=3)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(Path(folder), model, inputs)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        integers, size = stored_integers(path), path.stat().st_size
+        differing = seen = 0
+        for batch, _ in task.batches("test", 250, limit=images):
+            with torch.no_grad():
+                expected = model(batch).argmax(1).numpy()
+            answered = np.argmax(session.run(None, {session.get_inputs()[0].name: batch.numpy()})[0], axis=1)
+            differing, seen = differing + int((answered != expected).sum()), seen + len(batch)
+    stored = {name: layer.stored.bits for name, layer in quantized_layers(model).items() if layer.stored is not None}
+    within = len(integers) == len(stored)
+    for name, (width, low, high) in integers.items():
+        bits = stored[name.removesuffix(f".stored.weight_integers_{name[-1]}")]
+        within &= -(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1) and width == min(w for w in (2, 4, 8) if w >= bits)
+    return {"onnx_differing": differing, "onnx_images": seen, "onnx_bits_as_reported": within, "onnx_bytes": size}
+
+
+def table(plan: Plan, results: list[dict[str, Any]]) -> str:
+    """Return mean and standard deviation over the seeds: test accuracy less that of the checkpoint, in points."""
+    lines = []
+    for model in dict.fromkeys(result["model"] for result in results):
+        own = [result for result in results if result["model"] == model]
+        dense = {r["seed"]: 100 * r["reference_test_top1"] for r in own}
+        lines.append(f"\n{model}: the checkpoint has {spread(list(dense.values()))} % on the test split; points from there,")
+        lines.append(f"mean ± standard deviation over {len(dense)} seeds")
+        lines.append(f"{'average bits':40}" + "".join(f"{target:>16g}{'Omega':>10}{'kB':>8}" for target in plan.targets))
+        for row in ROWS:
+            cells = ""
+            for target in plan.targets:
+                found = [r for r in own if r["row"] == row and r["target"] == target]
+                change = spread([100 * (r["test_top1"] - r["reference_test_top1"]) for r in found])
+                omega = _mean([r["omega"] for r in found if "omega" in r], ".4f")
+                cells += (
+                    f"{change:>16}{omega:>10}{_mean([r['size_bytes'] / 1e3 for r in found if 'size_bytes' in r], '.1f'):>8}"
+                )
+            lines.append(f"{row:40}{cells}")
+        lines += [
+            f"ONNX at {r['target']:g} bits: {r['onnx_differing']} of {r['onnx_images']} predictions differ, integers as "
+            f"reported: {r['onnx_bits_as_reported']}, {r['onnx_bytes'] / 1e3:.1f} kB"
+            for r in own
+            if "onnx_images" in r
+        ]
+    return "\n".join(lines)
+
+
+def _mean(values: list[float], form: str) -> str:
+    return format(statistics.fmean(values), form) if values else "-"
+
+
+def main() -> None:
+    parser = arguments(__doc__, PLAN)
+    parser.set_defaults(models=["resnet20"])
+    options = parser.parse_args()
+    sizes = QUICK if options.quick else BitSizes()
+    benches = [BitBench(m, seed, sizes, options.data, options.results) for seed in range(options.seeds) for m in options.models]
+    run(PLAN, benches, options, compute, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""What every space over bits has: the places where values are quantized."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from spaces.graph.quantizable import Point, Unquantized
+
+
+@runtime_checkable
+class HasPoints(Protocol):
+    """A space over the bits of quantized values.
+
+    Attributes:
+        points: Every place where values are quantized; those with the same decision have the same bits.
+        frozen: What stays in float, and why.
+    """
+
+    points: tuple[Point, ...]
+    frozen: tuple[Unquantized, ...]
