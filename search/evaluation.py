@@ -143,18 +143,21 @@ class Recipe:
                 self.space.take_over(prepared, weights, self.model)
         if proposal.fidelity == 0.0:
             return prepared.to(self.device).eval()
+        continued = Continued(checkpoint, start) if start is not None and same else None
         train(
             prepared,
             self.task,
             training,
             seed=trial_seed(self.seed, candidate),
             device=self.device,
-            checkpoint=Continued(checkpoint, start) if start is not None and same else checkpoint,
+            checkpoint=checkpoint if continued is None else continued,
             sparsifier=sparsifier if sparsifier is not None else self.space.sparsifier(candidate),
             teacher=self.model if training.distillation is not None else None,
             until=math.ceil(proposal.fidelity * training.epochs - 1e-9),
             moments=moments,
         )
+        if continued is not None:
+            continued.settle()
         return prepared
 
     def _context(self, proposal: Proposal, index: int) -> EvaluationContext:

@@ -156,6 +156,18 @@ def test_the_interval_follows_from_the_steps_unless_given() -> None:
     assert begun(ProbabilisticSettings(interval=7), total=400)[2].interval == 7
 
 
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_where_steps_are_few_the_penalty_is_raised_to_fit(share) -> None:
+    model, optimizer, sparsifier = begun(ProbabilisticSettings(largest=0.05, share=share), total=60)
+    assert sparsifier.interval == 1
+    done = []
+    for number in range(60):
+        step(model, optimizer, sparsifier, number)
+        done.append(sparsifier.finished)
+    # A little longer than derived: importance changes its order meanwhile.
+    assert 0.5 * share * 60 < done.index(True) <= 1.2 * share * 60 + 2
+
+
 @pytest.mark.parametrize("draw", ["weight", "group"])
 def test_the_same_masks_are_drawn_after_a_kill(draw) -> None:
     settings = ProbabilisticSettings(interval=2, largest=0.2, draw=draw)
