@@ -5,7 +5,7 @@
 Every row starts from the same checkpoint, meets the same MACs target, has the same total number of epochs after the
 checkpoint (sparse training counted), and the same optimizer, augmentation and distillation. Every cell is a JSON file
 under ``--results`` and is not computed again; a killed benchmark goes on where it stopped. Prints mean and standard
-deviation over the seeds, and writes ``channel_pruning.json`` beside the cells.
+deviation over the seeds, and writes ``channel_pruning.json`` beside their folder.
 """
 
 from __future__ import annotations

@@ -8,12 +8,18 @@ from search.algorithms.base import Algorithm
 from search.evaluation import Recipe
 from search.executors.base import Job
 from search.trial import Trial
+from search.trial_checkpoints import TrialCheckpoints
 
 BATCH = 64
 
 
-def measured(algorithm: Algorithm, recipe: Recipe) -> Iterator[Trial]:
+def measured(algorithm: Algorithm, recipe: Recipe, checkpoints: TrialCheckpoints | None = None) -> Iterator[Trial]:
     """Yield every trial of a whole search, each told to ``algorithm`` before the next is measured.
+
+    Args:
+        algorithm: What to try next.
+        recipe: How it is measured.
+        checkpoints: Where trainings and their end states are kept, of candidates that are trained. All stay there.
 
     Raises:
         RuntimeError: A trial failed.
@@ -21,7 +27,12 @@ def measured(algorithm: Algorithm, recipe: Recipe) -> Iterator[Trial]:
     number = 0
     while not algorithm.finished:
         for proposal in algorithm.ask(BATCH):
-            trial = recipe.evaluate(Job(number, proposal))
+            job = Job(number, proposal)
+            if checkpoints is None:
+                trial = recipe.evaluate(job)
+            else:
+                trial = recipe.evaluate(job, checkpoints.of(proposal), checkpoints.start(proposal))
+                checkpoints.keep(trial)
             if trial.error:
                 raise RuntimeError(trial.error)
             number += 1

@@ -6,7 +6,7 @@ Every row starts from the same checkpoint, meets the same MACs target, has the s
 checkpoint (those with a sparsifier counted), and the same optimizer, augmentation and distillation. Gradient cut and hard
 pruning split channels by the same rule, so that only the way to zero differs. Every cell is a JSON file under ``--results``
 and is not computed again; a killed benchmark goes on where it stopped. Prints mean and standard deviation over the seeds,
-and writes ``filter_pruning.json`` beside the cells.
+and writes ``filter_pruning.json`` beside their folder.
 """
 
 from __future__ import annotations

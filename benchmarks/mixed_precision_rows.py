@@ -94,7 +94,7 @@ class Setting:
     path: Path
 
     def problem(self, trains: bool = False) -> Problem:
-        """Return the problem: least Omega in the bytes of a network with the same bits in all layers but the first and last."""
+        """Return the problem: least Omega, in the bytes that the same bits in all layers but the first and last take."""
         settings = BitWidthSettings(weight_bits=(2, 3, 4, 5, 6, 8), activation_bits=(ACTIVATIONS,))
         images = (inputs for inputs, _ in self.task.batches("train", 128, limit=CALIBRATION))
         space = BitWidth(self.reference, self.task.example_inputs(), settings, batches=images)

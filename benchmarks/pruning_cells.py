@@ -35,12 +35,14 @@ class Plan:
         rows: Import path of the rows, by name.
         targets: Shares of the checkpoint's MACs, or what else the benchmark's cells mean by a target.
         only: Targets of the rows that don't have them all.
+        once: Rows that have the first seed only.
     """
 
     name: str
     rows: str
     targets: tuple[float, ...]
     only: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    once: tuple[str, ...] = ()
 
     def targets_of(self, row: str) -> tuple[float, ...]:
         """Return the targets that a row has a cell for."""
@@ -145,7 +147,7 @@ def arguments(description: str | None, plan: Plan) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
     parser.add_argument("--workers", type=int, default=2, help="processes of one torch thread each")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results") / plan.name)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results") / plan.name, help="folder of the cells")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the benchmark itself")
     return parser
 
@@ -157,9 +159,15 @@ def run(
     compute: Callable[[Cell], dict[str, Any]] = compute,
     table: Callable[[Plan, list[dict[str, Any]]], str] = table,
 ) -> None:
-    """Compute every cell that has no file yet, print the table and write ``NAME.json`` beside the cells."""
+    """Compute every cell that has no file yet, print the table and write ``NAME.json`` beside their folder."""
     options.results.mkdir(parents=True, exist_ok=True)
-    cells = [Cell(plan, bench, row, target) for bench in benches for row in options.rows for target in plan.targets_of(row)]
+    cells = [
+        Cell(plan, bench, row, target)
+        for bench in benches
+        for row in options.rows
+        if bench.seed == 0 or row not in plan.once
+        for target in plan.targets_of(row)
+    ]
     results: list[dict[str, Any]] = []
     with ProcessPoolExecutor(options.workers, get_context("spawn"), initializer=_quiet) as pool:
         list(pool.map(_checkpoint, benches))
@@ -174,7 +182,7 @@ def run(
     print(table(plan, results))
     sizes = dataclasses.asdict(benches[0].sizes)
     summary = {"sizes": sizes, "cells": sorted(results, key=lambda r: json.dumps(r, sort_keys=True))}
-    (options.results / f"{plan.name}.json").write_text(json.dumps(summary, indent=1))
+    options.results.with_suffix(".json").write_text(json.dumps(summary, indent=1))
 
 
 def _quiet() -> None:

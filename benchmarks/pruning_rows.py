@@ -96,7 +96,9 @@ def _uniform(compensate: bool) -> Row:
     return row
 
 
-def _peer(kind: str) -> Row:
+def peer(kind: str) -> Row:
+    """Return the row of one of Torch-Pruning's pruners."""
+
     def row(bench: SearchBench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
         import torch_pruning as tp
 
@@ -125,10 +127,10 @@ def _dense(bench: SearchBench, task: Task, reference: nn.Module, limit: float, p
 ROWS: dict[str, Row] = {
     "genetic search (ours)": _genetic(sparse=False, criterion="l2"),
     "sparse + genetic search (ours)": _genetic(sparse=True, criterion="bn_scale"),
-    "Torch-Pruning group L2, local": _peer("group_l2_local"),
-    "Torch-Pruning group L2, global": _peer("group_l2_global"),
-    "Torch-Pruning BN scale": _peer("bn_scale"),
-    "Torch-Pruning Taylor": _peer("taylor"),
+    "Torch-Pruning group L2, local": peer("group_l2_local"),
+    "Torch-Pruning group L2, global": peer("group_l2_global"),
+    "Torch-Pruning BN scale": peer("bn_scale"),
+    "Torch-Pruning Taylor": peer("taylor"),
     "uniform": _uniform(compensate=False),
     "uniform, compensated (ours)": _uniform(compensate=True),
     "random search": _random,

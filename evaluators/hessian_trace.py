@@ -96,12 +96,14 @@ def hessian_traces(
 
     - every batch has probes of its own, whose noise averages out over the batches (a probe shared by them has that of the mean
       Hessian, which is no smaller): many small batches are better than one;
-    - a round draws as many batches as there are, those more often that have much curvature (few samples hold most of it in a
-      trained network), and divides by the chance of each;
+    - a round draws as many batches as there are, those more often that have large gradients (few samples hold most of
+      the curvature of a trained network), and divides by the chance of each;
     - the signs of tensor ``l`` are scaled by ``s_l``, and ``v_l' (H v)_l`` divided by ``s_l ** 2``, which changes no
-      expectation; with ``s_l = 1 / sqrt(|Tr(H_l)|)`` no tensor drowns in the noise of those with larger traces.
+      expectation; with ``s_l`` one over the norm of the tensor's gradients none drowns in the noise of those with larger
+      traces.
 
-    Chances and scales come from a first look at every batch, whose own values don't count: so the estimate is unbiased.
+    Chances and scales come from the squared gradients of every batch, which know nothing of the probes: so the estimate is
+    unbiased, whatever they are.
 
     Args:
         model: The network, run in evaluation mode; left unchanged.
@@ -130,9 +132,8 @@ def hessian_traces(
 
     # The fused kernels of attention have no second derivative.
     with evaluation_mode(model), open_weights(weights), sdpa_kernel(SDPBackend.MATH):
-        plain = torch.ones(len(weights), dtype=torch.float64)
-        pilot = torch.stack([torch.stack([probed(at, plain) for at in range(len(batches))]) for _ in range(PILOT_ROUNDS)])
-        scales, chances = _balanced(shares @ pilot.abs().mean(dim=0)), _chances(pilot, shares)
+        squares = torch.stack([_squared_norms(gradients(model, weights, batch, loss, forward)) for batch in batches])
+        scales, chances = _balanced(shares @ squares), _chances(squares, shares)
         while rounds < settings.most_rounds and not (rounds >= settings.least_rounds and error <= settings.tolerance):
             drawn = torch.multinomial(chances, len(batches), replacement=True, generator=generator).tolist()
             draws += [probed(at, scales) * (shares[at] / chances[at]) for at in drawn]
@@ -140,14 +141,11 @@ def hessian_traces(
             error = _largest_error(_estimates(draws, weights)) if len(draws) > 1 else math.inf
             if on_round is not None:
                 on_round(rounds, error)
-    products = PILOT_ROUNDS * len(batches) + len(draws)
-    return Traces(_estimates(draws, weights), rounds, products, error <= settings.tolerance)
+    return Traces(_estimates(draws, weights), rounds, len(draws), error <= settings.tolerance)
 
-
-PILOT_ROUNDS = 2
-"""Looks at every batch before the values that count."""
 
 _DEFENSIVE = 0.2
+"""Share of the chances that is even over samples."""
 
 
 def _probe(
@@ -184,21 +182,26 @@ def _probe(
     return torch.stack(parts).cpu() / scales.square()
 
 
+def _squared_norms(found: Sequence[Tensor]) -> Tensor:
+    return torch.stack([gradient.square().sum(dtype=torch.float64).cpu() for gradient in found])
+
+
 def _balanced(sizes: Tensor) -> Tensor:
-    """Return scales ``1 / sqrt(|trace|)`` from the traces' sizes, none extreme for want of a trace."""
+    """Return scales ``1 / sqrt(size)``, none extreme for want of a size."""
     typical = float(sizes.median())
     if typical <= 0.0:
         return torch.ones_like(sizes)
-    return (sizes / typical).clamp(1e-2, 1e2).rsqrt()
+    return (sizes / typical).clamp(1e-3, 1e3).rsqrt()
 
 
-def _chances(pilot: Tensor, shares: Tensor) -> Tensor:
-    """Return the chance of every batch to be drawn, from a first look of shape ``(rounds, batches, tensors)``.
+def _chances(squares: Tensor, shares: Tensor) -> Tensor:
+    """Return the chance of every batch to be drawn, from squared gradients of shape ``(batches, tensors)``.
 
-    It goes with what the batch adds to the traces, as shares of them; a part is even, in case the look deceives.
+    It goes with the batch's part in the squared gradients, averaged over tensors; some of it is even, since curvature need not
+    go with gradients.
     """
-    whole = (shares @ pilot.abs().mean(dim=0)).clamp_min(torch.finfo(torch.float64).tiny)
-    parts = shares * (pilot / whole).square().mean(dim=(0, 2)).sqrt()
+    whole = (shares @ squares).clamp_min(torch.finfo(torch.float64).tiny)
+    parts = shares * (squares / whole).mean(dim=1)
     if float(parts.sum()) <= 0.0:
         return shares
     return (1.0 - _DEFENSIVE) * parts / parts.sum() + _DEFENSIVE * shares

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from evaluators.hessian_trace import TraceSettings, hessian_traces
+from evaluators.hessian_trace import TraceSettings
 from evaluators.second_moment import SecondMoment, adam_second_moment, empirical_fisher
+from evaluators.split_trace import split_traces
 from evaluators.task import Batch, Task
 from evaluators.training.batch_norm import to_device
 
@@ -29,8 +30,9 @@ class SensitivitySettings:
 
     Attributes:
         sensitivity: From second derivatives: ``adam`` (Adam's second moment times the batch size), ``fisher`` (empirical) or
-            ``hutchinson`` (traces of the Hessian, one number per layer). Or ``divergence``: how far every choice of bits, by
-            itself, takes the answers from the unquantized network's, in one forward pass each.
+            ``hutchinson`` (traces of the Hessian, one number per layer, see :mod:`evaluators.split_trace`). Or
+            ``divergence``: how far every choice of bits, by itself, takes the answers from the unquantized network's, in one
+            forward pass each.
         form: Of ``adam`` and ``fisher``: ``weight`` weighs the error of every weight by its own second derivative, ``layer``
             by the mean over the layer, as traces do.
         samples: Training samples, in fixed order and unaugmented, that all of it is estimated on.
@@ -122,7 +124,7 @@ def weight_sensitivity(
         raise ValueError("sensitivity: expected one of second derivatives, got divergence")
     if settings.sensitivity == "hutchinson":
         rounds = TraceSettings(settings.tolerance, min(8, settings.most_rounds), settings.most_rounds)
-        found = hessian_traces(model, weights, batches, task.loss, task.forward, generator, rounds).by_name
+        found = split_traces(model, weights, batches, task.loss, task.forward, generator, rounds).by_name
         average = {name: trace.value / trace.size for name, trace in found.items()}
         errors = {name: trace.standard_error / trace.size for name, trace in found.items()}
         return Sensitivity("hutchinson", _means(average, weights), average, errors)

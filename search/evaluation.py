@@ -25,6 +25,7 @@ from search.trial_checkpoints import Continued, EndState, MissingStateError
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
+from spaces.sparsifiers.base import Sparsifier
 
 _UNTRAINED = "this space trains its candidates: expected search.training: {epochs: ...}, got none"
 
@@ -108,8 +109,20 @@ class Recipe:
             return self.space.realize(self.model, proposal.candidate)
         return self.space.convert(self.prepare(proposal, checkpoint, start))
 
-    def prepare(self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> nn.Module:
+    def prepare(
+        self,
+        proposal: Proposal,
+        checkpoint: Checkpoint | None = None,
+        start: EndState | None = None,
+        sparsifier: Sparsifier | None = None,
+    ) -> nn.Module:
         """Return the prepared network of a proposal that trains, trained as far as its fidelity asks for.
+
+        Args:
+            proposal: What to train.
+            checkpoint: Where the training is kept, and gone on from.
+            start: The end state that it starts from, where the proposal names one.
+            sparsifier: The candidate's sparsifier, for a caller who wants to look at it afterwards.
 
         Raises:
             SecateursError: There are no settings to train with, or what the proposal starts from is missing.
@@ -130,18 +143,21 @@ class Recipe:
                 self.space.take_over(prepared, weights, self.model)
         if proposal.fidelity == 0.0:
             return prepared.to(self.device).eval()
+        continued = Continued(checkpoint, start) if start is not None and same else None
         train(
             prepared,
             self.task,
             training,
             seed=trial_seed(self.seed, candidate),
             device=self.device,
-            checkpoint=Continued(checkpoint, start) if start is not None and same else checkpoint,
-            sparsifier=self.space.sparsifier(candidate),
+            checkpoint=checkpoint if continued is None else continued,
+            sparsifier=sparsifier if sparsifier is not None else self.space.sparsifier(candidate),
             teacher=self.model if training.distillation is not None else None,
             until=math.ceil(proposal.fidelity * training.epochs - 1e-9),
             moments=moments,
         )
+        if continued is not None:
+            continued.settle()
         return prepared
 
     def _context(self, proposal: Proposal, index: int) -> EvaluationContext:

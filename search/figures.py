@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from search.numbers import count, percent
+from search.participation_figure import participation_figure
 from search.report_view import Point, SearchView, score_of, words
 from search.sensitivity_figure import sensitivity_figure
 
@@ -104,6 +105,8 @@ def draw(report: Mapping[str, Any], searches: Sequence[SearchView]) -> list[Pict
         retention = {role: found for role, found in (report.get("retention") or {}).items() if found.get("layers")}
         if "result" in retention:
             pictures.append(_picture("retention", "Task-relevant features kept", _retention(retention)))
+        for index, record in enumerate(report.get("participation") or []):
+            pictures.append(_picture(f"participation{index or ''}", "Participation over time", _participation(record)))
         bits = report.get("bits") or []
         if bits:
             pictures.append(_picture("bits", "Bits per layer", _bits(bits)))
@@ -335,6 +338,12 @@ def _retention(retention: Mapping[str, Any]) -> Figure:
     share = percent(retention["result"]["retained"])
     axes.set_title(f"{share} of the task relevance retained; least in {least['name']} ({percent(least['retained'])})")
     _outside_legend(axes)
+    return figure
+
+
+def _participation(record: Mapping[str, Any]) -> Figure:
+    figure = _figure(height=1.2 + 1.6 * math.ceil(min(len(record["layers"]), 16) / 4))
+    participation_figure(figure, record, BLUE, INK)
     return figure
 
 

@@ -55,7 +55,7 @@ def train_finalists(
     distilled = settings.training.distillation is not None
     with run.log.bar(f"{run.label}: finalists", len(finalists)) as bar:
         for place, finalist in enumerate(finalists):
-            network, _, _ = setup.realize(finalist.proposal, finalist.end)
+            network, _ = setup.realize(finalist.proposal, finalist.end)
             fingerprint = finalist.proposal.candidate.fingerprint
             history = train(
                 network.model,

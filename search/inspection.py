@@ -13,9 +13,6 @@ from rich.table import Table
 from search.numbers import count, percent, size
 from search.registered import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE
 from spaces.bit_points import HasPoints
-from spaces.candidate import Candidate
-from spaces.domains import Mask
-from spaces.levels import Leveled, dearest
 from spaces.registry import resolve
 
 if TYPE_CHECKING:
@@ -45,19 +42,14 @@ def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace:
     return space
 
 
-def largest(space: SearchSpace) -> Candidate:
-    """Return the candidate that keeps every channel."""
-    if isinstance(space, Leveled):
-        return dearest(space)
-    return Candidate({name: "1" * domain.length for name, domain in space.domains.items() if hasattr(domain, "length")})
-
-
 def examine(config: Config) -> dict[str, Any]:
     """Return, as JSON data, the channel groups of the configured network, frozen ones with the reason, and its costs.
 
     Raises:
         SecateursError: The model or its data cannot be had, its forward pass fails, or nothing in it is open.
     """
+    from evaluators.cost import count as count_costs
+
     task = config.build_task()
     model = task.reference_model().eval()
     stage, block = next(iter(spaces_of(config).items()))
@@ -78,19 +70,8 @@ def examine(config: Config) -> dict[str, Any]:
         "frozen": frozen,
         "channels": sum(row["size"] for row in rows),
         "open_macs_share": groups.open_share(("conv", "conv_transpose", "linear")) if groups is not None else None,
-        "costs": whole_costs(space, model, task),
+        "costs": count_costs(model, task.example_inputs(), task.forward),
     }
-
-
-def whole_costs(space: SearchSpace, model: nn.Module, task: Task) -> dict[str, float]:
-    """Return what the network costs as it is, by metric."""
-    leveled = isinstance(space, Leveled)
-    masks = all(isinstance(domain, Mask) for domain in space.domains.values())
-    if (isinstance(space, Leveled) and space.budgeted) or not (leveled or masks):
-        from evaluators.cost import count as counted
-
-        return counted(model, task.example_inputs(), task.forward)
-    return space.costs(largest(space))
 
 
 def bit_places(space: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

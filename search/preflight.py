@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from search.inspection import build_space, spaces_of, whole_costs
+from search.inspection import build_space, spaces_of
 from search.numbers import count, percent
-from search.registered import EVALUATOR
-from spaces.bit_points import HasPoints
-from spaces.candidate import Candidate
-from spaces.domains import Choice, Mask
+from search.registered import EVALUATOR, SPARSIFIER
 from spaces.errors import SecateursError, UnsupportedModelError
-from spaces.levels import Leveled, cheapest
+from spaces.pruning_schedule import PruningSchedule
 from spaces.registry import suggestion
 
 if TYPE_CHECKING:
@@ -30,6 +27,8 @@ def preflight(config: Config) -> Iterator[str]:
         SecateursError: The model or its data cannot be had, its outputs do not fit the data, nothing is open to a search,
             or no candidate can meet a target.
     """
+    from evaluators.cost import count as count_costs
+
     if config.storage is not None:
         from search.database import probe
 
@@ -42,15 +41,18 @@ def preflight(config: Config) -> Iterator[str]:
     _check_batches(config, task)
     yield f"forward pass: outputs of shape {_forward(task, model)}"
     for index, stage in enumerate(config.stages):
+        name = f"{index}-{stage.name}"
+        if hasattr(stage.settings, "sparsifier"):
+            remark = SPARSIFIER.build(stage.settings.sparsifier).remark
+            yield from [f"{name}: note that {remark}"] if remark else []
         if not hasattr(stage.settings, "space"):
             continue
-        name = f"{index}-{stage.name}"
         space = build_space(spaces_of(config)[name], model, task)
         if not space.domains:
             raise UnsupportedModelError(f"{name}: nothing in the model is open to the search; `inspect` says why")
         yield f"{name}: {len(space.domains)} decisions open"
         _check_scores(name, stage.settings, task)
-        yield from _targets(name, stage.settings.target, space, whole_costs(space, model, task))
+        yield from _targets(name, stage.settings.target, space, count_costs(model, task.example_inputs(), task.forward))
 
 
 def _check_scores(name: str, settings: Any, task: Task) -> None:
@@ -95,22 +97,12 @@ def _forward(task: Task, model: nn.Module) -> tuple[int, ...]:
     return tuple(outputs.shape)
 
 
-def _smallest(space: SearchSpace) -> Candidate | None:
-    """Return the candidate that costs least, None where it is not known which does."""
-    if isinstance(space, Leveled):
-        return cheapest(space)
-    if isinstance(space, HasPoints):
-        return Candidate({key: domain.options[0] for key, domain in space.domains.items() if isinstance(domain, Choice)})
-    masks = {key: domain for key, domain in space.domains.items() if isinstance(domain, Mask)}
-    if len(masks) < len(space.domains):
-        return None
-    fewest = {key: mask.legal_counts()[0] for key, mask in masks.items()}
-    return Candidate({key: "1" * kept + "0" * (masks[key].length - kept) for key, kept in fewest.items()})
-
-
 def _targets(name: str, targets: Any, space: SearchSpace, whole: Mapping[str, float]) -> Iterator[str]:
-    smallest = _smallest(space)
+    smallest = space.cheapest()
     lowest = space.costs(smallest) if smallest is not None else {}
+    remedy = "raise the target, or open more of the model with max_ratio, include and exclude"
+    if isinstance(space, PruningSchedule):
+        remedy = "lower space.macs to the target"
     for metric, limit in targets.items():
         if metric not in whole or metric not in lowest:
             continue
@@ -118,8 +110,7 @@ def _targets(name: str, targets: Any, space: SearchSpace, whole: Mapping[str, fl
         if lowest[metric] > allowed:
             raise SecateursError(
                 f"{name}.target.{metric}: {limit} is {count(allowed)}, and the smallest network in this space has "
-                f"{count(lowest[metric])} ({percent(lowest[metric] / whole[metric])} of the whole); raise the target, or open "
-                "more of the model with max_ratio, include and exclude"
+                f"{count(lowest[metric])} ({percent(lowest[metric] / whole[metric])} of the whole); {remedy}"
             )
         if whole[metric] <= allowed:
             raise SecateursError(f"{name}.target.{metric}: the network has {count(whole[metric])} already, within {limit}")

@@ -58,6 +58,7 @@ def render(folder: str | Path) -> Path:
         deployment=deployment_text(report),
         merged=[row for entry in report.get("activations") or [] for row in _merged(entry)],
         apart=[row for entry in report.get("activations") or [] for row in _apart(entry)],
+        remarks=[str(remark) for remark in report.get("remarks") or []],
         environment=_environment(report.get("environment") or _json(folder / "environment.json")),
         config=_text(folder / "config.yaml"),
         error=report.get("equivalence_max_abs_error"),

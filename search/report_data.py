@@ -82,7 +82,9 @@ def build_report(
     ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
     ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
     layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
-    ``version``, or null where nothing was exported to ONNX.
+    ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that pruned by probabilities:
+    ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``remarks``
+    are what a person should know of the result.
 
     Args:
         config: The run's configuration.
@@ -118,6 +120,8 @@ def build_report(
         "activations": _activations(result),
         "retention": {role: found for role, found in retention.items() if found is not None},
         "output_changes": _output_changes(result),
+        "participation": _participation(result),
+        "remarks": [entry.notes["remark"] for entry in result.entries if entry.notes.get("remark")],
         "histories": [history for history in histories if history["variant"] == RESULT],
         "yardstick_histories": [history for history in histories if history["variant"] != RESULT],
     }
@@ -167,6 +171,11 @@ def _activations(result: Flow) -> list[dict[str, Any]]:
 def _output_changes(result: Flow) -> list[dict[str, Any]]:
     removed = {entry.step: entry.notes.get("removed", {}).get("output_change") for entry in result.entries}
     return [{"stage": step, "max_abs_change": change} for step, change in removed.items() if change is not None]
+
+
+def _participation(result: Flow) -> list[dict[str, Any]]:
+    entries = [entry for entry in result.entries if entry.notes.get("participation")]
+    return [{"stage": entry.step, **entry.notes["participation"]} for entry in entries]
 
 
 def _histories(flows: Mapping[str, Flow]) -> list[dict[str, Any]]:

@@ -102,6 +102,10 @@ class Setup:
         space_class = SPACE.find(settings.space.name)
         batches = (batch.to(run.device) for batch, _ in task.batches("train", 128, limit=CALIBRATION_SAMPLES))
         space: SearchSpace = space_class(model, inputs, settings.space.settings, forward=task.forward, batches=batches)
+        if settings.training is None and space.sparsifier(space.sample(np.random.default_rng(0))) is not None:
+            raise SecateursError(
+                f"the space {settings.space.name} trains its candidates: expected search.training: {{epochs: ...}}, got none"
+            )
         if isinstance(space, Learning):
             space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
         evaluators: list[Evaluator] = [EVALUATOR.build(block) for block in settings.evaluate]
@@ -144,8 +148,10 @@ class Setup:
 
         return Workload(self.recipe.evaluate, pack, checkpoints, threads, run.execution.device)
 
-    def realize(self, proposal: Proposal, end: Checkpoint | None = None) -> tuple[Network, dict[str, float], float]:
-        """Return the network of a proposal as it was measured, its metrics, and its difference from the masked one.
+    def realize(self, proposal: Proposal, end: Checkpoint | None = None) -> tuple[Network, dict[str, Any]]:
+        """Return the network of a proposal as it was measured, and notes: ``metrics``, and ``equivalence_error``.
+
+        That is its difference from the masked network. Of a training with a sparsifier ``participation`` is its record.
 
         Args:
             proposal: What was measured.
@@ -155,15 +161,20 @@ class Setup:
             EquivalenceError: It differs by more than rounding.
         """
         space, recipe, candidate = self.problem.space, self.recipe, proposal.candidate
+        notes: dict[str, Any] = {}
         if recipe.trains(candidate):
-            prepared = recipe.prepare(proposal, end)
+            sparsifier = space.sparsifier(candidate)
+            prepared = recipe.prepare(proposal, end, sparsifier=sparsifier)
+            if sparsifier is not None:
+                notes["participation"] = sparsifier.record()
             error = space.check_prepared(prepared) if isinstance(space, CheckableTrained) else 0.0
             model, transformation = space.convert(prepared), space.transformation_of(candidate, prepared)
         else:
             error = space.check(self.network.model, candidate) if isinstance(space, Checkable) else 0.0
             model, transformation = space.realize(recipe.model, candidate), space.transformation(candidate)
         metrics = recipe.score(model, proposal)
-        return Network(model, (*self.network.transformations, transformation)), metrics, float(error)
+        notes |= {"metrics": metrics, "equivalence_error": float(error)}
+        return Network(model, (*self.network.transformations, transformation)), notes
 
     def layers(self, network: Network) -> list[dict[str, Any]]:
         """Return what stays of every open layer in a realized network."""

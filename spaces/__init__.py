@@ -2,6 +2,7 @@
 
 SPACES = {
     "channel_mask": "spaces.channel_mask:ChannelMask",
+    "pruning_schedule": "spaces.pruning_schedule:PruningSchedule",
     "bit_width": "spaces.bit_width:BitWidth",
     "filter_ratio": "spaces.filter_ratio:FilterRatio",
 }

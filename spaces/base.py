@@ -89,6 +89,10 @@ class SearchSpace(ABC):
         """Return the costs known without building the network (such as ``macs`` and ``parameters``)."""
         return {}
 
+    def cheapest(self) -> Candidate | None:
+        """Return the candidate that costs least, None where it is not known which does."""
+        return None
+
     def describe(self, candidate: Candidate) -> dict[str, Value]:
         """Return what a person reads of ``candidate`` (such as the keep ratio of every layer)."""
         return dict(candidate.values)

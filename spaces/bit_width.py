@@ -221,6 +221,10 @@ class BitWidth(SearchSpace):
             values.setdefault(point.decision, nearest(options, wanted))
         return Candidate(values)
 
+    def cheapest(self) -> Candidate:
+        """Return the candidate with the fewest bits everywhere."""
+        return Candidate({name: min(domain.options) for name, domain in self.domains.items()})
+
     def starting_points(self) -> tuple[Candidate, ...]:
         """Return the uniform allocations, from the most bits to the fewest."""
         activations = max(self._settings.activation_bits, default=MOST)

@@ -127,6 +127,11 @@ class ChannelMask(SearchSpace):
     def costs(self, candidate: Candidate) -> dict[str, float]:
         return self._cost.of(self.groups.mask(candidate.values))  # type: ignore[arg-type]
 
+    def cheapest(self) -> Candidate:
+        """Return the candidate that keeps as few channels of every group as it may."""
+        fewest = {name: domain.legal_counts()[0] for name, domain in self.domains.items()}
+        return Candidate({name: "1" * kept + "0" * (self.domains[name].length - kept) for name, kept in fewest.items()})
+
     def describe(self, candidate: Candidate) -> dict[str, Value]:
         return {name: str(mask).count("1") / len(str(mask)) for name, mask in candidate.values.items()}
 

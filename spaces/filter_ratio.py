@@ -153,6 +153,10 @@ class FilterRatio(SearchSpace):
         scores = self._scores if self._scores is not None else np.zeros(self.groups.width)
         return self._cost.of(~self._gone(candidate, scores))
 
+    def cheapest(self) -> Candidate:
+        """Return the candidate of the highest ratios."""
+        return Candidate({name: levels[0] for name, levels in self.levels.items()})
+
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
         return self._masks.transformation(self._kept(candidate))
 

@@ -30,8 +30,3 @@ class Leveled(Protocol):
 def dearest(space: Leveled) -> Candidate:
     """Return the candidate of the highest levels."""
     return Candidate({name: levels[-1] for name, levels in space.levels.items()})
-
-
-def cheapest(space: Leveled) -> Candidate:
-    """Return the candidate of the lowest levels."""
-    return Candidate({name: levels[0] for name, levels in space.levels.items()})

@@ -111,6 +111,12 @@ class OptunaSampler(Algorithm):
         self._waiting: set[tuple[str, float]] = set()
         self._exhausted = False
         self._open_batch()
+        if self._exhausted:
+            limits = ", ".join(f"{target.metric} <= {target.limit:g}" for target in problem.targets)
+            raise SecateursError(
+                f"no candidate of this space keeps the targets ({limits}) by the costs known beforehand: raise them, or "
+                "open more of the space"
+            )
 
     def ask(self, limit: int) -> list[Proposal]:
         limit = min(limit, self._settings.evaluations - len(self._begun))

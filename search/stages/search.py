@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from safetensors.numpy import save
@@ -29,7 +30,9 @@ from search.study import Study
 from search.trial import Proposal, Trial
 from search.trial_checkpoints import TrialCheckpoints
 from search.trial_note import costs_of
+from spaces.domains import Mask
 from spaces.errors import SecateursError
+from spaces.levels import Leveled
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
 
@@ -68,10 +71,21 @@ class Search(Stage):
             return self._finals(setup, [Finalist(Proposal(GREEDY[run.variant](setup.problem)))], run)
         if run.variant == "random":
             spent = len(run.found["trials"])
-            random = ALGORITHM.find("random")
-            algorithm: Algorithm = random(setup.problem, random.Settings(evaluations=spent), run.seed)
+            algorithm = self._random(setup, spent, run.seed)
             return self._search(setup, algorithm, BudgetSettings(evaluations=spent), run)
         return self._search(setup, setup.algorithm(self.settings, run.seed), self.settings.budget, run)
+
+    def _random(self, setup: Setup, spent: int, seed: int) -> Algorithm:
+        """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
+        space, own = setup.problem.space, self.settings.algorithm.settings
+        masks = all(isinstance(domain, Mask) for domain in space.domains.values())
+        leveled = isinstance(space, Leveled) and not isinstance(own, ALGORITHM.find("optuna").Settings)
+        found = ALGORITHM.find("random" if masks or leveled else "optuna")
+        settings = found.Settings(evaluations=spent)
+        if not masks and not leveled:
+            settings = replace(own if isinstance(own, found.Settings) else settings, sampler="random", evaluations=spent)
+        algorithm: Algorithm = found(setup.problem, settings, seed)
+        return algorithm
 
     def _search(self, setup: Setup, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:
         problem = setup.problem
@@ -141,11 +155,11 @@ class Search(Stage):
 
     def _deliver(self, setup: Setup, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
         """Return the network of a proposal, and note what the report needs of it."""
-        network, metrics, error = setup.realize(proposal, end)
+        network, notes = setup.realize(proposal, end)
+        metrics = notes["metrics"]
         run.notes.update(
             fingerprint=proposal.candidate.fingerprint,
-            metrics=metrics,
-            equivalence_error=error,
+            **notes,
             layers=setup.layers(network),
             bits=setup.bits(network),
             frozen=setup.frozen(),
@@ -169,7 +183,8 @@ class Search(Stage):
         if chosen is None or (known.get("step"), known.get("trial")) == (run.step, chosen.number):
             return
         end = TrialCheckpoints(run.folder / TRIALS).end(chosen.number)
-        network, metrics, _ = setup.realize(chosen.proposal, end)
+        network, notes = setup.realize(chosen.proposal, end)
+        metrics = notes["metrics"]
         fingerprint = chosen.proposal.candidate.fingerprint
         run.best.replace(network, {"step": run.step, "trial": chosen.number, "fingerprint": fingerprint, "metrics": metrics})
         names = [objective.metric for objective in setup.problem.objectives]

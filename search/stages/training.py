@@ -50,4 +50,7 @@ def train_network(network: Network, run: StageRun, settings: TrainingSettings, s
             on_epoch=on_epoch,
         )
     run.notes["history"] = [asdict(record) for record in history.epochs]
+    if sparsifier is not None:
+        run.notes["participation"] = sparsifier.record()
+        run.notes["remark"] = sparsifier.remark
     return trained

@@ -225,13 +225,15 @@ def averaged(groups: ChannelGroups, parts: Iterable[tuple[Tensor, Tensor]], devi
         parts: Mask positions (-1: not open) and scores, each of shape ``(n,)``.
         device: Where the scores are.
     """
-    # What is not open goes into a last position, which is dropped.
-    sums = torch.zeros(groups.width + 1, dtype=torch.float64, device=device)
-    counts = torch.zeros_like(sums)
-    for places, scores in parts:
-        position = torch.where(places < 0, groups.width, places)
-        sums.index_add_(0, position, scores.to(torch.float64))
-        counts.index_add_(0, position, torch.ones_like(scores, dtype=torch.float64))
+    # What is not open goes into a last position, which is dropped. All at once: importance may be asked for at every step.
+    found = list(parts)
+    places = torch.cat([places for places, _ in found] or [torch.zeros(0, dtype=torch.int64, device=device)])
+    scores = torch.cat(
+        [scores.to(torch.float64) for _, scores in found] or [torch.zeros(0, dtype=torch.float64, device=device)]
+    )
+    position = torch.where(places < 0, groups.width, places)
+    sums = torch.zeros(groups.width + 1, dtype=torch.float64, device=device).index_add_(0, position, scores)
+    counts = torch.zeros_like(sums).index_add_(0, position, torch.ones_like(scores))
     return (sums / counts)[: groups.width]
 
 

@@ -151,8 +151,9 @@ class Participation:
         return layer.number - gone
 
     def _quantiles(self) -> np.ndarray:
-        blocks = [self.p[layer.offset : layer.offset + layer.size] for layer in self.layers]
-        return np.stack([np.quantile(block, QUANTILES) for block in blocks])
+        blocks = [np.sort(self.p[layer.offset : layer.offset + layer.size]) for layer in self.layers]
+        shares = np.asarray(QUANTILES)
+        return np.stack([block[np.rint(shares * (len(block) - 1)).astype(int)] for block in blocks])
 
     def _remember(self, step: int) -> None:
         """Keep the distribution, of ever fewer updates the more there are."""

@@ -45,12 +45,14 @@ class ProbabilisticSettings:
         macs: Share of the network's MACs that is left, instead of ratios.
         shape: How unevenly layers are pruned for ``macs``.
         groups: What is pruned together: ``filters``, ``input_channels``, or ``columns`` of the im2col matrix.
-        draw: One Bernoulli draw per ``weight`` or per ``group`` in every step.
+        draw: One Bernoulli draw per ``group`` in every step (ours, and better where it was measured), or per ``weight`` (the
+            patent's wording, and the author's default).
         importance: Criterion of the ranks; ``l1`` or ``l2`` for input channels and columns.
         penalty: The penalty function, by its name.
         largest: ``A``, the largest penalty.
         flatness: ``u``, the height of the penalty function's centre as a share of ``A``.
-        interval: ``t``, steps between two updates of the probabilities; None derives it from ``share``.
+        interval: ``t``, steps between two updates of the probabilities; None derives it from ``share``. Where that gives less
+            than 1, the largest penalty is raised instead.
         share: Share of the steps in which the derived interval has all layers pruned; the rest retrains with fixed masks.
         include: Name patterns of layers whose groups may go; empty for all.
         exclude: Name patterns of layers whose groups stay.
@@ -64,7 +66,7 @@ class ProbabilisticSettings:
     macs: float | None = None
     shape: Shape = field(default_factory=Shape)
     groups: GroupKind = "filters"
-    draw: Draw = "weight"
+    draw: Draw = "group"
     importance: CriterionName = "l1"
     penalty: str = "exponential"
     largest: float = 0.05
@@ -153,7 +155,7 @@ class Probabilistic(Sparsifier):
         """Bind to the weights of ``model``; :meth:`trace` comes first.
 
         Raises:
-            UnsupportedModelError: There are too few steps for the probabilities to get anywhere.
+            SecateursError: :meth:`trace` was not called.
         """
         settings = self.settings
         self._model = model
@@ -168,9 +170,11 @@ class Probabilistic(Sparsifier):
             tensors = channel_tensors(model, self._channels, settings.groups, settings.draw)
             if settings.groups == "filters":
                 self._criterion = make_criterion(settings.importance, model, self._channels, CriterionOptions(smoothing=0.98))
-        self._participation = Participation(layers, self._penalty)
+        penalty, self._interval = self._penalty, settings.interval or 0
+        if not self._interval:
+            penalty, self._interval = derived_pace(layers, settings, settings.share * total_steps)
+        self._participation = Participation(layers, penalty)
         self._masking = RandomMasking(tensors, settings.draw)
-        self._interval = settings.interval or derived_interval(layers, self._penalty, settings.share * total_steps)
         self._fixed = False
 
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
@@ -293,7 +297,15 @@ def numbers_of(model: nn.Module, groups: ChannelGroups, settings: ProbabilisticS
     return allocation.of_ratios(settings.ratios, settings.ratio)
 
 
-def derived_interval(layers: list[Layer], penalty: PenaltyFunction, steps: float) -> int:
-    """Return the largest interval at which every layer is done within ``steps``, at least 1."""
-    needed = max(updates_needed(layer.size, layer.number, penalty) for layer in layers)
-    return max(1, int(steps / max(needed, 1)))
+def derived_pace(layers: list[Layer], settings: ProbabilisticSettings, steps: float) -> tuple[PenaltyFunction, int]:
+    """Return the penalty function and the largest interval at which every layer is done within ``steps``, if ranks stay.
+
+    Where not even an update at every step is enough, the largest penalty is raised (ours), up to 1.
+    """
+    largest, steps = settings.largest, max(1.0, steps)
+    while True:
+        penalty = make_penalty_function(settings.penalty, largest, settings.flatness)
+        needed = max(1, *(updates_needed(layer.size, layer.number, penalty) for layer in layers), 1)
+        if needed <= steps or largest >= 1.0:
+            return penalty, max(1, int(steps / needed))
+        largest = min(1.0, 1.02 * largest * needed / steps)

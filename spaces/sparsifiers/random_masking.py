@@ -34,6 +34,25 @@ class MaskedTensor:
     ties: tuple[Tie, ...]
 
 
+@dataclass
+class _Active:
+    """A tensor of which something is masked, with what its masks are drawn from.
+
+    Attributes:
+        tensor: The weights.
+        tie: The groups whose weights sit out at random, None where there are none.
+        certain: 1 where the groups are there, else 0, of a shape that broadcasts to the tensor's.
+        chance: The chance to take part, of such a shape.
+        mask: The mask of the step.
+    """
+
+    tensor: nn.Parameter
+    tie: Tie | None
+    certain: Tensor
+    chance: Tensor
+    mask: Tensor
+
+
 class RandomMasking:
     """Draws masks for all tensors of a network, applies them, and takes back what a step did to masked weights.
 
@@ -49,7 +68,13 @@ class RandomMasking:
         self._tensors = list(tensors)
         self._draw = draw
         self._optimizer: torch.optim.Optimizer | None = None
-        self._chances: list[tuple[MaskedTensor, Tensor]] = []
+        self._device = self._tensors[0].tensor.device if self._tensors else torch.device("cpu")
+        self._p = torch.ones(0)
+        self._before: np.ndarray | None = None
+        # Groups of a layer follow each other: of every tie the first and the last one say whether it is concerned.
+        self._blocks = [[_block(tie) for tie in one.ties] for one in self._tensors]
+        self._found: dict[int, _Active] = {}
+        self._active: list[_Active] = []
         self._masks: list[Tensor] = []
         self._weights: list[Tensor] = []
         self._held: list[Tensor] = []
@@ -61,26 +86,39 @@ class RandomMasking:
         """Know whose moments masked weights have."""
         self._optimizer = optimizer
 
+    @torch.no_grad()
     def set(self, p: np.ndarray) -> None:
         """Take over the probabilities of all groups; weights of groups at 0 become 0, and their moments."""
-        if not self._tensors:
-            return
-        device = self._tensors[0].tensor.device
-        self._p = torch.from_numpy(np.append(p, 1.0)).to(device, torch.float32)
-        self._chances, self._masks = [], []
-        with torch.no_grad():
-            for one in self._tensors:
-                chance = _product([self._chance(tie) for tie in one.ties])
-                if bool((chance == 1.0).all()):
-                    continue
-                certain = (chance > 0.0).to(one.tensor.dtype)
-                if bool((certain == 0.0).any()):
-                    one.tensor.mul_(certain)
-                    for moment in self._moments_of(one.tensor):
-                        moment.mul_(certain)
-                self._chances.append((one, chance))
-                self._masks.append(torch.empty_like(one.tensor, requires_grad=False).copy_(certain.expand_as(one.tensor)))
-        self._weights = [one.tensor.detach() for one, _ in self._chances]
+        self._p = torch.from_numpy(np.append(p, 1.0)).to(self._device, torch.float32)
+        news = (p < 1.0) if self._before is None else (p == 0.0) & (self._before > 0.0)
+        self._before = p.copy()
+        if news.any():
+            self._activate(news)
+        for one in self._active:
+            if one.tie is not None:
+                one.chance = self._p[one.tie.groups] * one.certain
+
+    def _activate(self, news: np.ndarray) -> None:
+        """Look again at the tensors of the groups that there is something new about."""
+        there = (self._p > 0.0).float()
+        for place, (one, blocks) in enumerate(zip(self._tensors, self._blocks, strict=True)):
+            if not any(news[first:last].any() for first, last in blocks):
+                continue
+            tie = next((tie for tie in one.ties if tie.drawn), None)
+            certain = _product([there[other.groups] for other in one.ties])
+            whole = bool((certain == 1.0).all())
+            if whole and (tie is None or bool((self._p[tie.groups] == 1.0).all())):
+                continue
+            if not whole:
+                one.tensor.mul_(certain)
+                for moment in self._moments_of(one.tensor):
+                    moment.mul_(certain)
+            known = self._found.get(place)
+            mask = torch.empty_like(one.tensor, requires_grad=False) if known is None else known.mask
+            self._found[place] = _Active(one.tensor, tie, certain, certain, mask.copy_(certain.expand_as(mask)))
+        self._active = [self._found[place] for place in sorted(self._found)]
+        self._masks = [one.mask for one in self._active]
+        self._weights = [one.tensor.detach() for one in self._active]
 
     @torch.no_grad()
     def apply(self, generator: torch.Generator) -> None:
@@ -88,14 +126,14 @@ class RandomMasking:
         if not self._weights:
             return
         if self._draw == "group":
-            drawn = torch.rand(self._p.shape, generator=generator, device=self._p.device).lt_(self._p)
-            for (one, _), mask in zip(self._chances, self._masks, strict=True):
-                certain = [drawn[tie.groups] if tie.drawn else self._p[tie.groups] > 0.0 for tie in one.ties]
-                mask.copy_(_product(certain).expand_as(mask))
+            drawn = torch.rand(self._p.shape, generator=generator, device=self._device).lt_(self._p)
+            for one in self._active:
+                if one.tie is not None:
+                    one.mask.copy_((drawn[one.tie.groups] * one.certain).expand_as(one.mask))
         else:
-            for (one, chance), mask in zip(self._chances, self._masks, strict=True):
-                if any(tie.drawn for tie in one.ties):
-                    mask.uniform_(generator=generator).lt_(chance)
+            for one in self._active:
+                if one.tie is not None:
+                    one.mask.uniform_(generator=generator).lt_(one.chance)
         self._held = [weight.clone() for weight in self._weights]
         torch._foreach_mul_(self._weights, self._masks)
         torch._foreach_sub_(self._held, self._weights)
@@ -105,8 +143,8 @@ class RandomMasking:
         """Remember the moments of masked weights, before the optimizer's step."""
         pairs = [
             (moment, mask)
-            for weight, mask in zip((one.tensor for one, _ in self._chances), self._masks, strict=True)
-            for moment in self._moments_of(weight)
+            for one, mask in zip(self._active, self._masks, strict=True)
+            for moment in self._moments_of(one.tensor)
         ]
         self._moments, self._moment_masks = [moment for moment, _ in pairs], [mask for _, mask in pairs]
         if pairs:
@@ -125,13 +163,9 @@ class RandomMasking:
             torch._foreach_add_(self._moments, self._held_moments)
             return
         # Moments that the step has made begin with what took part in it.
-        for (one, _), mask in zip(self._chances, self._masks, strict=True):
+        for one in self._active:
             for moment in self._moments_of(one.tensor):
-                moment.mul_(mask)
-
-    def _chance(self, tie: Tie) -> Tensor:
-        chance = self._p[tie.groups]
-        return chance if tie.drawn else (chance > 0.0).float()
+                moment.mul_(one.mask)
 
     def _moments_of(self, weight: Tensor) -> list[Tensor]:
         if self._optimizer is None:
@@ -145,3 +179,8 @@ def _product(factors: Sequence[Tensor]) -> Tensor:
     for factor in factors[1:]:
         product = product * factor
     return product
+
+
+def _block(tie: Tie) -> tuple[int, int]:
+    groups = tie.groups[tie.groups >= 0]
+    return (int(groups.min()), int(groups.max()) + 1) if len(groups) else (0, 0)

@@ -67,7 +67,19 @@ def test_the_result_is_smaller_and_reported(whole: dict[str, tuple[Path, dict[st
     assert report["equivalence_max_abs_error"] < 1e-6
     assert sum(parameter.numel() for parameter in load_best(folder).parameters()) == report["result"]["parameters"]
     assert any(layer["kept"] < layer["channels"] for layer in report["layers"])
+    kept = report["retention"]["result"]
+    assert 0.0 < kept["chosen"] < 1.0
+    assert kept["retained"] > 0.0
+    assert {layer["name"]: layer["kept"] for layer in kept["layers"]} == {
+        layer["name"]: layer["kept"] for layer in report["layers"]
+    }
+    assert "Task-relevant features" in (folder / "report.html").read_text()
+    assert (folder / "figures" / "retention.png").exists()
+    if kind == "cut":
+        assert [entry["stage"] for entry in report["output_changes"]] == ["1-sparse_training"]
+        assert report["output_changes"][0]["max_abs_change"] < 1e-5
     if kind == "search":
+        assert set(report["retention"]) == {"result", "uniform"}
         trials = report["searches"][0]["trials"]
         assert len(trials) == 8
         assert all(trial["state"] == "complete" and trial["feasible"] for trial in trials)

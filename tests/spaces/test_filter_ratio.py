@@ -11,7 +11,7 @@ from spaces.errors import EquivalenceError, InvalidCandidateError, SecateursErro
 from spaces.filter_ratio import FilterRatio
 from spaces.filter_ratio_settings import FilterRatioSettings
 from spaces.graph.channel_groups import call
-from spaces.levels import cheapest, dearest
+from spaces.levels import dearest
 from spaces.sparsifiers.importance import Observations, score
 from spaces.transformation import apply
 from tests.spaces.zoo import ZOO, example, network
@@ -97,7 +97,7 @@ def test_within_a_budget_ratios_say_how_layers_share_it(method: str) -> None:
     whole = count(model, example("plain"))["macs"]
     rng = np.random.default_rng(1)
     shares = []
-    for candidate in [space.sample(rng) for _ in range(8)] + [cheapest(space), dearest(space)]:
+    for candidate in [space.sample(rng) for _ in range(8)] + [space.cheapest(), dearest(space)]:
         share = space.costs(candidate)["macs"] / whole
         assert 0.25 < share <= 0.4
         shares.append(tuple(mask.count("1") for mask in space.transformation(candidate)["candidate"].values()))

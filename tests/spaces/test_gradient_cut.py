@@ -208,6 +208,40 @@ def test_the_split_is_the_smallest_that_keeps_the_target() -> None:
         assert cost.of(~gone)["macs"] > 0.4 * whole
 
 
+@pytest.mark.parametrize("macs", [0.6, 0.25, 0.1])
+def test_the_same_share_of_every_layer_uses_the_target_up(macs: float) -> None:
+    model = mixed()
+    groups = find_checked_groups(model, INPUTS)
+    cost = ChannelCost(model, groups)
+    whole = cost.of(np.ones(groups.width, dtype=bool))["macs"]
+    gone = ChannelSplit(cost, groups, 0.5, {}, macs, "layer", 0.95).redundant(np.arange(groups.width, dtype=float))
+    assert cost.of(~gone)["macs"] <= macs * whole
+    shares = []
+    for group in groups.groups:
+        block = slice(group.offset, group.offset + group.size)
+        shares.append(float((~gone[block]).sum()) / group.size)
+        if gone[block].any():
+            more = ~gone
+            more[group.offset + int(np.flatnonzero(gone[block])[0])] = True
+            assert cost.of(more)["macs"] > macs * whole
+    assert max(shares) - min(shares) < 0.25
+
+
+def test_within_a_target_ratios_say_how_layers_share_it() -> None:
+    removed = []
+    for ratios in ({"last": 0.8}, {"stem*": 0.8, "inner*": 0.8, "outer*": 0.8}):
+        sparsifier = GradientCut(GradientCutSettings(macs=0.4, ratios=ratios))
+        model = train(mixed(), sparsifier, 8)
+        groups = sparsifier.channel_groups
+        masks = sparsifier.keep_masks()
+        removed.append({group.name: float((~masks[group.name]).float().mean()) for group in groups.groups})
+        cost = ChannelCost(model, groups)
+        mask = np.concatenate([masks[group.name].numpy() for group in groups.groups])
+        assert cost.of(mask)["macs"] <= 0.4 * cost.of(np.ones(groups.width, dtype=bool))["macs"]
+    assert removed[0]["last"] > max(share for name, share in removed[0].items() if name != "last")
+    assert removed[1]["last"] < min(share for name, share in removed[1].items() if name != "last")
+
+
 def test_single_groups_have_ratios_of_their_own() -> None:
     sparsifier = GradientCut(GradientCutSettings(ratio=0.0, ratios={"las*": 0.8}))
     train(mixed(), sparsifier, 6)
@@ -233,6 +267,36 @@ def test_a_sigmoid_makes_something_of_zero_and_is_left_alone() -> None:
     groups = lossless_groups(model, find_checked_groups(model, INPUTS), INPUTS, call)
     assert [group.name for group in groups.groups] == ["2"]
     assert "makes something of a zero channel" in next(group.reason for group in groups.frozen if group.name == "0")
+
+
+def test_the_decay_may_end_before_training_does() -> None:
+    model = mixed()
+    sparsifier = GradientCut(GradientCutSettings(ratio=0.5, ramp=0.1, freeze=0.3, decay=0.6))
+    largest, heads = {}, {}
+
+    def watch(number: int) -> None:
+        gone = sparsifier._redundant
+        if gone.any():
+            largest[number] = float(largest_weights(model, sparsifier.channel_groups)[gone].max())
+        heads[number] = model.head.weight.detach().clone()
+        assert sparsifier.finished == sparsifier.settled == (number >= 23)
+
+    train(model, sparsifier, 40, adamw(0.9)(model), watch=watch)
+    assert 0 < largest[22] < 1e-6
+    assert {largest[number] for number in range(23, 40)} == {0.0}
+    assert not torch.equal(heads[24], heads[39])
+    assert removed_change(model, sparsifier) < 1e-5
+
+
+def test_a_training_that_ends_early_is_concluded_with_all_that_was_asked_for() -> None:
+    for done in (2, 12, 30):
+        model = mixed()
+        sparsifier = GradientCut(GradientCutSettings(ratio=0.5))
+        train(model, sparsifier, done, total=30)
+        sparsifier.conclude()
+        for group in sparsifier.channel_groups.groups:
+            assert int((~sparsifier.keep_masks()[group.name]).sum()) == group.size // 2
+        assert removed_change(model, sparsifier) < 1e-5
 
 
 def test_state_goes_on_exactly() -> None:
@@ -287,6 +351,8 @@ def test_what_cannot_be_is_refused() -> None:
         {"macs": 0.0},
         {"ramp": 0.6, "freeze": 0.5},
         {"freeze": 1.0},
+        {"freeze": 0.5, "decay": 0.5},
+        {"decay": 1.1},
         {"ratios": {"a": 0.1}, "scope": "global"},
         {"smoothing": 1.0},
         {"exponent": -1.0},

@@ -173,6 +173,21 @@ def test_another_candidate_takes_over_weights_and_moments(tmp_path: Path) -> Non
     assert cold.metrics != trial.metrics
 
 
+def test_a_rung_that_adds_no_epoch_has_an_end_state_too(tmp_path: Path) -> None:
+    recipe = training_recipe(tmp_path / "log")
+    checkpoints = TrialCheckpoints(tmp_path / "trials")
+    candidate = Candidate({"strength": 1e-4})
+    # Of three epochs both are one.
+    rungs = [Proposal(candidate, 0.1), Proposal(candidate, 0.2, 0), Proposal(candidate, 1.0, 1)]
+    trials = []
+    for number, proposal in enumerate(rungs):
+        trials.append(recipe.evaluate(Job(number, proposal), checkpoints.of(proposal), checkpoints.start(proposal)))
+        checkpoints.keep(trials[-1])
+    assert steps(tmp_path / "log")["0.000100"] == EVERY_STEP
+    assert trials[1].metrics == trials[0].metrics
+    assert trials[2].metrics == recipe.evaluate(Job(0, Proposal(candidate))).metrics
+
+
 def test_a_trial_without_what_it_starts_from_fails_and_says_so(tmp_path: Path) -> None:
     recipe = training_recipe(tmp_path / "log")
     trial = recipe.evaluate(Job(4, Proposal(Candidate({"strength": 1e-4}), 1.0, 3)))
