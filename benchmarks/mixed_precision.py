@@ -1,6 +1,6 @@
 """Mixed precision side by side: our searches for bits, uniform bits and random search; and, untrained, Sony's toolkit.
 
-    python -m benchmarks.mixed_precision --data FOLDER [--seeds 3] [--workers 2]       (needs `uv sync --group benchmarks`)
+    python -m benchmarks.mixed_precision --data FOLDER [--seeds 3] [--workers 2]   (`uv run --with model-compression-toolkit`)
 
 Every row starts from the same checkpoint and has the bytes of a network with 4, 3 or 2 bits in every layer but the first and
 the last, which have 8; inputs and additions have 8 bits. Quantization-aware training (learned steps, distillation from the
