@@ -86,6 +86,7 @@ def test_the_result_is_smaller_and_reported(whole: dict[str, tuple[Path, dict[st
         assert report["yardsticks"]["uniform"]["macs"] <= 0.4 * report["baseline"]["macs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "text", "step"), [("cut", CUT, "1-sparse_training"), ("search", SEARCH, "1-search")])
 def test_killed_it_ends_as_if_it_had_not_been(
     whole: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path, kind: str, text: str, step: str

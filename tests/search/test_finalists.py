@@ -71,6 +71,7 @@ def test_a_stage_trains_them_and_delivers_the_best(tmp_path: Path) -> None:
     assert not (tmp_path / "tiny" / "checkpoints" / "1-search" / "result" / "finalists").exists()
 
 
+@pytest.mark.slow
 def test_a_cut_off_stage_goes_on_from_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(CONFIG)
