@@ -9,6 +9,7 @@ from search.algorithms.breeding import Breeder
 from search.algorithms.channel_encoding import ChannelEncoding
 from search.algorithms.genetic_settings import GeneticSettings
 from search.algorithms.individual import Fitness, Individual, select_survivors
+from search.algorithms.ledger import Ledger
 from search.algorithms.racing import Race
 from search.pareto import gains, is_finite
 from search.problem import Problem
@@ -35,35 +36,23 @@ class GeneticAlgorithm(Algorithm):
         depth = 1 if len(problem.objectives) > 1 else max(settings.elite, settings.population // 8)
         self._race = Race(problem, settings.racing, depth, settings.elite) if settings.racing else None
         self._fidelities = (*settings.racing.fidelities, 1.0) if settings.racing else (1.0,)
-        self._results: dict[tuple[str, float], Trial] = {}
+        self._ledger = Ledger(settings.evaluations)
         self._population: list[Individual] = []
         self._generation = 0
         self._exhausted = False
-        self._begun: set[tuple[str, float]] = set()
-        self._queue: dict[tuple[str, float], Proposal] = {}
-        self._waiting: set[tuple[str, float]] = set()
         self._made: list[Individual] = []
         self._open_generation(self._breeder.first())
 
     def ask(self, limit: int) -> list[Proposal]:
-        if self._settings.evaluations is not None:
-            limit = min(limit, self._settings.evaluations - len(self._begun))
-        taken = list(self._queue)[: max(limit, 0)]
-        self._begun.update(taken)
-        return [self._queue.pop(key) for key in taken]
+        return self._ledger.ask(limit)
 
     def tell(self, trial: Trial) -> None:
-        key = (trial.proposal.candidate.fingerprint, trial.proposal.fidelity)
-        self._results.setdefault(key, trial)
-        self._begun.add(key)
-        self._queue.pop(key, None)
-        self._waiting.discard(key)
+        self._ledger.tell(trial)
         self._advance()
 
     @property
     def finished(self) -> bool:
-        evaluations = self._settings.evaluations
-        return self._exhausted or (evaluations is not None and len(self._results) >= evaluations)
+        return self._exhausted or self._ledger.spent
 
     @property
     def budget(self) -> int | None:
@@ -92,11 +81,10 @@ class GeneticAlgorithm(Algorithm):
         at_once = members[: self._settings.elite] if self._generation == 0 and self._rung == 0 else []
         wanted = {(one.fingerprint, 1.0): Proposal(one.candidate) for one in at_once}
         wanted |= {(one.fingerprint, fidelity): Proposal(one.candidate, fidelity) for one in members}
-        self._queue = {key: proposal for key, proposal in wanted.items() if key not in self._results}
-        self._waiting = set(self._queue)
+        self._ledger.open(wanted)
 
     def _advance(self) -> None:
-        while not self._waiting and not self._exhausted:
+        while not self._ledger.waiting and not self._exhausted:
             fidelity = self._fidelities[self._rung]
             measured = [one for one in self._members if self._metrics(one, fidelity) is not None]
             if fidelity == 1.0:
@@ -106,7 +94,7 @@ class GeneticAlgorithm(Algorithm):
             if self._race:
                 metrics = [self._measured(one, fidelity) for one in measured]
                 going = {id(one) for one in self._race.promoted(fidelity, measured, metrics, self._population)}
-                members = [one for one in measured if id(one) in going or (one.fingerprint, 1.0) in self._results]
+                members = [one for one in measured if id(one) in going or (one.fingerprint, 1.0) in self._ledger.results]
             self._rung += 1
             self._open_rung(members)
 
@@ -129,8 +117,8 @@ class GeneticAlgorithm(Algorithm):
 
     def _metrics(self, one: Individual, fidelity: float) -> Mapping[str, float] | None:
         """Return what was measured, None for a trial that failed or gave no finite objective."""
-        trial = self._results[one.fingerprint, fidelity]
+        trial = self._ledger.results[one.fingerprint, fidelity]
         return trial.metrics if trial.state == "complete" and is_finite(trial.metrics, self._problem) else None
 
     def _measured(self, one: Individual, fidelity: float) -> Mapping[str, float]:
-        return self._results[one.fingerprint, fidelity].metrics
+        return self._ledger.results[one.fingerprint, fidelity].metrics

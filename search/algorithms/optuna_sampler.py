@@ -11,6 +11,7 @@ import numpy as np
 
 from search.algorithms.base import Algorithm
 from search.algorithms.halving import HalvingSettings
+from search.algorithms.ledger import Ledger
 from search.algorithms.parameters import parameters_of
 from search.pareto import gains, is_finite, violation
 from search.problem import Problem
@@ -102,13 +103,10 @@ class OptunaSampler(Algorithm):
         optuna.logging.set_verbosity(optuna_level)
         self._starts = list({one.fingerprint: one for one in problem.starts}.values())
         self._seen: set[str] = set()
-        self._results: dict[tuple[str, float], Trial] = {}
-        self._begun: set[tuple[str, float]] = set()
+        self._ledger = Ledger(settings.evaluations)
         self._rung = 0
         self._drawn: dict[str, OptunaTrial] = {}
         self._members: list[Candidate] = []
-        self._queue: dict[tuple[str, float], Proposal] = {}
-        self._waiting: set[tuple[str, float]] = set()
         self._exhausted = False
         self._open_batch()
         if self._exhausted:
@@ -119,34 +117,27 @@ class OptunaSampler(Algorithm):
             )
 
     def ask(self, limit: int) -> list[Proposal]:
-        limit = min(limit, self._settings.evaluations - len(self._begun))
-        taken = list(self._queue)[: max(limit, 0)]
-        self._begun.update(taken)
-        return [self._queue.pop(key) for key in taken]
+        return self._ledger.ask(limit)
 
     def tell(self, trial: Trial) -> None:
-        key = (trial.proposal.candidate.fingerprint, trial.proposal.fidelity)
-        self._results.setdefault(key, trial)
-        self._begun.add(key)
-        self._queue.pop(key, None)
-        self._waiting.discard(key)
-        while not self._waiting and not self._exhausted:
+        self._ledger.tell(trial)
+        while not self._ledger.waiting and not self._exhausted:
             self._advance()
 
     @property
     def warm_starts(self) -> Collection[int]:
-        starts = {proposal.warm_start for proposal in self._queue.values()}
+        starts = {proposal.warm_start for proposal in self._ledger.queue.values()}
         if self._rung + 1 < len(self._fidelities):
-            told = [self._results.get((one.fingerprint, self._fidelities[self._rung])) for one in self._members]
+            told = [self._ledger.results.get((one.fingerprint, self._fidelities[self._rung])) for one in self._members]
             starts |= {trial.number for trial in told if trial is not None}
-        if self._rung > 0 and self._waiting:
+        if self._rung > 0 and self._ledger.waiting:
             before = self._fidelities[self._rung - 1]
-            starts |= {self._results[one.fingerprint, before].number for one in self._members}
+            starts |= {self._ledger.results[one.fingerprint, before].number for one in self._members}
         return {number for number in starts if number is not None}
 
     @property
     def finished(self) -> bool:
-        return self._exhausted or len(self._results) >= self._settings.evaluations
+        return self._exhausted or self._ledger.spent
 
     @property
     def budget(self) -> int | None:
@@ -154,7 +145,7 @@ class OptunaSampler(Algorithm):
 
     def _open_batch(self) -> None:
         settings = self._settings
-        if settings.halving is not None and len(self._begun) + settings.bracket > settings.evaluations:
+        if settings.halving is not None and self._ledger.begun + settings.bracket > settings.evaluations:
             self._exhausted = True  # What is left is too little for a batch that ends with a candidate trained to the end.
             return
         self._drawn, self._members = {}, []
@@ -169,8 +160,7 @@ class OptunaSampler(Algorithm):
     def _open_rung(self, rung: int, starts: Mapping[str, int]) -> None:
         self._rung, fidelity = rung, self._fidelities[rung]
         wanted = {(one.fingerprint, fidelity): self._proposal(one, starts) for one in self._members}
-        self._queue = {key: proposal for key, proposal in wanted.items() if key not in self._results}
-        self._waiting = set(self._queue)
+        self._ledger.open(wanted)
 
     def _proposal(self, candidate: Candidate, starts: Mapping[str, int]) -> Proposal:
         start = starts.get(candidate.fingerprint) if self._problem.trains else None
@@ -180,8 +170,8 @@ class OptunaSampler(Algorithm):
         """Close a complete rung: its best go on, or the sampler learns what the batch came to."""
         fidelity, halving = self._fidelities[self._rung], self._settings.halving
         ranked = sorted(
-            (one for one in self._members if self._counts(self._results[one.fingerprint, fidelity])),
-            key=lambda one: self._order(self._results[one.fingerprint, fidelity]),
+            (one for one in self._members if self._counts(self._ledger.results[one.fingerprint, fidelity])),
+            key=lambda one: self._order(self._ledger.results[one.fingerprint, fidelity]),
         )
         if halving is None or self._rung + 1 == len(self._fidelities) or not ranked:
             self._learn()
@@ -189,15 +179,15 @@ class OptunaSampler(Algorithm):
             return
         going = {one.fingerprint for one in ranked[: halving.promoted(len(ranked))]}
         self._members = [one for one in self._members if one.fingerprint in going]
-        self._open_rung(self._rung + 1, {print_: self._results[print_, fidelity].number for print_ in going})
+        self._open_rung(self._rung + 1, {print_: self._ledger.results[print_, fidelity].number for print_ in going})
 
     def _learn(self) -> None:
         """Tell Optuna's study the results of the batch, in the order of drawing."""
         from optuna.trial import TrialState
 
         for fingerprint, drawn in self._drawn.items():
-            reached = [fidelity for fidelity in self._fidelities if (fingerprint, fidelity) in self._results]
-            trial = self._results[fingerprint, reached[-1]]
+            reached = [fidelity for fidelity in self._fidelities if (fingerprint, fidelity) in self._ledger.results]
+            trial = self._ledger.results[fingerprint, reached[-1]]
             if not self._counts(trial):
                 self._study.tell(drawn, state=TrialState.FAIL)
                 continue
