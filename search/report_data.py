@@ -68,10 +68,10 @@ def build_report(
     comes from a search stage: ``before_retraining`` (metrics on the search split), ``fingerprint`` and ``layers``.
     ``searches`` has, per search stage: ``stage``, ``objectives``, ``target`` (limits in the metric's unit),
     ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``,
-    ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``asynchronous`` (trials were told as they were
-    finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer programme with
-    their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen`` (a
-    trial), ``finalists`` (each ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``,
+    ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``worker_seconds`` (what its trials took, added up),
+    ``asynchronous`` (trials were told as they were finished, not in batches), ``algorithm`` (what it tells of itself, such as
+    the ``programmes`` of an integer programme with their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`,
+    or null), ``chosen`` (a trial), ``finalists`` (each ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``,
     ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
     ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
     ``yardstick_histories`` those of the yardsticks. ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``,
@@ -140,6 +140,7 @@ def _search(entry: Entry) -> dict[str, Any]:
         "asynchronous": notes.get("asynchronous", False),
         "algorithm": notes.get("algorithm", {}),
         "sensitivity": notes.get("sensitivity"),
+        "worker_seconds": notes.get("worker_seconds", 0.0),
         **{name: notes[name] for name in ("pareto", "trials", "failed", "ended_by", "fingerprint", "metrics")},
         **{name: notes[name] for name in ("layers", "frozen")},
     }
