@@ -16,7 +16,9 @@ from spaces.graph.channel_check import find_checked_groups
 from spaces.graph.channel_groups import ChannelGroups, Forward
 from spaces.sparsifiers.allocation import Allocation, Shape
 from spaces.sparsifiers.base import Sparsifier
+from spaces.sparsifiers.group_masking import GroupMasking
 from spaces.sparsifiers.importance import Criterion, CriterionName, CriterionOptions, make_criterion
+from spaces.sparsifiers.masking import Masking
 from spaces.sparsifiers.participation import Layer, Participation, number_to_prune, updates_needed
 from spaces.sparsifiers.penalty_function import PenaltyFunction, make_penalty_function
 from spaces.sparsifiers.pruned_groups import (
@@ -174,7 +176,8 @@ class Probabilistic(Sparsifier):
         if not self._interval:
             penalty, self._interval = derived_pace(layers, settings, settings.share * total_steps)
         self._participation = Participation(layers, penalty)
-        self._masking = RandomMasking(tensors, settings.draw)
+        along_rows = settings.draw == "group" and settings.groups != "columns"
+        self._masking: Masking = GroupMasking(tensors) if along_rows else RandomMasking(tensors, settings.draw)
         self._fixed = False
 
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
