@@ -153,7 +153,7 @@ PAPERS = replace(OURS, largest=0.05, flatness=0.25, interval=180, draw="weight",
 ROWS: dict[str, Row] = {
     "probabilistic (ours)": sparsified(Probabilistic, OURS),
     "one-shot L1": one_shot(OURS),
-    "gradual magnitude": sparsified(GradualMagnitude, OURS),
+    "gradual magnitude": sparsified(GradualMagnitude, replace(OURS, importance="l1")),
     "Torch-Pruning group L2, local": peer("group_l2_local"),
     "probabilistic, the paper's constants": sparsified(Probabilistic, PAPERS),
     "probabilistic, searched schedule": searched,
