@@ -23,10 +23,30 @@ def check_consistency(document: Document, stages: Sequence[Block | None], own_sc
         own_scores: Whether the task is of the user's own class, with scores that are not known before it is built.
     """
     faults = list(_order(document, stages))
+    workers = _several_workers(document)
     for index, stage in enumerate(stages):
         if stage is not None and hasattr(stage.settings, "objectives"):
             faults.extend(_search(document, ("stages", index, stage.name), stage.settings, own_scores))
+            if workers:
+                faults.extend(_loud(document, ("stages", index, stage.name), stage.settings))
     return faults
+
+
+def _several_workers(document: Document) -> bool:
+    execution = document.data.get("execution")
+    return isinstance(execution, Mapping) and execution.get("executor") == "ray" and execution.get("workers") != 1
+
+
+def _loud(document: Document, path: Path, settings: Any) -> Iterable[Fault]:
+    """Refuse to time candidates while others are evaluated on the same machine."""
+    for index, block in enumerate(settings.evaluate):
+        own = block.settings
+        if getattr(own, "mode", None) == "measured" and hasattr(own, "resource") and own.resource is None:
+            message = (
+                "trials in other workers would disturb what is measured; expected mode: table, resource: NAME (a node on which "
+                "no trials run), or execution.workers: 1"
+            )
+            yield document.fault((*path, "evaluate", index, block.name), message)
 
 
 def stage_names(document: Document) -> list[str]:

@@ -19,6 +19,7 @@ from search.best import Best
 from search.block import Block
 from search.config import Config
 from search.disk_errors import disk_errors
+from search.latency_report import latency_of, measure_latency
 from search.measurements import Measurements, measure_row
 from search.network import Network
 from search.preflight import preflight
@@ -161,10 +162,16 @@ class _Pipeline:
         for role, flow in {"baseline": baseline, **flows}.items():
             model = flow.network.stored().model.to(self.device)
             rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
+        latency = None
+        if (timed := latency_of(self.config)) is not None:
+            key = key_of(baseline.key, {role: flow.key for role, flow in flows.items()})
+            latency = measurements.row("latency", key, partial(measure_latency, timed, baseline, flows, self.task))
+            for role, row in rows.items():
+                row["latency_ms"] = latency["networks"][role]["median"]
         kept = Measurements(self.run_folder.checkpoints / "retention.json")
         retention = Retention(baseline.network, self.task, self.device)
         shares = {role: kept.row(role, flow.key, partial(retention.of, flow.network)) for role, flow in flows.items()}
-        return build_report(self.config, baseline, flows, rows, shares, self._seconds())
+        return build_report(self.config, baseline, flows, rows, shares, latency, self._seconds())
 
     def _start(self) -> Flow:
         """Return the network that the run starts from: the same one on resume, wherever its weights came from."""
