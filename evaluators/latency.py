@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
-from evaluators.latency_backends import Backend, Conditions, DeviceName, LocalTimer, Timer, program_of
+from evaluators.latency_backends import Backend, Conditions, DeviceName, program_of
 from evaluators.task import Task
+from evaluators.timers import LocalTimer, Timer
 from evaluators.timing import LEAST_REPETITIONS, Timing
 from spaces.errors import SecateursError
 
@@ -30,7 +31,8 @@ class LatencySettings:
         warmup: Runs before those that count.
         repetitions: Runs that count; the latency is their median.
         seconds: No more runs of a network are begun after so many seconds.
-        step: For a table: channel counts of which multiples are measured; the others lie between.
+        points: For a table: channel counts that are measured of a layer, of inputs and outputs each and of every kind
+            (multiples of 16, of 8, of 4, others); what lies between is interpolated.
         cache: For a table: folder in which measured layers are kept; null for what the environment variable SECATEURS_CACHE
             names, else ``~/.cache/secateurs``.
         resource: Custom resource of a node on a Ray cluster, as in ``ray start --resources='{"NAME": 1}'``: it is measured
@@ -48,13 +50,14 @@ class LatencySettings:
     warmup: int = 10
     repetitions: int = 100
     seconds: float = 5.0
-    step: int = 1
+    points: int = 4
     cache: str | None = None
     resource: str | None = None
     address: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, least in (("threads", 1), ("batch_size", 1), ("warmup", 0), ("repetitions", LEAST_REPETITIONS), ("step", 1)):
+        fewest = {"threads": 1, "batch_size": 1, "warmup": 0, "repetitions": LEAST_REPETITIONS, "points": 2}
+        for name, least in fewest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         if self.seconds <= 0:

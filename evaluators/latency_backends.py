@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from evaluators.onnx_export import TaskForward, first_line, onnx_bytes, open_session, quiet
 from evaluators.task import Task
-from evaluators.timing import Run, Timing, alone, time_in_turn, wall_clock
-from evaluators.training.hardware import processor
+from evaluators.timing import Run, clock
 from spaces.errors import SecateursError
 from spaces.graph.quantization_record import is_quantized, pack_weights
 
@@ -86,38 +85,6 @@ def program_of(model: nn.Module, task: Task, batch_size: int, conditions: Condit
     return Program(buffer.getvalue(), inputs)
 
 
-class Timer(Protocol):
-    """Where programs are timed: here, or on another machine."""
-
-    def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
-        """Return how long the programs take, timed in turn.
-
-        Raises:
-            LatencyError: The backend or the device is not to be had there, or a program fails.
-        """
-        ...
-
-    def machine(self, conditions: Conditions) -> str:
-        """Return the name of what computes there: of the processor, or of the GPU."""
-        ...
-
-
-class LocalTimer:
-    """Times programs on this machine, while no other measurement is under way on it."""
-
-    def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
-        """Return how long the programs take, timed in turn."""
-        with alone(), torch_threads(conditions.threads):
-            runs = [run_of(program, conditions) for program in programs]
-            times = time_in_turn(runs, conditions.warmup, conditions.repetitions, conditions.seconds)
-        return [Timing.of(found) for found in times]
-
-    def machine(self, conditions: Conditions) -> str:
-        """Return the name of the processor, or of the GPU."""
-        require(conditions)
-        return torch.cuda.get_device_name() if conditions.device == "cuda" else processor()
-
-
 def run_of(program: Program, conditions: Conditions) -> Run:
     """Return a program as something that can be timed here.
 
@@ -129,7 +96,7 @@ def run_of(program: Program, conditions: Conditions) -> Run:
         session = open_session(program.content, conditions.threads, _PROVIDERS[conditions.device])
         feed = {session.get_inputs()[0].name: program.inputs.numpy()}
         # A run of ONNX Runtime ends when its outputs are in the CPU's memory, whatever computed them.
-        return wall_clock(lambda: session.run(None, feed))
+        return clock(lambda: session.run(None, feed), conditions.threads)
     with quiet():
         network: Callable[[Tensor], Tensor] = torch.export.load(io.BytesIO(program.content)).module()
     return torch_run(network, program.inputs, conditions)
@@ -162,7 +129,7 @@ def torch_run(network: Callable[[Tensor], Tensor], inputs: Tensor, conditions: C
             f"latency: backend {conditions.backend} on {conditions.device} fails on this network ({first_line(error)}); try "
             "backend: onnxruntime"
         ) from error
-    return wall_clock(call) if device.type == "cpu" else cuda_clock(call)
+    return clock(call, conditions.threads) if device.type == "cpu" else cuda_clock(call)
 
 
 def cuda_clock(call: Callable[[], object]) -> Run:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.timing import LEAST_REPETITIONS, Timing, alone, time_in_turn, wall_clock
+from evaluators.timing import AT_A_TIME, LEAST_REPETITIONS, Timing, alone, clock, time_in_turn
 
 
 @given(st.lists(st.floats(min_value=0.001, max_value=1e3), min_size=1, max_size=200))
@@ -36,16 +36,24 @@ def test_the_interval_covers_the_true_median_as_often_as_it_says() -> None:
     assert 0.93 < covered < 0.99
 
 
-def test_runs_go_in_turn_and_warm_up_first() -> None:
+def test_a_few_runs_go_in_turn_and_the_first_of_them_is_not_counted() -> None:
     order: list[str] = []
 
     def run(name: str) -> float:
         order.append(name)
         return float(len(order))
 
-    times = time_in_turn([lambda: run("a"), lambda: run("b")], warmup=2, repetitions=3, seconds=10.0)
-    assert "".join(order) == "aabb" + "ababab"
-    assert times == [[5.0, 7.0, 9.0], [6.0, 8.0, 10.0]]
+    times = time_in_turn([lambda: run("a"), lambda: run("b")], warmup=2, repetitions=AT_A_TIME + 1, seconds=10.0)
+    few = AT_A_TIME + 1
+    assert "".join(order) == "aabb" + "a" * few + "b" * few + "aabb"
+    assert times[0] == [*(float(6 + place) for place in range(AT_A_TIME)), float(4 + 2 * few + 2)]
+    assert len(times[1]) == AT_A_TIME + 1
+
+
+def test_one_thing_alone_needs_no_run_that_is_not_counted() -> None:
+    calls: list[int] = []
+    time_in_turn([lambda: float(len(calls)) + (calls.append(1) or 0.0)], warmup=0, repetitions=7, seconds=10.0)
+    assert len(calls) == 7
 
 
 def test_no_more_runs_are_begun_when_time_is_up_but_a_few_there_always_are() -> None:
@@ -53,8 +61,9 @@ def test_no_more_runs_are_begun_when_time_is_up_but_a_few_there_always_are() -> 
     assert len(times[0]) == LEAST_REPETITIONS
 
 
-def test_the_wall_clock_counts_milliseconds() -> None:
-    assert wall_clock(lambda: time.sleep(0.02))() >= 20.0
+def test_one_thread_is_timed_while_it_computes_and_more_by_the_wall_clock() -> None:
+    assert clock(lambda: time.sleep(0.02), threads=1)() < 15.0
+    assert clock(lambda: time.sleep(0.02), threads=2)() >= 20.0
 
 
 def measure(name: str, seen: Queue[str]) -> None:
