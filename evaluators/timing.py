@@ -15,7 +15,8 @@ Run = Callable[[], float]
 """Does something once, and returns the milliseconds that it took."""
 
 LEAST_REPETITIONS = 5
-AT_A_TIME = 5
+AT_A_TIME = 20
+NOT_COUNTED = 5
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def clock(call: Callable[[], object], threads: int = 1) -> Run:
 def time_in_turn(runs: Sequence[Run], warmup: int, repetitions: int, seconds: float) -> list[list[float]]:
     """Return the milliseconds of every run: a few of each in turn, so that what disturbs one disturbs all alike.
 
-    The first of every few is not counted: it finds the processor's cache full of the others' data.
+    The first of these are not counted: they find the processor's cache full of the others' data.
 
     Args:
         runs: What is timed.
@@ -85,7 +86,7 @@ def time_in_turn(runs: Sequence[Run], warmup: int, repetitions: int, seconds: fl
         if done >= LEAST_REPETITIONS and time.monotonic() >= end:
             break
         for times, run in zip(found, runs, strict=True):
-            if len(runs) > 1:
+            for _ in range(NOT_COUNTED if len(runs) > 1 else 0):
                 run()
             times.extend(run() for _ in range(min(AT_A_TIME, repetitions - done)))
     return found

@@ -10,7 +10,7 @@ from evaluators.latency import Latency
 from evaluators.task import Task
 from search.block import Block
 from search.config import Config
-from search.registered import EVALUATOR
+from search.remote_timer import evaluators_of
 from search.report_data import Flow
 from search.run import RESULT
 
@@ -18,7 +18,7 @@ from search.run import RESULT
 def latency_of(config: Config) -> Latency | None:
     """Return the evaluator of latency that the last search with one has, None where no search has one."""
     blocks: list[Block] = [block for stage in config.stages for block in getattr(stage.settings, "evaluate", ())]
-    found = [evaluator for evaluator in map(EVALUATOR.build, blocks) if isinstance(evaluator, Latency)]
+    found = [evaluator for evaluator in evaluators_of(blocks, config.execution) if isinstance(evaluator, Latency)]
     return found[-1] if found else None
 
 

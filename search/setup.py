@@ -22,7 +22,8 @@ from search.executors.base import Evaluate, Workload
 from search.latency_tables import LatencyTables
 from search.network import Network
 from search.problem import Objective, Problem, Target
-from search.registered import ALGORITHM, EVALUATOR, SPACE
+from search.registered import ALGORITHM, SPACE
+from search.remote_timer import evaluators_of
 from search.removal import frozen
 from search.run import StageRun
 from search.sensitivity_tables import SensitivityTables
@@ -110,7 +111,7 @@ class Setup:
             )
         if isinstance(space, Learning):
             space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
-        evaluators: list[Evaluator] = [EVALUATOR.build(block) for block in settings.evaluate]
+        evaluators = evaluators_of(settings.evaluate, run.execution)
         baseline = run.baseline if run.baseline is not None else network
         # Without a storage, a configuration is only checked.
         folder = run.folder if run.storage is not None else None
