@@ -22,12 +22,12 @@ from search.disk_errors import disk_errors
 from search.latency_report import latency_of, measure_latency
 from search.measurements import Measurements, measure_row
 from search.network import Network
-from search.preflight import preflight
 from search.progress import Log, duration
 from search.registered import STAGE
+from search.rehearsal import rehearse
 from search.report_data import Entry, Flow, build_report
 from search.retention import Retention
-from search.run import DENSE, RESULT, StageRun, Stopwatch
+from search.run import DENSE, RESULT, StageRun, Stopwatch, device_of
 from search.run_folder import RunFolder, RunFolderError
 from search.stages.base import Stage
 from search.steps import Step, key_of
@@ -52,7 +52,8 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
 
     with _threads(config.execution.threads_per_trial):
         if not (folder / "config.yaml").exists():
-            _check(config)
+            for _ in rehearse(config):
+                pass
         with disk_errors(folder), RunFolder(folder) as run_folder:
             task = config.build_task()
             changes = run_folder.adopt(config.canonical(), task.fingerprint)
@@ -68,51 +69,9 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     return report
 
 
-def _check(config: Config) -> None:
-    """Find what is wrong with a run before anything of it is written."""
-    for _ in preflight(config):
-        pass
-    task = config.build_task()
-    network = Network(task.reference_model().eval())
-    for number, block in enumerate(config.stages):
-        stage = _stage(block)
-        if stage.compresses:
-            stage.check(network, _stage_run(config, task, f"{number}-{block.name}", network))
-        if stage.searches:
-            # Later stages work on a structure that only the first search decides.
-            return
-
-
 def _stage(block: Block) -> Stage:
     stage: Stage = STAGE.build(block)
     return stage
-
-
-def _stage_run(config: Config, task: Task, step: str, baseline: Network) -> StageRun:
-    nowhere = Path()
-    return StageRun(
-        name=config.name,
-        step=step,
-        variant=RESULT,
-        folder=nowhere,
-        seed=config.seed,
-        task=task,
-        build_task=partial(build_task, config.task),
-        device=device_of(config.execution.device),
-        execution=config.execution,
-        baseline=baseline,
-        best=Best(nowhere, {}, {}),
-        storage=None,
-        log=Log(None, None),
-        stopwatch=Stopwatch(nowhere / "seconds.json"),
-    )
-
-
-def device_of(setting: str) -> torch.device:
-    """Return the device that ``auto`` or a device's name stands for."""
-    if setting != "auto":
-        return torch.device(setting)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager

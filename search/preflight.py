@@ -41,10 +41,13 @@ def preflight(config: Config) -> Iterator[str]:
     yield f"data: {', '.join(sizes)}"
     _check_batches(config, task)
     yield f"forward pass: outputs of shape {_forward(task, model)}"
+    smaller = False
     for index, stage in enumerate(config.stages):
         name = f"{index}-{stage.name}"
         if hasattr(stage.settings, "sparsifier"):
-            remark = SPARSIFIER.build(stage.settings.sparsifier).remark
+            sparsifier = SPARSIFIER.build(stage.settings.sparsifier)
+            # What a stage leaves that removes something is not known before it has run.
+            smaller, remark = smaller or sparsifier.removes, sparsifier.remark
             yield from [f"{name}: note that {remark}"] if remark else []
         if not hasattr(stage.settings, "space"):
             continue
@@ -53,7 +56,9 @@ def preflight(config: Config) -> Iterator[str]:
             raise UnsupportedModelError(f"{name}: nothing in the model is open to the search; `inspect` says why")
         yield f"{name}: {len(space.domains)} decisions open"
         _check_scores(name, stage.settings, config.execution, task)
-        yield from _targets(name, stage.settings.target, space, count_costs(model, task.example_inputs(), task.forward))
+        if not smaller:
+            yield from _targets(name, stage.settings.target, space, count_costs(model, task.example_inputs(), task.forward))
+        smaller = True
 
 
 def _check_scores(name: str, settings: Any, execution: Execution, task: Task) -> None:
