@@ -96,6 +96,7 @@ class BitWidth(SearchSpace):
     """
 
     Settings = BitWidthSettings
+    quantizes = True
 
     def __init__(
         self,
