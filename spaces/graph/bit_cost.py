@@ -59,12 +59,10 @@ class BitCost:
     Args:
         found: What can be quantized in it.
         network: It, quantized, with any bits.
-        latency: Milliseconds of a layer by ``"WEIGHT_BITSxINPUT_BITS"``, by layer; may be empty.
     """
 
-    def __init__(self, found: Quantizable, network: nn.Module, latency: Mapping[str, Mapping[str, float]]) -> None:
+    def __init__(self, found: Quantizable, network: nn.Module) -> None:
         self._sites = found.layers
-        self._latency = latency
         frozen = sum(entry.macs for entry in found.frozen)
         self._macs = frozen + sum(site.macs for site in found.layers)
         self._float_operations = frozen * FLOAT_BITS * FLOAT_BITS
@@ -74,29 +72,20 @@ class BitCost:
         self._other_bytes = stored_bytes(network) - packed
 
     def of(self, bits: Mapping[str, tuple[int, int | None]]) -> dict[str, float]:
-        """Return ``macs``, ``parameters``, ``size_bytes``, ``bit_operations`` and, with a table for it, ``latency_ms``.
+        """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``.
 
         Args:
             bits: Bits of the weights and of the input (None: float), by layer.
         """
         operations = self._float_operations
         size = self._other_bytes
-        latency = 0.0
         for site in self._sites:
             weights, inputs = bits[site.name]
             operations += site.macs * weights * (FLOAT_BITS if inputs is None else inputs)
             size += packed_bytes(site.weights, weights)
-            if self._latency:
-                latency += self._latency[site.name][latency_key(weights, inputs)]
-        costs = {
+        return {
             "macs": float(self._macs),
             "parameters": self._parameters,
             "size_bytes": float(size),
             "bit_operations": float(operations),
         }
-        return {**costs, "latency_ms": latency} if self._latency else costs
-
-
-def latency_key(weights: int, inputs: int | None) -> str:
-    """Return the entry of a latency table for a layer with these bits, such as ``4x8``."""
-    return f"{weights}x{FLOAT_BITS if inputs is None else inputs}"

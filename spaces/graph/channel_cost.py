@@ -22,12 +22,14 @@ class ChannelCost:
         self._index: dict[bytes, int] = {}
         self._last = groups.width
         layers = [layer for layer in groups.layers if layer.macs > 0]
+        self._names = [layer.name for layer in layers]
         self._macs = np.asarray([layer.macs for layer in layers])
         one = self._vector(np.asarray([-1]))
         self._macs_out = np.asarray([self._vector(layer.outputs) for layer in layers], dtype=np.int64)
         self._macs_in = np.asarray(
             [self._vector(layer.inputs) if layer.groups == 1 else one for layer in layers], dtype=np.int64
         )
+        self._reads = np.asarray([self._vector(layer.inputs) for layer in layers], dtype=np.int64)
         factors, pairs, sizes, trained = [], [], [], []
         persistent = model.state_dict(keep_vars=True).keys()
         seen: set[int] = set()
@@ -61,8 +63,7 @@ class ChannelCost:
 
     def of(self, mask: np.ndarray) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of a mask, boolean of shape ``(width,)``."""
-        extended = np.append(mask, True).astype(np.int64)
-        counts = np.add.reduceat(extended[self._joined], self._starts).astype(np.float64)
+        counts = self._counts(mask)
         macs = float((self._macs * counts[self._macs_in] * counts[self._macs_out]).sum())
         elements = self._factors * counts[self._pairs[:, 0]] * counts[self._pairs[:, 1]]
         return {
@@ -71,3 +72,13 @@ class ChannelCost:
             "size_bytes": float((elements * self._sizes).sum()),
             "bit_operations": macs * FLOAT_BITS * FLOAT_BITS,
         }
+
+    def channels(self, mask: np.ndarray) -> dict[str, tuple[int, int]]:
+        """Return the input and output channels that a mask leaves of every layer with MACs, by name."""
+        counts = self._counts(mask).astype(np.int64)
+        pairs = zip(counts[self._reads].tolist(), counts[self._macs_out].tolist(), strict=True)
+        return dict(zip(self._names, pairs, strict=True))
+
+    def _counts(self, mask: np.ndarray) -> np.ndarray:
+        extended = np.append(mask, True).astype(np.int64)
+        return np.asarray(np.add.reduceat(extended[self._joined], self._starts), dtype=np.float64)
