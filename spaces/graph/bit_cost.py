@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -53,6 +54,25 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How large the parts of a network are, whatever their bits.
+
+    Attributes:
+        weights: Elements of the weight of every quantized layer.
+        macs: Multiply-accumulates of every quantized layer for one sample.
+        float_macs: Those of what stays in float.
+        parameters: Number of weights and biases.
+        other_bytes: Bytes of all that is stored beside the quantized weights.
+    """
+
+    weights: Mapping[str, int]
+    macs: Mapping[str, float]
+    float_macs: float
+    parameters: float
+    other_bytes: float
+
+
 class BitCost:
     """Costs of any choice of bits of one network.
 
@@ -60,37 +80,44 @@ class BitCost:
         found: What can be quantized in it.
         network: It, quantized, with any bits.
         latency: Milliseconds of a layer by ``"WEIGHT_BITSxINPUT_BITS"``, by layer; may be empty.
+
+    Attributes:
+        whole: How large the parts of the network are.
     """
 
     def __init__(self, found: Quantizable, network: nn.Module, latency: Mapping[str, Mapping[str, float]]) -> None:
-        self._sites = found.layers
         self._latency = latency
-        frozen = sum(entry.macs for entry in found.frozen)
-        self._macs = frozen + sum(site.macs for site in found.layers)
-        self._float_operations = frozen * FLOAT_BITS * FLOAT_BITS
-        self._parameters = float(counted_parameters(network))
         layers = quantized_layers(network)
         packed = sum(packed_bytes(site.weights, weight_bits(layers[site.name])) for site in found.layers)
-        self._other_bytes = stored_bytes(network) - packed
+        self.whole = Extent(
+            {site.name: site.weights for site in found.layers},
+            {site.name: site.macs for site in found.layers},
+            sum(entry.macs for entry in found.frozen),
+            float(counted_parameters(network)),
+            stored_bytes(network) - packed,
+        )
 
-    def of(self, bits: Mapping[str, tuple[int, int | None]]) -> dict[str, float]:
+    def of(self, bits: Mapping[str, tuple[int, int | None]], extent: Extent | None = None) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes``, ``bit_operations`` and, with a table for it, ``latency_ms``.
 
         Args:
             bits: Bits of the weights and of the input (None: float), by layer.
+            extent: What is left of the network, :attr:`whole` by default; a layer's milliseconds shrink as its MACs do.
         """
-        operations = self._float_operations
-        size = self._other_bytes
+        extent = extent or self.whole
+        operations = extent.float_macs * FLOAT_BITS * FLOAT_BITS
+        size = extent.other_bytes
         latency = 0.0
-        for site in self._sites:
-            weights, inputs = bits[site.name]
-            operations += site.macs * weights * (FLOAT_BITS if inputs is None else inputs)
-            size += packed_bytes(site.weights, weights)
+        for name, macs in extent.macs.items():
+            weights, inputs = bits[name]
+            operations += macs * weights * (FLOAT_BITS if inputs is None else inputs)
+            size += packed_bytes(extent.weights[name], weights)
             if self._latency:
-                latency += self._latency[site.name][latency_key(weights, inputs)]
+                left = macs / self.whole.macs[name] if self.whole.macs[name] else 1.0
+                latency += self._latency[name][latency_key(weights, inputs)] * left
         costs = {
-            "macs": float(self._macs),
-            "parameters": self._parameters,
+            "macs": float(extent.float_macs + sum(extent.macs.values())),
+            "parameters": extent.parameters,
             "size_bytes": float(size),
             "bit_operations": float(operations),
         }
