@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from search.algorithms.channel_encoding import ChannelEncoding, Masks, Scores
 from search.algorithms.credit import Credit
 from search.algorithms.individual import Individual, deap_draws_from
+from search.algorithms.mixed_starts import programmed
 from search.algorithms.repair import fit, nearest
-from search.algorithms.sampling import blurred_ranks
+from search.algorithms.sampling import blurred_scores
 
 _FACTORS = {"factor 0.3": 0.3, "factor 0.6": 0.6, "factor 0.85": 0.85, "factor 1": 1.0}
 _PREFERENCE_SPREAD = 0.5
@@ -79,11 +80,20 @@ class Variation(ABC):
 
 
 class MaskVariation(Variation):
-    """A bit per channel: children exchange whole layers or bits; mutation flips, resizes, swaps and transfers."""
+    """A bit per channel or level: children exchange whole layers or bits; mutation flips, resizes, swaps and transfers.
+
+    Where there are channels and choices of bits with a table of Omega, a mutation more resizes layers and takes the bits of
+    least Omega for the channels then (``programme``).
+    """
 
     prefixes = False
-    mutations = ("flip", "ratio", "swap", "transfer")
+    mutations: tuple[str, ...] = ("flip", "ratio", "swap", "transfer")
     crossovers = ("layers", "bits")
+
+    def __init__(self, encoding: ChannelEncoding, crossover: float, mutation: float, several: bool) -> None:
+        if encoding.mixed and encoding.constrained and "omega" in encoding.problem.tables:
+            self.mutations = (*self.mutations, "programme")
+        super().__init__(encoding, crossover, mutation, several)
 
     def genes(self, masks: Masks) -> list[object]:
         return list(masks)
@@ -96,11 +106,13 @@ class MaskVariation(Variation):
         if crossed:
             origins.append(self._crossover_credit.draw(rng))
             self._cross(origins[-1], masks, [mask.copy() for mask in second.masks], rng)
-        scores = blurred_ranks(self.encoding, rng, factor)
+        scores = blurred_scores(self.encoding, rng, factor)
         if not crossed or rng.random() < self._mutation:
             origins.append(self._mutation_credit.draw(rng))
             if origins[-1] == "transfer":
                 return self.individual(self._transfer(masks, scores, rng), origins)
+            if origins[-1] == "programme":
+                return self.individual(self._programmed(masks, scores, rng), origins)
             self._mutate(origins[-1], masks, scores, rng)
         return self.individual(self.repaired(masks, scores, rng), origins)
 
@@ -144,8 +156,21 @@ class MaskVariation(Variation):
         limit = 1.0 if self.encoding.constrained and (load > 1.0 or rng.random() < self._fill) else load
         return fit(self.encoding, masks, scores, limit=limit, preference=preference, per_cost=True)
 
-    def _some_layers(self, rng: np.random.Generator) -> list[int]:
-        open_layers = [layer for layer, counts in enumerate(self.encoding.counts) if len(counts) > 1]
+    def _programmed(self, masks: Masks, scores: Scores, rng: np.random.Generator) -> Masks:
+        """Resize layers, and choose the bits for what they keep; where none keep the targets, repair what there is."""
+        encoding = self.encoding
+        for layer in self._some_layers(rng, masks_only=True):
+            kept = int(masks[layer].sum())
+            masks[layer] = resized(masks[layer], scores[layer], self._other_count(layer, kept, rng))
+        masks = fit(encoding, masks, scores, limit=None)
+        given = encoding.candidate(masks).values
+        channels = {name: given[name] for layer, name in enumerate(encoding.names) if not encoding.is_level(layer)}
+        found = programmed(encoding.problem, channels)
+        return self.repaired(masks, scores, rng) if found is None else encoding.masks(found)
+
+    def _some_layers(self, rng: np.random.Generator, masks_only: bool = False) -> list[int]:
+        legal = enumerate(self.encoding.counts)
+        open_layers = [n for n, counts in legal if len(counts) > 1 and not (masks_only and self.encoding.is_level(n))]
         number = min(int(rng.geometric(0.5)), len(open_layers))
         return [int(layer) for layer in rng.choice(open_layers, size=number, replace=False)] if open_layers else []
 
@@ -186,7 +211,7 @@ class FactorVariation(Variation):
             chance = min(1.0, float(rng.geometric(0.5)) / len(genes))
             with deap_draws_from(rng):
                 tools.mutGaussian(genes, mu=0.0, sigma=spread, indpb=chance)
-        return self.individual(self.repaired(self.decode(genes), self.encoding.ranks, rng), origins)
+        return self.individual(self.repaired(self.decode(genes), self.encoding.scores, rng), origins)
 
     def decode(self, genes: Sequence[float]) -> Masks:
         """Return the masks that thresholds stand for, one gene per layer; not repaired."""
