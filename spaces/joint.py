@@ -113,8 +113,12 @@ class Joint(SearchSpace):
         if all("0" not in str(mask) for mask in masks.values.values()):
             return self._bits.prepare(model, bits)
         sliced = self._masks.realize(model, masks)
-        measure_statistics(sliced, self._batches, self._forward)
+        self._recalibrate(sliced)
         return self._bits.prepare_changed(sliced, bits, self._batches)
+
+    def _recalibrate(self, sliced: nn.Module) -> None:
+        """Measure the BatchNorm statistics of a sliced network again, in place."""
+        measure_statistics(sliced, self._batches, self._forward)
 
     def convert(self, prepared: nn.Module) -> nn.Module:
         """Return the small quantized network as it goes on through a pipeline: see :meth:`BitWidth.convert`."""
@@ -135,7 +139,8 @@ class Joint(SearchSpace):
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` (of the stored form), ``bit_operations``, perhaps ``latency_ms``."""
-        return self._bits.cost.of(self._bits.layer_bits(candidate.values), self.extent(candidate))
+        extent = self.extent(candidate)
+        return self._bits.cost.of(self._bits.layer_bits(candidate.values), extent)
 
     def extent(self, candidate: Candidate) -> Extent:
         """Return how large the layers of a candidate's network are."""
