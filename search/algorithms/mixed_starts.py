@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 
 import numpy as np
 
@@ -38,7 +38,8 @@ def mixed_starts(problem: Problem) -> list[Candidate]:
     if not encoding.constrained:
         return []
     found: list[Candidate | None] = []
-    for globally, masks in _channels(encoding):
+    for share, globally in itertools.product(SHARES, (False, True)):
+        masks = kept_channels(encoding, share, globally)
         found.append(programmed(problem, masks))
         if not globally:
             found.append(_uniform(problem, masks))
@@ -63,20 +64,19 @@ def _uniform(problem: Problem, masks: dict[str, Value]) -> Candidate | None:
         return None
 
 
-def _channels(encoding: ChannelEncoding) -> Iterator[tuple[bool, dict[str, Value]]]:
-    """Yield keep-masks, with whether they are cut over the whole network; what comes to the same only once."""
+def kept_channels(encoding: ChannelEncoding, share: float, globally: bool) -> dict[str, Value]:
+    """Return the keep-masks of the most important channels.
+
+    Args:
+        encoding: Masks and their importance; decisions that have levels are left out.
+        share: Share of the channels that is kept, as nearly as legal counts allow.
+        globally: Whether of all channels, by importance / mean importance of the layer; else of each layer's.
+    """
     layers = [layer for layer in range(len(encoding.names)) if not encoding.is_level(layer)]
     relative = [encoding.importance[layer] / max(float(np.abs(encoding.importance[layer]).mean()), 1e-30) for layer in layers]
     overall = np.split(ranks_of(np.concatenate(relative)), np.cumsum([len(values) for values in relative])[:-1])
-    seen = set()
-    for share in SHARES:
-        for globally in (False, True):
-            masks: dict[str, Value] = {}
-            for layer, ranks in zip(layers, overall, strict=True):
-                wanted = int((ranks > 1.0 - share).sum()) if globally else round(share * len(ranks))
-                mask = encoding.strongest(layer, nearest(encoding.counts[layer], wanted))
-                masks[encoding.names[layer]] = to_text(mask)
-            key = tuple(masks.values())
-            if key not in seen:
-                seen.add(key)
-                yield globally, masks
+    masks: dict[str, Value] = {}
+    for layer, ranks in zip(layers, overall, strict=True):
+        wanted = int((ranks > 1.0 - share).sum()) if globally else round(share * len(ranks))
+        masks[encoding.names[layer]] = to_text(encoding.strongest(layer, nearest(encoding.counts[layer], wanted)))
+    return masks
