@@ -17,8 +17,7 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.joint_rows import BYTES, OPERATIONS, QUICK, ROWS, JointSizes, Setting
-from benchmarks.mixed_precision_rows import QAT_LR, BitBench
+from benchmarks.joint_rows import BYTES, OPERATIONS, QUICK, ROWS, JointBench, JointSizes, Setting
 from benchmarks.pruning_bench import CPU
 from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
 from evaluators.accuracy import measure
@@ -43,7 +42,7 @@ def compute(cell: Cell) -> dict[str, Any]:
     outcome = ROWS[cell.row](Setting(bench, task, reference, cell.path))
     model, chosen = outcome.model, time.process_time() - used
     before = measure(model, task, "search")
-    settings, checkpoint = bench.training(outcome.epochs, QAT_LR, distilled=True), bench.epochs_of(cell.path)
+    settings, checkpoint = bench.quantized_training(outcome.epochs), bench.epochs_of(cell.path)
     train(model, task, settings, seed=bench.seed, device=CPU, teacher=reference, checkpoint=checkpoint)
     checkpoint.path.unlink(missing_ok=True)
     delivered = pack_weights(model)
@@ -95,7 +94,9 @@ def main() -> None:
     parser.set_defaults(models=["resnet20"])
     options = parser.parse_args()
     sizes = QUICK if options.quick else JointSizes()
-    benches = [BitBench(m, seed, sizes, options.data, options.results) for seed in range(options.seeds) for m in options.models]
+    benches = [
+        JointBench(m, seed, sizes, options.data, options.results) for seed in range(options.seeds) for m in options.models
+    ]
     run(PLAN, benches, options, compute, table)
 
 

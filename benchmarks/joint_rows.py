@@ -22,6 +22,8 @@ from evaluators.omega import sum_of
 from evaluators.sensitivity import SensitivitySettings, calibration_batches
 from evaluators.task import Task
 from evaluators.training.loop import train
+from evaluators.training.optimizers import OptimizerSettings
+from evaluators.training.settings import TrainingSettings
 from search.algorithms.allocation import uniform_allocation
 from search.algorithms.base import Algorithm
 from search.algorithms.bit_encoding import BitEncoding
@@ -51,6 +53,7 @@ SPLITS = (0.8, 0.6, 0.4)
 """Shares of the checkpoint's MACs that 'prune, then quantize' tries; its evaluations are divided among them."""
 BITS = BitWidthSettings(weight_bits=(2, 3, 4, 5, 6, 8), activation_bits=(4, 5, 6, 8))
 CALIBRATION = 1024
+QAT_LR = 0.005
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,15 @@ class JointSizes(BitSizes):
 
 
 QUICK = JointSizes(train=512, search=256, pretraining=1, epochs=2, evaluations=12, samples=64, pruned=1, population=6)
+
+
+class JointBench(Bench[JointSizes]):
+    """One model and seed of the benchmark."""
+
+    def quantized_training(self, epochs: int) -> TrainingSettings:
+        """Return the settings of quantization-aware training; with learned steps of few bits a gradient may be very large."""
+        optimizer = OptimizerSettings("sgd", lr=QAT_LR, momentum=0.9, weight_decay=1e-4, decay_norms=False)
+        return dataclasses.replace(self.training(epochs, QAT_LR, distilled=True), optimizer=optimizer, clip_norm=1.0)
 
 
 @dataclass(frozen=True)
@@ -98,13 +110,13 @@ class Setting:
         path: The cell's file.
     """
 
-    bench: BitBench
+    bench: JointBench
     task: Task
     reference: nn.Module
     path: Path
 
     @property
-    def sizes(self) -> Any:
+    def sizes(self) -> JointSizes:
         """The benchmark's sizes."""
         return self.bench.sizes
 
@@ -259,7 +271,7 @@ def _prune_then_quantize(setting: Setting) -> Outcome:
     train(
         pruned,
         setting.task,
-        Bench.training(setting.bench, sizes.pruned, PEAK_LR, distilled=True),
+        setting.bench.training(sizes.pruned, PEAK_LR, distilled=True),
         seed=setting.bench.seed,
         device=CPU,
         teacher=setting.reference,
