@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from benchmarks.driving import measured
-from benchmarks.mixed_precision_rows import BitBench, BitSizes
+from benchmarks.mixed_precision_rows import BitSizes
 from benchmarks.pruning_bench import CPU, PEAK_LR, Bench
 from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.cost import Cost, CostSettings, count
@@ -53,7 +53,7 @@ SPLITS = (0.8, 0.6, 0.4)
 """Shares of the checkpoint's MACs that 'prune, then quantize' tries; its evaluations are divided among them."""
 BITS = BitWidthSettings(weight_bits=(2, 3, 4, 5, 6, 8), activation_bits=(4, 5, 6, 8))
 CALIBRATION = 1024
-QAT_LR = 0.005
+QAT_LR = 0.02
 
 
 @dataclass(frozen=True)
