@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.graph.fake_quantize import StoredQuantizer, integer_range
+from spaces.graph.quantized_layers import QuantizedLayer
 from spaces.graph.stored_weight import StoredWeight
 
 WIDTHS = (2, 4, 8)
@@ -66,6 +67,8 @@ def with_onnx_operators(module: nn.Module, form: Form) -> nn.Module:
     network = copy.deepcopy(module)
     version = OPSETS[min(form.widths)]
     for name, part in list(network.named_modules(remove_duplicate=False)):
+        if isinstance(part, QuantizedLayer) and _is_coarse(part):
+            part.register_forward_hook(_hold_apart)
         if isinstance(part, StoredWeight):
             network.set_submodule(name, _Weight(part, version))
         elif isinstance(part, StoredQuantizer):
@@ -92,6 +95,25 @@ class _Weight(nn.Module):
         )
 
 
+def _apart(values: Tensor) -> Tensor:
+    """Pass values on through an operator that changes nothing.
+
+    ONNX Runtime 1.32 rounds the bias of a layer to the product of the steps of input and weights where a quantizer follows,
+    also behind a ReLU or Clip. With few bits that product is large, and nothing is gained: it computes such layers in float.
+    """
+    return torch.maximum(values, torch.full((), torch.finfo(values.dtype).min, dtype=values.dtype))
+
+
+def _hold_apart(layer: nn.Module, args: object, output: Tensor) -> Tensor:
+    return _apart(output)
+
+
+def _is_coarse(layer: QuantizedLayer) -> bool:
+    """Whether weights or input have fewer than 8 bits."""
+    inputs = layer.input_quantizer
+    return (layer.stored is not None and layer.stored.bits < 8) or (inputs is not None and inputs.bits < 8)
+
+
 class _Activation(nn.Module):
     """Clips, where there are fewer than 8 bits: ONNX Runtime 1.32 takes no narrower activations behind a ReLU."""
 
@@ -106,7 +128,7 @@ class _Activation(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         if self.range is not None:
-            values = values.clamp(*self.range)
+            values = _apart(values).clamp(*self.range)
         step = self.get_buffer("scale"), self.get_buffer("zero_point")
         integers = torch.onnx.ops.symbolic(
             "QuantizeLinear", (values, *step), dtype=torch.uint8, shape=values.shape, version=self.version

@@ -165,7 +165,8 @@ class Joint(SearchSpace):
         self.validate(candidate)
         masks, bits = self._parts(candidate)
         steps = [self._masks.transformation(masks), self._bits.transformation(bits)]
-        return {"kind": "sequence", "candidate": dict(candidate.values), "steps": steps}
+        values = {name: candidate.values[name] for name in self.domains}
+        return {"kind": "sequence", "candidate": values, "steps": steps}
 
     def _parts(self, candidate: Candidate) -> tuple[Candidate, Candidate]:
         """Return the keep-masks and the bits of a candidate."""
