@@ -82,18 +82,24 @@ class Variation(ABC):
 class MaskVariation(Variation):
     """A bit per channel or level: children exchange whole layers or bits; mutation flips, resizes, swaps and transfers.
 
-    Where there are channels and choices of bits with a table of Omega, a mutation more resizes layers and takes the bits of
-    least Omega for the channels then (``programme``).
+    Where there are channels and choices of bits with a table of Omega, some children take the bits of least Omega for their
+    channels (``programme``), the others what they inherited and what repair made of it (ours).
     """
 
     prefixes = False
-    mutations: tuple[str, ...] = ("flip", "ratio", "swap", "transfer")
+    mutations = ("flip", "ratio", "swap", "transfer")
     crossovers = ("layers", "bits")
 
     def __init__(self, encoding: ChannelEncoding, crossover: float, mutation: float, several: bool) -> None:
-        if encoding.mixed and encoding.constrained and "omega" in encoding.problem.tables:
-            self.mutations = (*self.mutations, "programme")
         super().__init__(encoding, crossover, mutation, several)
+        programmes = encoding.mixed and encoding.constrained and "omega" in encoding.problem.tables
+        self._bits_credit = Credit(("programme", "inherited")) if programmes else None
+
+    def settle(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
+        super().settle(made, survived)
+        if self._bits_credit is not None:
+            made_by, kept = ([origin for one in some for origin in one.origins] for some in (made, survived))
+            self._bits_credit.settle(made_by, kept)
 
     def genes(self, masks: Masks) -> list[object]:
         return list(masks)
@@ -110,11 +116,17 @@ class MaskVariation(Variation):
         if not crossed or rng.random() < self._mutation:
             origins.append(self._mutation_credit.draw(rng))
             if origins[-1] == "transfer":
-                return self.individual(self._transfer(masks, scores, rng), origins)
-            if origins[-1] == "programme":
-                return self.individual(self._programmed(masks, scores, rng), origins)
+                return self._finished(self._transfer(masks, scores, rng), origins, rng)
             self._mutate(origins[-1], masks, scores, rng)
-        return self.individual(self.repaired(masks, scores, rng), origins)
+        return self._finished(self.repaired(masks, scores, rng), origins, rng)
+
+    def _finished(self, masks: Masks, origins: list[str], rng: np.random.Generator) -> Individual:
+        """Return repaired masks as an individual, with the bits for its channels where its kind is drawn."""
+        if self._bits_credit is not None:
+            origins.append(self._bits_credit.draw(rng))
+            if origins[-1] == "programme":
+                masks = self._programmed(masks)
+        return self.individual(masks, origins)
 
     def _cross(self, kind: str, masks: Masks, other: Masks, rng: np.random.Generator) -> None:
         with deap_draws_from(rng):
@@ -156,21 +168,16 @@ class MaskVariation(Variation):
         limit = 1.0 if self.encoding.constrained and (load > 1.0 or rng.random() < self._fill) else load
         return fit(self.encoding, masks, scores, limit=limit, preference=preference, per_cost=True)
 
-    def _programmed(self, masks: Masks, scores: Scores, rng: np.random.Generator) -> Masks:
-        """Resize layers, and choose the bits for what they keep; where none keep the targets, repair what there is."""
+    def _programmed(self, masks: Masks) -> Masks:
+        """Choose the bits for the channels that are kept; where none keep the targets, leave them."""
         encoding = self.encoding
-        for layer in self._some_layers(rng, masks_only=True):
-            kept = int(masks[layer].sum())
-            masks[layer] = resized(masks[layer], scores[layer], self._other_count(layer, kept, rng))
-        masks = fit(encoding, masks, scores, limit=None)
         given = encoding.candidate(masks).values
         channels = {name: given[name] for layer, name in enumerate(encoding.names) if not encoding.is_level(layer)}
         found = programmed(encoding.problem, channels)
-        return self.repaired(masks, scores, rng) if found is None else encoding.masks(found)
+        return masks if found is None else encoding.masks(found)
 
-    def _some_layers(self, rng: np.random.Generator, masks_only: bool = False) -> list[int]:
-        legal = enumerate(self.encoding.counts)
-        open_layers = [n for n, counts in legal if len(counts) > 1 and not (masks_only and self.encoding.is_level(n))]
+    def _some_layers(self, rng: np.random.Generator) -> list[int]:
+        open_layers = [layer for layer, counts in enumerate(self.encoding.counts) if len(counts) > 1]
         number = min(int(rng.geometric(0.5)), len(open_layers))
         return [int(layer) for layer in rng.choice(open_layers, size=number, replace=False)] if open_layers else []
 
