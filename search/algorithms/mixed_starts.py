@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
 from search.algorithms.allocation import uniform_allocation
@@ -26,7 +24,8 @@ def mixed_starts(problem: Problem) -> list[Candidate]:
 
     At several shares the most important channels are kept, of every layer the same share or over the whole network; the bits
     are the integer programme's for these channels, where there is a table of Omega, and for the same share of every layer also
-    the same bits everywhere. Shares at which nothing keeps the targets are left out.
+    the same bits everywhere, later in the list. Shares at which nothing keeps the targets are left out, and such at which all
+    bits do.
     """
     domains = problem.space.domains.values()
     if not any(isinstance(d, Mask) for d in domains) or not any(isinstance(d, Choice) for d in domains):
@@ -37,12 +36,12 @@ def mixed_starts(problem: Problem) -> list[Candidate]:
         return []
     if not encoding.constrained:
         return []
-    found: list[Candidate | None] = []
-    for share, globally in itertools.product(SHARES, (False, True)):
-        masks = kept_channels(encoding, share, globally)
-        found.append(programmed(problem, masks))
-        if not globally:
-            found.append(_uniform(problem, masks))
+    channels = [(globally, kept_channels(encoding, share, globally)) for share in SHARES for globally in (False, True)]
+    most = {name: sorted(domain.options)[-1] for name, domain in problem.space.domains.items() if isinstance(domain, Choice)}
+    # Where the targets leave the most bits to all, fewer channels only lose more.
+    bound = [one for one in channels if encoding.load_of(Candidate({**one[1], **most})) > 1.0] or channels[:1]
+    found = [programmed(problem, masks) for _, masks in bound]
+    found += [_uniform(problem, masks) for globally, masks in bound if not globally]
     return list(dict.fromkeys(one for one in found if one is not None))
 
 
