@@ -45,6 +45,8 @@ def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace:
 def examine(config: Config) -> dict[str, Any]:
     """Return, as JSON data, the channel groups of the configured network, frozen ones with the reason, and its costs.
 
+    A space over bits has its layers and additions for groups; one over both has them as ``bits`` beside the groups.
+
     Raises:
         SecateursError: The model or its data cannot be had, its forward pass fails, or nothing in it is open.
     """
@@ -57,8 +59,11 @@ def examine(config: Config) -> dict[str, Any]:
     groups: Any = getattr(space, "groups", None)
     rows = [_row(group) for group in groups.groups] if groups is not None else []
     frozen = [{**_row(group), "reason": group.reason} for group in groups.frozen] if groups is not None else []
+    bits: list[dict[str, Any]] = []
     if isinstance(space, HasPoints):
-        rows, frozen = bit_places(space)
+        bits, in_float = bit_places(space)
+        frozen += in_float
+        rows, bits = (rows, bits) if groups is not None else (bits, [])
     shape = list(task.example_inputs().shape)
     return {
         "name": config.name,
@@ -67,6 +72,7 @@ def examine(config: Config) -> dict[str, Any]:
         "space": block.name,
         "input_shape": shape,
         "groups": rows,
+        "bits": bits,
         "frozen": frozen,
         "channels": sum(row["size"] for row in rows),
         "open_macs_share": groups.open_share(("conv", "conv_transpose", "linear")) if groups is not None else None,
@@ -112,6 +118,15 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     for row in found["groups"]:
         groups.add_row(row["name"], str(row["size"]), percent(row["macs_share"]), ", ".join(row["members"]))
     console.print(groups)
+    if found["bits"]:
+        bits = Table(title="layers and additions with bits to choose", title_justify="left")
+        bits.add_column("layer", overflow="fold")
+        bits.add_column("weights", justify="right")
+        bits.add_column("MACs", justify="right")
+        bits.add_column("may have", overflow="fold", ratio=1)
+        for row in found["bits"]:
+            bits.add_row(row["name"], str(row["size"]), percent(row["macs_share"]), ", ".join(row["members"]))
+        console.print(bits)
     frozen = Table(title="frozen", title_justify="left")
     frozen.add_column("group", overflow="fold")
     frozen.add_column("channels", justify="right")

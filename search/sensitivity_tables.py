@@ -21,7 +21,7 @@ from evaluators.task import Task
 from search.atomic import write_json
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
-from spaces.domains import Choice
+from spaces.domains import Choice, Mask
 
 FILE = "sensitivity.json"
 
@@ -69,6 +69,8 @@ class SensitivityTables:
             for name, domain in space.domains.items()
             if isinstance(domain, Choice)
         }
+        # Sensitivity to bits is that of the whole network, whatever channels a candidate may keep.
+        self._whole = {name: "1" * domain.length for name, domain in space.domains.items() if isinstance(domain, Mask)}
         self._places: Sequence[Place] = space.points if isinstance(space, HasPoints) else ()
 
     @property
@@ -135,7 +137,7 @@ class SensitivityTables:
         }
 
     def _prepared(self, bits: Mapping[str, int]) -> nn.Module:
-        return self._space.prepare(self._model, Candidate(dict(bits))).to(self._device).eval()
+        return self._space.prepare(self._model, Candidate({**self._whole, **bits})).to(self._device).eval()
 
     def _compared(self, settings: SensitivitySettings, stored: Mapping[str, Any]) -> dict[str, Any]:
         kinds: dict[str, Mapping[str, Any]] = {settings.sensitivity: stored}

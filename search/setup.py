@@ -17,6 +17,7 @@ from evaluators.observations import observations
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint
 from search.algorithms.integer_program import allocations
+from search.algorithms.mixed_starts import mixed_starts
 from search.evaluation import Recipe
 from search.executors.base import Evaluate, Workload
 from search.latency_tables import LatencyTables
@@ -141,7 +142,7 @@ class Setup:
         read = {name: table for name, table in known.items() if name == "omega"}
         recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training, read)
         problem = Problem(space, objectives, targets, known, settings.training is not None)
-        starts = (*allocations(problem), *space.starting_points())
+        starts = (*allocations(problem), *mixed_starts(problem), *space.starting_points())
         problem = replace(problem, starts=tuple(dict.fromkeys(starts)))
         return Setup(network, problem, recipe, sensitivity)
 
@@ -200,26 +201,28 @@ class Setup:
 
     def bits(self, network: Network) -> list[dict[str, Any]]:
         """Return the bits of every quantized layer and addition of a realized network."""
-        record = network.transformations[-1]
-        if not isinstance(self.problem.space, HasPoints) or "layers" not in record:
+        made, space = network.transformations[-1], self.problem.space
+        record = next((step for step in made.get("steps", [made]) if "layers" in step), None)
+        if not isinstance(space, HasPoints) or record is None:
             return []
         rows = {
             name: {"weight_bits": weights, "activation_bits": inputs} for name, (weights, inputs) in record["layers"].items()
         }
         rows |= {name: {"weight_bits": None, "activation_bits": count} for name, count in record["additions"].items()}
-        weights = {point.layer: point.elements for point in self.problem.space.points if point.kind == "weight"}
-        macs = {point.layer: point.macs for point in self.problem.space.points}
-        return [{"name": name, **row, "weights": weights.get(name, 0), "macs": macs[name]} for name, row in rows.items()]
+        sizes = space.extent(Candidate(made["candidate"]))
+        return [
+            {"name": name, **row, "weights": sizes.weights.get(name, 0), "macs": sizes.macs.get(name, 0.0)}
+            for name, row in rows.items()
+        ]
 
     def frozen(self) -> list[dict[str, Any]]:
         """Return what the space does not touch, and why."""
         space = self.problem.space
-        if isinstance(space, HasGroups):
-            return frozen(space.groups)
+        channels = frozen(space.groups) if isinstance(space, HasGroups) else []
         if not isinstance(space, HasPoints):
-            return []
+            return channels
         total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
-        return [
+        return channels + [
             {"name": entry.name, "size": entry.weights, "reason": entry.reason, "macs_share": entry.macs / max(total, 1.0)}
             for entry in space.frozen
         ]

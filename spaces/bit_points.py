@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from spaces.candidate import Candidate
+    from spaces.graph.bit_cost import Extent
     from spaces.graph.quantizable import Point, Unquantized
 
 
@@ -19,3 +21,7 @@ class HasPoints(Protocol):
 
     points: tuple[Point, ...]
     frozen: tuple[Unquantized, ...]
+
+    def extent(self, candidate: Candidate) -> Extent:
+        """Return how large the layers are in the network of a candidate."""
+        ...

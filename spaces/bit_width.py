@@ -13,7 +13,7 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
-from spaces.graph.bit_cost import FLOAT_BITS, BitCost
+from spaces.graph.bit_cost import FLOAT_BITS, BitCost, Extent
 from spaces.graph.channel_groups import Forward, call
 from spaces.graph.fake_quantize import FEWEST, MOST, Quantizer
 from spaces.graph.layer_latency import LayerLatency, Load, OpenLayer, WrittenLatency, latency_key, total
@@ -89,7 +89,9 @@ class BitWidth(SearchSpace):
 
     Attributes:
         points: Every place where values are quantized, in graph order; those with the same decision have the same bits.
+        found: What can be quantized.
         frozen: What stays in float, and why.
+        cost: What bits cost.
 
     Raises:
         UnsupportedModelError: The forward pass fails, a pattern matches nothing, or nothing can be quantized.
@@ -118,7 +120,7 @@ class BitWidth(SearchSpace):
             raise UnsupportedModelError(
                 "nothing in this network can be quantized: " + "; ".join(reasons[:5]) + "; see `include` and `exclude`"
             )
-        self._found = found
+        self.found = found
         self.frozen = found.frozen
         self.points = tuple(self._points())
         for site in found.layers if settings.latency else ():
@@ -126,12 +128,12 @@ class BitWidth(SearchSpace):
         network = quantize(
             model, self._record({point.decision: self.domains[point.decision].options[0] for point in self.points})
         )
-        self._cost = BitCost(found, network)
+        self.cost = BitCost(found, network)
         self._shapes = layer_shapes(model, inputs, forward)
-        self._latency: LayerLatency | None = WrittenLatency(settings.latency) if settings.latency else None
+        self.latency: LayerLatency | None = WrittenLatency(settings.latency, self._shapes) if settings.latency else None
         wanted = {point.path: tuple(self.domains[point.decision].options) for point in self.points}
-        calibration = Calibration(settings.method, settings.percentile)
-        self._statistics = RangeStatistics(network, wanted, calibration, forward, batches, inputs)
+        self._calibration = Calibration(settings.method, settings.percentile)
+        self._statistics = RangeStatistics(network, wanted, self._calibration, forward, batches, inputs)
 
     @property
     def domains(self) -> Mapping[str, Choice]:
@@ -140,7 +142,7 @@ class BitWidth(SearchSpace):
 
     def _domain_of(self, point: Point) -> Choice:
         settings = self._settings
-        edge = {site.name for site in self._found.layers if site.edge}
+        edge = {site.name for site in self.found.layers if site.edge}
         if point.layer in edge and settings.first_last_bits is not None:
             return Choice((settings.first_last_bits,))
         if settings.tie == "layer" and point.macs:
@@ -150,13 +152,13 @@ class BitWidth(SearchSpace):
 
     def _points(self) -> Iterable[Point]:
         tied = self._settings.tie == "layer"
-        for site in self._found.layers:
+        for site in self.found.layers:
             weight = f"{site.name}.weight"
             yield Point(weight, site.name, "weight", f"{site.name}.weight_quantizer", site.weights, site.macs)
             if self._settings.activation_bits:
                 decision = weight if tied else f"{site.name}.activation"
                 yield Point(decision, site.name, "activation", f"{site.name}.input_quantizer", site.inputs, site.macs)
-        for addition in self._found.additions:
+        for addition in self.found.additions:
             yield Point(f"{addition.name}.activation", addition.name, "activation", addition.path, addition.elements, 0.0)
 
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
@@ -168,6 +170,24 @@ class BitWidth(SearchSpace):
         self.validate(candidate)
         prepared = quantize(model, self._record(candidate.values))
         self._statistics.calibrate(prepared, self._settings.bias_correction)
+        return prepared
+
+    def prepare_changed(self, model: nn.Module, candidate: Candidate, batches: Iterable[Tensor]) -> nn.Module:
+        """Return the same of a network that is not the space's own any more, such as one with fewer channels.
+
+        Args:
+            model: A network with the same modules; left unchanged.
+            candidate: Bits of every decision.
+            batches: Input batches to calibrate its ranges on, for the chosen bits only.
+
+        Raises:
+            InvalidCandidateError: A decision is missing, unknown or outside its domain.
+        """
+        self.validate(candidate)
+        prepared = quantize(model, self._record(candidate.values))
+        chosen = {point.path: (candidate.values[point.decision],) for point in self.points}
+        statistics = RangeStatistics(prepared, chosen, self._calibration, self._forward, batches, self._inputs)
+        statistics.calibrate(prepared, self._settings.bias_correction)
         return prepared
 
     def convert(self, prepared: nn.Module) -> nn.Module:
@@ -216,18 +236,18 @@ class BitWidth(SearchSpace):
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` (of the stored form), ``bit_operations``, perhaps ``latency_ms``."""
-        costs = self._cost.of(self._layer_bits(candidate.values))
-        if self._latency is not None:
-            costs["latency_ms"] = total(self._latency, self.loads(candidate))
+        costs = self.cost.of(self.layer_bits(candidate.values))
+        if self.latency is not None:
+            costs["latency_ms"] = total(self.latency, self.loads(candidate))
         return costs
 
     def open_layers(self) -> dict[str, OpenLayer]:
         """Return every layer that can be quantized, with all bits that its weights and its input may have together."""
-        return {site.name: OpenLayer(self._shapes[site.name], bits=self._bit_pairs(site)) for site in self._found.layers}
+        return {site.name: OpenLayer(self._shapes[site.name], bits=self._bit_pairs(site)) for site in self.found.layers}
 
     def loads(self, candidate: Candidate) -> dict[str, Load]:
         """Return the channels and the bits of every layer that can be quantized."""
-        bits = self._layer_bits(candidate.values)
+        bits = self.layer_bits(candidate.values)
         shapes = {name: self._shapes[name] for name in bits}
         return {
             name: (shapes[name].in_channels, shapes[name].out_channels, weights, FLOAT_BITS if inputs is None else inputs)
@@ -236,7 +256,7 @@ class BitWidth(SearchSpace):
 
     def use_latency(self, latency: LayerLatency) -> None:
         """Let ``latency_ms`` be among the costs."""
-        self._latency = latency
+        self.latency = latency
 
     def _bit_pairs(self, site: Site) -> tuple[tuple[int, int], ...]:
         weights = self._domain_of(Point("", site.name, "weight", "", 0, site.macs)).options
@@ -268,17 +288,22 @@ class BitWidth(SearchSpace):
         self.validate(candidate)
         return {"kind": "quantize", "candidate": dict(candidate.values), **self._record(candidate.values)}
 
-    def _layer_bits(self, values: Mapping[str, Any]) -> dict[str, tuple[int, int | None]]:
+    def extent(self, candidate: Candidate) -> Extent:
+        """Return how large the layers are, whatever their bits."""
+        return self.cost.whole
+
+    def layer_bits(self, values: Mapping[str, Any]) -> dict[str, tuple[int, int | None]]:
+        """Return the bits of weights and input (None: float) of every layer, from those of every decision."""
         bits: dict[str, dict[str, int]] = {}
         for point in self.points:
             bits.setdefault(point.layer, {})[point.kind] = values[point.decision]
-        return {site.name: (bits[site.name]["weight"], bits[site.name].get("activation")) for site in self._found.layers}
+        return {site.name: (bits[site.name]["weight"], bits[site.name].get("activation")) for site in self.found.layers}
 
     def _record(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "folds": [list(pair) for pair in self._found.folds],
-            "layers": {name: list(bits) for name, bits in self._layer_bits(values).items()},
-            "additions": {addition.name: values[f"{addition.name}.activation"] for addition in self._found.additions},
+            "folds": [list(pair) for pair in self.found.folds],
+            "layers": {name: list(bits) for name, bits in self.layer_bits(values).items()},
+            "additions": {addition.name: values[f"{addition.name}.activation"] for addition in self.found.additions},
             "learned": self._settings.learned_step,
         }
 

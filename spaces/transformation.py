@@ -12,6 +12,7 @@ from spaces.graph.channel_surgery import Cut, apply_cut, state_names
 from spaces.registry import lookup
 
 TRANSFORMATIONS = {
+    "sequence": "spaces.transformation:apply_all",
     "slice_channels": "spaces.transformation:slice_channels",
     "replace_activations": "spaces.graph.activation_record:replace_activations",
     "merge_activations": "spaces.graph.activation_record:merge_activations",
@@ -46,3 +47,10 @@ def slice_channels(model: nn.Module, transformation: Mapping[str, Any]) -> nn.Mo
             if max(indices) >= tensors[name].shape[dim]:
                 raise IndexError(f"{name} has {tensors[name].shape[dim]} channels, the record keeps number {max(indices)}")
     return apply_cut(model, cut)
+
+
+def apply_all(model: nn.Module, transformation: Mapping[str, Any]) -> nn.Module:
+    """Apply the recorded ``steps``, one after the other."""
+    for step in transformation["steps"]:
+        model = apply(model, step)
+    return model

@@ -1,4 +1,4 @@
-"""BatchNorm re-calibration: statistics of a changed network, measured again."""
+"""BatchNorm re-calibration: statistics of a changed network, measured again on batches of a task."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from spaces.graph.batch_norm_statistics import measure_statistics
 
 
-@torch.no_grad()
 def recalibrate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -18,9 +18,7 @@ def recalibrate(
 ) -> None:
     """Replace the running statistics of every BatchNorm layer by their plain average over ``batches``.
 
-    Every batch counts the same. Only the BatchNorm layers are in training mode meanwhile (dropout is off); modes and
-    momenta are as before afterwards. A network without running statistics is left alone, and ``batches`` is not read.
-    Slimmable networks do the same (Yu, Huang 2019, arXiv 1903.05134, section 3.4).
+    See :func:`spaces.graph.batch_norm_statistics.measure_statistics`.
 
     Args:
         model: The network; its running statistics change in place.
@@ -28,28 +26,9 @@ def recalibrate(
         forward: Runs the network on inputs of shape ``(N, ...)``, usually ``task.forward``.
         device: Where the inputs go; by default where the network's first parameter is.
     """
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not layers:
-        return
-    device = device if device is not None else next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    momenta = [layer.momentum for layer in layers]
-    model.eval()
-    try:
-        reset = False
-        for inputs, _ in batches:
-            if not reset:
-                for layer in layers:
-                    layer.reset_running_stats()
-                    layer.momentum = None
-                    layer.train()
-                reset = True
-            forward(model, to_device(inputs, device))
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+    parameter = next(model.parameters(), None)
+    place = device if device is not None else parameter.device if parameter is not None else torch.device("cpu")
+    measure_statistics(model, (to_device(inputs, place) for inputs, _ in batches), forward)
 
 
 def to_device(inputs: Tensor, device: torch.device, channels_last: bool = True) -> Tensor:

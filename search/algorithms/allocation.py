@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from search.algorithms.channel_encoding import UnreachableTargetError
 from search.problem import Problem
 from spaces.candidate import Candidate, Value
 from spaces.domains import Choice
@@ -18,14 +19,18 @@ class Allocation:
 
     Args:
         problem: A problem whose decisions are all choices of ascending numbers that cost more the higher they are.
+        given: Values of decisions that are something else, such as keep-masks.
 
     Raises:
-        SecateursError: A decision is something else.
+        SecateursError: A decision is something else, and not given.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, given: Mapping[str, Value] | None = None) -> None:
         self.options: dict[str, Sequence[Value]] = {}
+        self._given = dict(given or {})
         for name, domain in problem.space.domains.items():
+            if name in self._given:
+                continue
             if not isinstance(domain, Choice):
                 raise SecateursError(f"decision {name!r} is {domain.describe}; expected a choice of numbers, such as bits")
             self.options[name] = domain.options
@@ -52,7 +57,7 @@ class Allocation:
 
     def candidate(self, steps: dict[str, int]) -> Candidate:
         """Return the candidate with these steps."""
-        return Candidate({name: self.options[name][step] for name, step in steps.items()})
+        return Candidate({**self._given, **{name: self.options[name][step] for name, step in steps.items()}})
 
     def fits_targets(self, steps: dict[str, int]) -> bool:
         """Whether these steps keep the targets that the space knows the costs of."""
@@ -80,16 +85,21 @@ class Allocation:
         return steps
 
 
-def uniform_allocation(problem: Problem) -> Candidate:
+def uniform_allocation(problem: Problem, given: Mapping[str, Value] | None = None) -> Candidate:
     """Return the candidate that gives every weight the same number, and every activation, at or just under the targets.
 
     Of all pairs that keep the targets, the one with the largest cost; what whole steps leave of the budget is filled up in
     graph order.
 
+    Args:
+        problem: The problem.
+        given: Values of the decisions that are no such choices.
+
     Raises:
-        SecateursError: There is no target on a cost that the space knows, or nothing keeps it.
+        SecateursError: There is no target on a cost that the space knows.
+        UnreachableTargetError: Nothing keeps the targets.
     """
-    allocation = Allocation(problem)
+    allocation = Allocation(problem, given)
     if not allocation.constrained:
         raise SecateursError("a yardstick needs a target to be compared at: set search.target to a cost of the space")
     kinds = {name: name.endswith(".weight") for name in allocation.options}
@@ -106,7 +116,7 @@ def uniform_allocation(problem: Problem) -> Candidate:
             if load <= 1.0 and (best is None or (load, weights) > best[:2]):
                 best = load, weights, steps
     if best is None:
-        raise SecateursError("even the fewest bits everywhere exceed a target of search.target; raise it")
+        raise UnreachableTargetError("even the fewest bits everywhere exceed a target of search.target; raise it")
     return allocation.candidate(allocation.fill(best[2], list(allocation.options)))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from search.algorithms.channel_encoding import UnreachableTargetError
 from search.problem import Problem
-from spaces.candidate import Candidate
+from spaces.candidate import Candidate, Value
 from spaces.domains import Choice
 from spaces.errors import SecateursError
 
@@ -51,16 +51,21 @@ class BitEncoding:
         targets: The targets on costs that the space knows.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, given: Mapping[str, Value] | None = None) -> None:
         """Read the space's domains and the table of Omega.
+
+        Args:
+            problem: The problem.
+            given: Values of decisions that are no choice of bits, or are not open here, such as keep-masks.
 
         Raises:
             NotABitSpaceError: A domain is no choice of numbers of bits, or there is no table for it.
             UnreachableTargetError: The smallest candidate exceeds a target.
         """
         self.problem = problem
-        self.names = list(problem.space.domains)
-        self.options = {name: _options(name, domain) for name, domain in problem.space.domains.items()}
+        self._given = dict(given or {})
+        self.options = {n: _options(n, domain) for n, domain in problem.space.domains.items() if n not in self._given}
+        self.names = list(self.options)
         table = problem.tables.get("omega")
         if table is None:
             raise NotABitSpaceError(
@@ -84,7 +89,7 @@ class BitEncoding:
     def candidate_of(self, choose: object) -> Candidate:
         """Return the candidate of the most bits everywhere (``max``) or of the fewest (``min``)."""
         pick = max if choose is max else min
-        return Candidate({name: pick(options) for name, options in self.options.items()})
+        return Candidate({**self._given, **{name: pick(options) for name, options in self.options.items()}})
 
     def omega(self, candidate: Candidate) -> float:
         """Return what the table says of a candidate."""
@@ -145,7 +150,7 @@ class BitEncoding:
         values: dict[str, int] = {}
         for block, at in zip(blocks, chosen, strict=True):
             values.update(zip(block.names, block.combinations[at], strict=True))
-        return Candidate({name: values[name] for name in self.names})
+        return Candidate({**self._given, **{name: values[name] for name in self.names}})
 
 
 def layers_of(problem: Problem) -> dict[str, str]:

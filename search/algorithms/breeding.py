@@ -9,7 +9,7 @@ import numpy as np
 from search.algorithms.channel_encoding import ChannelEncoding, Masks
 from search.algorithms.genetic_settings import GeneticSettings
 from search.algorithms.individual import Individual, best_first, select_parents
-from search.algorithms.sampling import Channels, bernoulli, blurred_ranks, random_allocation
+from search.algorithms.sampling import Channels, bernoulli, blurred_scores, random_allocation
 from search.algorithms.sweep import Sweep
 from search.algorithms.uniform import greedy
 from search.algorithms.variation import FactorVariation, MaskVariation, Variation
@@ -41,10 +41,11 @@ class Breeder:
         self._variation.settle(made, survived)
 
     def first(self) -> list[Individual]:
-        """Return the first generation: up to half of it greedy masks, the rest drawn by importance around them."""
+        """Return the first generation: up to half of it starts and greedy masks, the rest drawn by importance around them."""
         rng = np.random.default_rng([self._seed, 0])
         fresh = _Fresh(self.visited)
-        greedy_masks = _spread(list(self._greedy_masks()), max(2, self._settings.population // 2))
+        half = max(2, self._settings.population // 2)
+        greedy_masks = _spread([*self._starts(), *self._greedy_masks()], half)
         for masks in greedy_masks:
             fresh.add(self._variation.individual(masks))
         for attempt in range(self._settings.population * _TRIES_PER_CHILD):
@@ -68,6 +69,12 @@ class Breeder:
         self._top_up(fresh, count, population, rng)
         return fresh.made
 
+    def _starts(self) -> Iterator[Masks]:
+        """Yield the problem's starts that keep the targets."""
+        for candidate in self._encoding.problem.starts:
+            if not self._encoding.constrained or self._encoding.load_of(candidate) <= 1.0:
+                yield self._encoding.masks(candidate)
+
     def _greedy_masks(self) -> Iterator[Masks]:
         loads = (1.0, *self._settings.seed_ratios) if self._several or not self._encoding.constrained else (1.0,)
         for load in loads:
@@ -76,14 +83,14 @@ class Breeder:
 
     def _sampled(self, around: Masks, rng: np.random.Generator) -> Individual:
         if self._variation.prefixes:
-            drawn, scores, origins = list(around), self._encoding.ranks, []
+            drawn, scores, origins = list(around), self._encoding.scores, []
             for layer, mask in enumerate(around):
                 kept = round(float(mask.sum()) * float(rng.lognormal(0.0, 0.25)))
                 drawn[layer] = self._encoding.strongest(layer, max(1, min(len(mask), kept)))
         else:
             name, factor = self._variation.factor(rng)
             drawn = bernoulli(self._encoding, rng, around, factor)
-            scores, origins = blurred_ranks(self._encoding, rng, factor), [name]
+            scores, origins = blurred_scores(self._encoding, rng, factor), [name]
         return self._variation.individual(self._variation.repaired(drawn, scores, rng), origins)
 
     def _top_up(self, fresh: _Fresh, count: int, population: list[Individual], rng: np.random.Generator) -> None:

@@ -53,8 +53,9 @@ def parameters_of(problem: Problem) -> Parameters:
     Raises:
         SecateursError: A decision is of a kind that is not known here; or, for keep-masks, no candidate keeps the targets.
     """
-    domains = problem.space.domains
-    if domains and all(isinstance(domain, Mask) for domain in domains.values()) and "importance" in problem.tables:
+    domains = problem.space.domains.values()
+    masks = [isinstance(domain, Mask) for domain in domains]
+    if any(masks) and all(map(_is_ordered, domains)) and "importance" in problem.tables:
         return Shares(problem)
     return Decisions(problem)
 
@@ -112,10 +113,11 @@ class Decisions(Parameters):
 
 
 class Shares(Parameters):
-    """Keep-masks: a share for every layer, and all shares scaled together until the network costs what it may.
+    """Keep-masks, and bits beside them: a share for every decision, all scaled together until the network costs what it may.
 
     So every candidate keeps the targets, and uses them up. Without a target, or for a front, how much it costs is a parameter
-    of its own. A layer keeps its most important channels. This is how random search draws, too.
+    of its own. A layer keeps its most important channels, and has so large a share of the bits that it may have. This is how
+    random search draws, too.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -124,19 +126,24 @@ class Shares(Parameters):
         self._encoding = encoding = ChannelEncoding(problem)
         self._smallest = encoding.load(encoding.smallest())
         self._free = not encoding.constrained or len(problem.objectives) > 1
-        self.distributions = {name: FloatDistribution(_LEAST_SHARE, 1.0) for name in encoding.names}
+        # Where there are masks only, a parameter for each of them, whether there is something to decide or not.
+        self._open = [
+            n for n, legal in zip(encoding.names, encoding.counts, strict=True) if len(legal) > 1 or not encoding.mixed
+        ]
+        self.distributions = {name: FloatDistribution(_LEAST_SHARE, 1.0) for name in self._open}
         if self._free and self._smallest < 1.0:
             self.distributions[LOAD] = FloatDistribution(self._smallest, 1.0)
 
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
         encoding = self._encoding
         named = zip(encoding.names, encoding.ranks, strict=True)
-        scores = [float(values[name]) / (1.0 - ranks) for name, ranks in named]
+        scores = [float(values.get(name, 1.0)) / (1.0 - ranks) for name, ranks in named]
         return encoding.candidate(fit(encoding, encoding.full(), scores, limit=float(values.get(LOAD, 1.0))))
 
     def values(self, candidate: Candidate) -> dict[str, Any]:
         masks = self._encoding.masks(candidate)
-        found = {name: max(float(mask.mean()), _LEAST_SHARE) for name, mask in zip(self._encoding.names, masks, strict=True)}
+        shares = {name: max(float(mask.mean()), _LEAST_SHARE) for name, mask in zip(self._encoding.names, masks, strict=True)}
+        found = {name: shares[name] for name in self._open}
         if LOAD in self.distributions:
             found[LOAD] = min(max(self._encoding.load_of(candidate), self._smallest), 1.0)
         return found
@@ -173,7 +180,7 @@ def _options(domain: Domain) -> list[int]:
 def _is_ordered(domain: Domain) -> bool:
     if isinstance(domain, Choice):
         return all(isinstance(option, int | float) and not isinstance(option, bool) for option in domain.options)
-    return True
+    return isinstance(domain, Mask)
 
 
 def _ordered(domain: Choice) -> list[Value]:

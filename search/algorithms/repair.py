@@ -24,7 +24,8 @@ def fit(
 
     Kept channels go in ascending score, removed ones come back in descending score, always in whole legal steps. Costs
     are asked for about ``2 * layers + 25`` times, by bisection over the order of the steps, and must not fall when
-    channels are added.
+    channels are added. Where there are choices and several targets, the one exceeded most comes first, and what
+    saves nothing of it is left alone then.
 
     Args:
         encoding: The problem's masks and costs.
@@ -38,12 +39,13 @@ def fit(
     Returns:
         Legal masks; where even the fewest legal channels exceed ``limit``, those.
     """
-    ladder = _Ladder(encoding, masks, scores)
+    ladder = _Ladder(encoding, encoding.in_order(masks), scores)
     if limit is None:
         return ladder.masks(ladder.counts)
-    weights = np.ones(len(masks)) if preference is None else np.asarray(preference, dtype=np.float64)
-    if per_cost:
-        weights = weights / ladder.saving_per_channel()
+    worth = np.ones(len(masks)) if preference is None else np.asarray(preference, dtype=np.float64)
+    if encoding.chooses and len(encoding.targets) > 1:
+        ladder.trim_each(worth, limit, per_cost)
+    weights = worth / ladder.saving_per_channel() if per_cost else worth
     ladder.trim(weights, limit)
     if fill:
         ladder.fill(weights, limit)
@@ -74,23 +76,45 @@ class _Ladder:
 
     def saving_per_channel(self) -> NDArray[np.float64]:
         """Return the load, above 0, that one channel of each layer costs where the ladder stands; shape ``(layers,)``."""
-        here = self.load(self.counts)
+        savings = self._savings(self.load)
+        floor = max(float(savings.max(initial=0.0)) * 1e-3, 1e-12)
+        return np.maximum(savings, floor)
+
+    def _savings(self, load: Callable[[NDArray[np.int64]], float]) -> NDArray[np.float64]:
+        here = load(self.counts)
         savings = np.zeros(len(self.counts))
         for layer, legal in enumerate(self.encoding.counts):
             position = int(np.searchsorted(legal, self.counts[layer]))
             other = legal[position - 1] if position > 0 else legal[min(1, len(legal) - 1)]
             if other != self.counts[layer]:
                 moved = self._moved(layer, int(other))
-                savings[layer] = abs(self.load(moved) - here) / abs(int(other) - int(self.counts[layer]))
-        floor = max(float(savings.max(initial=0.0)) * 1e-3, 1e-12)
-        return np.maximum(savings, floor)
+                savings[layer] = abs(load(moved) - here) / abs(int(other) - int(self.counts[layer]))
+        return savings
 
     def trim(self, weights: NDArray[np.float64], limit: float) -> None:
         """Take the steps down of least weighted score until the load is at most ``limit``."""
         if self.load(self.counts) <= limit:
             return
-        steps = self._steps(weights, up=False)
-        taken = _least(len(steps), lambda number: self.load(self._after(steps[:number])) <= limit)
+        self._step_down(self._steps(weights, up=False), self.load, limit)
+
+    def trim_each(self, worth: NDArray[np.float64], limit: float, per_cost: bool) -> None:
+        """Keep one target after the other, by the steps down that save something of it."""
+        for _ in self.encoding.targets:
+            loads = self.encoding.loads(self.masks(self.counts))
+            worst = int(loads.argmax())
+            if loads[worst] <= limit:
+                return
+
+            def load(counts: NDArray[np.int64], target: int = worst) -> float:
+                return float(self.encoding.loads(self.masks(counts))[target])
+
+            savings = self._savings(load)
+            weights = worth / np.maximum(savings, 1e-12) if per_cost else worth
+            self._step_down([step for step in self._steps(weights, up=False) if savings[step[0]] > 0.0], load, limit)
+
+    def _step_down(self, steps: Sequence[tuple[int, int]], load: Callable[[NDArray[np.int64]], float], limit: float) -> None:
+        """Take the first of ``steps`` until a load is at most ``limit``."""
+        taken = _least(len(steps), lambda number: load(self._after(steps[:number])) <= limit)
         self.counts = self._after(steps[:taken])
 
     def fill(self, weights: NDArray[np.float64], limit: float) -> None:

@@ -26,9 +26,9 @@ def random_allocation(
     if limit is None:
         limit = 1.0 if encoding.constrained else float(rng.uniform(encoding.load(encoding.smallest()), 1.0))
     scores: Scores = []
-    for ranks in encoding.ranks:
+    for layer, ranks in enumerate(encoding.ranks):
         share = rng.uniform(0.1, 1.0)
-        from_top = 1.0 - (ranks if channels == "importance" else rng.permutation(ranks))
+        from_top = 1.0 - (ranks if channels == "importance" or encoding.is_level(layer) else rng.permutation(ranks))
         scores.append(share / from_top)
     return fit(encoding, encoding.full(), scores, limit=limit)
 
@@ -53,6 +53,9 @@ def bernoulli(encoding: ChannelEncoding, rng: np.random.Generator, around: Masks
     return drawn
 
 
-def blurred_ranks(encoding: ChannelEncoding, rng: np.random.Generator, factor: float) -> Scores:
-    """Return ranks of importance mixed with noise: ``factor`` 1 is importance alone, 0 is chance alone."""
-    return [factor * ranks + (1.0 - factor) * rng.random(len(ranks)) for ranks in encoding.ranks]
+def blurred_scores(encoding: ChannelEncoding, rng: np.random.Generator, factor: float) -> Scores:
+    """Return ranks mixed with noise: ``factor`` 1 is importance alone, 0 is chance alone; of levels the scores as they are."""
+    return [
+        encoding.scores[layer] if encoding.is_level(layer) else factor * ranks + (1.0 - factor) * rng.random(len(ranks))
+        for layer, ranks in enumerate(encoding.ranks)
+    ]

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from search.algorithms.channel_encoding import ChannelEncoding, Masks, Scores
 from search.algorithms.credit import Credit
 from search.algorithms.individual import Individual, deap_draws_from
+from search.algorithms.mixed_starts import programmed
 from search.algorithms.repair import fit, nearest
-from search.algorithms.sampling import blurred_ranks
+from search.algorithms.sampling import blurred_scores
 
 _FACTORS = {"factor 0.3": 0.3, "factor 0.6": 0.6, "factor 0.85": 0.85, "factor 1": 1.0}
 _PREFERENCE_SPREAD = 0.5
@@ -79,11 +80,26 @@ class Variation(ABC):
 
 
 class MaskVariation(Variation):
-    """A bit per channel: children exchange whole layers or bits; mutation flips, resizes, swaps and transfers."""
+    """A bit per channel or level: children exchange whole layers or bits; mutation flips, resizes, swaps and transfers.
+
+    Where there are channels and choices of bits with a table of Omega, some children take the bits of least Omega for their
+    channels (``programme``), the others what they inherited and what repair made of it (ours).
+    """
 
     prefixes = False
     mutations = ("flip", "ratio", "swap", "transfer")
     crossovers = ("layers", "bits")
+
+    def __init__(self, encoding: ChannelEncoding, crossover: float, mutation: float, several: bool) -> None:
+        super().__init__(encoding, crossover, mutation, several)
+        programmes = encoding.mixed and encoding.constrained and "omega" in encoding.problem.tables
+        self._bits_credit = Credit(("programme", "inherited")) if programmes else None
+
+    def settle(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
+        super().settle(made, survived)
+        if self._bits_credit is not None:
+            made_by, kept = ([origin for one in some for origin in one.origins] for some in (made, survived))
+            self._bits_credit.settle(made_by, kept)
 
     def genes(self, masks: Masks) -> list[object]:
         return list(masks)
@@ -96,13 +112,21 @@ class MaskVariation(Variation):
         if crossed:
             origins.append(self._crossover_credit.draw(rng))
             self._cross(origins[-1], masks, [mask.copy() for mask in second.masks], rng)
-        scores = blurred_ranks(self.encoding, rng, factor)
+        scores = blurred_scores(self.encoding, rng, factor)
         if not crossed or rng.random() < self._mutation:
             origins.append(self._mutation_credit.draw(rng))
             if origins[-1] == "transfer":
-                return self.individual(self._transfer(masks, scores, rng), origins)
+                return self._finished(self._transfer(masks, scores, rng), origins, rng)
             self._mutate(origins[-1], masks, scores, rng)
-        return self.individual(self.repaired(masks, scores, rng), origins)
+        return self._finished(self.repaired(masks, scores, rng), origins, rng)
+
+    def _finished(self, masks: Masks, origins: list[str], rng: np.random.Generator) -> Individual:
+        """Return repaired masks as an individual, with the bits for its channels where its kind is drawn."""
+        if self._bits_credit is not None:
+            origins.append(self._bits_credit.draw(rng))
+            if origins[-1] == "programme":
+                masks = self._programmed(masks)
+        return self.individual(masks, origins)
 
     def _cross(self, kind: str, masks: Masks, other: Masks, rng: np.random.Generator) -> None:
         with deap_draws_from(rng):
@@ -143,6 +167,14 @@ class MaskVariation(Variation):
             preference = np.ones(len(masks))
         limit = 1.0 if self.encoding.constrained and (load > 1.0 or rng.random() < self._fill) else load
         return fit(self.encoding, masks, scores, limit=limit, preference=preference, per_cost=True)
+
+    def _programmed(self, masks: Masks) -> Masks:
+        """Choose the bits for the channels that are kept; where none keep the targets, leave them."""
+        encoding = self.encoding
+        given = encoding.candidate(masks).values
+        channels = {name: given[name] for layer, name in enumerate(encoding.names) if not encoding.is_level(layer)}
+        found = programmed(encoding.problem, channels)
+        return masks if found is None else encoding.masks(found)
 
     def _some_layers(self, rng: np.random.Generator) -> list[int]:
         open_layers = [layer for layer, counts in enumerate(self.encoding.counts) if len(counts) > 1]
@@ -186,7 +218,7 @@ class FactorVariation(Variation):
             chance = min(1.0, float(rng.geometric(0.5)) / len(genes))
             with deap_draws_from(rng):
                 tools.mutGaussian(genes, mu=0.0, sigma=spread, indpb=chance)
-        return self.individual(self.repaired(self.decode(genes), self.encoding.ranks, rng), origins)
+        return self.individual(self.repaired(self.decode(genes), self.encoding.scores, rng), origins)
 
     def decode(self, genes: Sequence[float]) -> Masks:
         """Return the masks that thresholds stand for, one gene per layer; not repaired."""

@@ -84,7 +84,7 @@ class Search(Stage):
     def _random(self, setup: Setup, spent: int, seed: int) -> Algorithm:
         """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
         space, own = setup.problem.space, self.settings.algorithm.settings
-        masks = all(isinstance(domain, Mask) for domain in space.domains.values())
+        masks = any(isinstance(domain, Mask) for domain in space.domains.values())
         leveled = isinstance(space, Leveled) and not isinstance(own, ALGORITHM.find("optuna").Settings)
         found = ALGORITHM.find("random" if masks or leveled else "optuna")
         settings = found.Settings(evaluations=spent)

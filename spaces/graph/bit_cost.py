@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -53,39 +54,64 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How large the parts of a network are, whatever their bits.
+
+    Attributes:
+        weights: Elements of the weight of every quantized layer.
+        macs: Multiply-accumulates of every quantized layer for one sample.
+        float_macs: Those of what stays in float.
+        parameters: Number of weights and biases.
+        other_bytes: Bytes of all that is stored beside the quantized weights.
+    """
+
+    weights: Mapping[str, int]
+    macs: Mapping[str, float]
+    float_macs: float
+    parameters: float
+    other_bytes: float
+
+
 class BitCost:
     """Costs of any choice of bits of one network.
 
     Args:
         found: What can be quantized in it.
         network: It, quantized, with any bits.
+
+    Attributes:
+        whole: How large the parts of the network are.
     """
 
     def __init__(self, found: Quantizable, network: nn.Module) -> None:
-        self._sites = found.layers
-        frozen = sum(entry.macs for entry in found.frozen)
-        self._macs = frozen + sum(site.macs for site in found.layers)
-        self._float_operations = frozen * FLOAT_BITS * FLOAT_BITS
-        self._parameters = float(counted_parameters(network))
         layers = quantized_layers(network)
         packed = sum(packed_bytes(site.weights, weight_bits(layers[site.name])) for site in found.layers)
-        self._other_bytes = stored_bytes(network) - packed
+        self.whole = Extent(
+            {site.name: site.weights for site in found.layers},
+            {site.name: site.macs for site in found.layers},
+            sum(entry.macs for entry in found.frozen),
+            float(counted_parameters(network)),
+            stored_bytes(network) - packed,
+        )
 
-    def of(self, bits: Mapping[str, tuple[int, int | None]]) -> dict[str, float]:
+    def of(self, bits: Mapping[str, tuple[int, int | None]], extent: Extent | None = None) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``.
 
         Args:
             bits: Bits of the weights and of the input (None: float), by layer.
+            extent: What is left of the network, :attr:`whole` by default.
         """
-        operations = self._float_operations
-        size = self._other_bytes
-        for site in self._sites:
-            weights, inputs = bits[site.name]
-            operations += site.macs * weights * (FLOAT_BITS if inputs is None else inputs)
-            size += packed_bytes(site.weights, weights)
+        extent = extent or self.whole
+        operations = extent.float_macs * FLOAT_BITS * FLOAT_BITS
+        size = extent.other_bytes
+        for name, macs in extent.macs.items():
+            weights, inputs = bits[name]
+            operations += macs * weights * (FLOAT_BITS if inputs is None else inputs)
+            size += packed_bytes(extent.weights[name], weights)
         return {
-            "macs": float(self._macs),
-            "parameters": self._parameters,
+            "macs": float(extent.float_macs + sum(extent.macs.values())),
+            "parameters": extent.parameters,
             "size_bytes": float(size),
             "bit_operations": float(operations),
         }

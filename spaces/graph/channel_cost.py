@@ -15,6 +15,10 @@ class ChannelCost:
 
     MACs are multiply-accumulates (half the FLOPs) of convolutions and linear layers for one sample. ``size_bytes`` counts
     every tensor of the state dict, ``bit_operations`` is MACs * 32 * 32 for float weights and activations.
+
+    Attributes:
+        layers: Names of the layers with MACs, one per call.
+        tensors: Names of the tensors of the state dict, those that are shared once.
     """
 
     def __init__(self, model: nn.Module, groups: ChannelGroups) -> None:
@@ -22,7 +26,7 @@ class ChannelCost:
         self._index: dict[bytes, int] = {}
         self._last = groups.width
         layers = [layer for layer in groups.layers if layer.macs > 0]
-        self._names = [layer.name for layer in layers]
+        self.layers = tuple(layer.name for layer in layers)
         self._macs = np.asarray([layer.macs for layer in layers])
         one = self._vector(np.asarray([-1]))
         self._macs_out = np.asarray([self._vector(layer.outputs) for layer in layers], dtype=np.int64)
@@ -30,13 +34,14 @@ class ChannelCost:
             [self._vector(layer.inputs) if layer.groups == 1 else one for layer in layers], dtype=np.int64
         )
         self._reads = np.asarray([self._vector(layer.inputs) for layer in layers], dtype=np.int64)
-        factors, pairs, sizes, trained = [], [], [], []
+        names, factors, pairs, sizes, trained = [], [], [], [], []
         persistent = model.state_dict(keep_vars=True).keys()
         seen: set[int] = set()
         for name, tensor in state_names(model):
             if name not in persistent or id(tensor) in seen:
                 continue
             seen.add(id(tensor))
+            names.append(name)
             dims = groups.ties.get(name, {})
             rest = 1
             for dim, size in enumerate(tensor.shape):
@@ -46,6 +51,7 @@ class ChannelCost:
             factors.append(rest)
             sizes.append(tensor.element_size())
             trained.append(isinstance(tensor, nn.Parameter))
+        self.tensors = tuple(names)
         self._factors = np.asarray(factors, dtype=np.float64)
         self._pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
         self._sizes = np.asarray(sizes, dtype=np.float64)
@@ -63,9 +69,8 @@ class ChannelCost:
 
     def of(self, mask: np.ndarray) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of a mask, boolean of shape ``(width,)``."""
-        counts = self._counts(mask)
-        macs = float((self._macs * counts[self._macs_in] * counts[self._macs_out]).sum())
-        elements = self._factors * counts[self._pairs[:, 0]] * counts[self._pairs[:, 1]]
+        by_layer, elements = self.counts(mask)
+        macs = float(by_layer.sum())
         return {
             "macs": macs,
             "parameters": float(elements[self._trained].sum()),
@@ -74,11 +79,17 @@ class ChannelCost:
         }
 
     def channels(self, mask: np.ndarray) -> dict[str, tuple[int, int]]:
-        """Return the input and output channels that a mask leaves of every layer with MACs, by name."""
-        counts = self._counts(mask).astype(np.int64)
-        pairs = zip(counts[self._reads].tolist(), counts[self._macs_out].tolist(), strict=True)
-        return dict(zip(self._names, pairs, strict=True))
+        """Return the input and output channels that a mask leaves of every one of :attr:`layers`, by name."""
+        left = self._left(mask).astype(np.int64)
+        pairs = zip(left[self._reads].tolist(), left[self._macs_out].tolist(), strict=True)
+        return dict(zip(self.layers, pairs, strict=True))
 
-    def _counts(self, mask: np.ndarray) -> np.ndarray:
+    def counts(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the MACs of :attr:`layers` and the elements of :attr:`tensors` that a mask leaves, float64 each."""
+        left = self._left(mask)
+        macs = self._macs * left[self._macs_in] * left[self._macs_out]
+        return macs, self._factors * left[self._pairs[:, 0]] * left[self._pairs[:, 1]]
+
+    def _left(self, mask: np.ndarray) -> np.ndarray:
         extended = np.append(mask, True).astype(np.int64)
         return np.asarray(np.add.reduceat(extended[self._joined], self._starts), dtype=np.float64)

@@ -4,7 +4,7 @@ from synthetic_space import TOP1, SyntheticSpace, problem_of
 
 from search.algorithms.channel_encoding import ChannelEncoding, NotAChannelSpaceError, UnreachableTargetError
 from search.problem import Problem, Target
-from spaces.domains import Choice
+from spaces.domains import Choice, Real
 from spaces.errors import SecateursError
 
 
@@ -44,11 +44,12 @@ def test_size_is_the_number_of_enumerated_candidates(multiple, minimum, prefixes
         space.validate(candidate)
 
 
-def test_other_decisions_are_refused_by_name():
+@pytest.mark.parametrize("domain", [Choice(("l1", "l2")), Real(0.0, 1.0)])
+def test_other_decisions_are_refused_by_name(domain):
     space = SyntheticSpace([3])
-    space._domains["bits"] = Choice((4, 8))
-    with pytest.raises(NotAChannelSpaceError, match="'bits' is of type Choice"):
-        ChannelEncoding(Problem(space, [TOP1], [], {"importance": {"layer0": np.ones(3), "bits": np.ones(2)}}))
+    space._domains["criterion"] = domain
+    with pytest.raises(NotAChannelSpaceError, match=f"'criterion' is of type {type(domain).__name__}"):
+        ChannelEncoding(Problem(space, [TOP1], [], {"importance": {"layer0": np.ones(3)}}))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Good solutions for one kind of decision after the other, for a search over channels and bits to start from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from search.algorithms.allocation import uniform_allocation
+from search.algorithms.bit_encoding import BitEncoding
+from search.algorithms.channel_encoding import ChannelEncoding, NotAChannelSpaceError, UnreachableTargetError, ranks_of, to_text
+from search.algorithms.integer_program import IntegerProgramSettings, Programme
+from search.algorithms.repair import nearest
+from search.problem import Problem
+from spaces.candidate import Candidate, Value
+from spaces.domains import Choice, Mask
+
+SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25)
+"""Shares of the channels that are kept before bits are chosen."""
+NODES = 200
+"""Most nodes of branch and bound for the bits of one choice of channels."""
+
+
+def mixed_starts(problem: Problem) -> list[Candidate]:
+    """Return candidates of a space of channels and bits that keep the targets; none where it is another space.
+
+    At several shares the most important channels are kept, of every layer the same share or over the whole network; the bits
+    are the integer programme's for these channels, where there is a table of Omega, and for the same share of every layer also
+    the same bits everywhere, later in the list. Shares at which nothing keeps the targets are left out, and such at which all
+    bits do.
+    """
+    domains = problem.space.domains.values()
+    if not any(isinstance(d, Mask) for d in domains) or not any(isinstance(d, Choice) for d in domains):
+        return []
+    try:
+        encoding = ChannelEncoding(problem)
+    except NotAChannelSpaceError:
+        return []
+    if not encoding.constrained:
+        return []
+    channels = [(globally, kept_channels(encoding, share, globally)) for share in SHARES for globally in (False, True)]
+    most = {name: sorted(domain.options)[-1] for name, domain in problem.space.domains.items() if isinstance(domain, Choice)}
+    # Where the targets leave the most bits to all, fewer channels only lose more.
+    bound = [one for one in channels if encoding.load_of(Candidate({**one[1], **most})) > 1.0] or channels[:1]
+    found = [programmed(problem, masks) for _, masks in bound]
+    found += [_uniform(problem, masks) for globally, masks in bound if not globally]
+    return list(dict.fromkeys(one for one in found if one is not None))
+
+
+def programmed(problem: Problem, masks: dict[str, Value]) -> Candidate | None:
+    """Return the keep-masks ``masks`` with the bits of least Omega under the targets, None where none keeps them."""
+    if "omega" not in problem.tables:
+        return None
+    try:
+        programme = Programme(BitEncoding(problem, masks), IntegerProgramSettings(gap=1e-3, nodes=NODES))
+        return programme.solve(()).candidate
+    except UnreachableTargetError:
+        return None
+
+
+def _uniform(problem: Problem, masks: dict[str, Value]) -> Candidate | None:
+    try:
+        return uniform_allocation(problem, masks)
+    except UnreachableTargetError:
+        return None
+
+
+def kept_channels(encoding: ChannelEncoding, share: float, globally: bool) -> dict[str, Value]:
+    """Return the keep-masks of the most important channels.
+
+    Args:
+        encoding: Masks and their importance; decisions that have levels are left out.
+        share: Share of the channels that is kept, as nearly as legal counts allow.
+        globally: Whether of all channels, by importance / mean importance of the layer; else of each layer's.
+    """
+    layers = [layer for layer in range(len(encoding.names)) if not encoding.is_level(layer)]
+    relative = [encoding.importance[layer] / max(float(np.abs(encoding.importance[layer]).mean()), 1e-30) for layer in layers]
+    overall = np.split(ranks_of(np.concatenate(relative)), np.cumsum([len(values) for values in relative])[:-1])
+    masks: dict[str, Value] = {}
+    for layer, ranks in zip(layers, overall, strict=True):
+        wanted = int((ranks > 1.0 - share).sum()) if globally else round(share * len(ranks))
+        masks[encoding.names[layer]] = to_text(encoding.strongest(layer, nearest(encoding.counts[layer], wanted)))
+    return masks

@@ -1,0 +1,46 @@
+"""BatchNorm statistics of a changed network, measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def measure_statistics(model: nn.Module, batches: Iterable[Tensor], forward: Callable[[nn.Module, Tensor], Any]) -> None:
+    """Replace the running statistics of every BatchNorm layer by their plain average over ``batches``.
+
+    Every batch counts the same. Only the BatchNorm layers are in training mode meanwhile (dropout is off); modes and
+    momenta are as before afterwards. A network without running statistics is left alone, and ``batches`` is not read.
+    Slimmable networks do the same (Yu, Huang 2019, arXiv 1903.05134, section 3.4).
+
+    Args:
+        model: The network; its running statistics change in place.
+        batches: Inputs of shape ``(N, ...)``.
+        forward: Runs the network on them.
+    """
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not layers:
+        return
+    modes = {module: module.training for module in model.modules()}
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    try:
+        reset = False
+        for inputs in batches:
+            if not reset:
+                for layer in layers:
+                    layer.reset_running_stats()
+                    layer.momentum = None
+                    layer.train()
+                reset = True
+            forward(model, inputs)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,195 @@
+"""The joint space: which channels stay and how many bits the layers get, decided together in one candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from spaces.base import SearchSpace
+from spaces.bit_width import BitWidth, BitWidthSettings
+from spaces.candidate import Candidate, Value
+from spaces.channel_mask import ChannelMask, ChannelMaskSettings
+from spaces.domains import Domain
+from spaces.graph.batch_norm_statistics import measure_statistics
+from spaces.graph.bit_cost import Extent
+from spaces.graph.channel_groups import Forward, call
+from spaces.graph.joint_cost import JointCost
+from spaces.graph.layer_latency import LayerLatency, Load, OpenLayer, total
+
+
+@dataclass(frozen=True)
+class JointSettings:
+    """Options of the joint space.
+
+    Attributes:
+        channels: Options of the channels, those of the space ``channel_mask``.
+        bits: Options of the bits, those of the space ``bit_width``; its table ``latency`` is of the whole network, and a
+            layer's milliseconds shrink as its MACs do.
+        calibration_samples: Samples on which BatchNorm statistics and the ranges of activations of every candidate are found
+            anew, since both move when channels go.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    channels: ChannelMaskSettings = field(default_factory=ChannelMaskSettings)
+    bits: BitWidthSettings = field(default_factory=BitWidthSettings)
+    calibration_samples: int = 256
+
+    def __post_init__(self) -> None:
+        if self.calibration_samples < 1:
+            raise ValueError(f"calibration_samples: expected at least 1, got {self.calibration_samples}")
+
+
+class Joint(SearchSpace):
+    """Channel keep-masks and the bits of what they leave: a mask per coupled group, and bits per layer and addition.
+
+    A candidate's network is the small one: channels are sliced out, its BatchNorm statistics measured again, and it is then
+    quantized. So it is prepared, too: what is trained has the candidate's channels only.
+
+    Args:
+        model: The network; left unchanged.
+        inputs: One batch of a single sample, of shape ``(1, ...)``.
+        settings: Options of both spaces.
+        forward: How ``model`` is run on ``inputs``.
+        batches: Input batches to calibrate on; ``inputs`` where there are none.
+
+    Attributes:
+        groups: The channel groups.
+        points: Every place where values are quantized, as in the whole network.
+        frozen: What stays in float, and why.
+
+    Raises:
+        UnsupportedModelError: No channel of the network can be removed, or nothing in it can be quantized.
+    """
+
+    Settings = JointSettings
+    quantizes = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        settings: JointSettings | None = None,
+        forward: Forward = call,
+        batches: Iterable[Tensor] = (),
+    ) -> None:
+        settings = settings or JointSettings()
+        self._forward = forward
+        self._batches: list[Tensor] = []
+        seen = self._first(batches, settings.calibration_samples)
+        self._masks = ChannelMask(model, inputs, settings.channels, forward, seen)
+        # What is left, where the masks did not look at any.
+        for _ in seen:
+            pass
+        self._batches = self._batches or [inputs]
+        self._bits = BitWidth(model, inputs, settings.bits, forward, self._batches)
+        self.groups, self.points, self.frozen = self._masks.groups, self._bits.points, self._bits.frozen
+        whole = self._bits.prepare(model, self._bits.cheapest())
+        self._cost = JointCost(self._bits.found, whole, self.groups, self._bits.cost.whole)
+
+    def _first(self, batches: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+        """Pass batches on, and keep the first ``samples`` samples of them."""
+        for batch in batches:
+            missing = samples - sum(len(kept) for kept in self._batches)
+            if missing > 0:
+                self._batches.append(batch[:missing])
+            yield batch
+
+    @cached_property
+    def domains(self) -> Mapping[str, Domain]:
+        """A keep-mask per channel group, then the bits of every layer and addition, each in graph order."""
+        return {**self._masks.domains, **self._bits.domains}
+
+    def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        """Return the candidate's small network with calibrated fake quantizers, that can be trained; BatchNorm is folded.
+
+        Raises:
+            InvalidCandidateError: A decision is missing, unknown or outside its domain.
+        """
+        self.validate(candidate)
+        masks, bits = self._parts(candidate)
+        if all("0" not in str(mask) for mask in masks.values.values()):
+            return self._bits.prepare(model, bits)
+        sliced = self._masks.realize(model, masks)
+        self._recalibrate(sliced)
+        return self._bits.prepare_changed(sliced, bits, self._batches)
+
+    def _recalibrate(self, sliced: nn.Module) -> None:
+        """Measure the BatchNorm statistics of a sliced network again, in place."""
+        measure_statistics(sliced, self._batches, self._forward)
+
+    def convert(self, prepared: nn.Module) -> nn.Module:
+        """Return the small quantized network as it goes on through a pipeline: see :meth:`BitWidth.convert`."""
+        return self._bits.convert(prepared)
+
+    def check(self, model: nn.Module, candidate: Candidate) -> float:
+        """Return the largest difference between outputs: of the sliced and the masked network, and of fake and stored bits.
+
+        Raises:
+            EquivalenceError: They differ.
+        """
+        masks, _ = self._parts(candidate)
+        return max(self._masks.check(model, masks), self.check_prepared(self.prepare(model, candidate)))
+
+    def check_prepared(self, prepared: nn.Module) -> float:
+        """Do the same for a network that was trained, whose channels are gone since it was prepared."""
+        return self._bits.check_prepared(prepared)
+
+    def costs(self, candidate: Candidate) -> dict[str, float]:
+        """Return ``macs``, ``parameters``, ``size_bytes`` (of the stored form), ``bit_operations``, perhaps ``latency_ms``."""
+        costs = self._bits.cost.of(self._bits.layer_bits(candidate.values), self.extent(candidate))
+        if self._bits.latency is not None:
+            costs["latency_ms"] = total(self._bits.latency, self.loads(candidate))
+        return costs
+
+    def open_layers(self) -> dict[str, OpenLayer]:
+        """Return every layer that can be quantized or cut: whether its channels may go, and the bits it may have."""
+        cut, bits = self._masks.open_layers(), self._bits.open_layers()
+        return {**cut, **{name: replace(cut.get(name, layer), bits=layer.bits) for name, layer in bits.items()}}
+
+    def loads(self, candidate: Candidate) -> dict[str, Load]:
+        """Return the channels and the bits of every one of these layers."""
+        masks, bits = self._parts(candidate)
+        channels, quantized = self._masks.loads(masks), self._bits.loads(bits)
+        loads = {name: (*channels.get(name, load)[:2], *load[2:]) for name, load in quantized.items()}
+        return {**channels, **loads}
+
+    def use_latency(self, latency: LayerLatency) -> None:
+        """Let ``latency_ms`` be among the costs."""
+        self._bits.use_latency(latency)
+
+    def extent(self, candidate: Candidate) -> Extent:
+        """Return how large the layers of a candidate's network are."""
+        return self._cost.extent(self.groups.mask(candidate.values))  # type: ignore[arg-type]
+
+    def cheapest(self) -> Candidate:
+        """Return the candidate of the fewest channels and bits."""
+        return Candidate({**self._masks.cheapest().values, **self._bits.cheapest().values})
+
+    def starting_points(self) -> tuple[Candidate, ...]:
+        """Return the whole network with the uniform allocations of bits, from the most to the fewest."""
+        whole = {name: "1" * domain.length for name, domain in self._masks.domains.items()}
+        return tuple(Candidate({**whole, **bits.values}) for bits in self._bits.starting_points())
+
+    def describe(self, candidate: Candidate) -> dict[str, Value]:
+        """Return the keep ratio of every group, and the bits."""
+        masks, bits = self._parts(candidate)
+        return {**self._masks.describe(masks), **self._bits.describe(bits)}
+
+    def transformation(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the record: first channels are sliced out, then the rest is quantized."""
+        self.validate(candidate)
+        masks, bits = self._parts(candidate)
+        steps = [self._masks.transformation(masks), self._bits.transformation(bits)]
+        values = {name: candidate.values[name] for name in self.domains}
+        return {"kind": "sequence", "candidate": values, "steps": steps}
+
+    def _parts(self, candidate: Candidate) -> tuple[Candidate, Candidate]:
+        """Return the keep-masks and the bits of a candidate."""
+        values = candidate.values
+        masks = {name: values[name] for name in self._masks.domains}
+        return Candidate(masks), Candidate({name: values[name] for name in self._bits.domains})
