@@ -50,7 +50,6 @@ class BitSizes(Sizes):
         exported: Test images that the exported file and the network are compared on.
     """
 
-    pretraining: int = 14
     epochs: int = 3
     evaluations: int = 200
     samples: int = 256
@@ -69,7 +68,7 @@ class BitBench(Bench[BitSizes]):
         if not distilled:
             return settings
         optimizer = OptimizerSettings("sgd", lr=QAT_LR, momentum=0.9, weight_decay=1e-4, decay_norms=False)
-        return dataclasses.replace(settings, optimizer=optimizer)
+        return dataclasses.replace(settings, optimizer=optimizer, clip_norm=1.0)
 
 
 QAT_LR = 0.02

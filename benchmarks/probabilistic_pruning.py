@@ -1,4 +1,4 @@
-"""Probabilistic pruning side by side: ours, one-shot L1, gradual magnitude pruning, Torch-Pruning; and the searched schedule.
+"""Probabilistic pruning side by side: ours, one-shot L1, gradual magnitude pruning, Torch-Pruning; the searched schedule.
 
     python -m benchmarks.probabilistic_pruning --data FOLDER [--models resnet20 vgg_small] [--seeds 3] [--workers 2]
 

@@ -146,6 +146,7 @@ def arguments(description: str | None, plan: Plan) -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", default=["resnet20", "vgg_small"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
+    parser.add_argument("--targets", type=float, nargs="+", default=list(plan.targets), help="of the rows that have several")
     parser.add_argument("--workers", type=int, default=2, help="processes of one torch thread each")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results") / plan.name, help="folder of the cells")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the benchmark itself")
@@ -167,6 +168,7 @@ def run(
         for row in options.rows
         if bench.seed == 0 or row not in plan.once
         for target in plan.targets_of(row)
+        if target in (*options.targets, 1.0)
     ]
     results: list[dict[str, Any]] = []
     with ProcessPoolExecutor(options.workers, get_context("spawn"), initializer=_quiet) as pool:

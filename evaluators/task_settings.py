@@ -55,13 +55,15 @@ class OwnTaskSettings:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build_task(settings: TaskSettings | OwnTaskSettings) -> Task:
-    """Return the task that ``settings`` describe; no data is read yet.
+def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
+    """Return the task that ``settings`` describe, or are; no data is read yet.
 
     Raises:
         UnknownNameError: The data set or the class is not known.
         TaskClassError: The class is no :class:`~evaluators.task.Task`, or cannot be made from its arguments.
     """
+    if isinstance(settings, Task):
+        return settings
     if isinstance(settings, TaskSettings):
         return Classification(settings.model, lookup(DATASETS, settings.data.name, "data set")(settings.data.settings))
     found = resolve(settings.path)

@@ -34,16 +34,17 @@ def run(
     config: ConfigFile,
     overrides: Overrides = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Run with so many seeds; the report has mean and spread.")] = 1,
 ) -> None:
     """Run a pipeline, or go on with one that was stopped."""
     loaded = _load(config, overrides)
-    from search.pipeline import run as run_pipeline
+    from search.repeat import repeat
     from search.summary import show_summary
 
     folder = runs / loaded.name
     console = Console()
     try:
-        report = run_pipeline(loaded, folder, console)
+        report = repeat(loaded, folder, seeds, console)
     except KeyboardInterrupt:
         typer.echo(f"\nStopped. What is done is kept in {folder}; the same command goes on from there.", err=True)
         raise typer.Exit(130) from None

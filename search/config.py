@@ -63,7 +63,7 @@ class Config(BaseModel):
     Attributes:
         name: Name of the run and of its folder.
         seed: What all randomness of the run is drawn from.
-        task: Settings of the task; :meth:`build_task` makes it.
+        task: Settings of the task; :meth:`build_task` makes it. Or the task itself, where a program has it.
         execution: Where and how trials are evaluated.
         storage: Database that trials are recorded in; None for a journal in the run folder.
         stages: The pipeline, in order.
@@ -89,9 +89,16 @@ class Config(BaseModel):
         return build_task(self.task)
 
     def canonical(self) -> dict[str, Any]:
-        """Return the whole configuration, defaults filled in, as plain data that :func:`load` reads to the same."""
+        """Return the whole configuration, defaults filled in, as plain data that :func:`load` reads to the same.
+
+        Of a task that a program gave there is its class alone.
+        """
+        from evaluators.task import Task
+
         task = _plain(self.task)
-        if "path" in task:
+        if isinstance(self.task, Task):
+            task = {"class": f"{type(self.task).__module__}.{type(self.task).__qualname__}", "arguments": {}}
+        elif "path" in task:
             task = {"class": task["path"], "arguments": task["arguments"]}
         else:
             task["data"] = {"name": task["data"]["name"], **task["data"]["settings"]}
@@ -133,17 +140,34 @@ def load(path: str | FilePath, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def _build(document: Document) -> tuple[Config | None, list[Fault]]:
+def configure(data: Mapping[str, Any], task: Task) -> Config:
+    """Check a configuration that a program has made.
+
+    Args:
+        data: What a file would say, but for ``task``.
+        task: The task.
+
+    Raises:
+        ConfigError: Something is wrong; the message lists every mistake with its place.
+    """
+    document = Document("configuration", dict(data))
+    config, faults = _build(document, task)
+    if faults or config is None:
+        raise ConfigError(document.source, faults)
+    return config
+
+
+def _build(document: Document, given: Task | None = None) -> tuple[Config | None, list[Fault]]:
     data = document.data
     known = Config.model_fields
     faults = [document.fault((key,), f"unknown key; {suggestion(key, known)}") for key in data if key not in known]
-    required = [key for key in ("name", "task", "stages") if data.get(key) is None]
+    required = [key for key in ("name", "task", "stages") if data.get(key) is None and not (key == "task" and given)]
     faults.extend(document.fault((key,), "is missing, and has no default") for key in required)
     for key in ("name", "seed"):
         if data.get(key) is not None:
             _, found = validate(_hint(Config, key), data[key], document, (key,))
             faults.extend(found)
-    task, found = read_task(document) if data.get("task") is not None else (None, [])
+    task, found = read_task(document) if data.get("task") is not None else (given, [])
     faults.extend(found)
     execution, found = _execution(document)
     faults.extend(found)
@@ -151,7 +175,7 @@ def _build(document: Document) -> tuple[Config | None, list[Fault]]:
     faults.extend(found)
     stages, found = _stages(document) if data.get("stages") is not None else ([], [])
     faults.extend(found)
-    own_scores = isinstance(data.get("task"), Mapping) and "class" in data["task"]
+    own_scores = given is not None or (isinstance(data.get("task"), Mapping) and "class" in data["task"])
     faults.extend(check_consistency(document, stages, own_scores))
     if faults:
         return None, faults

@@ -11,6 +11,7 @@ from typing import Any
 from search.numbers import count, metric_value, percent, points, size, times
 from search.report_bits import bit_rows, deployment_text
 from search.report_latency import latency_rows, latency_text
+from search.report_seeds import seed_rows
 from search.report_view import Row, SearchView, score_of, search_view, words
 from search.summary import target_text
 from spaces.errors import SecateursError
@@ -54,6 +55,8 @@ def render(folder: str | Path) -> Path:
         sensitivity=[_sensitivity(entry) for entry in report.get("searches") or [] if entry.get("sensitivity")],
         programmes=[row for entry in report.get("searches") or [] for row in _programmes(entry)],
         stages=_stages(report),
+        whole_cost=_whole_cost(report),
+        seeds=seed_rows(report),
         frozen=_frozen(report),
         retention=_retention(report),
         output_changes=report.get("output_changes") or [],
@@ -205,6 +208,7 @@ def _search_row(entry: Mapping[str, Any], view: SearchView | None) -> Row:
         str(entry.get("failed") or 0),
         front,
         chosen,
+        _seconds(entry.get("worker_seconds") or 0.0) or "-",
         limit,
         str(entry.get("ended_by") or "-"),
     )
@@ -263,19 +267,37 @@ def _programmes(entry: Mapping[str, Any]) -> list[Row]:
     ]
 
 
-def _stages(report: Mapping[str, Any]) -> list[tuple[str, float, float, str]]:
-    """Return, per stage: name, seconds, share of the longest, and what its yardsticks took."""
+def _stages(report: Mapping[str, Any]) -> list[tuple[str, float, str, str]]:
+    """Return, per stage: name, share of the longest's time, its own in words, and what its yardsticks took."""
     entries = [entry for entry in report.get("stages") or [] if isinstance(entry.get("seconds"), int | float)]
     longest = max((entry["seconds"] for entry in entries), default=0.0) or 1.0
     rows = []
     for entry in entries:
         beside = sum((entry.get("yardstick_seconds") or {}).values())
-        rows.append((words(str(entry.get("name", ""))), entry["seconds"], entry["seconds"] / longest, _seconds(beside)))
+        share = entry["seconds"] / longest
+        rows.append((words(str(entry.get("name", ""))), share, _seconds(entry["seconds"]) or "-", _seconds(beside)))
     return rows
 
 
+def _whole_cost(report: Mapping[str, Any]) -> str:
+    """Return in words what the whole run took: evaluations, epochs, time."""
+    searches = report.get("searches") or []
+    evaluations = sum(len(entry.get("trials") or []) for entry in searches)
+    workers = sum(entry.get("worker_seconds") or 0.0 for entry in searches)
+    epochs = sum(len(entry.get("epochs") or []) for entry in report.get("histories") or [])
+    own = sum(entry.get("seconds") or 0.0 for entry in report.get("stages") or [])
+    beside = sum(sum((entry.get("yardstick_seconds") or {}).values()) for entry in report.get("stages") or [])
+    parts = [f"{evaluations} evaluations ({_seconds(workers)} of workers' time)"] if evaluations else []
+    parts += [f"{epochs} epochs of training"] if epochs else []
+    parts += [f"{_seconds(own)} in all"] if own else []
+    parts += [f"and {_seconds(beside)} for the yardsticks"] if beside else []
+    return ", ".join(parts)
+
+
 def _seconds(value: float) -> str:
-    return "" if value <= 0 else f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"
+    if value <= 0:
+        return ""
+    return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
 def _frozen(report: Mapping[str, Any]) -> list[Row]:

@@ -64,23 +64,23 @@ def build_report(
 ) -> dict[str, Any]:
     """Return report.json.
 
-    ``baseline``, ``result`` and every entry of ``yardsticks`` hold ``top1``, ``loss``, ``metrics``, ``parameters``,
-    ``macs``, ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split. A yardstick also has, where it
-    comes from a search stage: ``before_retraining`` (metrics on the search split), ``fingerprint`` and ``layers``.
-    ``searches`` has, per search stage: ``stage``, ``objectives``, ``target`` (limits in the metric's unit),
-    ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``,
-    ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``asynchronous`` (trials were told as they were
-    finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer programme with
-    their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen`` (a
-    trial), ``finalists`` (each ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``,
+    ``baseline``, ``result`` and every entry of ``yardsticks`` hold ``top1``, ``loss``, ``metrics``, ``parameters``, ``macs``,
+    ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split. A yardstick also has, where it comes from a
+    search stage: ``before_retraining`` (metrics on the search split), ``fingerprint`` and ``layers``. ``searches`` has, per
+    search stage: ``stage``, ``objectives``, ``target`` (limits in the metric's unit), ``target_met``, ``pareto``, ``trials``
+    (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``, ``metrics`` and, of a failed one, ``error``),
+    ``failed``, ``ended_by``, ``worker_seconds`` (what its trials took, added up), ``asynchronous`` (trials were told as they
+    were finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer programme
+    with their ``gap``), ``sensitivity`` (:meth:`search.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen``
+    (a trial), ``finalists`` (each ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``,
     ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
     ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
     ``yardstick_histories`` those of the yardsticks. ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``,
     ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``, ``nodes``, ``reason``) and ``max_abs_error``.
-    ``retention`` has, for the result and the yardsticks from which channels were removed, by role: ``chosen`` and ``retained``
-    (shares of the baseline's task relevance, see :class:`search.retention.Retention`) and ``layers``, each with ``name``,
-    ``channels``, ``kept`` and the same two. ``output_changes`` has, per stage whose training made what it removed zero:
-    ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
+    ``retention`` has, for the result and the yardsticks from which channels were removed, by role: ``chosen`` and
+    ``retained`` (shares of the baseline's task relevance, see :class:`search.retention.Retention`) and ``layers``, each with
+    ``name``, ``channels``, ``kept`` and the same two. ``output_changes`` has, per stage whose training made what it removed
+    zero: ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
     ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
     layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
     ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that pruned by probabilities:
@@ -144,6 +144,7 @@ def _search(entry: Entry) -> dict[str, Any]:
         "asynchronous": notes.get("asynchronous", False),
         "algorithm": notes.get("algorithm", {}),
         "sensitivity": notes.get("sensitivity"),
+        "worker_seconds": notes.get("worker_seconds", 0.0),
         **{name: notes[name] for name in ("pareto", "trials", "failed", "ended_by", "fingerprint", "metrics")},
         **{name: notes[name] for name in ("layers", "frozen")},
     }

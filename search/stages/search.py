@@ -138,6 +138,7 @@ class Search(Stage):
         run.notes.update(
             trials=[_row(trial, problem) for trial in trials],
             failed=sum(trial.state == "failed" for trial in trials),
+            worker_seconds=sum(trial.seconds for trial in trials),
             ended_by=loop.ended_by or "algorithm",
             asynchronous=run.execution.asynchronous,
             pareto=[_point(trial, problem) for trial in front(trials, problem)],

@@ -16,7 +16,9 @@ from spaces.graph.channel_check import find_checked_groups
 from spaces.graph.channel_groups import ChannelGroups, Forward
 from spaces.sparsifiers.allocation import Allocation, Shape
 from spaces.sparsifiers.base import Sparsifier
+from spaces.sparsifiers.group_masking import GroupMasking
 from spaces.sparsifiers.importance import Criterion, CriterionName, CriterionOptions, make_criterion
+from spaces.sparsifiers.masking import Masking
 from spaces.sparsifiers.participation import Layer, Participation, number_to_prune, updates_needed
 from spaces.sparsifiers.penalty_function import PenaltyFunction, make_penalty_function
 from spaces.sparsifiers.pruned_groups import (
@@ -52,7 +54,7 @@ class ProbabilisticSettings:
         largest: ``A``, the largest penalty.
         flatness: ``u``, the height of the penalty function's centre as a share of ``A``.
         interval: ``t``, steps between two updates of the probabilities; None derives it from ``share``. Where that gives less
-            than 1, the largest penalty is raised instead.
+            than 4, the largest penalty is raised instead, since an update costs as much as several steps of masking.
         share: Share of the steps in which the derived interval has all layers pruned; the rest retrains with fixed masks.
         include: Name patterns of layers whose groups may go; empty for all.
         exclude: Name patterns of layers whose groups stay.
@@ -174,7 +176,8 @@ class Probabilistic(Sparsifier):
         if not self._interval:
             penalty, self._interval = derived_pace(layers, settings, settings.share * total_steps)
         self._participation = Participation(layers, penalty)
-        self._masking = RandomMasking(tensors, settings.draw)
+        along_rows = settings.draw == "group" and settings.groups != "columns"
+        self._masking: Masking = GroupMasking(tensors) if along_rows else RandomMasking(tensors, settings.draw)
         self._fixed = False
 
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
@@ -281,6 +284,9 @@ class Probabilistic(Sparsifier):
         return min(number_to_prune(size, ratio), int(settings.max_ratio * size + 1e-9))
 
 
+SHORTEST_INTERVAL = 4
+"""Fewest steps between two updates, where the interval is derived and the penalty can be raised."""
+
 KEPT_CHANNELS = "channel_keep_mask"
 """Buffer of a prepared network that says which channels stay, boolean of shape ``(groups.width,)``."""
 
@@ -300,12 +306,12 @@ def numbers_of(model: nn.Module, groups: ChannelGroups, settings: ProbabilisticS
 def derived_pace(layers: list[Layer], settings: ProbabilisticSettings, steps: float) -> tuple[PenaltyFunction, int]:
     """Return the penalty function and the largest interval at which every layer is done within ``steps``, if ranks stay.
 
-    Where not even an update at every step is enough, the largest penalty is raised (ours), up to 1.
+    Where updates at the shortest interval are not enough, the largest penalty is raised (ours), up to 1.
     """
-    largest, steps = settings.largest, max(1.0, steps)
+    largest, updates = settings.largest, max(1.0, steps / SHORTEST_INTERVAL)
     while True:
         penalty = make_penalty_function(settings.penalty, largest, settings.flatness)
         needed = max(1, *(updates_needed(layer.size, layer.number, penalty) for layer in layers), 1)
-        if needed <= steps or largest >= 1.0:
+        if needed <= updates or largest >= 1.0:
             return penalty, max(1, int(steps / needed))
-        largest = min(1.0, 1.02 * largest * needed / steps)
+        largest = min(1.0, 1.02 * largest * needed / updates)

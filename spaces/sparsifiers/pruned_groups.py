@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from spaces.graph.channel_groups import ChannelGroups
 from spaces.sparsifiers.importance import averaged, places_on, writers
+from spaces.sparsifiers.masking import MaskedTensor, Tie
 from spaces.sparsifiers.participation import Layer
-from spaces.sparsifiers.random_masking import Draw, MaskedTensor, Tie
+from spaces.sparsifiers.random_masking import Draw
 
 GroupKind = Literal["filters", "input_channels", "columns"]
 

@@ -10,28 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spaces.sparsifiers.masking import MaskedTensor, Masking, Tie
+
 Draw = Literal["weight", "group"]
-
-
-@dataclass(frozen=True)
-class Tie:
-    """The groups that the weights of a tensor belong to, along some of its dimensions.
-
-    Attributes:
-        groups: The group of every weight (-1: always takes part), int64, of a shape that broadcasts to the tensor's.
-        drawn: Whether the weights sit out at random; else they only go with their group.
-    """
-
-    groups: Tensor
-    drawn: bool
-
-
-@dataclass(frozen=True)
-class MaskedTensor:
-    """A tensor of weights with its ties: a filter is written by one group and reads others."""
-
-    tensor: nn.Parameter
-    ties: tuple[Tie, ...]
 
 
 @dataclass
@@ -53,8 +34,8 @@ class _Active:
     mask: Tensor
 
 
-class RandomMasking:
-    """Draws masks for all tensors of a network, applies them, and takes back what a step did to masked weights.
+class RandomMasking(Masking):
+    """Masks over all weights, whatever their groups: one draw per weight, or per group.
 
     For a mask ``m`` of zeros and ones, ``w - w m`` is what is held, and ``w m + held`` gives back either exactly; so it takes
     a few operations over lists of tensors, whatever their number.
@@ -65,11 +46,9 @@ class RandomMasking:
     """
 
     def __init__(self, tensors: Sequence[MaskedTensor], draw: Draw) -> None:
+        super().__init__(tensors)
         self._tensors = list(tensors)
         self._draw = draw
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._device = self._tensors[0].tensor.device if self._tensors else torch.device("cpu")
-        self._p = torch.ones(0)
         self._before: np.ndarray | None = None
         # Groups of a layer follow each other: of every tie the first and the last one say whether it is concerned.
         self._blocks = [[_block(tie) for tie in one.ties] for one in self._tensors]
@@ -82,14 +61,9 @@ class RandomMasking:
         self._held_moments: list[Tensor] = []
         self._moment_masks: list[Tensor] = []
 
-    def bind(self, optimizer: torch.optim.Optimizer) -> None:
-        """Know whose moments masked weights have."""
-        self._optimizer = optimizer
-
     @torch.no_grad()
     def set(self, p: np.ndarray) -> None:
-        """Take over the probabilities of all groups; weights of groups at 0 become 0, and their moments."""
-        self._p = torch.from_numpy(np.append(p, 1.0)).to(self._device, torch.float32)
+        self._take(p)
         news = (p < 1.0) if self._before is None else (p == 0.0) & (self._before > 0.0)
         self._before = p.copy()
         if news.any():
@@ -122,11 +96,10 @@ class RandomMasking:
 
     @torch.no_grad()
     def apply(self, generator: torch.Generator) -> None:
-        """Draw masks, and set masked weights to 0 for a step."""
         if not self._weights:
             return
         if self._draw == "group":
-            drawn = torch.rand(self._p.shape, generator=generator, device=self._device).lt_(self._p)
+            drawn = self._present(generator)
             for one in self._active:
                 if one.tie is not None:
                     one.mask.copy_((drawn[one.tie.groups] * one.certain).expand_as(one.mask))
@@ -140,7 +113,6 @@ class RandomMasking:
 
     @torch.no_grad()
     def hold_moments(self) -> None:
-        """Remember the moments of masked weights, before the optimizer's step."""
         pairs = [
             (moment, mask)
             for one, mask in zip(self._active, self._masks, strict=True)
@@ -153,7 +125,6 @@ class RandomMasking:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put back masked weights and their moments as they were before the step."""
         if not self._weights:
             return
         torch._foreach_mul_(self._weights, self._masks)
@@ -166,12 +137,6 @@ class RandomMasking:
         for one in self._active:
             for moment in self._moments_of(one.tensor):
                 moment.mul_(one.mask)
-
-    def _moments_of(self, weight: Tensor) -> list[Tensor]:
-        if self._optimizer is None:
-            return []
-        state = self._optimizer.state.get(weight, {})
-        return [value for value in state.values() if isinstance(value, Tensor) and value.shape == weight.shape]
 
 
 def _product(factors: Sequence[Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from evaluators.task_settings import build_task
 from search.algorithms.base import Algorithm
 from search.asynchronous_loop import AsynchronousLoop
 from search.evaluation import Recipe
-from search.executors.base import Job, Lost, Notice, Result, Saved, Workload
+from search.executors.base import Event, Job, Lost, Notice, Result, Saved, Workload
 from search.executors.ray import RayExecutor
 from search.executors.ray_cluster import ClusterError, Share, connect
 from search.executors.ray_settings import RaySettings
@@ -70,20 +70,26 @@ def test_any_number_of_workers_gives_the_same_trials(recipe: Recipe, serial: lis
     assert sum(trial.state == "complete" for trial in found) >= 20
 
 
+class Losing(RayExecutor):
+    """Loses its workers while they are known to be at work, until that has cost it ``kills`` jobs."""
+
+    kills = 1
+
+    def events(self) -> Iterator[Event]:
+        for event in super().events():
+            self.kills -= isinstance(event, Lost)
+            if self.kills > 0 and any(worker.begun and worker.jobs for worker in self._pool.workers):
+                kill_workers()
+            yield event
+
+
 @pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_lost_workers_change_nothing(recipe: Recipe, serial: list[Trial], tmp_path: Path, kills: int) -> None:
     lines: list[str] = []
-    executor = RayExecutor(make_workload(recipe, tmp_path), RaySettings(workers=2))
-    killed = 0
-
-    def kill(trials: list[Trial]) -> None:
-        nonlocal killed
-        if killed < kills:
-            kill_workers()
-            killed += 1
-
-    found = search(tmp_path, make_problem(recipe), executor, on_batch=kill, log=lines.append)
-    assert killed == kills
+    executor = Losing(make_workload(recipe, tmp_path), RaySettings(workers=2))
+    executor.kills = kills
+    found = search(tmp_path, make_problem(recipe), executor, log=lines.append)
+    assert executor.kills <= 0
     assert timeless(found) == timeless(serial)
     assert any("its worker was lost" in line and "process died" in line for line in lines), lines
 

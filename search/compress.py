@@ -1,0 +1,96 @@
+"""The engine from Python: a trained network and its data loaders in, a smaller network out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+from torch.utils.data import DataLoader
+
+from evaluators.loader_task import LoaderTask, Loss, Score
+from evaluators.task import Task
+from search.config import configure
+from search.export import load
+from search.pipeline import run
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a run has come to.
+
+    Attributes:
+        model: The smaller network, in evaluation mode on the CPU.
+        report: The content of report.json: ``baseline`` and ``result``, the front, the yardsticks.
+        folder: The run folder, with report.html and ``best/``.
+    """
+
+    model: nn.Module
+    report: dict[str, Any]
+    folder: Path
+
+
+def compress(
+    model: nn.Module,
+    train: DataLoader[Any],
+    search: DataLoader[Any],
+    test: DataLoader[Any] | None = None,
+    *,
+    target: Mapping[str, str],
+    folder: str | Path,
+    epochs: int = 10,
+    lr: float = 0.02,
+    stages: Sequence[Mapping[str, Any]] | None = None,
+    execution: Mapping[str, Any] | None = None,
+    loss: Loss | None = None,
+    score: Score | None = None,
+    score_name: str = "top1",
+    seed: int = 0,
+    quiet: bool = False,
+) -> Compressed:
+    """Search for the channels to keep under a budget, retrain, and return the physically smaller network.
+
+    The same call with the same folder goes on with a run that was stopped, and returns at once from one that is done.
+
+    Args:
+        model: The trained network; left as it is.
+        train: Gives ``(inputs, targets)`` to train with.
+        search: The same, to search and stop early with.
+        test: The same, read once for the report; None for ``search``.
+        target: Limits on costs, as in a configuration: ``{"macs": "<= 40%"}``.
+        folder: The run folder, such as ``runs/mine``.
+        epochs: Epochs of retraining.
+        lr: Highest learning rate of retraining.
+        stages: The pipeline, as in a configuration; None for a genetic search over channels and retraining with distillation,
+            for which ``target``, ``epochs`` and ``lr`` count.
+        execution: Where trials run, as in a configuration; None for this process.
+        loss: The loss; None for cross-entropy.
+        score: One value per sample, higher is better; None for top-1 accuracy.
+        score_name: Name of the score.
+        seed: What all randomness is drawn from.
+        quiet: Whether progress is not shown.
+
+    Raises:
+        SecateursError: The loaders, the network or the settings can't be used; the message says what to change.
+    """
+    folder = Path(folder)
+    task = LoaderTask(model, train, search, test, loss, score, score_name)
+    settings = {"name": folder.name, "seed": seed, "stages": stages or _stages(task, target, epochs, lr)}
+    config = configure({**settings, "execution": execution or {}}, task)
+    report = run(config, folder, None if quiet else Console())
+    return Compressed(load(folder, task.build), report, folder)
+
+
+def _stages(task: Task, target: Mapping[str, str], epochs: int, lr: float) -> list[dict[str, Any]]:
+    searching = {
+        "space": {"name": "channel_mask"},
+        "algorithm": {"name": "genetic"},
+        "evaluate": [{"accuracy": {"split": "search", "batch_norm_batches": 8}}, "cost"],
+        "objectives": {task.score_name: "maximize"},
+        "target": dict(target),
+    }
+    retraining = {"epochs": epochs, "optimizer": {"name": "sgd", "lr": lr}, "distillation": {"weight": 0.5, "temperature": 4.0}}
+    return [{"search": searching}, {"retrain": retraining}]

@@ -1,0 +1,111 @@
+"""The engine from Python: a network and loaders in, a smaller network out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from evaluators.loader_task import LoaderError, LoaderTask
+from search.compress import compress
+from search.document import ConfigError
+from search.export import load
+from spaces.errors import SecateursError
+
+SEARCH = {
+    "space": {"name": "channel_mask"},
+    "algorithm": {"name": "genetic", "population": 4, "generations": 2},
+    "evaluate": [{"accuracy": {"split": "search"}}, "cost"],
+    "objectives": {"top1": "maximize"},
+    "target": {"macs": "<= 50%"},
+}
+STAGES = [{"search": SEARCH}, {"retrain": {"epochs": 1, "batch_size": 16}}]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(288, 3),
+    )
+
+
+class Noisy(torch.utils.data.Dataset[Any]):
+    """Samples that are another one at every look, but for the generator."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.randn(1, 8, 8) + index % 3, index % 3
+
+
+def loaders() -> dict[str, DataLoader[Any]]:
+    images, labels = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 3
+    fixed = DataLoader(TensorDataset(images, labels), batch_size=5)
+    return {"train": DataLoader(Noisy(), batch_size=3, shuffle=True), "search": fixed, "test": fixed}
+
+
+def test_a_network_and_loaders_become_a_smaller_network_that_is_loaded_again(tmp_path: Path) -> None:
+    model = network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = compress(model, **loaders(), target={}, folder=tmp_path / "mine", stages=STAGES, quiet=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert found.report["result"]["macs"] <= 0.5 * found.report["baseline"]["macs"]
+    inputs = torch.randn(2, 1, 8, 8)
+    again = load(tmp_path / "mine", network)
+    assert torch.equal(again(inputs), found.model(inputs))
+    assert found.model[0].out_channels < 8
+    # The same call returns what is there.
+    same = compress(model, **loaders(), target={}, folder=tmp_path / "mine", stages=STAGES, quiet=True)
+    assert same.report == found.report
+    other = network()
+    nn.init.zeros_(other[0].weight)
+    with pytest.raises(SecateursError, match="another model or other data"):
+        compress(other, **loaders(), target={}, folder=tmp_path / "mine", stages=STAGES, quiet=True)
+
+
+def test_batches_are_those_of_the_generator_and_nothing_else() -> None:
+    task = LoaderTask(network(), **loaders())
+
+    def drawn(seed: int) -> list[torch.Tensor]:
+        torch.rand(1)
+        return [inputs for inputs, _ in task.batches("train", 16, torch.Generator().manual_seed(seed))]
+
+    first, again, other = drawn(0), drawn(0), drawn(1)
+    assert [len(inputs) for inputs in first] == [16, 16]
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0], other[0])
+    fixed = list(task.batches("train", 16, limit=20))
+    assert [len(inputs) for inputs, _ in fixed] == [16, 4]
+    assert torch.equal(fixed[0][0], next(iter(task.batches("train", 16)))[0])
+
+
+def test_another_loss_and_score() -> None:
+    given = loaders()
+    task = LoaderTask(
+        network(), **given, loss=lambda o, t: (o - 1).abs().mean(), score=lambda o, t: o[:, 0], score_name="worth"
+    )
+    outputs = torch.arange(6.0).reshape(2, 3)
+    assert float(task.loss(outputs, torch.tensor([0, 1]))) == pytest.approx(11 / 6)
+    assert task.score(outputs, torch.tensor([0, 1]))["worth"].tolist() == [0.0, 3.0]
+    assert task.score_names == ("worth",)
+
+
+def test_wrong_loaders_and_settings_are_named(tmp_path: Path) -> None:
+    given = loaders()
+    nothing: Any = DataLoader(TensorDataset(torch.zeros(3, 1, 8, 8)))
+    with pytest.raises(LoaderError, match="the loader 'search': expected a torch DataLoader"):
+        LoaderTask(network(), given["train"], nothing)
+    with pytest.raises(ConfigError, match="target"):
+        compress(network(), **given, target={"mac": "<= 40%"}, folder=tmp_path / "mine", quiet=True)
+    assert not (tmp_path / "mine").exists()
