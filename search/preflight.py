@@ -34,6 +34,7 @@ def preflight(config: Config) -> Iterator[str]:
         from search.database import probe
 
         yield f"storage: {probe(config.storage)}"
+    _check_device(config.execution.device)
     task = config.build_task()
     model = task.reference_model().eval()
     yield f"model: {type(model).__name__}, {count(sum(p.numel() for p in model.parameters()))} parameters"
@@ -71,6 +72,17 @@ def _check_scores(name: str, settings: Any, execution: Execution, task: Task) ->
     for metric in (*settings.objectives, *settings.target):
         if metric not in known:
             raise SecateursError(f"{name}: no evaluator measures {metric!r} for this task; {suggestion(metric, known)}")
+
+
+def _check_device(setting: str) -> None:
+    import torch
+
+    device = torch.device("cpu" if setting == "auto" else setting)
+    there = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise SecateursError(
+            f"execution.device: {setting} is not there: PyTorch finds {there} GPUs on this machine; expected auto or cpu"
+        )
 
 
 def _check_batches(config: Config, task: Task) -> None:

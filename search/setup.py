@@ -14,6 +14,7 @@ from torch import nn
 from evaluators.base import EvaluationContext, Evaluator
 from evaluators.latency import Latency
 from evaluators.observations import observations
+from evaluators.omega import Omega
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint
 from search.algorithms.integer_program import allocations
@@ -137,6 +138,11 @@ class Setup:
         known: dict[str, Any] = {**tables(space, model, task, settings.importance, run.device)}
         known["samples"] = {"search": np.array(task.size("search"))}
         sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, folder, log)
+        if any(isinstance(evaluator, Omega) for evaluator in evaluators) and not isinstance(space, HasPoints):
+            raise SecateursError(
+                f"evaluate.omega is what rounding does to the loss, and the space {settings.space.name} rounds nothing; leave "
+                "it out"
+            )
         if sensitivity.wanted:
             known["omega"] = sensitivity.table()
         read = {name: table for name, table in known.items() if name == "omega"}

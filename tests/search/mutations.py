@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,26 +67,25 @@ def renamed(data: dict[str, Any], place: Place, key: str) -> dict[str, Any]:
 
 
 def mutations(count: int, seed: int = 0) -> list[Mutation]:
-    """Return ``count`` mutations, of every kind alike, spread over all files."""
+    """Return ``count`` mutations, every kind of mistake at every kind of place at most once, of all kinds about as many."""
     rng = random.Random(seed)
-    kinds = list(_KINDS.items())
-    found: list[Mutation] = []
+    found: dict[str, list[Mutation]] = {kind: [] for kind in _KINDS}
     seen: set[tuple[str, Place]] = set()
-    while len(found) < count:
-        kind, mutate = kinds[len(found) % len(kinds)]
-        path = rng.choice(CONFIGS)
+    for path in rng.sample(CONFIGS, len(CONFIGS)):
         data = read_document(path).data
         options = [(place, value) for place, value in places(data) if not set(place[:-1]) & set(FREE)]
-        rng.shuffle(options)
         for place, value in options:
-            wrong = mutate(data, place, value)
-            # A kind of mistake at a kind of place once, wherever it stands.
-            plain = (kind, tuple(key for key in place if not isinstance(key, int)))
-            if wrong is not None and plain not in seen:
-                seen.add(plain)
-                found.append(Mutation(f"{path.stem}: {kind} at {'.'.join(map(str, place))}", wrong, place))
-                break
-    return found
+            for kind, mutate in _KINDS.items():
+                plain = kind, tuple(key for key in place if not isinstance(key, int))
+                if plain not in seen and (wrong := mutate(data, place, value)) is not None:
+                    seen.add(plain)
+                    found[kind].append(Mutation(f"{path.stem}: {kind} at {'.'.join(map(str, place))}", wrong, place))
+    for alike in found.values():
+        rng.shuffle(alike)
+    in_turn = [one for row in itertools.zip_longest(*found.values()) for one in row if one is not None]
+    if len(in_turn) < count:
+        raise ValueError(f"there are only {len(in_turn)} mutations")
+    return in_turn[:count]
 
 
 def _misspelt(data: dict[str, Any], place: Place, value: Any) -> dict[str, Any] | None:

@@ -72,7 +72,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "export, then search": (config(EXPORT, search()), "stages.0: export must be the last stage"),
     "two exports": (config(search(), EXPORT, EXPORT), "stages.1: export must be the last stage"),
     "bits, then channels": (config(bits(), search()), "stages.1.search.space: "),
-    "bits, then sparse training": (config(bits(), SPARSE, bits()), "stages.1.sparse_training"),
+    "bits, then sparse training": (config(bits(), SPARSE, bits()), "stages.1.sparse_training.sparsifier: "),
     "bits twice": (config(bits(), bits()), "stages.1.search.space: "),
     "timed beside other trials": (
         config(search(evaluate=MEASURED), execution=RAY),
@@ -91,7 +91,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "omega without its evaluator": (config(bits(objectives={"omega": "minimize"})), "no evaluator measures 'omega'"),
     "omega of channels": (
         config(search(evaluate=["omega", "accuracy", "cost"], objectives={"omega": "minimize"})),
-        "0-search: ",
+        "0-search: evaluate.omega is what rounding does to the loss",
     ),
     "progressive over channels": (
         config(search(algorithm="progressive", evaluate=["omega", "accuracy", "cost"])),

@@ -1,0 +1,118 @@
+"""Latency as an objective and a target: of a table for candidates, measured for what is delivered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage_pieces import HEAD
+from tiny_pipeline import read_report, write_config
+
+import evaluators.latency
+from evaluators.latency_backends import Conditions, Program
+from evaluators.timers import LayerRequest
+from evaluators.timing import Timing
+from search.config import load
+from search.pipeline import run
+
+ALGORITHMS = {
+    "genetic": "{name: genetic, population: 4, generations: 2, elite: 1}",
+    "optuna": "{name: optuna, evaluations: 6}",
+    "random": "{name: random, evaluations: 6}",
+}
+
+
+def config(algorithm: str, mode: str, space: str = "channel_mask") -> str:
+    """Return a pipeline that is to be fast."""
+    return f"""{HEAD}  - search:
+      space: {space}
+      algorithm: {ALGORITHMS[algorithm]}
+      evaluate: [{{accuracy: {{batch_norm_batches: 1}}}}, cost, {{latency: {{mode: {mode}, points: 2, repetitions: 5}}}}]
+      objectives: {{top1: maximize, latency_ms: minimize}}
+      target: {{latency_ms: "<= 90%"}}
+      yardsticks: [random]
+      batch: 4
+"""
+
+
+class Exact:
+    """Takes a microsecond per thousand bytes of the exported network, and a nanosecond per pair of a layer's channels."""
+
+    calls = 0
+
+    def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
+        Exact.calls += len(programs)
+        return [Timing(len(one.content) / 1e6, 0.0, 1.0, conditions.repetitions) for one in programs]
+
+    def time_layers(self, requests: Sequence[LayerRequest], conditions: Conditions) -> list[float]:
+        return [one.shape.in_channels * one.shape.out_channels * (one.weight_bits / 32) * 1e-6 for one in requests]
+
+    def machine(self, conditions: Conditions) -> str:
+        return "exact"
+
+
+@pytest.fixture
+def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEURS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(evaluators.latency, "LocalTimer", Exact)
+
+
+def ran(folder: Path, text: str) -> dict[str, Any]:
+    run(load(write_config(folder, text)), folder / "run")
+    return read_report(folder / "run")
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("algorithm", ["genetic", "optuna", "random"])
+def test_searches_seek_the_latency_of_the_table_and_the_report_measures_it(tmp_path: Path, algorithm: str) -> None:
+    report = ran(tmp_path, config(algorithm, "table"))
+    latency, search = report["latency"], report["searches"][0]
+    assert latency["machine"] == "exact"
+    assert set(latency["networks"]) == {"baseline", "result", "random"}
+    assert report["result"]["latency_ms"] == latency["networks"]["result"]["median"]
+    assert latency["predicted"] == search["metrics"]["latency_ms"]
+    assert latency["error"] == pytest.approx(latency["predicted"] / report["result"]["latency_ms"] - 1.0)
+    assert report["target_met"] is True
+    assert search["metrics"]["latency_ms"] <= search["target"]["latency_ms"]
+    assert all(point["latency_ms"] > 0.0 for point in search["pareto"])
+    stored = json.loads((tmp_path / "run" / "checkpoints" / "0-search" / "latency.json").read_text())
+    assert search["target"]["latency_ms"] == pytest.approx(0.9 * stored["baseline"])
+    assert "<h2>Latency</h2>" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_run_that_goes_on_knows_the_table_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ran(tmp_path, config("random", "table"))
+    whole = tmp_path / "run" / "checkpoints" / "0-search"
+    for path in (whole / "result" / "network.safetensors", whole / "random" / "network.safetensors"):
+        path.unlink()
+    monkeypatch.setattr(Exact, "time_layers", None)
+    monkeypatch.setenv("SECATEURS_CACHE", str(tmp_path / "another"))
+    again = ran(tmp_path, config("random", "table"))
+    assert again["searches"] == report["searches"]
+
+
+@pytest.mark.usefixtures("exact")
+def test_bits_have_a_latency_too(tmp_path: Path) -> None:
+    report = ran(tmp_path, config("random", "table", "{name: bit_width, weight_bits: [4, 8], activation_bits: [8]}"))
+    metrics = [trial["metrics"]["latency_ms"] for trial in report["searches"][0]["trials"]]
+    assert len(set(metrics)) > 1
+
+
+@pytest.mark.usefixtures("exact")
+def test_candidates_are_measured_one_by_one_where_that_is_the_mode(tmp_path: Path) -> None:
+    before = Exact.calls
+    report = ran(tmp_path, config("random", "measured"))
+    assert Exact.calls - before >= len(report["searches"][0]["trials"])
+    assert report["latency"]["predicted"] is None
+    assert report["latency"]["error"] is None
+
+
+def test_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEURS_CACHE", str(tmp_path / "cache"))
+    report = ran(tmp_path, config("random", "table").replace('"<= 90%"', '"<= 99%"'))
+    assert report["latency"]["networks"]["result"]["median"] > 0.0
+    assert (tmp_path / "cache").is_dir()
