@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from evaluators.task import Task
 from search.best import ARCHITECTURE, FORMAT, read_best
 from search.network import rebuild
-from search.quantized_onnx import OPSETS, forms, is_stored, narrow, with_onnx_operators
+from search.quantized_onnx import OPSETS, forms, is_coarse, is_stored, narrow, with_onnx_operators
 from spaces.errors import SecateursError
+from spaces.graph.fake_quantize import StoredQuantizer
+from spaces.graph.quantized_layers import QuantizedLayer
 from spaces.graph.stored_weight import StoredWeight
 from spaces.registry import resolve
 
@@ -100,7 +102,8 @@ def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSe
 def _own_noise(model: nn.Module, task: Task, inputs: Tensor, expected: Tensor) -> float:
     """Return how far a quantized network's outputs move when every weight does by 1e-5 of itself; 0 for a float network.
 
-    Sums in another order are as far from each other: now and then an activation is rounded to the other neighbour.
+    Sums in another order are as far from each other: now and then an activation is rounded to the other neighbour. And a layer
+    that is computed in integers has its bias in steps of input times weights, so that one moves by up to half of that.
     """
     if not is_stored(model):
         return 0.0
@@ -111,6 +114,10 @@ def _own_noise(model: nn.Module, task: Task, inputs: Tensor, expected: Tensor) -
         for part in moved.modules():
             if isinstance(part, StoredWeight):
                 part.scale *= 1.0 + 1e-5 * torch.randn(part.scale.shape, generator=generator)
+            if isinstance(part, QuantizedLayer) and part.stored and part.bias is not None and not is_coarse(part):
+                step = part.input_quantizer.step[0] if isinstance(part.input_quantizer, StoredQuantizer) else 0.0
+                rounding = torch.rand(part.bias.shape, generator=generator) - 0.5
+                part.bias = nn.Parameter(part.bias.detach() + rounding * step * part.stored.scale, requires_grad=False)
         noise = max(noise, float((task.forward(moved, inputs) - expected).abs().max()))
     return noise
 

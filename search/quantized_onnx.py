@@ -67,7 +67,7 @@ def with_onnx_operators(module: nn.Module, form: Form) -> nn.Module:
     network = copy.deepcopy(module)
     version = OPSETS[min(form.widths)]
     for name, part in list(network.named_modules(remove_duplicate=False)):
-        if isinstance(part, QuantizedLayer) and _is_coarse(part):
+        if isinstance(part, QuantizedLayer) and is_coarse(part):
             part.register_forward_hook(_hold_apart)
         if isinstance(part, StoredWeight):
             network.set_submodule(name, _Weight(part, version))
@@ -108,7 +108,7 @@ def _hold_apart(layer: nn.Module, args: object, output: Tensor) -> Tensor:
     return _apart(output)
 
 
-def _is_coarse(layer: QuantizedLayer) -> bool:
+def is_coarse(layer: QuantizedLayer) -> bool:
     """Whether weights or input have fewer than 8 bits."""
     inputs = layer.input_quantizer
     return (layer.stored is not None and layer.stored.bits < 8) or (inputs is not None and inputs.bits < 8)
