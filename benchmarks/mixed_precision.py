@@ -27,11 +27,11 @@ from benchmarks.pruning_bench import CPU
 from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
 from evaluators.accuracy import measure
 from evaluators.cost import count
+from evaluators.onnx_export import write_onnx
+from evaluators.quantized_onnx import stored_integers
 from evaluators.task import Task
 from evaluators.training.loop import train
 from search.atomic import write_json
-from search.export import write_onnx
-from search.quantized_onnx import stored_integers
 from spaces.graph.quantization_record import is_quantized, pack_weights
 from spaces.graph.quantized_layers import quantized_layers
 

@@ -44,10 +44,9 @@ from search.executors.ray import RayExecutor
 from search.executors.ray_settings import RaySettings
 from search.executors.serial import SerialExecutor, SerialSettings
 from search.executors.shipment import ship
-from search.pipeline import device_of
 from search.problem import Objective, Problem
 from search.progress import Log
-from search.run import Stopwatch
+from search.run import Stopwatch, device_of
 from search.search_note import SearchNote
 from search.stages.search_settings import BudgetSettings
 from search.storage import JOURNAL, open_journal

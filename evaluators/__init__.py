@@ -4,6 +4,7 @@ EVALUATORS = {
     "cost": "evaluators.cost:Cost",
     "omega": "evaluators.omega:Omega",
     "accuracy": "evaluators.accuracy:Accuracy",
+    "latency": "evaluators.latency:Latency",
 }
 
 DATASETS = {

@@ -106,7 +106,7 @@ class Cost(Evaluator):
             "size_bytes": Metric("bytes", "minimize"),
             "bit_operations": Metric("bit operations per sample", "minimize"),
         }
-        return {**found, "latency_ms": Metric("milliseconds", "minimize")} if self.settings.latency else found
+        return {**found, "latency_ms": Metric("ms", "minimize")} if self.settings.latency else found
 
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
         """Return the costs of ``model``.

@@ -64,9 +64,9 @@ def check(
     loaded = _load(config, overrides)
     typer.echo(f"{config}: {len(loaded.stages)} stages: {', '.join(stage.name for stage in loaded.stages)}")
     if model:
-        from search.preflight import preflight
+        from search.rehearsal import rehearse
 
-        for line in preflight(loaded):
+        for line in rehearse(loaded):
             typer.echo(line)
     typer.echo("ok")
 

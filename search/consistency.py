@@ -7,7 +7,7 @@ from typing import Any
 
 from search.block import Block
 from search.document import Document, Fault, Path
-from search.registered import EVALUATOR, SPARSIFIER
+from search.registered import EVALUATOR, SPACE, SPARSIFIER
 from spaces.registry import suggestion
 
 LOSS = "nats"
@@ -22,11 +22,31 @@ def check_consistency(document: Document, stages: Sequence[Block | None], own_sc
         stages: Its stages in order, None for one with faults of its own.
         own_scores: Whether the task is of the user's own class, with scores that are not known before it is built.
     """
-    faults = list(_order(document, stages))
+    faults = [*_order(document, stages), *_quantized(document, stages)]
+    workers = _several_workers(document)
     for index, stage in enumerate(stages):
         if stage is not None and hasattr(stage.settings, "objectives"):
             faults.extend(_search(document, ("stages", index, stage.name), stage.settings, own_scores))
+            if workers:
+                faults.extend(_loud(document, ("stages", index, stage.name), stage.settings))
     return faults
+
+
+def _several_workers(document: Document) -> bool:
+    execution = document.data.get("execution")
+    return isinstance(execution, Mapping) and execution.get("executor") == "ray" and execution.get("workers") != 1
+
+
+def _loud(document: Document, path: Path, settings: Any) -> Iterable[Fault]:
+    """Refuse to time candidates while others are evaluated on the same machine."""
+    for index, block in enumerate(settings.evaluate):
+        own = block.settings
+        if getattr(own, "mode", None) == "measured" and hasattr(own, "resource") and own.resource is None:
+            message = (
+                "trials in other workers would disturb what is measured; expected mode: table, resource: NAME (a node on which "
+                "no trials run), or execution.workers: 1"
+            )
+            yield document.fault((*path, "evaluate", index, block.name), message)
 
 
 def stage_names(document: Document) -> list[str]:
@@ -56,6 +76,23 @@ def _order(document: Document, stages: Sequence[Block | None]) -> Iterable[Fault
             yield document.fault(path, f"fuse merges for inference only, and {last} comes after it; move it behind {last}")
         elif name == "export" and after:
             yield document.fault(path, f"export must be the last stage: {after[0]} would change what was exported")
+
+
+def _quantized(document: Document, stages: Sequence[Block | None]) -> Iterable[Fault]:
+    """Refuse to cut or to quantize what an earlier stage has quantized."""
+    before: str | None = None
+    for index, stage in enumerate(stages):
+        place = next((key for key in ("space", "sparsifier") if hasattr(getattr(stage, "settings", None), key)), None)
+        if stage is None or place is None:
+            continue
+        if before is not None:
+            message = (
+                f"{before} leaves a quantized network, from which no channels can be cut, and which can't be made sparse or "
+                f"quantized again; move this stage before {before}"
+            )
+            yield document.fault(("stages", index, stage.name, place), message)
+        elif place == "space" and getattr(SPACE.find(stage.settings.space.name), "quantizes", False):
+            before = f"stages.{index}.{stage.name}"
 
 
 def _removes(stage: Block | None) -> bool:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-import logging
-import warnings
 import zipfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +13,18 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
+from evaluators.onnx_export import ExportError, TaskForward, first_line, quiet, write_onnx
+from evaluators.quantized_onnx import is_coarse, is_stored
 from evaluators.task import Task
 from search.best import ARCHITECTURE, FORMAT, read_best
 from search.network import rebuild
-from search.quantized_onnx import OPSETS, forms, is_coarse, is_stored, narrow, with_onnx_operators
-from spaces.errors import SecateursError
 from spaces.graph.fake_quantize import StoredQuantizer
 from spaces.graph.quantized_layers import QuantizedLayer
 from spaces.graph.stored_weight import StoredWeight
 from spaces.registry import resolve
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from search.stages.export import ExportSettings
-
-
-class ExportError(SecateursError):
-    """A network can't be written, or what was written does not answer as the network does."""
 
 
 def load(run_dir: str | Path, model_factory: Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -86,7 +77,7 @@ def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSe
     inputs, _ = next(iter(task.batches("search", samples, limit=samples)))
     writers = {"onnx": write_onnx, "torch_export": write_torch_export}
     for name in settings.formats:
-        outputs = writers[name](folder, _Forward(model, task), inputs)
+        outputs = writers[name](folder, TaskForward(model, task), inputs)
         with torch.no_grad():
             expected = task.forward(model, inputs)
             tolerance = settings.tolerance * max(1.0, float(expected.abs().max()))
@@ -122,81 +113,11 @@ def _own_noise(model: nn.Module, task: Task, inputs: Tensor, expected: Tensor) -
     return noise
 
 
-class _Forward(nn.Module):
-    """A network as its task calls it, on one tensor."""
-
-    def __init__(self, model: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.model = model
-        self._run = task.forward
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self._run(self.model, inputs)
-
-
-def write_onnx(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
-    """Write model.onnx, with any batch size, and return what ONNX Runtime answers to ``inputs``.
-
-    The integers of a quantized network get the narrowest types that the installed ONNX Runtime takes.
-    """
-    path = folder / "model.onnx"
-    if not is_stored(module):
-        _write_program(path, module, inputs, None, lambda model: None)
-        return _answer(path, inputs)
-    problem: Exception | None = None
-    for form in forms(module):
-        opset = OPSETS[min(form.widths)]
-        _write_program(path, with_onnx_operators(module, form), inputs, opset, partial(narrow, form=form))
-        try:
-            return _answer(path, inputs)
-        except Exception as error:
-            problem = error
-    raise ExportError(f"ONNX Runtime does not run the quantized network: {_first_line(problem or ValueError())}") from problem
-
-
-def _write_program(
-    path: Path, module: nn.Module, inputs: Tensor, opset: int | None, finish: Callable[[ir.Model], None]
-) -> None:
-    import onnx
-
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                module,
-                (inputs,),
-                dynamo=True,
-                input_names=["input"],
-                output_names=["output"],
-                opset_version=opset,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-            if program is None:
-                raise ExportError("export to onnx gave nothing")
-            finish(program.model)
-            program.save(str(path), external_data=False)
-    except (ExportError, OSError):
-        raise
-    except Exception as error:
-        raise ExportError(f"export to onnx failed: {_first_line(error)}; leave onnx out of export.formats") from error
-    onnx.checker.check_model(str(path))
-
-
-def _answer(path: Path, inputs: Tensor) -> Tensor:
-    """Return what ONNX Runtime answers."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
-
-
 def write_torch_export(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
     """Write model.pt2, with any batch size and no pickled sample inputs, and return its answer to ``inputs``."""
     path = folder / "model.pt2"
     try:
-        with _quiet():
+        with quiet():
             program = torch.export.export(module, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
             program.example_inputs = None
             content = io.BytesIO()
@@ -208,7 +129,7 @@ def write_torch_export(folder: Path, module: nn.Module, inputs: Tensor) -> Tenso
         raise
     except Exception as error:
         raise ExportError(
-            f"export to torch_export failed: {_first_line(error)}; leave torch_export out of export.formats"
+            f"export to torch_export failed: {first_line(error)}; leave torch_export out of export.formats"
         ) from error
     return outputs
 
@@ -218,23 +139,3 @@ def _require_no_samples(path: Path) -> None:
         samples = [entry for entry in archive.infolist() if "sample_inputs" in entry.filename and entry.file_size > 0]
     if samples:
         raise ExportError(f"{path.name} holds pickled sample inputs: {samples[0].filename}")
-
-
-class _quiet:  # noqa: N801 - a context manager
-    """Keep exporters' warnings and log lines to themselves."""
-
-    def __enter__(self) -> None:
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-        self._level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *details: object) -> None:
-        logging.disable(self._level)
-        self._warnings.__exit__(None, None, None)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -19,14 +19,15 @@ from search.best import Best
 from search.block import Block
 from search.config import Config
 from search.disk_errors import disk_errors
+from search.latency_report import latency_of, measure_latency
 from search.measurements import Measurements, measure_row
 from search.network import Network
-from search.preflight import preflight
 from search.progress import Log, duration
 from search.registered import STAGE
+from search.rehearsal import rehearse
 from search.report_data import Entry, Flow, build_report
 from search.retention import Retention
-from search.run import DENSE, RESULT, StageRun, Stopwatch
+from search.run import DENSE, RESULT, StageRun, Stopwatch, device_of
 from search.run_folder import RunFolder, RunFolderError
 from search.stages.base import Stage
 from search.steps import Step, key_of
@@ -51,7 +52,8 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
 
     with _threads(config.execution.threads_per_trial):
         if not (folder / "config.yaml").exists():
-            _check(config)
+            for _ in rehearse(config):
+                pass
         with disk_errors(folder), RunFolder(folder) as run_folder:
             task = config.build_task()
             changes = run_folder.adopt(config.canonical(), task.fingerprint)
@@ -67,51 +69,9 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     return report
 
 
-def _check(config: Config) -> None:
-    """Find what is wrong with a run before anything of it is written."""
-    for _ in preflight(config):
-        pass
-    task = config.build_task()
-    network = Network(task.reference_model().eval())
-    for number, block in enumerate(config.stages):
-        stage = _stage(block)
-        if stage.compresses:
-            stage.check(network, _stage_run(config, task, f"{number}-{block.name}", network))
-        if stage.searches:
-            # Later stages work on a structure that only the first search decides.
-            return
-
-
 def _stage(block: Block) -> Stage:
     stage: Stage = STAGE.build(block)
     return stage
-
-
-def _stage_run(config: Config, task: Task, step: str, baseline: Network) -> StageRun:
-    nowhere = Path()
-    return StageRun(
-        name=config.name,
-        step=step,
-        variant=RESULT,
-        folder=nowhere,
-        seed=config.seed,
-        task=task,
-        build_task=partial(build_task, config.task),
-        device=device_of(config.execution.device),
-        execution=config.execution,
-        baseline=baseline,
-        best=Best(nowhere, {}, {}),
-        storage=None,
-        log=Log(None, None),
-        stopwatch=Stopwatch(nowhere / "seconds.json"),
-    )
-
-
-def device_of(setting: str) -> torch.device:
-    """Return the device that ``auto`` or a device's name stands for."""
-    if setting != "auto":
-        return torch.device(setting)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
@@ -161,10 +121,16 @@ class _Pipeline:
         for role, flow in {"baseline": baseline, **flows}.items():
             model = flow.network.stored().model.to(self.device)
             rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
+        latency = None
+        if (timed := latency_of(self.config)) is not None:
+            key = key_of(baseline.key, {role: flow.key for role, flow in flows.items()})
+            latency = measurements.row("latency", key, partial(measure_latency, timed, baseline, flows, self.task))
+            for role, row in rows.items():
+                row["latency_ms"] = latency["networks"][role]["median"]
         kept = Measurements(self.run_folder.checkpoints / "retention.json")
         retention = Retention(baseline.network, self.task, self.device)
         shares = {role: kept.row(role, flow.key, partial(retention.of, flow.network)) for role, flow in flows.items()}
-        return build_report(self.config, baseline, flows, rows, shares, self._seconds())
+        return build_report(self.config, baseline, flows, rows, shares, latency, self._seconds())
 
     def _start(self) -> Flow:
         """Return the network that the run starts from: the same one on resume, wherever its weights came from."""

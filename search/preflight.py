@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from search.inspection import build_space, spaces_of
 from search.numbers import count, percent
-from search.registered import EVALUATOR, SPARSIFIER
+from search.registered import SPARSIFIER
+from search.remote_timer import evaluators_of
 from search.setup import require_telling
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.pruning_schedule import PruningSchedule
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from evaluators.task import Task
-    from search.config import Config
+    from search.config import Config, Execution
     from spaces.base import SearchSpace
 
 
@@ -41,10 +42,13 @@ def preflight(config: Config) -> Iterator[str]:
     yield f"data: {', '.join(sizes)}"
     _check_batches(config, task)
     yield f"forward pass: outputs of shape {_forward(task, model)}"
+    smaller = False
     for index, stage in enumerate(config.stages):
         name = f"{index}-{stage.name}"
         if hasattr(stage.settings, "sparsifier"):
-            remark = SPARSIFIER.build(stage.settings.sparsifier).remark
+            sparsifier = SPARSIFIER.build(stage.settings.sparsifier)
+            # What a stage leaves that removes something is not known before it has run.
+            smaller, remark = smaller or sparsifier.removes, sparsifier.remark
             yield from [f"{name}: note that {remark}"] if remark else []
         if not hasattr(stage.settings, "space"):
             continue
@@ -52,13 +56,15 @@ def preflight(config: Config) -> Iterator[str]:
         if not space.domains:
             raise UnsupportedModelError(f"{name}: nothing in the model is open to the search; `inspect` says why")
         yield f"{name}: {len(space.domains)} decisions open"
-        _check_scores(name, stage.settings, task)
+        _check_scores(name, stage.settings, config.execution, task)
         require_telling(space, list(stage.settings.objectives))
-        yield from _targets(name, stage.settings.target, space, count_costs(model, task.example_inputs(), task.forward))
+        if not smaller:
+            yield from _targets(name, stage.settings.target, space, count_costs(model, task.example_inputs(), task.forward))
+        smaller = True
 
 
-def _check_scores(name: str, settings: Any, task: Task) -> None:
-    evaluators = [EVALUATOR.build(block) for block in settings.evaluate]
+def _check_scores(name: str, settings: Any, execution: Execution, task: Task) -> None:
+    evaluators = evaluators_of(settings.evaluate, execution)
     known = [
         metric
         for evaluator in evaluators

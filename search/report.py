@@ -10,6 +10,7 @@ from typing import Any
 
 from search.numbers import count, metric_value, percent, points, size, times
 from search.report_bits import bit_rows, deployment_text
+from search.report_latency import latency_rows, latency_text
 from search.report_seeds import seed_rows
 from search.report_view import Row, SearchView, score_of, search_view, words
 from search.summary import target_text
@@ -46,6 +47,8 @@ def render(folder: str | Path) -> Path:
         headline=_headline(report),
         networks=_networks(report),
         yardsticks=_yardsticks(report),
+        latency=latency_rows(report),
+        latency_text=latency_text(report),
         pictures={picture.name: picture for picture in pictures},
         searches=[_search_row(entry, view) for entry, view in _paired(report, views)],
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
@@ -141,7 +144,7 @@ def _figures_of(network: Mapping[str, Any]) -> list[tuple[str, float | None, str
         if isinstance(network.get(name), int | float):
             entries.append((name, network[name], unit(network[name])))
     if isinstance(network.get("latency_ms"), int | float):
-        entries.append(("latency_ms", network["latency_ms"], f"{network['latency_ms']:.2f} ms"))
+        entries.append(("latency_ms", network["latency_ms"], f"{network['latency_ms']:.3g} ms"))
     return entries
 
 

@@ -59,6 +59,7 @@ def build_report(
     flows: Mapping[str, Flow],
     rows: Mapping[str, Any],
     retention: Mapping[str, Any],
+    latency: Mapping[str, Any] | None,
     stages: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return report.json.
@@ -83,8 +84,9 @@ def build_report(
     ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
     layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
     ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that pruned by probabilities:
-    ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``remarks``
-    are what a person should know of the result.
+    ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``latency``
+    is what :func:`search.latency_report.measure_latency` returns, or null where no search looked at it. ``remarks`` are what a
+    person should know of the result.
 
     Args:
         config: The run's configuration.
@@ -92,6 +94,7 @@ def build_report(
         flows: The result and the yardsticks, at the end of the pipeline.
         rows: The figures of ``baseline`` and of every flow on the test split.
         retention: What every flow keeps of the baseline's task relevance, None where that is not known.
+        latency: The latency of all networks, None where it was not measured.
         stages: Name and seconds of every stage.
     """
     result = flows[RESULT]
@@ -119,6 +122,7 @@ def build_report(
         "frozen": removals[-1]["frozen"] if removals else [],
         "activations": _activations(result),
         "retention": {role: found for role, found in retention.items() if found is not None},
+        "latency": latency,
         "output_changes": _output_changes(result),
         "participation": _participation(result),
         "remarks": [entry.notes["remark"] for entry in result.entries if entry.notes.get("remark")],

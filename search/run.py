@@ -24,6 +24,13 @@ RESULT = "result"
 DENSE = "dense_same_training"
 
 
+def device_of(setting: str) -> torch.device:
+    """Return the device that ``auto`` or a device's name stands for."""
+    if setting != "auto":
+        return torch.device(setting)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Stopwatch:
     """Wall-clock seconds of one step of a run, added up over its resumes."""
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import yaml
 
+from evaluators.training.hardware import processor
 from search.atomic import recover_folder, write_json, write_text
 from search.differences import differences
 from search.storage_url import StorageUrl
@@ -155,18 +156,9 @@ def environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "versions": versions,
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cpus": os.cpu_count(),
     }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _without_password(config: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
+from evaluators.latency import Latency
 from evaluators.observations import observations
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint
@@ -19,9 +20,11 @@ from search.algorithms.integer_program import allocations
 from search.algorithms.mixed_starts import mixed_starts
 from search.evaluation import Recipe
 from search.executors.base import Evaluate, Workload
+from search.latency_tables import LatencyTables
 from search.network import Network
 from search.problem import Objective, Problem, Target
-from search.registered import ALGORITHM, EVALUATOR, SPACE
+from search.registered import ALGORITHM, SPACE
+from search.remote_timer import evaluators_of
 from search.removal import frozen
 from search.run import StageRun
 from search.sensitivity_tables import SensitivityTables
@@ -110,20 +113,30 @@ class Setup:
         if isinstance(space, Learning):
             space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
         require_telling(space, list(settings.objectives))
-        evaluators: list[Evaluator] = [EVALUATOR.build(block) for block in settings.evaluate]
+        evaluators = evaluators_of(settings.evaluate, run.execution)
         baseline = run.baseline if run.baseline is not None else network
+        # Without a storage, a configuration is only checked.
+        folder = run.folder if run.storage is not None else None
+        log = functools.partial(_log, run)
+        timed = next((evaluator for evaluator in evaluators if isinstance(evaluator, Latency)), None)
+        latency = None
+        if timed is not None:
+            shared = None if folder is None else folder.parent
+            latency = LatencyTables(timed, model, baseline.model, task, shared, log)
+            latency.teach(space)
         limits = {}
         for metric, limit in settings.target.items():
-            value = _measured(metric, evaluators, baseline, task, run.device) if limit.relative else 0.0
+            value = 0.0
+            if limit.relative and latency is not None and metric in latency.metrics:
+                value = latency.baseline()
+            elif limit.relative:
+                value = _measured(metric, evaluators, baseline, task, run.device)
             limits[metric] = limit.absolute(value)
         _require_measured([*settings.objectives, *limits], evaluators, task)
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         targets = [Target(metric, limit) for metric, limit in limits.items()]
         known: dict[str, Any] = {**tables(space, model, task, settings.importance, run.device)}
         known["samples"] = {"search": np.array(task.size("search"))}
-        # Without a storage, a configuration is only checked.
-        folder = run.folder if run.storage is not None else None
-        log = functools.partial(_log, run)
         sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, folder, log)
         if sensitivity.wanted:
             known["omega"] = sensitivity.table()

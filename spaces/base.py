@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -19,7 +19,12 @@ class SearchSpace(ABC):
     """The compression decisions that are open for one reference network.
 
     A space is built once, from the traced network, and never changes, so that workers can share it.
+
+    Class attributes:
+        quantizes: Whether its networks are quantized: nothing can be cut from them or quantized again.
     """
+
+    quantizes: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -13,10 +13,12 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
-from spaces.graph.bit_cost import BitCost, Extent, latency_key
+from spaces.graph.bit_cost import FLOAT_BITS, BitCost, Extent
 from spaces.graph.channel_groups import Forward, call
 from spaces.graph.fake_quantize import FEWEST, MOST, Quantizer
-from spaces.graph.quantizable import Point, find_quantizable
+from spaces.graph.layer_latency import LayerLatency, Load, OpenLayer, WrittenLatency, latency_key, total
+from spaces.graph.layer_shapes import layer_shapes
+from spaces.graph.quantizable import Point, Site, find_quantizable
 from spaces.graph.quantization_record import pack_weights, quantize
 from spaces.graph.quantizer_calibration import Calibration, Method
 from spaces.graph.range_statistics import RangeStatistics
@@ -96,6 +98,7 @@ class BitWidth(SearchSpace):
     """
 
     Settings = BitWidthSettings
+    quantizes = True
 
     def __init__(
         self,
@@ -120,11 +123,14 @@ class BitWidth(SearchSpace):
         self.found = found
         self.frozen = found.frozen
         self.points = tuple(self._points())
-        _require_latency(settings, found.layers, self._domain_of)
+        for site in found.layers if settings.latency else ():
+            _require_latency(settings.latency.get(site.name, {}), site.name, self._bit_pairs(site))
         network = quantize(
             model, self._record({point.decision: self.domains[point.decision].options[0] for point in self.points})
         )
-        self.cost = BitCost(found, network, settings.latency)
+        self.cost = BitCost(found, network)
+        self._shapes = layer_shapes(model, inputs, forward)
+        self._latency: LayerLatency | None = WrittenLatency(settings.latency) if settings.latency else None
         wanted = {point.path: tuple(self.domains[point.decision].options) for point in self.points}
         self._calibration = Calibration(settings.method, settings.percentile)
         self._statistics = RangeStatistics(network, wanted, self._calibration, forward, batches, inputs)
@@ -230,7 +236,33 @@ class BitWidth(SearchSpace):
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` (of the stored form), ``bit_operations``, perhaps ``latency_ms``."""
-        return self.cost.of(self.layer_bits(candidate.values))
+        costs = self.cost.of(self.layer_bits(candidate.values))
+        if self._latency is not None:
+            costs["latency_ms"] = total(self._latency, self.loads(candidate))
+        return costs
+
+    def open_layers(self) -> dict[str, OpenLayer]:
+        """Return every layer that can be quantized, with all bits that its weights and its input may have together."""
+        return {site.name: OpenLayer(self._shapes[site.name], bits=self._bit_pairs(site)) for site in self.found.layers}
+
+    def loads(self, candidate: Candidate) -> dict[str, Load]:
+        """Return the channels and the bits of every layer that can be quantized."""
+        bits = self.layer_bits(candidate.values)
+        shapes = {name: self._shapes[name] for name in bits}
+        return {
+            name: (shapes[name].in_channels, shapes[name].out_channels, weights, FLOAT_BITS if inputs is None else inputs)
+            for name, (weights, inputs) in bits.items()
+        }
+
+    def use_latency(self, latency: LayerLatency) -> None:
+        """Let ``latency_ms`` be among the costs."""
+        self._latency = latency
+
+    def _bit_pairs(self, site: Site) -> tuple[tuple[int, int], ...]:
+        weights = self._domain_of(Point("", site.name, "weight", "", 0, site.macs)).options
+        inputs = self._domain_of(Point("", site.name, "activation", "", 0, site.macs)).options or (FLOAT_BITS,)
+        tied = self._settings.tie == "layer" and bool(self._settings.activation_bits)
+        return tuple((int(one), int(other)) for one in weights for other in ([one] if tied else inputs))
 
     def uniform(self, weight_bits: int, activation_bits: int) -> Candidate:
         """Return the candidate in which every decision has these bits, or the nearest that its domain has (the more of two)."""
@@ -281,22 +313,15 @@ def nearest(options: Sequence[int], wanted: int) -> int:
     return min(options, key=lambda bits: (abs(bits - wanted), -bits))
 
 
-def _require_latency(settings: BitWidthSettings, layers: Any, domain_of: Any) -> None:
-    """Require an entry for every layer and all bits it may have.
+def _require_latency(known: Mapping[str, float], layer: str, pairs: Sequence[tuple[int, int]]) -> None:
+    """Require an entry of a layer for all bits it may have.
 
     Raises:
         SecateursError: One is missing.
     """
-    if not settings.latency:
-        return
-    for site in layers:
-        weights = domain_of(Point("", site.name, "weight", "", 0, site.macs)).options
-        inputs = domain_of(Point("", site.name, "activation", "", 0, site.macs)).options or (None,)
-        known = settings.latency.get(site.name, {})
-        for one in weights:
-            for other in [one] if settings.tie == "layer" else inputs:
-                if latency_key(one, other) not in known:
-                    raise SecateursError(
-                        f"space.latency has no entry {latency_key(one, other)!r} for the layer {site.name!r}; expected one for "
-                        "every layer and all bits that it may have, or no table"
-                    )
+    for weights, inputs in pairs:
+        if latency_key(weights, inputs) not in known:
+            raise SecateursError(
+                f"space.latency has no entry {latency_key(weights, inputs)!r} for the layer {layer!r}; expected one for every "
+                "layer and all bits that it may have, or no table"
+            )

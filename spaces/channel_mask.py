@@ -16,12 +16,15 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
 from spaces.domains import Mask
 from spaces.errors import UnsupportedModelError
+from spaces.graph.bit_cost import FLOAT_BITS
 from spaces.graph.channel_check import find_checked_groups, output_difference
 from spaces.graph.channel_cost import ChannelCost
 from spaces.graph.channel_groups import Forward, call
 from spaces.graph.channel_masking import masked_copy, unmasked
 from spaces.graph.channel_surgery import apply_cut, plan_cut
 from spaces.graph.compensation import Compensation
+from spaces.graph.layer_latency import LayerLatency, Load, OpenLayer, total
+from spaces.graph.layer_shapes import layer_shapes
 
 PREPARED = "channel_keep_mask"
 
@@ -89,6 +92,8 @@ class ChannelMask(SearchSpace):
                 "`python -m search inspect CONFIG` shows every group; see `include`, `exclude`, `max_ratio` and `round_to`."
             )
         self._cost = ChannelCost(model, self.groups)
+        self._shapes = layer_shapes(model, inputs, forward)
+        self._latency: LayerLatency | None = None
         self._compensation = Compensation(model, self.groups, batches if settings.compensate else (), forward)
 
     @cached_property
@@ -125,7 +130,28 @@ class ChannelMask(SearchSpace):
         return output_difference(sliced, masked, self._inputs, self._forward)
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
-        return self._cost.of(self.groups.mask(candidate.values))  # type: ignore[arg-type]
+        costs = self._cost.of(self.groups.mask(candidate.values))  # type: ignore[arg-type]
+        if self._latency is not None:
+            costs["latency_ms"] = total(self._latency, self.loads(candidate))
+        return costs
+
+    def open_layers(self) -> dict[str, OpenLayer]:
+        """Return every layer with MACs, and whether its input and output channels may go."""
+        step, found = self._settings.round_to, {}
+        for layer in self.groups.layers:
+            if layer.macs > 0 and layer.name in self._shapes:
+                opened = bool((layer.inputs >= 0).any()), bool((layer.outputs >= 0).any())
+                found[layer.name] = OpenLayer(self._shapes[layer.name], *opened, step)
+        return found
+
+    def loads(self, candidate: Candidate) -> dict[str, Load]:
+        """Return the channels of every layer with MACs."""
+        channels = self._cost.channels(self.groups.mask(candidate.values))  # type: ignore[arg-type]
+        return {name: (*counts, FLOAT_BITS, FLOAT_BITS) for name, counts in channels.items()}
+
+    def use_latency(self, latency: LayerLatency) -> None:
+        """Let ``latency_ms`` be among the costs."""
+        self._latency = latency
 
     def cheapest(self) -> Candidate:
         """Return the candidate that keeps as few channels of every group as it may."""

@@ -31,11 +31,15 @@ def free_port() -> int:
 class RayNodes:
     """A head node and a second one, with one CPU each; gone with :meth:`close`.
 
+    Args:
+        second: More options of the second node.
+
     ``ray start`` rewrites 127.0.0.1 to the machine's outer address, but not its neighbours on the loopback interface. Ray's
     servers want the token, which only these processes know.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *second: str) -> None:
+        self._second = second
         self.folder = Path(tempfile.mkdtemp(prefix="ray-"))
         self.address = f"{HEAD}:{free_port()}"
         self.dashboard_port = free_port()
@@ -58,7 +62,7 @@ class RayNodes:
 
     def start_second(self) -> None:
         """Start the second node, again if it was lost."""
-        self._start(SECOND, "--address", self.address)
+        self._start(SECOND, "--address", self.address, *self._second)
 
     def lose_second(self) -> None:
         """Kill everything on the second node at once."""
@@ -86,7 +90,7 @@ class RayNodes:
         common = ["--node-ip-address", host, "--num-cpus", "1", "--object-store-memory", str(100 * 2**20), "--block"]
         environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         with log.open("wb") as file:
-            process = subprocess.Popen([RAY, "start", *options, *common], env=environment, stdout=file, stderr=file)
+            process = subprocess.Popen([RAY, "start", *common, *options], env=environment, stdout=file, stderr=file)
         self._nodes[host] = process
         deadline = time.monotonic() + START_SECONDS
         while "Ray runtime started" not in log.read_text(errors="replace"):

@@ -1,8 +1,10 @@
-"""What the hardware computes in."""
+"""What the hardware is, and what it computes in."""
 
 from __future__ import annotations
 
+import platform
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 
@@ -34,3 +36,13 @@ def repeatable(device: torch.device) -> AbstractContextManager[object]:
         )
         return context
     return nullcontext()
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

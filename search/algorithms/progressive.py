@@ -142,7 +142,12 @@ class Progressive(Algorithm):
             start = self._state.candidate
             omega = _omega(told[0], self._encoding) if _measured(told[0]) else self._encoding.omega(start)
             self._state = _State(start, omega, None)
-            self._judge_next()
+            if self._trains and self._load(start) <= 1.0:
+                # An earlier stage may leave so little that nothing need be lowered; what is delivered is trained all the same.
+                self._phase = "train"
+                self._wait([Proposal(start, 1.0)])
+            else:
+                self._judge_next()
         elif self._phase == "judge":
             self._ranked = sorted((trial for trial in told if _measured(trial)), key=self._indicator)
             self._train_next()

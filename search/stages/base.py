@@ -41,9 +41,10 @@ class Stage(ABC):
         """Return what of the stage's settings (plain data) decides the network of ``variant``."""
         return settings
 
-    def check(self, network: Network, run: StageRun) -> None:
-        """Find what is wrong before anything is written; only the structure of ``network`` is final here.
+    def check(self, network: Network, run: StageRun) -> Network:
+        """Find what is wrong before anything is written, and return a network of about the structure that will leave the stage.
 
         Raises:
             SecateursError: The stage cannot work on this network.
         """
+        return network

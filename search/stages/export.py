@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from evaluators.quantized_onnx import deployment
 from search.export import write_formats
 from search.network import Network
-from search.quantized_onnx import deployment
 from search.run import StageRun
 from search.stages.base import Stage
 from spaces.graph.quantization_record import is_quantized

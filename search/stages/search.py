@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import save
 
 from evaluators.training.checkpoint import Checkpoint
@@ -52,7 +53,7 @@ class Search(Stage):
         unimportant = {"yardsticks", *(("algorithm", "budget", "batch") if variant in GREEDY else ())}
         return {name: value for name, value in settings.items() if name not in unimportant}
 
-    def check(self, network: Network, run: StageRun) -> None:
+    def check(self, network: Network, run: StageRun) -> Network:
         executor = run.execution.executor
         EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
         setup = Setup.of(network, run, self.settings)
@@ -61,6 +62,11 @@ class Search(Stage):
         for name in self.settings.yardsticks:
             if name in GREEDY:
                 GREEDY[name](setup.problem)
+        space = setup.problem.space
+        candidate = next(iter(setup.problem.starts), None) or space.sample(np.random.default_rng(run.seed))
+        return Network(
+            space.realize(setup.recipe.model, candidate), (*network.transformations, space.transformation(candidate))
+        )
 
     def run(self, network: Network, run: StageRun) -> Network:
         if self._setup is None or self._setup.network is not network:

@@ -39,10 +39,11 @@ class SparseTraining(Stage):
     def __init__(self, settings: SparseTrainingSettings) -> None:
         self.settings = settings
 
-    def check(self, network: Network, run: StageRun) -> None:
+    def check(self, network: Network, run: StageRun) -> Network:
         sparsifier = SPARSIFIER.build(self.settings.sparsifier)
         model = network.copy().model.to(run.device)
         sparsifier.trace(model, run.task.example_inputs().to(run.device), run.task.forward)
+        return network
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         ignored = "sparsifier" if variant == DENSE else ""

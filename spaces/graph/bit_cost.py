@@ -79,14 +79,12 @@ class BitCost:
     Args:
         found: What can be quantized in it.
         network: It, quantized, with any bits.
-        latency: Milliseconds of a layer by ``"WEIGHT_BITSxINPUT_BITS"``, by layer; may be empty.
 
     Attributes:
         whole: How large the parts of the network are.
     """
 
-    def __init__(self, found: Quantizable, network: nn.Module, latency: Mapping[str, Mapping[str, float]]) -> None:
-        self._latency = latency
+    def __init__(self, found: Quantizable, network: nn.Module) -> None:
         layers = quantized_layers(network)
         packed = sum(packed_bytes(site.weights, weight_bits(layers[site.name])) for site in found.layers)
         self.whole = Extent(
@@ -98,32 +96,22 @@ class BitCost:
         )
 
     def of(self, bits: Mapping[str, tuple[int, int | None]], extent: Extent | None = None) -> dict[str, float]:
-        """Return ``macs``, ``parameters``, ``size_bytes``, ``bit_operations`` and, with a table for it, ``latency_ms``.
+        """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``.
 
         Args:
             bits: Bits of the weights and of the input (None: float), by layer.
-            extent: What is left of the network, :attr:`whole` by default; a layer's milliseconds shrink as its MACs do.
+            extent: What is left of the network, :attr:`whole` by default.
         """
         extent = extent or self.whole
         operations = extent.float_macs * FLOAT_BITS * FLOAT_BITS
         size = extent.other_bytes
-        latency = 0.0
         for name, macs in extent.macs.items():
             weights, inputs = bits[name]
             operations += macs * weights * (FLOAT_BITS if inputs is None else inputs)
             size += packed_bytes(extent.weights[name], weights)
-            if self._latency:
-                left = macs / self.whole.macs[name] if self.whole.macs[name] else 1.0
-                latency += self._latency[name][latency_key(weights, inputs)] * left
-        costs = {
+        return {
             "macs": float(extent.float_macs + sum(extent.macs.values())),
             "parameters": extent.parameters,
             "size_bytes": float(size),
             "bit_operations": float(operations),
         }
-        return {**costs, "latency_ms": latency} if self._latency else costs
-
-
-def latency_key(weights: int, inputs: int | None) -> str:
-    """Return the entry of a latency table for a layer with these bits, such as ``4x8``."""
-    return f"{weights}x{FLOAT_BITS if inputs is None else inputs}"

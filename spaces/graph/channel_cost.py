@@ -34,6 +34,7 @@ class ChannelCost:
             [self._vector(layer.inputs) if layer.groups == 1 else one for layer in layers], dtype=np.int64
         )
         names, factors, pairs, sizes, trained = [], [], [], [], []
+        self._reads = np.asarray([self._vector(layer.inputs) for layer in layers], dtype=np.int64)
         persistent = model.state_dict(keep_vars=True).keys()
         seen: set[int] = set()
         for name, tensor in state_names(model):
@@ -79,7 +80,16 @@ class ChannelCost:
 
     def counts(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the MACs of :attr:`layers` and the elements of :attr:`tensors` that a mask leaves, float64 each."""
-        extended = np.append(mask, True).astype(np.int64)
-        counts = np.add.reduceat(extended[self._joined], self._starts).astype(np.float64)
+        counts = self._counts(mask)
         macs = self._macs * counts[self._macs_in] * counts[self._macs_out]
         return macs, self._factors * counts[self._pairs[:, 0]] * counts[self._pairs[:, 1]]
+
+    def channels(self, mask: np.ndarray) -> dict[str, tuple[int, int]]:
+        """Return the input and output channels that a mask leaves of every layer with MACs, by name."""
+        counts = self._counts(mask).astype(np.int64)
+        pairs = zip(counts[self._reads].tolist(), counts[self._macs_out].tolist(), strict=True)
+        return dict(zip(self.layers, pairs, strict=True))
+
+    def _counts(self, mask: np.ndarray) -> np.ndarray:
+        extended = np.append(mask, True).astype(np.int64)
+        return np.asarray(np.add.reduceat(extended[self._joined], self._starts), dtype=np.float64)

@@ -59,6 +59,8 @@ def pack_weights(model: nn.Module, record: Mapping[str, Any] = PACK) -> nn.Modul
         with torch.no_grad():
             stored.packed.copy_(pack(to_integers(weight, step, quantizer.bits, True, quantizer.axis), quantizer.bits))
             stored.scale.copy_(step.scale)
+            if layer.bias is not None:
+                layer.bias.copy_(layer.quantized_bias())
         layer.weight = None
         layer.weight_quantizer = None
         layer.stored = stored

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +43,22 @@ class QuantizedLayer(nn.Module):
         quantized: Tensor = self.weight_quantizer(self.weight)
         return quantized
 
+    def quantized_bias(self) -> Tensor | None:
+        """Return the bias in units of the product of both steps, as 32-bit integers of integer kernels hold it.
+
+        ONNX Runtime makes it so where it finds it in float, and would answer otherwise than the network; the gradient passes
+        straight through. What 32 bits can't hold stays as it is.
+        """
+        bias: Tensor | None = self.bias
+        inputs, weights = self.input_quantizer, self.weight_quantizer
+        if bias is None or weights is None or not isinstance(inputs, Quantizer) or not (inputs.enabled and weights.enabled):
+            return bias
+        unit = (inputs.step.scale * weights.step.scale).detach()
+        unit = unit.repeat(len(bias) // len(unit))
+        integers = torch.round(bias.detach() / unit)
+        rounded = torch.where(integers.abs() < 2**31, integers * unit, bias.detach()).to(bias.dtype)
+        return rounded + (bias - bias.detach())
+
     def quantized_input(self, inputs: Tensor) -> Tensor:
         """Return the input that the layer computes with."""
         if self.input_quantizer is None:
@@ -55,7 +72,7 @@ class QuantizedConv1d(QuantizedLayer, nn.Conv1d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Convolve, as the float layer does."""
-        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.bias)
+        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
         return outputs
 
 
@@ -64,7 +81,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Convolve, as the float layer does."""
-        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.bias)
+        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
         return outputs
 
 
@@ -73,7 +90,7 @@ class QuantizedConv3d(QuantizedLayer, nn.Conv3d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Convolve, as the float layer does."""
-        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.bias)
+        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
         return outputs
 
 
@@ -84,7 +101,7 @@ def _transposed(layer: Any, convolve: Any, dimensions: int, inputs: Tensor, outp
     outputs: Tensor = convolve(
         layer.quantized_input(inputs),
         layer.quantized_weight(),
-        layer.bias,
+        layer.quantized_bias(),
         layer.stride,
         layer.padding,
         padding,
@@ -123,7 +140,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Multiply, as the float layer does."""
-        return F.linear(self.quantized_input(inputs), self.quantized_weight(), self.bias)
+        return F.linear(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
 
 
 _QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from tiny_pipeline import REPOSITORY, finish, kill_when, read_report, start, timeless, write_config
 
 from evaluators.accuracy import measure
+from evaluators.quantized_onnx import stored_integers
 from search.config import load
 from search.export import load as load_best
 from search.inspection import examine
 from search.preflight import preflight
-from search.quantized_onnx import stored_integers
 from spaces.errors import SecateursError
 from spaces.graph.quantized_layers import quantized_layers
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from tiny_pipeline import read_report, write_config
 
 from evaluators.accuracy import measure
+from evaluators.quantized_onnx import stored_integers
 from search.config import load
 from search.export import load as load_best
 from search.pipeline import run
-from search.quantized_onnx import stored_integers
 from spaces.graph.quantized_layers import quantized_layers
 
 CONFIG = """\

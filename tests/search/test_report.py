@@ -161,3 +161,23 @@ def test_the_main_score_of_a_network() -> None:
     assert score_of(None) is None
     assert words("2-search") == "search"
     assert words("dense_same_training") == "dense, same training"
+
+
+def test_latency_is_shown_with_its_interval_and_what_was_predicted(tmp_path: Path) -> None:
+    report = sample()
+    assert "<h2>Latency</h2>" not in page_of(tmp_path, report)
+    timing = {"median": 0.8, "low": 0.79, "high": 0.82, "repetitions": 100}
+    report["latency"] = {
+        "backend": "onnxruntime",
+        "device": "cpu",
+        "threads": 1,
+        "batch_size": 1,
+        "machine": "A Processor",
+        "networks": {"baseline": timing, "result": {**timing, "median": 0.4}},
+        "predicted": 0.42,
+        "error": 0.05,
+    }
+    page = page_of(tmp_path, report)
+    assert "ONNX Runtime on A Processor, 1 thread, 1 sample a run" in page
+    for text in ("0.790 to 0.820 ms", "50.0 %", "0.420 ms", "+5.0 %"):
+        assert text in page

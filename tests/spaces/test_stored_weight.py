@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from spaces.graph.fake_quantize import integer_range
+from spaces.graph.fake_quantize import Step, integer_range
+from spaces.graph.quantized_layers import quantized_layer
 from spaces.graph.stored_weight import StoredWeight, pack, packed_bytes, unpack
 
 
@@ -45,3 +47,21 @@ def test_values_follow_what_is_loaded_later_and_are_not_copied_along() -> None:
     assert torch.equal(stored(), expected)
     assert torch.equal(copy.deepcopy(stored).double()(), expected.double())
     assert torch.equal(stored.integers(), integers.to(torch.int32))
+
+
+def test_a_bias_is_what_integer_kernels_hold_and_its_gradient_passes() -> None:
+    torch.manual_seed(0)
+    layer = quantized_layer(nn.Conv2d(3, 4, 3), 4, 8, learned=True)
+    assert layer.weight_quantizer is not None
+    step = Step(torch.full((4,), 0.02), torch.zeros(4, dtype=torch.int32))
+    layer.weight_quantizer.calibrate({4: step})
+    layer.input_quantizer.calibrate({8: Step(torch.tensor([0.05]), torch.zeros(1, dtype=torch.int32))})
+    with torch.no_grad():
+        layer.bias.copy_(torch.tensor([0.00149, -0.0005, 1.2345, 3e7]))
+    held = layer.quantized_bias()
+    assert torch.equal(held[:3].detach(), torch.tensor([1.0, 0.0, 1234.0]) * (torch.tensor(0.05) * torch.tensor(0.02)))
+    assert held[3] == 3e7  # beyond 32 bits
+    held.sum().backward()
+    assert torch.equal(layer.bias.grad, torch.ones(4))
+    layer.input_quantizer = None
+    assert layer.quantized_bias() is layer.bias

@@ -1,0 +1,159 @@
+"""ONNX: a network as a file or as bytes that ONNX Runtime runs, a quantized one with its integers as they are stored."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.quantized_onnx import OPSETS, forms, is_stored, narrow, with_onnx_operators
+from evaluators.task import Task
+from spaces.errors import SecateursError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+T = TypeVar("T")
+
+
+class ExportError(SecateursError):
+    """A network can't be written, or what was written does not answer as the network does."""
+
+
+class TaskForward(nn.Module):
+    """A network as its task calls it, on one tensor."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self._run = task.forward
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._run(self.model, inputs)
+
+
+def write_onnx(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
+    """Write model.onnx, with any batch size, and return what ONNX Runtime answers to ``inputs``.
+
+    The integers of a quantized network get the narrowest types that the installed ONNX Runtime takes.
+
+    Raises:
+        ExportError: It can't be exported, or ONNX Runtime does not run it.
+    """
+    import onnx
+
+    path = folder / "model.onnx"
+
+    def answer(program: Any) -> Tensor:
+        program.save(str(path), external_data=False)
+        onnx.checker.check_model(str(path))
+        session = open_session(str(path))
+        return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
+
+    return _first_accepted(module, inputs, answer, any_batch=True)
+
+
+def onnx_bytes(module: nn.Module, inputs: Tensor) -> bytes:
+    """Return ``module`` as ONNX for batches of the size of ``inputs``, in a form that the installed ONNX Runtime loads.
+
+    Raises:
+        ExportError: It can't be exported, or ONNX Runtime does not load it.
+    """
+
+    def accept(program: Any) -> bytes:
+        content: bytes = program.model_proto.SerializeToString()
+        open_session(content)
+        return content
+
+    return _first_accepted(module, inputs, accept, any_batch=False)
+
+
+def open_session(model: str | bytes, threads: int = 1, provider: str = "CPUExecutionProvider", **options: Any) -> Any:
+    """Return an ONNX Runtime session on a file or on bytes.
+
+    Args:
+        model: The path of a file, or its content.
+        threads: Threads that a run computes with.
+        provider: Where it computes.
+        options: Other attributes of ``SessionOptions``.
+    """
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    settings.log_severity_level = 3
+    for name, value in options.items():
+        setattr(settings, name, value)
+    return onnxruntime.InferenceSession(model, settings, providers=[provider])
+
+
+def _first_accepted(module: nn.Module, inputs: Tensor, accept: Callable[[Any], T], any_batch: bool) -> T:
+    """Return what ``accept`` makes of the first form of a network that it does not fail on."""
+    if not is_stored(module):
+        return accept(_program(module, inputs, None, lambda model: None, any_batch))
+    problem: Exception | None = None
+    for program in _quantized_programs(module, inputs, any_batch):
+        try:
+            return accept(program)
+        except OSError:
+            raise
+        except Exception as error:
+            problem = error
+    raise ExportError(f"ONNX Runtime does not run the quantized network: {first_line(problem or ValueError())}") from problem
+
+
+def _quantized_programs(module: nn.Module, inputs: Tensor, any_batch: bool) -> Iterator[Any]:
+    for form in forms(module):
+        opset = OPSETS[min(form.widths)]
+        yield _program(with_onnx_operators(module, form), inputs, opset, partial(narrow, form=form), any_batch)
+
+
+def _program(module: nn.Module, inputs: Tensor, opset: int | None, finish: Callable[[ir.Model], None], any_batch: bool) -> Any:
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                module,
+                (inputs,),
+                dynamo=True,
+                input_names=["input"],
+                output_names=["output"],
+                opset_version=opset,
+                dynamic_shapes=({0: torch.export.Dim("batch")},) if any_batch else None,
+                verbose=False,
+            )
+            if program is None:
+                raise ExportError("export to onnx gave nothing")
+            finish(program.model)
+    except (ExportError, OSError):
+        raise
+    except Exception as error:
+        remedy = "leave onnx out of export.formats" if any_batch else "set latency.backend: eager"
+        raise ExportError(f"export to onnx failed: {first_line(error)}; {remedy}") from error
+    return program
+
+
+class quiet:  # noqa: N801 - a context manager
+    """Keep exporters' warnings and log lines to themselves."""
+
+    def __enter__(self) -> None:
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        self._level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *details: object) -> None:
+        logging.disable(self._level)
+        self._warnings.__exit__(None, None, None)
+
+
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of its text."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

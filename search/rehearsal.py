@@ -1,0 +1,76 @@
+"""The rehearsal: every stage of a pipeline looked at before anything of it is run, each on a network of about its structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evaluators.task_settings import build_task
+from search.algorithms.channel_encoding import UnreachableTargetError
+from search.best import Best
+from search.network import Network
+from search.preflight import preflight
+from search.progress import Log
+from search.registered import STAGE
+from search.run import RESULT, StageRun, Stopwatch, device_of
+from spaces.errors import SecateursError
+
+if TYPE_CHECKING:
+    from evaluators.task import Task
+    from search.config import Config
+    from search.stages.base import Stage
+
+
+def rehearse(config: Config) -> Iterator[str]:
+    """Find what is wrong with a run before anything of it is written, and yield a line on each thing found right.
+
+    Behind a search, stages are checked on the network of one of its candidates: its structure, not its weights, is about what
+    they will get. Targets that are out of reach for that one may not be so for the one that is found, and are left to the
+    search.
+
+    Raises:
+        SecateursError: The run can't work as configured.
+    """
+    yield from preflight(config)
+    task = config.build_task()
+    network = baseline = Network(task.reference_model().eval())
+    guessed = False
+    for number, block in enumerate(config.stages):
+        stage: Stage = STAGE.build(block)
+        if not stage.compresses:
+            continue
+        step = f"{number}-{block.name}"
+        try:
+            network = stage.check(network, _stage_run(config, task, step, baseline))
+        except UnreachableTargetError:
+            if not guessed:
+                raise
+            # Nothing more can be said of what comes behind.
+            return
+        except SecateursError as error:
+            if not str(error).startswith(step):
+                error.args = (f"{step}: {error}",)
+            raise
+        guessed = guessed or stage.searches
+
+
+def _stage_run(config: Config, task: Task, step: str, baseline: Network) -> StageRun:
+    nowhere = Path()
+    return StageRun(
+        name=config.name,
+        step=step,
+        variant=RESULT,
+        folder=nowhere,
+        seed=config.seed,
+        task=task,
+        build_task=partial(build_task, config.task),
+        device=device_of(config.execution.device),
+        execution=config.execution,
+        baseline=baseline,
+        best=Best(nowhere, {}, {}),
+        storage=None,
+        log=Log(None, None),
+        stopwatch=Stopwatch(nowhere / "seconds.json"),
+    )

@@ -1,0 +1,85 @@
+"""Stages in any order: what makes sense runs, and the rest is refused before anything runs, with its place."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from stage_pieces import pipeline
+from tiny_pipeline import read_report, write_config
+
+from search.config import load
+from search.document import ConfigError
+from search.export import load as load_best
+from search.pipeline import run
+from search.rehearsal import rehearse
+
+SPARSIFIERS = ("scaling", "probabilistic", "gradient_cut")
+CHANNELS = ("channels", "channels_optuna", "schedule", "filters")
+BITS = ("bits", "progressive")
+CHEAP = [
+    ("train", "scaling", "bits", "retrain", "fuse", "export"),
+    ("probabilistic", "gradient_cut", "channels", "export"),
+    ("schedule", "bits"),
+    ("filters", "retrain", "progressive", "fuse"),
+    ("channels", "channels_optuna", "progressive", "export"),
+    ("channels", "scaling", "filters", "bits", "retrain"),
+]
+ALL = [
+    *((search, "retrain", "fuse", "export") for search in (*CHANNELS, *BITS)),
+    *(("train", sparse, search, "retrain", "export") for sparse in SPARSIFIERS for search in (*CHANNELS, *BITS)),
+    *((first, second, "export") for first, second in itertools.product(CHANNELS, (*CHANNELS, *BITS))),
+    *((search, sparse, "export") for search in CHANNELS for sparse in SPARSIFIERS[1:]),
+    ("probabilistic", "gradient_cut", "retrain", "export"),
+    ("train", "export"),
+    ("train", "fuse", "export"),
+]
+REFUSED = [
+    *(((first, second, "export"), "stages.1.search.space") for first in BITS for second in (*CHANNELS, *BITS)),
+    *(((first, sparse, "retrain"), "stages.1.sparse_training.sparsifier") for first in BITS for sparse in SPARSIFIERS[1:]),
+    (("bits", "scaling", "channels"), "stages.1.sparse_training.sparsifier"),
+    (("fuse", "train"), "stages.0: fuse merges for inference only"),
+    (("fuse", "bits"), "stages.0: fuse merges for inference only"),
+    (("channels", "fuse", "retrain"), "stages.1: fuse merges for inference only"),
+    (("export", "train"), "stages.0: export must be the last stage"),
+    (("channels", "export", "bits"), "stages.1: export must be the last stage"),
+    (("retrain", "bits"), "stages.0: retrain trains the network that a search leaves"),
+    (("train", "scaling"), "stages.1: sparse_training prepares a search"),
+    (("channels", "scaling"), "stages.1: sparse_training prepares a search"),
+]
+
+
+def name(case: object) -> str:
+    return "-".join(case) if isinstance(case, tuple) else str(case)
+
+
+@pytest.mark.parametrize(("stages", "place"), REFUSED, ids=name)
+def test_an_order_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, stages: tuple[str, ...], place: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write_config(tmp_path, pipeline(*stages)))
+    assert place in str(caught.value)
+
+
+@pytest.mark.parametrize("stages", CHEAP, ids=name)
+def test_an_order_that_makes_sense_is_accepted(tmp_path: Path, stages: tuple[str, ...]) -> None:
+    assert list(rehearse(load(write_config(tmp_path, pipeline(*stages)))))
+
+
+def test_all_methods_in_one_run(tmp_path: Path) -> None:
+    stages = ("train", "scaling", "channels", "retrain", "progressive", "retrain", "fuse", "export")
+    run(load(write_config(tmp_path, pipeline(*stages))), tmp_path / "run")
+    report = read_report(tmp_path / "run")
+    assert [stage["name"] for stage in report["stages"]][2] == "search"
+    assert report["result"]["macs"] <= 0.7 * report["baseline"]["macs"]
+    assert report["result"]["bit_operations"] <= 0.06 * report["baseline"]["bit_operations"]
+    assert report["deployment"]["integer_layers"] + report["deployment"]["float_layers"] > 0
+    assert load_best(tmp_path / "run") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", ALL, ids=name)
+def test_an_order_that_makes_sense_runs(tmp_path: Path, stages: tuple[str, ...]) -> None:
+    run(load(write_config(tmp_path, pipeline(*stages))), tmp_path / "run")
+    assert read_report(tmp_path / "run")["result"]["loss"] > 0.0
+    assert (tmp_path / "run" / "report.html").exists()
