@@ -69,7 +69,7 @@ class JointSizes(BitSizes):
     evaluations: int = 40
     samples: int = 128
     pruned: int = 1
-    population: int = 16
+    population: int = 8
 
 
 QUICK = JointSizes(train=512, search=256, pretraining=1, epochs=2, evaluations=12, samples=64, pruned=1, population=6)

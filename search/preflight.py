@@ -9,6 +9,7 @@ from search.inspection import build_space, spaces_of
 from search.numbers import count, percent
 from search.registered import SPARSIFIER
 from search.remote_timer import evaluators_of
+from search.setup import require_telling
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.pruning_schedule import PruningSchedule
 from spaces.registry import suggestion
@@ -57,6 +58,7 @@ def preflight(config: Config) -> Iterator[str]:
             raise UnsupportedModelError(f"{name}: nothing in the model is open to the search; `inspect` says why")
         yield f"{name}: {len(space.domains)} decisions open"
         _check_scores(name, stage.settings, config.execution, task)
+        require_telling(space, list(stage.settings.objectives))
         if not smaller:
             yield from _targets(name, stage.settings.target, space, count_costs(model, task.example_inputs(), task.forward))
         smaller = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -113,6 +113,7 @@ class Setup:
             )
         if isinstance(space, Learning):
             space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
+        require_telling(space, list(settings.objectives))
         evaluators = evaluators_of(settings.evaluate, run.execution)
         baseline = run.baseline if run.baseline is not None else network
         # Without a storage, a configuration is only checked.
@@ -232,6 +233,19 @@ class Setup:
             {"name": entry.name, "size": entry.weights, "reason": entry.reason, "macs_share": entry.macs / max(total, 1.0)}
             for entry in space.frozen
         ]
+
+
+def require_telling(space: SearchSpace, objectives: Sequence[str]) -> None:
+    """Find out whether the first objective tells candidates of ``space`` apart.
+
+    Raises:
+        SecateursError: It is Omega, over a space that removes channels.
+    """
+    if isinstance(space, HasGroups) and objectives[0] == "omega":
+        raise SecateursError(
+            "search.objectives puts omega first, which tells what bits cost and nothing of removed channels: expected a score "
+            "or loss as the first objective over a space with channels, such as {top1: maximize}"
+        )
 
 
 def tables(

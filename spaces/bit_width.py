@@ -130,7 +130,7 @@ class BitWidth(SearchSpace):
         )
         self.cost = BitCost(found, network)
         self._shapes = layer_shapes(model, inputs, forward)
-        self.latency: LayerLatency | None = WrittenLatency(settings.latency, self._shapes) if settings.latency else None
+        self._latency: LayerLatency | None = WrittenLatency(settings.latency) if settings.latency else None
         wanted = {point.path: tuple(self.domains[point.decision].options) for point in self.points}
         self._calibration = Calibration(settings.method, settings.percentile)
         self._statistics = RangeStatistics(network, wanted, self._calibration, forward, batches, inputs)
@@ -237,8 +237,8 @@ class BitWidth(SearchSpace):
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` (of the stored form), ``bit_operations``, perhaps ``latency_ms``."""
         costs = self.cost.of(self.layer_bits(candidate.values))
-        if self.latency is not None:
-            costs["latency_ms"] = total(self.latency, self.loads(candidate))
+        if self._latency is not None:
+            costs["latency_ms"] = total(self._latency, self.loads(candidate))
         return costs
 
     def open_layers(self) -> dict[str, OpenLayer]:
@@ -256,7 +256,7 @@ class BitWidth(SearchSpace):
 
     def use_latency(self, latency: LayerLatency) -> None:
         """Let ``latency_ms`` be among the costs."""
-        self.latency = latency
+        self._latency = latency
 
     def _bit_pairs(self, site: Site) -> tuple[tuple[int, int], ...]:
         weights = self._domain_of(Point("", site.name, "weight", "", 0, site.macs)).options

@@ -27,8 +27,7 @@ class JointSettings:
 
     Attributes:
         channels: Options of the channels, those of the space ``channel_mask``.
-        bits: Options of the bits, those of the space ``bit_width``; its table ``latency`` is of the whole network, and a
-            layer's milliseconds shrink as its MACs do.
+        bits: Options of the bits, those of the space ``bit_width`` but for its table ``latency``, which knows no channels.
         calibration_samples: Samples on which BatchNorm statistics and the ranges of activations of every candidate are found
             anew, since both move when channels go.
     """
@@ -42,6 +41,8 @@ class JointSettings:
     def __post_init__(self) -> None:
         if self.calibration_samples < 1:
             raise ValueError(f"calibration_samples: expected at least 1, got {self.calibration_samples}")
+        if self.bits.latency:
+            raise ValueError("bits.latency is a table for all channels: expected none here; the evaluator latency measures one")
 
 
 class Joint(SearchSpace):
@@ -79,6 +80,7 @@ class Joint(SearchSpace):
     ) -> None:
         settings = settings or JointSettings()
         self._forward = forward
+        self._latency: LayerLatency | None = None
         self._batches: list[Tensor] = []
         seen = self._first(batches, settings.calibration_samples)
         self._masks = ChannelMask(model, inputs, settings.channels, forward, seen)
@@ -142,25 +144,24 @@ class Joint(SearchSpace):
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` (of the stored form), ``bit_operations``, perhaps ``latency_ms``."""
         costs = self._bits.cost.of(self._bits.layer_bits(candidate.values), self.extent(candidate))
-        if self._bits.latency is not None:
-            costs["latency_ms"] = total(self._bits.latency, self.loads(candidate))
+        if self._latency is not None:
+            costs["latency_ms"] = total(self._latency, self.loads(candidate))
         return costs
 
     def open_layers(self) -> dict[str, OpenLayer]:
-        """Return every layer that can be quantized or cut: whether its channels may go, and the bits it may have."""
-        cut, bits = self._masks.open_layers(), self._bits.open_layers()
-        return {**cut, **{name: replace(cut.get(name, layer), bits=layer.bits) for name, layer in bits.items()}}
+        """Return every layer with MACs, whether its channels may go, and all bits that it may have."""
+        bits, found = self._bits.open_layers(), self._masks.open_layers()
+        return bits | {name: replace(one, bits=bits[name].bits) if name in bits else one for name, one in found.items()}
 
     def loads(self, candidate: Candidate) -> dict[str, Load]:
-        """Return the channels and the bits of every one of these layers."""
+        """Return the channels and the bits of every layer with MACs."""
         masks, bits = self._parts(candidate)
-        channels, quantized = self._masks.loads(masks), self._bits.loads(bits)
-        loads = {name: (*channels.get(name, load)[:2], *load[2:]) for name, load in quantized.items()}
-        return {**channels, **loads}
+        quantized, kept = self._bits.loads(bits), self._masks.loads(masks)
+        return quantized | {n: (*one[:2], *quantized[n][2:]) if n in quantized else one for n, one in kept.items()}
 
     def use_latency(self, latency: LayerLatency) -> None:
         """Let ``latency_ms`` be among the costs."""
-        self._bits.use_latency(latency)
+        self._latency = latency
 
     def extent(self, candidate: Candidate) -> Extent:
         """Return how large the layers of a candidate's network are."""

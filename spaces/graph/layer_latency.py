@@ -75,24 +75,16 @@ class WrittenLatency:
 
     Args:
         table: Milliseconds by layer and bits.
-        shapes: The layers as they are in the whole network: a layer's milliseconds shrink as its MACs do.
     """
 
     fixed = 0.0
 
-    def __init__(self, table: Mapping[str, Mapping[str, float]], shapes: Mapping[str, LayerShape]) -> None:
+    def __init__(self, table: Mapping[str, Mapping[str, float]]) -> None:
         self._table = table
-        self._shapes = shapes
 
     def of(self, layer: str, in_channels: int, out_channels: int, weight_bits: int, input_bits: int) -> float:
-        """Return what is written of a layer and these bits, for as much of it as is left; 0 where nothing is."""
-        if layer not in self._table:
-            return 0.0
-        shape = self._shapes[layer]
-        left = out_channels / shape.out_channels
-        if shape.groups == 1:
-            left *= in_channels / shape.in_channels
-        return self._table[layer][latency_key(weight_bits, input_bits)] * left
+        """Return what is written of a layer and these bits."""
+        return self._table[layer][latency_key(weight_bits, input_bits)]
 
 
 def latency_key(weights: int, inputs: int | None) -> str:

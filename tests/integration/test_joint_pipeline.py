@@ -19,6 +19,7 @@ from search.config import load
 from search.export import load as load_best
 from search.inspection import examine
 from search.preflight import preflight
+from spaces.errors import SecateursError
 from spaces.graph.quantized_layers import quantized_layers
 
 CONFIG = """\
@@ -113,6 +114,9 @@ def test_another_process_reads_it_back_and_the_onnx_file_answers_alike(whole: tu
 def test_it_is_checked_and_inspected_with_both(tmp_path: Path) -> None:
     config = load(write_config(tmp_path, CONFIG))
     assert list(preflight(config))
+    blind = CONFIG.replace("objectives: {top1: maximize}", "objectives: {omega: minimize}")
+    with pytest.raises(SecateursError, match="nothing of removed channels"):
+        list(preflight(load(write_config(tmp_path, blind))))
     found = examine(config)
     assert {"features.0", "features.8"} <= {row["name"] for row in found["groups"]}
     assert found["channels"] == sum(row["size"] for row in found["groups"])

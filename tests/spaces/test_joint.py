@@ -19,6 +19,7 @@ from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMaskSettings
 from spaces.errors import InvalidCandidateError, UnsupportedModelError
 from spaces.graph.fake_quantize import Quantizer
+from spaces.graph.layer_latency import LatencySpace
 from spaces.graph.quantization_record import PACK, pack_weights
 from spaces.graph.quantized_layers import quantized_layers
 from spaces.joint import Joint, JointSettings
@@ -122,17 +123,32 @@ def test_a_person_reads_shares_and_bits_and_what_is_wrong_with_a_candidate() -> 
         space.realize(model, Candidate({k: v for k, v in candidate.values.items() if k != "first.0"}))
 
 
-def test_latency_shrinks_with_the_macs_of_a_layer() -> None:
+class ByMacs:
+    """A layer takes as many milliseconds as it has channels and bits multiplied."""
+
+    fixed = 1.0
+
+    def of(self, layer: str, in_channels: int, out_channels: int, weight_bits: int, input_bits: int) -> float:
+        return float(in_channels * out_channels * weight_bits * input_bits)
+
+
+def test_latency_is_that_of_the_channels_and_bits_that_are_left() -> None:
     model, inputs = network("residual"), example("residual")
-    layers = ("stem.0", "inner.0", "outer.0", "head")
-    table = {layer: {"8x8": 1.0, "4x8": 0.5} for layer in layers}
-    bits = BitWidthSettings(weight_bits=(4, 8), activation_bits=(8,), first_last_bits=None, latency=table)
-    space = Joint(model, inputs, JointSettings(bits=bits))
+    space = Joint(model, inputs, JointSettings(bits=BITS))
+    assert isinstance(space, LatencySpace)
+    layers = space.open_layers()
+    assert layers["inner.0"].inputs
+    assert layers["inner.0"].outputs
+    assert (2, 4) in layers["inner.0"].bits
     full = whole(space, Candidate({p.decision: 8 for p in space.points}))
-    assert space.costs(full)["latency_ms"] == 4.0
-    half = Candidate({**full.values, "inner.0": "111000"})
-    assert space.costs(half)["latency_ms"] == pytest.approx(3.0)
-    assert space.costs(Candidate({**half.values, "inner.0.weight": 4}))["latency_ms"] == pytest.approx(2.75)
+    assert "latency_ms" not in space.costs(full)
+    space.use_latency(ByMacs())
+    before = space.costs(full)["latency_ms"]
+    fewer = Candidate({**full.values, "inner.0": "111000", "inner.0.weight": 2})
+    loads = space.loads(fewer)
+    assert loads["inner.0"] == (8, 3, 2, 8)
+    assert loads["outer.0"] == (3, 8, 8, 8)
+    assert before - space.costs(fewer)["latency_ms"] == 64 * (8 * 6 + 6 * 8) - (8 * 3 * 16 + 3 * 8 * 64)
 
 
 def test_nothing_to_prune_or_to_quantize_is_an_error() -> None:
