@@ -11,7 +11,7 @@ import pytest
 from report_sample import sample, write_run
 from typer.testing import CliRunner
 
-import search.pipeline
+import search.repeat
 from search.cli import app
 from spaces.errors import SecateursError
 
@@ -118,7 +118,7 @@ def test_report_renders_anew(tmp_path: Path) -> None:
 
 
 def test_run_ends_with_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search.pipeline, "run", lambda config, folder, console: sample(trials=30))
+    monkeypatch.setattr(search.repeat, "run", lambda config, folder, console: sample(trials=30))
     result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
     assert result.exit_code == 0, result.exception
     for text in ("93.82 %", "93.61 %", "-0.21 points", "2.51x smaller", "target macs <= 40%: met", "report.html", "best"):
@@ -129,7 +129,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytes
     def interrupted(config: Any, folder: Path, console: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search.pipeline, "run", interrupted)
+    monkeypatch.setattr(search.repeat, "run", interrupted)
     result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
     assert result.exit_code == 130
     assert "the same command goes on" in result.output
@@ -141,7 +141,7 @@ def test_an_unexpected_error_is_kept_in_the_log(tmp_path: Path, monkeypatch: pyt
         (folder / "log.txt").write_text("starting\n")
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr(search.pipeline, "run", broken)
+    monkeypatch.setattr(search.repeat, "run", broken)
     result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
     assert result.exit_code == 1
     assert isinstance(result.exception, RuntimeError)
