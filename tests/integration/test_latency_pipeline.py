@@ -97,7 +97,7 @@ def test_a_run_that_goes_on_knows_the_table_it_began_with(tmp_path: Path, monkey
 
 @pytest.mark.usefixtures("exact")
 def test_bits_have_a_latency_too(tmp_path: Path) -> None:
-    text = config("random", "table", "{name: bit_width, weight_bits: [4, 8], activation_bits: [8]}")
+    text = config("optuna", "table", "{name: bit_width, weight_bits: [4, 8], activation_bits: [8], first_last_bits: null}")
     report = ran(tmp_path, text.replace('latency_ms: "<= 90%"', 'size_bytes: "<= 60%"'))
     metrics = [trial["metrics"]["latency_ms"] for trial in report["searches"][0]["trials"]]
     assert len(set(metrics)) > 1
