@@ -91,7 +91,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "omega without its evaluator": (config(bits(objectives={"omega": "minimize"})), "no evaluator measures 'omega'"),
     "omega of channels": (
         config(search(evaluate=["omega", "accuracy", "cost"], objectives={"omega": "minimize"})),
-        "0-search: evaluate.omega is what rounding does to the loss",
+        "search.objectives puts omega first",
     ),
     "progressive over channels": (
         config(search(algorithm="progressive", evaluate=["omega", "accuracy", "cost"])),
