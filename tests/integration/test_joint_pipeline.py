@@ -125,6 +125,7 @@ def test_it_is_checked_and_inspected_with_both(tmp_path: Path) -> None:
     assert rows["features.7.add"] == ["activation: 4/8 bits"]
 
 
+@pytest.mark.slow
 def test_killed_in_the_search_and_among_finalists_it_ends_the_same(tmp_path: Path, whole: tuple[Path, dict[str, Any]]) -> None:
     folder, report = whole
     config, again = write_config(tmp_path, CONFIG), tmp_path / "run"

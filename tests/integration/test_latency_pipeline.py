@@ -66,7 +66,9 @@ def ran(folder: Path, text: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("algorithm", ["genetic", "optuna", "random"])
+@pytest.mark.parametrize(
+    "algorithm", ["genetic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("optuna", "random"))]
+)
 def test_searches_seek_the_latency_of_the_table_and_the_report_measures_it(tmp_path: Path, algorithm: str) -> None:
     report = ran(tmp_path, config(algorithm, "table"))
     latency, search = report["latency"], report["searches"][0]
@@ -103,6 +105,7 @@ def test_bits_have_a_latency_too(tmp_path: Path) -> None:
     assert len(set(metrics)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("exact")
 def test_candidates_are_measured_one_by_one_where_that_is_the_mode(tmp_path: Path) -> None:
     before = Exact.calls
@@ -112,6 +115,7 @@ def test_candidates_are_measured_one_by_one_where_that_is_the_mode(tmp_path: Pat
     assert report["latency"]["error"] is None
 
 
+@pytest.mark.slow
 def test_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEURS_CACHE", str(tmp_path / "cache"))
     report = ran(tmp_path, config("random", "table").replace('"<= 90%"', '"<= 99%"'))
