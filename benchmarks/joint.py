@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from benchmarks.joint_rows import BYTES, OPERATIONS, QUICK, ROWS, JointBench, JointSizes, Setting
+from benchmarks.mixed_precision_rows import quantized_training
 from benchmarks.pruning_bench import CPU
 from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
 from evaluators.accuracy import measure
@@ -42,7 +43,7 @@ def compute(cell: Cell) -> dict[str, Any]:
     outcome = ROWS[cell.row](Setting(bench, task, reference, cell.path))
     model, chosen = outcome.model, time.process_time() - used
     before = measure(model, task, "search")
-    settings, checkpoint = bench.quantized_training(outcome.epochs), bench.epochs_of(cell.path)
+    settings, checkpoint = quantized_training(bench, outcome.epochs), bench.epochs_of(cell.path)
     train(model, task, settings, seed=bench.seed, device=CPU, teacher=reference, checkpoint=checkpoint)
     checkpoint.path.unlink(missing_ok=True)
     delivered = pack_weights(model)

@@ -22,8 +22,6 @@ from evaluators.omega import sum_of
 from evaluators.sensitivity import SensitivitySettings, calibration_batches
 from evaluators.task import Task
 from evaluators.training.loop import train
-from evaluators.training.optimizers import OptimizerSettings
-from evaluators.training.settings import TrainingSettings
 from search.algorithms.allocation import uniform_allocation
 from search.algorithms.base import Algorithm
 from search.algorithms.bit_encoding import BitEncoding
@@ -53,7 +51,6 @@ SPLITS = (0.8, 0.6, 0.4)
 """Shares of the checkpoint's MACs that 'prune, then quantize' tries; its evaluations are divided among them."""
 BITS = BitWidthSettings(weight_bits=(2, 3, 4, 5, 6, 8), activation_bits=(4, 5, 6, 8))
 CALIBRATION = 1024
-QAT_LR = 0.02
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,7 @@ class JointSizes(BitSizes):
 QUICK = JointSizes(train=512, search=256, pretraining=1, epochs=2, evaluations=12, samples=64, pruned=1, population=6)
 
 
-class JointBench(Bench[JointSizes]):
-    """One model and seed of the benchmark."""
-
-    def quantized_training(self, epochs: int) -> TrainingSettings:
-        """Return the settings of quantization-aware training; with learned steps of few bits a gradient may be very large."""
-        optimizer = OptimizerSettings("sgd", lr=QAT_LR, momentum=0.9, weight_decay=1e-4, decay_norms=False)
-        return dataclasses.replace(self.training(epochs, QAT_LR, distilled=True), optimizer=optimizer, clip_norm=1.0)
+JointBench = Bench[JointSizes]
 
 
 @dataclass(frozen=True)

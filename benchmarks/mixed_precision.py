@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.mixed_precision_rows import QAT_LR, QUICK, ROWS, BitBench, BitSizes, Setting
+from benchmarks.mixed_precision_rows import QUICK, ROWS, BitBench, BitSizes, Setting, quantized_training
 from benchmarks.pruning_bench import CPU
 from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
 from evaluators.accuracy import measure
@@ -59,7 +59,7 @@ def compute(cell: Cell) -> dict[str, Any]:
     model, chosen = outcome.model, time.process_time() - used
     before = measure(model, task, "search")
     if outcome.epochs:
-        settings = bench.training(outcome.epochs, QAT_LR, distilled=True)
+        settings = quantized_training(bench, outcome.epochs)
         train(model, task, settings, seed=bench.seed, device=CPU, teacher=reference, checkpoint=bench.epochs_of(cell.path))
         bench.epochs_of(cell.path).path.unlink(missing_ok=True)
     delivered = pack_weights(model) if is_quantized(model) else model

@@ -59,19 +59,14 @@ class BitSizes(Sizes):
 QUICK = BitSizes(train=512, search=256, pretraining=1, epochs=1, evaluations=8, samples=64, exported=256)
 
 
-class BitBench(Bench[BitSizes]):
-    """One model and seed of the benchmark."""
-
-    def training(self, epochs: int, lr: float, distilled: bool) -> TrainingSettings:
-        """Return the settings of pretraining, or with ``distilled`` of quantization-aware training."""
-        settings = super().training(epochs, lr, distilled)
-        if not distilled:
-            return settings
-        optimizer = OptimizerSettings("sgd", lr=QAT_LR, momentum=0.9, weight_decay=1e-4, decay_norms=False)
-        return dataclasses.replace(settings, optimizer=optimizer, clip_norm=1.0)
-
-
+BitBench = Bench[BitSizes]
 QAT_LR = 0.02
+
+
+def quantized_training(bench: Bench[Any], epochs: int) -> TrainingSettings:
+    """Return the settings of quantization-aware training; with learned steps of few bits a gradient may be very large."""
+    optimizer = OptimizerSettings("sgd", lr=QAT_LR, momentum=0.9, weight_decay=1e-4, decay_norms=False)
+    return dataclasses.replace(bench.training(epochs, QAT_LR, distilled=True), optimizer=optimizer, clip_norm=1.0)
 
 
 @dataclass(frozen=True)
@@ -202,7 +197,7 @@ def _allocated(choose: Choose, epochs: bool) -> Row:
 def _trained_along(setting: Setting) -> Outcome:
     """Choose bits by the patent's loop in full: the best candidate of every step is trained."""
     problem = setting.problem(trains=True)
-    training = dataclasses.replace(setting.bench.training(1, QAT_LR, distilled=True), schedule="constant")
+    training = dataclasses.replace(quantized_training(setting.bench, 1), schedule="constant")
     training = dataclasses.replace(training, optimizer=OptimizerSettings("adamw", lr=3e-4, momentum=0.9, weight_decay=1e-4))
     omega = Omega(dataclasses.replace(setting.sensitivity, sensitivity="adam"))
     recipe = Recipe(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -165,14 +164,3 @@ def require(conditions: Conditions) -> None:
             )
     elif not torch.cuda.is_available():
         raise LatencyError("latency.device: cuda, and PyTorch finds no GPU here; set device: cpu, or resource: NAME")
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let PyTorch compute with ``count`` threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import torch
 
-from evaluators.latency_backends import Conditions, LatencyError, Program, require, run_of, torch_run, torch_threads
+from evaluators.latency_backends import Conditions, LatencyError, Program, require, run_of, torch_run
 from evaluators.layer_programs import EagerLayer, layer_onnx, layer_run
 from evaluators.timing import Timing, alone, time_in_turn
-from evaluators.training.hardware import processor
+from evaluators.training.hardware import processor, torch_threads
 from spaces.graph.bit_cost import FLOAT_BITS
 from spaces.graph.layer_shapes import LayerShape
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 
 from evaluators.task import Task
 from evaluators.task_settings import build_task
+from evaluators.training.hardware import torch_threads
 from search.atomic import write_json
 from search.best import Best
 from search.block import Block
@@ -50,7 +48,7 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     """
     from search.report import render
 
-    with _threads(config.execution.threads_per_trial):
+    with torch_threads(config.execution.threads_per_trial):
         if not (folder / "config.yaml").exists():
             for _ in rehearse(config):
                 pass
@@ -72,17 +70,6 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
 def _stage(block: Block) -> Stage:
     stage: Stage = STAGE.build(block)
     return stage
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute with ``count`` torch threads: their number changes the last bits of results."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass
