@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -23,7 +22,7 @@ from spaces.graph.channel_cost import ChannelCost
 from spaces.graph.channel_groups import ChannelGroups, Forward, Group, call
 from spaces.graph.channel_masking import unmasked
 from spaces.sparsifiers.base import Sparsifier
-from spaces.sparsifiers.channel_split import ChannelSplit
+from spaces.sparsifiers.channel_split import ChannelSplit, removable
 from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
 from spaces.sparsifiers.importance import CriterionOptions, Observations, make_criterion, score
 from spaces.sparsifiers.zeroing import lossless_groups, removal_change
@@ -59,7 +58,7 @@ class FilterRatio(SearchSpace):
         self._settings = settings = settings or FilterRatioSettings()
         cuts = settings.method == "gradient_cut"
         compensate = settings.compensate and not cuts
-        options = ChannelMaskSettings(1, settings.include, settings.exclude, settings.max_ratio, compensate)
+        options = ChannelMaskSettings(settings.round_to, settings.include, settings.exclude, settings.max_ratio, compensate)
         self._masks = ChannelMask(model, inputs, options, forward, batches)
         self.groups: ChannelGroups = self._masks.groups
         if cuts:
@@ -102,7 +101,7 @@ class FilterRatio(SearchSpace):
             if len(self._decided[name]) == 1 and self._scores is not None:
                 (group,) = self._decided[name]
                 ranked = np.sort(self._scores[group.offset : group.offset + group.size])[::-1]
-                kept = np.asarray([0, *(group.size - math.floor(float(r) * group.size + 1e-9) for r in levels)])
+                kept = np.asarray([0, *(group.size - self._removed((group,), float(r))[0] for r in levels)])
                 found[name] = np.diff(np.concatenate([[0.0], np.cumsum(ranked)])[kept]) / np.diff(kept)
         return found
 
@@ -185,9 +184,12 @@ class FilterRatio(SearchSpace):
         for level in range(self._settings.levels):
             ratio = round(level / self._settings.levels, 6)
             if ratio <= self._settings.max_ratio + 1e-9:
-                removed = tuple(min(math.floor(ratio * g.size + 1e-9), g.size - 1) for g in groups)
-                found.setdefault(removed, ratio)
+                found.setdefault(self._removed(groups, ratio), ratio)
         return list(found.values())
+
+    def _removed(self, groups: Sequence[Group], ratio: float) -> tuple[int, ...]:
+        sizes = np.asarray([group.size for group in groups])
+        return tuple(removable(sizes, np.full(len(sizes), ratio), self._settings.round_to).tolist())
 
     def _asked(self, candidate: Candidate) -> tuple[float, dict[str, float]]:
         """Return the ratio of the whole network, and those of single groups: one of the two decides."""
@@ -205,7 +207,9 @@ class FilterRatio(SearchSpace):
         """Return which filters go by importance, boolean of shape ``(groups.width,)``."""
         settings = self._settings
         asked = self._asked(candidate)
-        split = ChannelSplit(self._cost, self.groups, *asked, settings.macs, settings.scope, settings.max_ratio)
+        split = ChannelSplit(
+            self._cost, self.groups, *asked, settings.macs, settings.scope, settings.max_ratio, settings.round_to
+        )
         return split.redundant(scores)
 
     def _kept(self, candidate: Candidate) -> Candidate:

@@ -25,6 +25,7 @@ class FilterRatioSettings:
             it (kept shares are proportional to 1 - ratio); None to take ratios as they are.
         levels: Number of steps between a ratio of 0 and 1.
         max_ratio: Largest share of a group's filters that may go.
+        round_to: Kept filters of a group come in multiples of this (what the hardware likes), or are all kept.
         include: Name patterns of layers whose filters may go; empty for all.
         exclude: Name patterns of layers whose filters stay.
         compensate: With ``one_shot``, whether the layers that read removed filters take up what the kept ones tell about them.
@@ -44,6 +45,7 @@ class FilterRatioSettings:
     macs: float | None = None
     levels: int = 20
     max_ratio: float = 0.95
+    round_to: int = 1
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     compensate: bool = True
@@ -76,4 +78,5 @@ class FilterRatioSettings:
             freeze=self.freeze,
             decay=self.decay,
             max_ratio=self.max_ratio,
+            round_to=self.round_to,
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from spaces.errors import UnsupportedModelError
 from spaces.graph.channel_cost import ChannelCost
-from spaces.graph.channel_groups import ChannelGroups, Group
+from spaces.graph.channel_groups import ChannelGroups
 
 Scope = Literal["layer", "global"]
 _BISECTIONS = 40
@@ -29,6 +29,7 @@ class ChannelSplit:
         macs: Share of the network's MACs that the important channels may have, or None.
         scope: ``layer`` ranks within every group, ``global`` over the whole network, on scores over their group's mean.
         max_ratio: Largest share of a group's channels that may be redundant.
+        round_to: Important channels of a group come in multiples of this, or are all of them.
 
     Raises:
         UnsupportedModelError: The share of MACs is out of reach.
@@ -43,10 +44,12 @@ class ChannelSplit:
         macs: float | None,
         scope: Scope,
         max_ratio: float,
+        round_to: int = 1,
     ) -> None:
         self._groups = groups
-        self._ratio, self._macs, self._scope = ratio, macs, scope
-        self._most = np.asarray([_number(group, 1.0, max_ratio) for group in groups.groups])
+        self._ratio, self._macs, self._scope, self._step = ratio, macs, scope, round_to
+        self._sizes = np.asarray([group.size for group in groups.groups])
+        self._most = removable(self._sizes, np.full(len(self._sizes), max_ratio), round_to)
         self._cost = cost
         self._whole = cost.of(np.ones(groups.width, dtype=bool))["macs"]
         if macs is not None:
@@ -59,8 +62,8 @@ class ChannelSplit:
             shares = 1.0 - np.asarray([_matching(ratios, group.name, 0.0) for group in groups.groups])
             self._aims = self._sharing(macs, shares)
         else:
-            own = [_matching(ratios, group.name, ratio) for group in groups.groups]
-            self._aims = np.asarray([_number(g, r, max_ratio) for g, r in zip(groups.groups, own, strict=True)])
+            own = np.asarray([_matching(ratios, group.name, ratio) for group in groups.groups])
+            self._aims = removable(self._sizes, np.minimum(own, max_ratio), round_to)
 
     def redundant(self, scores: np.ndarray, level: float = 1.0) -> np.ndarray:
         """Return which channels are redundant, boolean of shape ``(width,)``.
@@ -70,25 +73,27 @@ class ChannelSplit:
             level: Share of the way to the compression asked for, from 0 to 1.
         """
         if self._scope == "layer":
+            # On the way there any number will do: multiples count where channels leave.
             return self._lowest(scores, np.floor(level * self._aims + 1e-9).astype(np.int64))
         # What must stay in its group comes last, and is never reached.
         order = self._global_order(scores)
         if self._macs is None:
-            return self._first(order, math.floor(level * self._ratio * self._groups.width + 1e-9))
+            return self._first(scores, order, math.floor(level * self._ratio * self._groups.width + 1e-9))
         limit = 1.0 - level * (1.0 - self._macs)
         low, high = 0, len(order)
         while low < high:
             middle = (low + high) // 2
-            if self._cost.of(~self._first(order, middle))["macs"] / self._whole <= limit + 1e-12:
+            if self._cost.of(~self._first(scores, order, middle))["macs"] / self._whole <= limit + 1e-12:
                 high = middle
             else:
                 low = middle + 1
-        return self._first(order, low)
+        return self._first(scores, order, low)
 
-    def _first(self, order: np.ndarray, number: int) -> np.ndarray:
-        chosen = np.zeros(self._groups.width, dtype=bool)
-        chosen[order[:number]] = True
-        return chosen
+    def _first(self, scores: np.ndarray, order: np.ndarray, number: int) -> np.ndarray:
+        """Return the first of ``order``, of every group so few that what is left is a multiple."""
+        owners = np.repeat(np.arange(len(self._sizes)), self._sizes)
+        gone = np.bincount(owners[order[:number]], minlength=len(self._sizes))
+        return self._lowest(scores, self._sizes - _raised(self._sizes, self._sizes - gone, self._step))
 
     def _global_order(self, scores: np.ndarray) -> np.ndarray:
         """Return the channels that may go, the least important first."""
@@ -117,25 +122,35 @@ class ChannelSplit:
         Kept are so many of every group as ``shares`` say, all times the largest factor that keeps to ``macs``; of what whole
         channels leave of it, those groups get one more that were closest to it.
         """
-        sizes = np.asarray([group.size for group in self._groups.groups])
+        sizes = self._sizes
         wanted = shares * sizes
         low, high = 0.0, float((1.0 / shares).max())
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            gone = sizes - np.clip(np.floor(middle * wanted + 1e-9).astype(np.int64), sizes - self._most, sizes)
-            low, high = (middle, high) if self._share(gone) <= macs else (low, middle)
-        kept = np.clip(np.floor(low * wanted + 1e-9).astype(np.int64), sizes - self._most, sizes)
+            low, high = (middle, high) if self._share(sizes - self._kept(middle * wanted)) <= macs else (low, middle)
+        kept = self._kept(low * wanted)
         for place in np.argsort(kept - low * wanted, kind="stable").tolist():
             more = kept.copy()
-            more[place] = min(sizes[place], more[place] + 1)
+            more[place] = min(sizes[place], more[place] + self._step)
             if self._share(sizes - more) <= macs:
                 kept = more
         return np.asarray(sizes - kept)
 
+    def _kept(self, wanted: np.ndarray) -> np.ndarray:
+        """Return the legal numbers of channels that are at most ``wanted``, or else the smallest ones."""
+        floors = np.floor(wanted + 1e-9).astype(np.int64) // self._step * self._step
+        return np.where(wanted + 1e-9 >= self._sizes, self._sizes, np.clip(floors, self._sizes - self._most, self._sizes))
 
-def _number(group: Group, ratio: float, max_ratio: float) -> int:
-    """Return how many channels of a group are redundant: at least one is not."""
-    return min(math.floor(ratio * group.size + 1e-9), math.floor(max_ratio * group.size + 1e-9), group.size - 1)
+
+def removable(sizes: np.ndarray, ratios: np.ndarray, round_to: int) -> np.ndarray:
+    """Return how many channels of groups of these sizes go at these ratios: at least one stays, and a multiple or all do."""
+    kept = sizes - np.minimum(np.floor(ratios * sizes + 1e-9).astype(np.int64), sizes - 1)
+    return np.asarray(sizes - _raised(sizes, kept, round_to))
+
+
+def _raised(sizes: np.ndarray, kept: np.ndarray, round_to: int) -> np.ndarray:
+    """Return the smallest legal numbers of channels to keep that are at least ``kept``."""
+    return np.asarray(np.minimum(sizes, -(-kept // round_to) * round_to))
 
 
 def _matching(ratios: Mapping[str, float], name: str, fallback: float) -> float:

@@ -46,6 +46,7 @@ class GradientCutSettings:
         include: Name patterns of layers whose channels may go; empty for all.
         exclude: Name patterns of layers whose channels stay.
         max_ratio: Largest share of a group's channels that may go.
+        round_to: Kept channels of a group come in multiples of this (what the hardware likes), or are all kept.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -63,6 +64,7 @@ class GradientCutSettings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     max_ratio: float = 0.95
+    round_to: int = 1
 
     def __post_init__(self) -> None:
         for name, ratio in (("ratio", self.ratio), *self.ratios.items()):
@@ -78,6 +80,8 @@ class GradientCutSettings:
             raise ValueError(f"decay: expected a share of the steps above freeze ({self.freeze}) and up to 1, got {self.decay}")
         if not 0.0 < self.max_ratio <= 1.0:
             raise ValueError(f"max_ratio must lie above 0 and at most at 1, got {self.max_ratio}")
+        if self.round_to < 1:
+            raise ValueError(f"round_to must be at least 1, got {self.round_to}")
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing: expected a number from 0 to below 1, got {self.smoothing}")
         if not self.exponent >= 0.0:
@@ -128,7 +132,7 @@ class GradientCut(Sparsifier):
                 "no filter of this network can be cut: " + "; ".join(reasons[:5]) + "; see include, exclude"
             )
         cost = ChannelCost(model, self._channels)
-        asked = (settings.ratio, settings.ratios, settings.macs, settings.scope, settings.max_ratio)
+        asked = (settings.ratio, settings.ratios, settings.macs, settings.scope, settings.max_ratio, settings.round_to)
         self._split = ChannelSplit(cost, self._channels, *asked)
 
     def start(self, model: nn.Module, total_steps: int) -> None:

@@ -71,6 +71,21 @@ def test_a_ratio_is_the_share_of_filters_that_go(method: str, per: str) -> None:
         assert space.check_prepared(prepared) < 1e-8
 
 
+@pytest.mark.parametrize("method", ["one_shot", "gradient_cut"])
+def test_kept_filters_come_in_multiples(method: str) -> None:
+    model, space = space_of(method=method, round_to=4)
+    candidate = space.sample(np.random.default_rng(3))
+    prepared = trained(model, space, candidate) if method == "gradient_cut" else space.prepare(model, candidate)
+    named = space.transformation_of(candidate, prepared)["candidate"]
+    assert any("0" in mask for mask in named.values())
+    assert all(mask.count("1") % 4 == 0 or "0" not in mask for mask in named.values())
+    assert all(
+        len(domain.options) <= group.size / 4 + 1
+        for domain, group in zip(space.domains.values(), space.groups.groups, strict=True)
+    )
+    assert count(space.convert(prepared), example("residual"))["macs"] == space.costs(candidate)["macs"]
+
+
 def test_the_least_important_filters_go() -> None:
     model, space = space_of(importance="relevance_loss", compensate=False)
     candidate = Candidate(dict.fromkeys(space.domains, 0.5))

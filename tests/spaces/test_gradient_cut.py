@@ -227,6 +227,25 @@ def test_the_same_share_of_every_layer_uses_the_target_up(macs: float) -> None:
     assert max(shares) - min(shares) < 0.25
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("macs", [None, 0.5])
+def test_kept_channels_come_in_multiples(scope: str, macs: float | None) -> None:
+    model = mixed()
+    groups = find_checked_groups(model, INPUTS)
+    cost = ChannelCost(model, groups)
+    scores = np.random.default_rng(0).gamma(0.5, size=groups.width)
+    gone = {step: ChannelSplit(cost, groups, 0.5, {}, macs, scope, 0.95, step).redundant(scores) for step in (1, 4)}
+    for group in groups.groups:
+        kept = int((~gone[4][group.offset : group.offset + group.size]).sum())
+        assert kept > 0
+        assert kept % 4 == 0 or kept == group.size
+    assert gone[4].any()
+    if macs is None:
+        assert gone[4].sum() <= gone[1].sum()
+    else:
+        assert cost.of(~gone[4])["macs"] <= macs * cost.of(np.ones(groups.width, dtype=bool))["macs"]
+
+
 def test_within_a_target_ratios_say_how_layers_share_it() -> None:
     removed = []
     for ratios in ({"last": 0.8}, {"stem*": 0.8, "inner*": 0.8, "outer*": 0.8}):
