@@ -90,7 +90,9 @@ class Search(Stage):
         settings = found.Settings(evaluations=spent)
         if not masks and not leveled:
             settings = replace(own if isinstance(own, found.Settings) else settings, sampler="random", evaluations=spent)
-        algorithm: Algorithm = found(setup.problem, settings, seed)
+        # A seed of its own: Optuna's samplers start with random draws, which would be this yardstick's as well.
+        own_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+        algorithm: Algorithm = found(setup.problem, settings, own_seed)
         return algorithm
 
     def _search(self, setup: Setup, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:

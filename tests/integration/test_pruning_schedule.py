@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import optuna
 import pytest
 from tiny_pipeline import read_report, timeless, write_config
 
 from search.config import load
 from search.export import load as load_network
 from search.pipeline import run
+from search.storage import open_journal
 from spaces.sparsifiers.probabilistic import Probabilistic
 
 CONFIG = """\
@@ -61,6 +63,11 @@ def test_a_search_over_the_schedule_ends_the_same_when_killed_inside_a_trial(
     assert report["result"]["macs"] <= 0.4 * report["baseline"]["macs"]
     assert [trial["fidelity"] for trial in report["searches"][0]["trials"]] == [0.25] * 4 + [0.5] * 2 + [1.0]
     assert report["yardsticks"]["random"]["macs"] <= 0.4 * report["baseline"]["macs"]
+    storage = open_journal(tmp_path / "whole" / "study.journal")
+    studies = [optuna.load_study(study_name=f"tiny/1-search{name}", storage=storage) for name in ("", "/random")]
+    # After the space's own starts, which both begin with.
+    first, second = ([trial.user_attrs["candidate"] for trial in study.trials[2:4]] for study in studies)
+    assert first != second
     (record,) = report["participation"]
     assert record["steps"][0] == 0
     assert set(map(len, record["values"])) == {len(record["layers"])}
