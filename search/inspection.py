@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -110,32 +110,13 @@ def _row(group: Any) -> dict[str, Any]:
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print what :func:`examine` found as tables."""
     shape = "x".join(map(str, found["input_shape"]))
-    groups = Table(title=f"{found['name']}: {found['model']} on {shape}, open channel groups", title_justify="left")
-    groups.add_column("group", overflow="fold")
-    groups.add_column("channels", justify="right")
-    groups.add_column("MACs touched", justify="right")
-    groups.add_column("members", overflow="fold", ratio=1)
-    for row in found["groups"]:
-        groups.add_row(row["name"], str(row["size"]), percent(row["macs_share"]), ", ".join(row["members"]))
-    console.print(groups)
+    title = f"{found['name']}: {found['model']} on {shape}, open channel groups"
+    console.print(_table(title, ("group", "channels", "MACs touched", "members"), found["groups"]))
     if found["bits"]:
-        bits = Table(title="layers and additions with bits to choose", title_justify="left")
-        bits.add_column("layer", overflow="fold")
-        bits.add_column("weights", justify="right")
-        bits.add_column("MACs", justify="right")
-        bits.add_column("may have", overflow="fold", ratio=1)
-        for row in found["bits"]:
-            bits.add_row(row["name"], str(row["size"]), percent(row["macs_share"]), ", ".join(row["members"]))
-        console.print(bits)
-    frozen = Table(title="frozen", title_justify="left")
-    frozen.add_column("group", overflow="fold")
-    frozen.add_column("channels", justify="right")
-    frozen.add_column("MACs touched", justify="right")
-    frozen.add_column("reason", overflow="fold", ratio=1)
-    for row in found["frozen"]:
-        frozen.add_row(row["name"], str(row["size"]), percent(row["macs_share"]), row["reason"])
+        columns = ("layer", "weights", "MACs", "may have")
+        console.print(_table("layers and additions with bits to choose", columns, found["bits"]))
     if found["frozen"]:
-        console.print(frozen)
+        console.print(_table("frozen", ("group", "channels", "MACs touched", "reason"), found["frozen"]))
     costs = found["costs"]
     totals = Table(title="the network as it is", title_justify="left")
     totals.add_column("what")
@@ -148,6 +129,19 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     if found["open_macs_share"] is not None:
         totals.add_row("MACs in open groups", percent(found["open_macs_share"]), "")
     console.print(totals)
+
+
+def _table(title: str, columns: tuple[str, str, str, str], rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Return rows of a name, a size, a share of the MACs, and words: members, or the reason why there are none."""
+    table = Table(title=title, title_justify="left")
+    name, *numbers, words = columns
+    table.add_column(name, overflow="fold")
+    for number in numbers:
+        table.add_column(number, justify="right")
+    table.add_column(words, overflow="fold", ratio=1)
+    for row in rows:
+        table.add_row(row["name"], str(row["size"]), percent(row["macs_share"]), row.get("reason") or ", ".join(row["members"]))
+    return table
 
 
 def registered() -> dict[str, dict[str, str]]:
