@@ -49,7 +49,9 @@ class Bar:
     def finish(self) -> None:
         """Write the last line."""
         seconds = time.monotonic() - self._start
-        self._log.write(f"{self._label}: {self._count} {self._note} ({duration(seconds)})", console=self._live is None)
+        fewer = self._total is not None and self._done < self._total
+        done = f"{self._done} of at most {self._total}" if fewer else self._count
+        self._log.write(f"{self._label}: {done} {self._note} ({duration(seconds)})", console=self._live is None)
 
     @property
     def eta(self) -> str:

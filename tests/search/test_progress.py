@@ -31,6 +31,12 @@ def test_plain_lines_are_few_and_tell_the_rest(tmp_path: Path, monkeypatch: pyte
     assert lines[-1].startswith("search: 100/100 best 100 (")
 
 
+def test_what_ended_early_says_so(tmp_path: Path) -> None:
+    with Log(tmp_path / "log.txt", None) as log, log.bar("search", 320) as bar:
+        bar.update(202, "best top1 0.97")
+    assert "search: 202 of at most 320 best top1 0.97 (" in (tmp_path / "log.txt").read_text()
+
+
 def test_what_was_done_before_does_not_count_for_the_eta(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
