@@ -18,14 +18,10 @@ import time
 from typing import Any
 
 from benchmarks.joint_rows import BYTES, OPERATIONS, QUICK, ROWS, JointBench, JointSizes, Setting
-from benchmarks.mixed_precision_rows import quantized_training
-from benchmarks.pruning_bench import CPU
 from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
-from evaluators.accuracy import measure
+from benchmarks.quantized_cells import delivered
 from evaluators.cost import count
-from evaluators.training.loop import train
 from search.atomic import write_json
-from spaces.graph.quantization_record import pack_weights
 
 PLAN = Plan("joint", "benchmarks.joint_rows:ROWS", (BYTES,))
 
@@ -41,27 +37,10 @@ def compute(cell: Cell) -> dict[str, Any]:
     reference = bench.reference(task)
     baseline = count(reference, task.example_inputs())
     outcome = ROWS[cell.row](Setting(bench, task, reference, cell.path))
-    model, chosen = outcome.model, time.process_time() - used
-    before = measure(model, task, "search")
-    settings, checkpoint = quantized_training(bench, outcome.epochs), bench.epochs_of(cell.path)
-    train(model, task, settings, seed=bench.seed, device=CPU, teacher=reference, checkpoint=checkpoint)
-    checkpoint.path.unlink(missing_ok=True)
-    delivered = pack_weights(model)
-    costs = count(delivered, task.example_inputs())
-    result: dict[str, Any] = {
-        "model": bench.model,
-        "seed": bench.seed,
-        "row": cell.row,
-        "target": cell.target,
-        "reference_test_top1": bench.reference_top1(task, reference),
-        "search_top1_before": before["top1"],
-        "search_top1": measure(delivered, task, "search")["top1"],
-        "test_top1": measure(delivered, task, "test")["top1"],
-        "choosing_cpu_seconds": chosen,
-        **{f"{name}_share": costs[name] / baseline[name] for name in ("macs", "size_bytes", "bit_operations")},
-        **costs,
-        **outcome.notes,
-    }
+    chosen = time.process_time() - used
+    _, numbers = delivered(cell, task, reference, outcome.model, outcome.epochs)
+    shares = {f"{name}_share": numbers[name] / baseline[name] for name in ("macs", "size_bytes", "bit_operations")}
+    result = {**numbers, "choosing_cpu_seconds": chosen, **shares, **outcome.notes}
     if result["size_bytes_share"] > BYTES or result["bit_operations_share"] > OPERATIONS:
         raise RuntimeError(f"{cell.row} exceeds the targets: {result}")
     result |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - used}

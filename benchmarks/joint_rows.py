@@ -198,7 +198,8 @@ def _delivered(setting: Setting, problem: Problem, trial: Trial) -> Outcome:
 
 
 def _genetic(setting: Setting, problem: Problem, evaluations: int, population: int) -> Algorithm:
-    settings = GeneticSettings(population=population, generations=None, evaluations=evaluations)
+    elite = min(GeneticSettings.elite, population)
+    settings = GeneticSettings(population=population, generations=None, evaluations=evaluations, elite=elite)
     return GeneticAlgorithm(problem, settings, setting.bench.seed)
 
 

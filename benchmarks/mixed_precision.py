@@ -22,17 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.mixed_precision_rows import QUICK, ROWS, BitBench, BitSizes, Setting, quantized_training
-from benchmarks.pruning_bench import CPU
+from benchmarks.mixed_precision_rows import QUICK, ROWS, BitBench, BitSizes, Setting
 from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
-from evaluators.accuracy import measure
-from evaluators.cost import count
+from benchmarks.quantized_cells import delivered
 from evaluators.onnx_export import write_onnx
 from evaluators.quantized_onnx import stored_integers
 from evaluators.task import Task
-from evaluators.training.loop import train
 from search.atomic import write_json
-from spaces.graph.quantization_record import is_quantized, pack_weights
 from spaces.graph.quantized_layers import quantized_layers
 
 UNTRAINED = (4.0, 3.0)
@@ -56,30 +52,12 @@ def compute(cell: Cell) -> dict[str, Any]:
     task = bench.task()
     reference = bench.reference(task)
     outcome = ROWS[cell.row](Setting(bench, task, reference, cell.target, cell.path))
-    model, chosen = outcome.model, time.process_time() - used
-    before = measure(model, task, "search")
-    if outcome.epochs:
-        settings = quantized_training(bench, outcome.epochs)
-        train(model, task, settings, seed=bench.seed, device=CPU, teacher=reference, checkpoint=bench.epochs_of(cell.path))
-        bench.epochs_of(cell.path).path.unlink(missing_ok=True)
-    delivered = pack_weights(model) if is_quantized(model) else model
-    result: dict[str, Any] = {
-        "model": bench.model,
-        "seed": bench.seed,
-        "row": cell.row,
-        "target": cell.target,
-        "reference_test_top1": bench.reference_top1(task, reference),
-        "search_top1_before": before["top1"],
-        "search_top1": measure(delivered, task, "search")["top1"],
-        "test_top1": measure(delivered, task, "test")["top1"],
-        "choosing_cpu_seconds": chosen,
-        "bits": dict(outcome.candidate.values) if outcome.candidate is not None else None,
-        **outcome.notes,
-    }
-    if delivered is not model:
-        result |= count(delivered, task.example_inputs())
+    chosen = time.process_time() - used
+    stored, result = delivered(cell, task, reference, outcome.model, outcome.epochs)
+    bits = dict(outcome.candidate.values) if outcome.candidate is not None else None
+    result |= {"choosing_cpu_seconds": chosen, "bits": bits, **outcome.notes}
     if cell.row == EXPORTED and bench.seed == 0:
-        result |= exported(delivered, task, bench.sizes.exported)
+        result |= exported(stored, task, bench.sizes.exported)
     result |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - used}
     write_json(cell.path, result)
     return result

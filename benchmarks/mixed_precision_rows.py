@@ -13,13 +13,13 @@ from torch import nn
 
 from benchmarks.mixed_precision_peer import mct_quantized
 from benchmarks.pruning_bench import CPU, Bench, Sizes
+from benchmarks.quantized_cells import quantized_training
 from evaluators.cost import Cost, CostSettings
 from evaluators.loss_increase import divergence_table
 from evaluators.omega import Omega, sum_of
 from evaluators.sensitivity import SensitivitySettings, calibration_batches
 from evaluators.task import Task
 from evaluators.training.optimizers import OptimizerSettings
-from evaluators.training.settings import TrainingSettings
 from search.algorithms.base import Algorithm
 from search.algorithms.integer_program import IntegerProgram, IntegerProgramSettings
 from search.algorithms.progressive import Indicator, Progressive, ProgressiveSettings
@@ -60,13 +60,6 @@ QUICK = BitSizes(train=512, search=256, pretraining=1, epochs=1, evaluations=8, 
 
 
 BitBench = Bench[BitSizes]
-QAT_LR = 0.02
-
-
-def quantized_training(bench: Bench[Any], epochs: int) -> TrainingSettings:
-    """Return the settings of quantization-aware training; with learned steps of few bits a gradient may be very large."""
-    optimizer = OptimizerSettings("sgd", lr=QAT_LR, momentum=0.9, weight_decay=1e-4, decay_norms=False)
-    return dataclasses.replace(bench.training(epochs, QAT_LR, distilled=True), optimizer=optimizer, clip_norm=1.0)
 
 
 @dataclass(frozen=True)
