@@ -54,8 +54,8 @@ def gradient_cut(importance: CriterionName) -> Row:
 
     def row(bench: FilterBench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
         sparsifier = GradientCut(GradientCutSettings(macs=_share(task, reference, limit), importance=importance))
-        trained = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, "one_cycle")
-        removed = remove_channels(Network(trained), sparsifier, task)
+        trained, settled = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, "one_cycle")
+        removed = remove_channels(Network(trained), sparsifier, task, settled)
         if removed is None:
             raise RuntimeError("gradient cut removed nothing")
         return removed[0].model, 0
@@ -86,7 +86,7 @@ def peer(kind: Literal["growing_reg", "group_norm"]) -> Row:
         from benchmarks.torch_pruning_peers import Regularized, prune_to
 
         inputs = task.example_inputs()
-        model = bench.sparse(task, reference, Regularized(inputs, kind), path)
+        model, _ = bench.sparse(task, reference, Regularized(inputs, kind), path)
         small = prune_to(model, inputs, limit, lambda: tp.importance.GroupMagnitudeImportance(p=2), global_pruning=False)
         return small, bench.sizes.epochs - bench.sizes.sparse
 

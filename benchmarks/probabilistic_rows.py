@@ -93,8 +93,8 @@ def pruned(
 ) -> nn.Module:
     """Return the network after a whole training with a sparsifier, without what that decided against."""
     sparsifier = kind(settings_for(task, reference, limit, base))
-    model = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, schedule="one_cycle")
-    removed = remove_channels(Network(model), sparsifier, task)
+    model, settled = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, schedule="one_cycle")
+    removed = remove_channels(Network(model), sparsifier, task, settled)
     if removed is None:
         raise RuntimeError("nothing was removed")
     return removed[0].model

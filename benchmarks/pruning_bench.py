@@ -109,8 +109,8 @@ class Bench(Generic[S]):
         path: Path,
         epochs: int | None = None,
         schedule: Schedule = "constant",
-    ) -> nn.Module:
-        """Return the checkpoint after sparse training, with distillation from itself like every other epoch.
+    ) -> tuple[nn.Module, bool]:
+        """Return the checkpoint after sparse training, with distillation from itself, and whether the sparsifier was settled.
 
         Args:
             task: Data, loss and score.
@@ -124,10 +124,10 @@ class Bench(Generic[S]):
         epochs = self.sizes.sparse if epochs is None else epochs
         settings = dataclasses.replace(self.training(epochs, PEAK_LR, distilled=True), schedule=schedule)
         checkpoint = self.epochs_of(path.with_name(path.stem + "-sparse.json"))
-        train(
+        history = train(
             model, task, settings, seed=self.seed, device=CPU, teacher=reference, sparsifier=sparsifier, checkpoint=checkpoint
         )
-        return model.eval()
+        return model.eval(), history.best is not None
 
     def finish(self, task: Task, model: nn.Module, reference: nn.Module, epochs: int, path: Path) -> dict[str, float]:
         """Train for the epochs that are left, if any, and measure on the test split."""

@@ -69,7 +69,7 @@ def _genetic(sparse: bool, criterion: str) -> Row:
         model, epochs = reference, bench.sizes.epochs
         if sparse:
             sparsifier = ScalingFactor(ScalingFactorSettings(penalty="l1_half", strength=2e-4, epsilon=1e-2))
-            model = bench.sparse(task, reference, sparsifier, path)
+            model, _ = bench.sparse(task, reference, sparsifier, path)
             epochs -= bench.sizes.sparse
         space = _space(task, model)
         problem = _problem(space, model, limit, criterion, bench.sizes.search)
@@ -113,7 +113,7 @@ def peer(kind: str) -> Row:
         }[kind]
         model = reference
         if kind == "bn_scale":
-            model = bench.sparse(task, reference, BNScaleRegularization(inputs, 1e-4), path)
+            model, _ = bench.sparse(task, reference, BNScaleRegularization(inputs, 1e-4), path)
             epochs -= bench.sizes.sparse
         return prune_to(model, inputs, limit, importance, everywhere, gradients), epochs
 

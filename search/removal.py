@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from evaluators.task import Task
+from evaluators.training.batch_norm import recalibrate
 from search.network import Network
 from spaces.graph.channel_check import equivalence_error
 from spaces.graph.channel_groups import ChannelGroups
@@ -15,9 +16,18 @@ from spaces.graph.channel_surgery import apply_cut, plan_cut
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.zeroing import removal_change
 
+BATCH = 128
+CALIBRATION = 8
+"""Batches, of :data:`BATCH` training samples at most, that statistics are measured on."""
 
-def remove_channels(network: Network, sparsifier: Sparsifier, task: Task) -> tuple[Network, dict[str, Any]] | None:
+
+def remove_channels(
+    network: Network, sparsifier: Sparsifier, task: Task, settled: bool = True
+) -> tuple[Network, dict[str, Any]] | None:
     """Return the smaller network without the channels that a sparsifier decided against, and what the report needs of it.
+
+    A sparsifier that was not settled by the end of training took the rest away at once: the statistics of BatchNorm are
+    those of a larger network then, and are measured again.
 
     None where it removes nothing: it has no channel groups, or keeps every channel. The notes have ``layers``, ``frozen``,
     ``equivalence_error`` (sliced against masked network) and ``output_change`` (sliced against trained network, null where
@@ -38,6 +48,10 @@ def remove_channels(network: Network, sparsifier: Sparsifier, task: Task) -> tup
     error = equivalence_error(model, groups, mask, inputs, task.forward)
     small = apply_cut(model, cut)
     change = output_change(model, small, task) if sparsifier.lossless else None
+    if not settled:
+        size = min(BATCH, task.size("train"))
+        limit = size * min(CALIBRATION, task.size("train") // size)
+        recalibrate(small, task.batches("train", size, limit=limit), task.forward)
     named = {name: "".join("1" if bit else "0" for bit in bits) for name, bits in kept.items()}
     transformation = {"kind": "slice_channels", "candidate": named, **cut.to_json()}
     notes = {

@@ -51,8 +51,10 @@ class SparseTraining(Stage):
 
     def run(self, network: Network, run: StageRun) -> Network:
         sparsifier = None if run.variant == DENSE else SPARSIFIER.build(self.settings.sparsifier)
-        trained = train_network(network, run, self.settings, sparsifier=sparsifier)
-        removed = None if sparsifier is None else remove_channels(trained, sparsifier, run.task)
+        trained, history = train_network(network, run, self.settings, sparsifier=sparsifier)
+        removed = (
+            None if sparsifier is None else remove_channels(trained, sparsifier, run.task, settled=history.best is not None)
+        )
         if removed is None:
             return trained
         smaller, run.notes["removed"] = removed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from evaluators.training.checkpoint import FileCheckpoint
-from evaluators.training.loop import EpochRecord, TrainingSettings, train
+from evaluators.training.loop import EpochRecord, History, TrainingSettings, train
 from search.network import Network
 from search.run import StageRun
 from search.stages.base import Stage
@@ -22,11 +22,13 @@ class TrainingStage(Stage):
         self.settings = settings
 
     def run(self, network: Network, run: StageRun) -> Network:
-        return train_network(network, run, self.settings)
+        return train_network(network, run, self.settings)[0]
 
 
-def train_network(network: Network, run: StageRun, settings: TrainingSettings, sparsifier: Sparsifier | None = None) -> Network:
-    """Return a trained copy of ``network``; the baseline is the teacher where distillation is asked for."""
+def train_network(
+    network: Network, run: StageRun, settings: TrainingSettings, sparsifier: Sparsifier | None = None
+) -> tuple[Network, History]:
+    """Return a trained copy of ``network`` and its epochs; the baseline is the teacher where distillation is asked for."""
     trained = network.copy()
     teacher = run.baseline.model if run.baseline is not None and settings.distillation is not None else None
     epochs: list[EpochRecord] = []
@@ -53,4 +55,4 @@ def train_network(network: Network, run: StageRun, settings: TrainingSettings, s
     if sparsifier is not None:
         run.notes["participation"] = sparsifier.record()
         run.notes["remark"] = sparsifier.remark
-    return trained
+    return trained, history

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from tiny_pipeline import read_report, timeless, write_config
 
+from evaluators.training.batch_norm import recalibrate
 from search.config import load
 from search.export import load as load_network
 from search.pipeline import run
@@ -101,6 +103,20 @@ def test_sparse_training_removes_what_went_and_shows_it(tmp_path: Path) -> None:
     assert report["equivalence_max_abs_error"] < 1e-8
     assert report["participation"][0]["stage"] == "1-sparse_training"
     assert report["remarks"] == []
+
+
+def test_what_is_removed_at_the_last_moment_has_statistics_of_its_own(tmp_path: Path) -> None:
+    text = PROBABILISTIC.replace("ratio: 0.5", "ratio: 0.5, interval: 1000")
+    config = load(write_config(tmp_path, text))
+    run(config, tmp_path / "run")
+    assert read_report(tmp_path / "run")["participation"][0]["values"][-2] == [[1.0] * 5] * 4
+    model, task = load_network(tmp_path / "run"), config.build_task()
+    again = load_network(tmp_path / "run")
+    recalibrate(again, task.batches("train", 128, limit=128), task.forward)
+    statistics = {name for name, _ in model.named_buffers() if "running" in name}
+    assert statistics
+    for name in statistics:
+        torch.testing.assert_close(model.get_buffer(name), again.get_buffer(name))
 
 
 def test_columns_are_reported_as_no_saving(tmp_path: Path) -> None:
