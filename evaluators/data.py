@@ -74,9 +74,11 @@ class DataSettings:
 
 def missing(name: str, looked_for: str, folder: Path, downloadable: bool) -> MissingDataError:
     """Return the error that says what was looked for, where, and how to get it."""
+    there = [entry.name for entry in sorted(folder.iterdir())[:5]] if folder.is_dir() else []
+    found = f"it begins with {', '.join(there)}" if there else "it is empty" if folder.is_dir() else "there is no such folder"
     fetch = "set data.download: true to fetch it, or " if downloadable else ""
     return MissingDataError(
-        f"{name}: looked for {looked_for} in {folder} and did not find it; {fetch}point data.root or the environment "
+        f"{name}: looked for {looked_for} in {folder} and did not find it ({found}); {fetch}point data.root or the environment "
         f"variable {ROOT_VARIABLE} at the folder that holds it"
     )
 

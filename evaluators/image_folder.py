@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
-from torchvision.datasets.folder import default_loader
+from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 from torchvision.transforms import v2
 
 from evaluators.data import Augmentation, DataError, DataSet, DataSettings, missing, split_indices
@@ -65,7 +65,10 @@ class _Files(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, int]:
         position, seed = key
         path, label = self.samples[position]
-        image = default_loader(path)
+        try:
+            image = default_loader(path)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"image_folder: {path} can't be read as an image ({error}); replace it, or remove it") from error
         if seed is None:
             return self.fixed(image), label
         # v2 draws from torch's global generator: seed it for this image, and put it back.
@@ -129,7 +132,11 @@ class ImageFolder(DataSet):
         # The loader draws a seed for its workers, which nothing here uses: keep it off the global generator.
         unused = torch.Generator().manual_seed(0)
         loader = DataLoader(files, batch_sampler=groups, num_workers=self.settings.workers, generator=unused)
-        yield from loader
+        try:
+            yield from loader
+        except DataError as error:
+            # Out of a worker process it comes wrapped in that process's traceback.
+            raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
 
     def example(self) -> Tensor:
         """Return the first training image as a batch, shape ``(1, 3, H, W)``."""
@@ -157,9 +164,11 @@ class ImageFolder(DataSet):
                 found, names = self._scan("val")
                 _, expected = self._scan("train")
                 if names != expected:
+                    only = {"train": set(expected) - set(names), "val": set(names) - set(expected)}
+                    words = [f"only in {part}: {', '.join(sorted(some)[:5])}" for part, some in only.items() if some]
                     raise DataError(
-                        f"image_folder: the class folders of {self.settings.folder() / 'val'} differ from train's: "
-                        f"{', '.join(sorted(set(names) ^ set(expected))[:5])}"
+                        f"image_folder: expected the same class folders in train and val of {self.settings.folder()}; "
+                        f"{'; '.join(words)}. Rename or add folders, so that every class has one in both"
                     )
                 self._samples["test"] = found
             else:
@@ -170,9 +179,14 @@ class ImageFolder(DataSet):
         return self._samples[split]
 
     def _scan(self, part: str) -> tuple[list[tuple[str, int]], list[str]]:
-        folder = self.settings.folder()
-        try:
-            scanned = datasets.ImageFolder(str(folder / part))
-        except FileNotFoundError as error:
-            raise missing("image_folder", f"images as {part}/CLASS/*.jpg", folder, downloadable=False) from error
+        place = self.settings.folder() / part
+        if not place.is_dir() or not any(entry.is_dir() for entry in place.iterdir()):
+            raise missing("image_folder", f"images as {part}/CLASS/*.jpg", place.parent, downloadable=False)
+        scanned = datasets.ImageFolder(str(place), allow_empty=True)
+        filled = {label for _, label in scanned.samples}
+        if empty := [name for name, label in scanned.class_to_idx.items() if label not in filled]:
+            raise DataError(
+                f"image_folder: expected images ({', '.join(IMG_EXTENSIONS)}) in every class folder of {place}; none in "
+                f"{', '.join(empty[:5])}. Put some there, or remove the folder, in train as in val"
+            )
         return scanned.samples, scanned.classes

@@ -134,11 +134,19 @@ def fuse(
 
 
 @app.command("list")
-def list_registered() -> None:
+def list_registered(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show the options of one of them.")] = None,
+) -> None:
     """List the registered spaces, sparsifiers, evaluators, data sets, algorithms, executors and stages."""
     from search.inspection import registered, show_registered
+    from search.options import show_options
 
-    show_registered(registered(), _wide_console())
+    console = _wide_console()
+    if name is not None:
+        show_options(name, console)
+        return
+    show_registered(registered(), console)
+    console.print("python -m search list NAME shows the options of one of them.", markup=False, highlight=False)
 
 
 def _shape(text: str) -> tuple[str, list[int]]:

@@ -32,6 +32,8 @@ def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> N
     if target:
         met = "met" if report.get("target_met") else "NOT met"
         console.print(f"target {target_text(target)}: {met}", markup=False, highlight=False)
+    for remark in report.get("remarks") or ():
+        console.print(f"note: {remark}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"network: {folder / 'best'}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report:  {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 

@@ -92,7 +92,7 @@ class PruningScheduleSettings:
 
 
 class PruningSchedule(SearchSpace):
-    """Schedules of probabilistic pruning under a whole-network target (METHODS section 2; the shape of the ratios is ours).
+    """Schedules of probabilistic pruning under a whole-network target (BMVC 2018; the shape of the ratios is ours).
 
     Which channels go is decided by the training; how many of every layer, and so what the network costs, is known before. A
     network that was not trained loses those of the lowest norm.

@@ -13,7 +13,7 @@ _FLOOR = 0.05
 class Credit:
     """Draws one of a few options in proportion to how often it has led to a survivor.
 
-    This is the "dynamically adjustable" part of METHODS section 1 (ours): the evaluation factor, which weighs
+    This is the "dynamically adjustable" part of the genetic search (ours): the evaluation factor, which weighs
     importance against chance, and the operators are chosen so.
     """
 

@@ -17,7 +17,7 @@ from search.trial import Proposal, Trial
 
 
 class GeneticAlgorithm(Algorithm):
-    """Genetic channel search (METHODS section 1; Wang et al. 2020, doi 10.1016/j.neucom.2020.03.082; operators ours).
+    """Genetic channel search (after Wang et al. 2020, doi 10.1016/j.neucom.2020.03.082; operators ours).
 
     The first generation holds the greedy masks, so that the search can only improve on them. Each generation is a
     list of new candidates, measured rung by rung (see :class:`Race`); those measured in full compete with the

@@ -36,7 +36,7 @@ def random_allocation(
 def bernoulli(encoding: ChannelEncoding, rng: np.random.Generator, around: Masks, factor: float) -> Masks:
     """Draw every channel with a probability that grows with its importance; neither legal nor within targets yet.
 
-    A layer keeps on average what it keeps in ``around``, times a random factor. The draw is METHODS'
+    A layer keeps on average what it keeps in ``around``, times a random factor. The draw is
     Bernoulli(importance) with importance as a rank (ours).
 
     Args:

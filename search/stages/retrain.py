@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+import math
+
+from evaluators.accuracy import measure
+from search.network import Network
+from search.run import StageRun
 from search.stages.training import TrainingStage
 
 
 class Retrain(TrainingStage):
-    """Trains the network that a search left; with ``early_stop``, until the search split's score stops rising."""
+    """Trains the network that a search left, and keeps it as it came where training made it clearly worse.
+
+    With ``early_stop``, until the search split's score stops rising. Clearly worse is by more than two standard errors of a
+    mean of values from 0 to 1 on the search split: its score was chosen by a search, and lies a little too high.
+    """
+
+    def run(self, network: Network, run: StageRun) -> Network:
+        score = run.task.score_name
+        before = measure(network.model, run.task, "search", device=run.device)[score]
+        trained = super().run(network, run)
+        scores = [epoch["search_score"] for epoch in run.notes["history"]]
+        after = scores[-1] if self.settings.early_stop is None else max(scores)
+        if after >= before - 2 * math.sqrt(max(before * (1 - before), 0.0) / run.task.size("search")):
+            return trained
+        remark = (
+            f"retraining made the network worse ({score} on the search split {before:.4f} before, {after:.4f} after): it is "
+            "kept as it was; lower retrain.optimizer.lr, or retrain more as it was trained (batch_size, data.augment)"
+        )
+        run.notes["remark"] = f"{run.step}: {remark}"
+        run.log.write(f"{run.label}: {remark}")
+        return network

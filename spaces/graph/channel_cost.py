@@ -13,8 +13,8 @@ from spaces.graph.channel_surgery import state_names
 class ChannelCost:
     """Costs of any keep-mask of one network, in a fraction of a millisecond.
 
-    MACs are multiply-accumulates (half the FLOPs) of convolutions and linear layers for one sample. ``size_bytes`` counts
-    every tensor of the state dict, ``bit_operations`` is MACs * 32 * 32 for float weights and activations.
+    MACs are multiply-accumulates (half the FLOPs) of convolutions, linear layers and attention for one sample. ``size_bytes``
+    counts every tensor of the state dict, ``bit_operations`` is MACs * 32 * 32 for float weights and activations.
 
     Attributes:
         layers: Names of the layers with MACs, one per call.
@@ -28,6 +28,7 @@ class ChannelCost:
         layers = [layer for layer in groups.layers if layer.macs > 0]
         self.layers = tuple(layer.name for layer in layers)
         self._macs = np.asarray([layer.macs for layer in layers])
+        self._other_macs = groups.other_macs
         one = self._vector(np.asarray([-1]))
         self._macs_out = np.asarray([self._vector(layer.outputs) for layer in layers], dtype=np.int64)
         self._macs_in = np.asarray(
@@ -70,7 +71,7 @@ class ChannelCost:
     def of(self, mask: np.ndarray) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of a mask, boolean of shape ``(width,)``."""
         by_layer, elements = self.counts(mask)
-        macs = float(by_layer.sum())
+        macs = float(by_layer.sum()) + self._other_macs
         return {
             "macs": macs,
             "parameters": float(elements[self._trained].sum()),

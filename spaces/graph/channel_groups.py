@@ -81,12 +81,14 @@ class ChannelGroups:
         frozen: The frozen ones, each with its reason.
         ties: By state tensor and dimension, the mask position of every index (-1: always kept).
         layers: Layers with weights in the order of their first use.
+        other_macs: Multiply-accumulates of modules that are none of these layers, such as attention; no mask changes them.
     """
 
     groups: tuple[Group, ...]
     frozen: tuple[Group, ...]
     ties: Mapping[str, Mapping[int, np.ndarray]]
     layers: tuple[Layer, ...]
+    other_macs: float = 0.0
 
     @property
     def width(self) -> int:
@@ -99,9 +101,9 @@ class ChannelGroups:
         return np.asarray(np.frombuffer(text.encode(), dtype=np.uint8) == ord("1"))
 
     def open_share(self, kinds: Sequence[str] = ("conv",)) -> float:
-        """Return the share of MACs of layers of ``kinds`` that read or write open channels."""
+        """Return the share of MACs of layers of ``kinds`` that read or write open channels; attention goes with ``linear``."""
         layers = [layer for layer in self.layers if layer.kind in kinds]
-        total = sum(layer.total_macs for layer in layers)
+        total = sum(layer.total_macs for layer in layers) + (self.other_macs if "linear" in kinds else 0.0)
         opened = sum(layer.total_macs for layer in layers if (layer.outputs >= 0).any() or (layer.inputs >= 0).any())
         return opened / total if total else 0.0
 
@@ -194,7 +196,8 @@ def _number(trace: Trace) -> ChannelGroups:
     for root in order:
         key = (trace.atoms.reason(root) or "", producers[root], tuple(signature[root]))
         buckets.setdefault(key, []).append(root)
-    shares = _macs_shares(trace)
+    other_macs = max(0.0, trace.macs - sum(_total_macs(layer) for layer in trace.layers))
+    shares = _macs_shares(trace, other_macs)
     taken: dict[str, int] = {}
     groups: list[Group] = []
     frozen: list[Group] = []
@@ -230,15 +233,19 @@ def _number(trace: Trace) -> ChannelGroups:
         )
         for layer in trace.layers
     )
-    return ChannelGroups(tuple(groups), tuple(frozen), ties, layers)
+    return ChannelGroups(tuple(groups), tuple(frozen), ties, layers, other_macs)
 
 
-def _macs_shares(trace: Trace) -> dict[int, float]:
+def _total_macs(layer: LayerTrace) -> float:
+    return layer.macs * len(layer.outputs) * (len(layer.inputs) if layer.groups == 1 else 1)
+
+
+def _macs_shares(trace: Trace, other_macs: float) -> dict[int, float]:
     """Return, by root, the share of all MACs in layers that read or write its channels."""
     shares: dict[int, float] = {}
-    total = 0.0
+    total = other_macs
     for layer in trace.layers:
-        macs = layer.macs * len(layer.outputs) * (len(layer.inputs) if layer.groups == 1 else 1)
+        macs = _total_macs(layer)
         total += macs
         both = np.union1d(trace.atoms.roots(layer.inputs), trace.atoms.roots(layer.outputs))
         for root in both.tolist():

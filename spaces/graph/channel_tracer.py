@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from spaces.graph.channel_labels import along, compact
+from spaces.graph.layer_macs import module_macs
 from spaces.graph.trace import Tie, Trace
 
 
@@ -51,13 +52,14 @@ class Tracer:
 
             return hook
 
-        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def leave(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
             self.stack.pop()
+            self.trace.macs += module_macs(module, args, keywords, output)
 
         for name, module in self.modules.items():
             if not isinstance(module, torch.jit.ScriptModule):
                 handles.append(module.register_forward_pre_hook(enter(name)))
-                handles.append(module.register_forward_hook(leave))
+                handles.append(module.register_forward_hook(leave, with_kwargs=True))
         try:
             yield
         finally:

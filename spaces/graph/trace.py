@@ -43,8 +43,12 @@ class LayerTrace:
 
 @dataclass
 class Trace:
-    """What one labelled forward pass found."""
+    """What one labelled forward pass found.
+
+    ``macs`` are the multiply-accumulates of all modules that are counted, those without channels to follow included.
+    """
 
     atoms: ChannelAtoms = field(default_factory=ChannelAtoms)
     ties: list[Tie] = field(default_factory=list)
     layers: list[LayerTrace] = field(default_factory=list)
+    macs: float = 0.0

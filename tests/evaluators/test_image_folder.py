@@ -5,6 +5,7 @@ from PIL import Image
 
 from evaluators.data import DataError
 from evaluators.image_folder import ImageFolder, ImageFolderSettings
+from evaluators.task import MissingDataError
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_differing_class_folders_are_named(root, tmp_path):
     for part, name in (("train", "ant"), ("train", "bee"), ("val", "ant"), ("val", "wasp")):
         (tmp_path / part / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
-    with pytest.raises(DataError, match="bee, wasp"):
+    with pytest.raises(DataError, match="only in train: bee; only in val: wasp. Rename"):
         folder(tmp_path).size("test")
 
 
@@ -89,3 +90,37 @@ def test_settings_out_of_range_are_refused():
         ImageFolderSettings(resize=100)
     with pytest.raises(ValueError, match="cannot be fetched"):
         ImageFolderSettings(download=True)
+
+
+def fill(root, *places) -> None:
+    for place in places:
+        (root / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / place / "0.png")
+
+
+def test_a_class_folder_without_images_is_named(tmp_path):
+    fill(tmp_path, "train/ant", "train/bee", "val/ant", "val/bee")
+    (tmp_path / "train" / "bee" / "0.png").rename(tmp_path / "train" / "bee" / "0.txt")
+    with pytest.raises(DataError, match=r"images \(.jpg.*\) in every class folder of .*train; none in bee"):
+        folder(tmp_path).size("train")
+
+
+def test_a_folder_that_is_not_there_is_named_with_what_is(tmp_path):
+    fill(tmp_path, "train/ant", "test/ant")
+    with pytest.raises(MissingDataError, match=r"images as val/CLASS/\*.jpg in .* \(it begins with test, train\)"):
+        folder(tmp_path).size("test")
+    with pytest.raises(MissingDataError, match="there is no such folder"):
+        folder(tmp_path / "nowhere").size("train")
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_without_a_traceback(tmp_path, workers):
+    fill(tmp_path, "train/ant", "train/bee", "val/ant", "val/bee")
+    broken = tmp_path / "val" / "bee" / "0.png"
+    broken.write_bytes(b"no image")
+    data = folder(tmp_path, workers=workers, search_size=1)
+    with pytest.raises(DataError) as caught:
+        list(data.batches("test", 2, None, None))
+    assert str(caught.value).startswith(f"image_folder: {broken} can't be read as an image (")
+    assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Penalty functions, and the probabilities that follow from them: METHODS section 2's derived properties."""
+"""Penalty functions, and the probabilities that follow from them: the method's derived properties."""
 
 from __future__ import annotations
 
