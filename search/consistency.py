@@ -139,8 +139,8 @@ def _search(document: Document, path: Path, settings: Any, own_scores: bool) -> 
 
 
 def _sizes(document: Document, path: Path, settings: Any) -> Iterable[Fault]:
-    population = getattr(settings.algorithm.settings, "population", None)
+    first = getattr(settings.algorithm.settings, "first_generation", None)
     evaluations = settings.budget.evaluations
-    if population is not None and evaluations is not None and evaluations < population:
-        message = f"expected at least the population of {population}, since the first generation has as many; got {evaluations}"
+    if first is not None and evaluations is not None and evaluations < first:
+        message = f"expected at least the population of {first}, since the first generation has as many; got {evaluations}"
         yield document.fault((*path, "budget", "evaluations"), message)

@@ -11,11 +11,10 @@ from evaluators.task_settings import build_task
 from search.algorithms.channel_encoding import UnreachableTargetError
 from search.best import Best
 from search.network import Network
-from search.preflight import preflight
+from search.preflight import placed, preflight
 from search.progress import Log
 from search.registered import STAGE
 from search.run import RESULT, StageRun, Stopwatch, device_of
-from spaces.errors import SecateursError
 
 if TYPE_CHECKING:
     from evaluators.task import Task
@@ -43,16 +42,13 @@ def rehearse(config: Config) -> Iterator[str]:
             continue
         step = f"{number}-{block.name}"
         try:
-            network = stage.check(network, _stage_run(config, task, step, baseline))
+            with placed(step):
+                network = stage.check(network, _stage_run(config, task, step, baseline))
         except UnreachableTargetError:
             if not guessed:
                 raise
             # Nothing more can be said of what comes behind.
             return
-        except SecateursError as error:
-            if not str(error).startswith(step):
-                error.args = (f"{step}: {error}",)
-            raise
         guessed = guessed or stage.searches
 
 

@@ -42,6 +42,11 @@ class GeneticSettings:
     seed_ratios: tuple[float, ...] = (0.85, 0.7, 0.5, 0.35, 0.2)
     racing: RacingSettings | None = field(default_factory=RacingSettings)
 
+    @property
+    def first_generation(self) -> int:
+        """Number of candidates that are measured before any is bred from others."""
+        return self.population
+
     def __post_init__(self) -> None:
         limits = {"population": (self.population, 2), "elite": (self.elite, 1), "tournament": (self.tournament, 1)}
         optional = {"generations": self.generations, "evaluations": self.evaluations, "offspring": self.offspring}

@@ -119,7 +119,21 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a yardstick without a target": (config(search(yardsticks=["uniform"])), "yardstick needs a target"),
     "nothing included": (
         config(search(space={"name": "channel_mask", "include": ["nowhere*"]})),
-        "'nowhere*' matches no layer",
+        "0-search: the name pattern 'nowhere*' matches no layer of the network; its layers are called like 'features.0'",
+    ),
+    "no such layer to quantize": (
+        config(search(), bits(space={"name": "bit_width", "include": ["nowhere*"]})),
+        "1-search: the pattern 'nowhere*' matches no layer",
+    ),
+    "a schedule to what is out of reach": (
+        config(
+            search(
+                space={"name": "pruning_schedule", "macs": [0.2], "max_ratio": 0.1},
+                algorithm={"name": "optuna", "evaluations": 2},
+                training=TRAINING,
+            )
+        ),
+        "0-search: 0.2 of the MACs are out of reach",
     ),
     "all excluded": (config(search(space={"name": "channel_mask", "exclude": ["*"]})), "nothing in this network can be pruned"),
     "rounding to more than there is": (
@@ -153,3 +167,8 @@ def test_a_contradiction_is_refused_with_its_reason(tmp_path: Path, name: str) -
     with pytest.raises(SecateursError) as caught:
         list(rehearse(load(write(tmp_path, data))))
     assert expected in str(caught.value)
+
+
+def test_a_sampler_that_breeds_nothing_needs_no_budget_for_a_generation(tmp_path: Path) -> None:
+    few = search(algorithm={"name": "optuna", "evaluations": 8}, budget={"evaluations": 3})
+    assert list(rehearse(load(write(tmp_path, config(few)))))
