@@ -43,9 +43,9 @@ class GeneticSettings:
     racing: RacingSettings | None = field(default_factory=RacingSettings)
 
     @property
-    def first_generation(self) -> int:
-        """Number of candidates that are measured before any is bred from others."""
-        return self.population
+    def least(self) -> tuple[int, str]:
+        """The fewest evaluations that make a search, and what they are."""
+        return self.population, f"the population of {self.population}, since the first generation has as many"
 
     def __post_init__(self) -> None:
         limits = {"population": (self.population, 2), "elite": (self.elite, 1), "tournament": (self.tournament, 1)}

@@ -67,6 +67,11 @@ class OptunaSamplerSettings:
             )
 
     @property
+    def least(self) -> tuple[int, str]:
+        """The fewest evaluations that make a search, and what they are."""
+        return (self.bracket, "one batch with all its rungs") if self.halving is not None else (1, "one candidate")
+
+    @property
     def bracket(self) -> int:
         """Number of trials of a batch at the most, over all rungs."""
         return sum(self.halving.rungs(self.batch)) if self.halving is not None else self.batch

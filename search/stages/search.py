@@ -136,7 +136,7 @@ class Search(Stage):
                 f"{next((trial.error for trial in reversed(trials) if trial.error), 'none')}. Raise the search's budget"
             )
         run.notes.update(
-            trials=[_row(trial, problem) for trial in trials],
+            trials=[_row(trial, replace(problem, targets=setup.targets)) for trial in trials],
             failed=sum(trial.state == "failed" for trial in trials),
             worker_seconds=sum(trial.seconds for trial in trials),
             ended_by=loop.ended_by or "algorithm",
@@ -178,7 +178,7 @@ class Search(Stage):
                     "value": metrics[target.metric],
                     "met": target.violation(metrics) == 0.0,
                 }
-                for target in setup.problem.targets
+                for target in setup.targets
             },
         )
         return network

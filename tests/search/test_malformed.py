@@ -66,6 +66,10 @@ RAY = {"executor": "ray", "workers": 2}
 MEASURED = ["accuracy", "cost", "latency"]
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "retrain first": (config(RETRAIN, search()), "stages.0: retrain trains the network that a search leaves"),
+    "distillation without a teacher": (
+        config({"train": {**TRAINING, "distillation": {}}}, search()),
+        "stages.0.train.distillation: distillation learns from the network that enters the first compression",
+    ),
     "sparse training last": (config(search(), SPARSE), "stages.1: sparse_training prepares a search"),
     "fuse, then train": (config({"fuse": {}}, TRAIN), "stages.0: fuse merges for inference only, and train"),
     "fuse, then bits": (config({"fuse": {}}, bits()), "stages.0: fuse merges for inference only, and search"),
@@ -84,7 +88,18 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "genetic with too few evaluations": (
         config(search(algorithm={"name": "genetic", "population": 9}, budget={"evaluations": 3})),
-        "budget.evaluations: expected at least the population of 9",
+        "budget.evaluations: expected at least 9, the population of 9",
+    ),
+    "halving with too few evaluations": (
+        config(
+            search(
+                space="pruning_schedule",
+                algorithm={"name": "optuna", "evaluations": 14, "halving": {}},
+                budget={"evaluations": 10},
+                training=TRAINING,
+            )
+        ),
+        "budget.evaluations: expected at least 14, one batch with all its rungs",
     ),
     "only costs": (config(search(objectives={"macs": "minimize"})), "objectives: seeks small costs only"),
     "latency without its evaluator": (config(search(target={"latency_ms": "<= 50%"})), "no evaluator measures 'latency_ms'"),
