@@ -152,8 +152,10 @@ def _search(document: Document, path: Path, settings: Any, own_scores: bool) -> 
 
 
 def _sizes(document: Document, path: Path, settings: Any) -> Iterable[Fault]:
-    first, named = getattr(settings.algorithm.settings, "least", (1, ""))
-    evaluations = settings.budget.evaluations
-    if evaluations is not None and evaluations < first:
+    own, evaluations = settings.algorithm.settings, settings.budget.evaluations
+    if evaluations is None or not hasattr(own, "least"):
+        return
+    first, named = own.least(settings.training is not None)
+    if evaluations < first:
         message = f"expected at least {first}, {named}; got {evaluations}"
         yield document.fault((*path, "budget", "evaluations"), message)

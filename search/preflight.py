@@ -102,10 +102,14 @@ def _check_device(setting: str) -> None:
 
 def _check_batches(config: Config, task: Task) -> None:
     for index, stage in enumerate(config.stages):
-        batch = getattr(stage.settings, "batch_size", None)
-        if batch is not None and batch > task.size("train"):
-            place = f"stages.{index}.{stage.name}.batch_size"
-            raise SecateursError(f"{place}: expected at most the {task.size('train')} training samples, got {batch}")
+        own = stage.settings
+        trainings = {"": own, "training.": getattr(own, "training", None)}
+        trainings["finalists.training."] = getattr(getattr(own, "finalists", None), "training", None)
+        for below, training in trainings.items():
+            batch = getattr(training, "batch_size", None)
+            if batch is not None and batch > task.size("train"):
+                place = f"stages.{index}.{stage.name}.{below}batch_size"
+                raise SecateursError(f"{place}: expected at most the {task.size('train')} training samples, got {batch}")
 
 
 def _forward(task: Task, model: nn.Module) -> tuple[int, ...]:

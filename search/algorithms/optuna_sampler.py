@@ -66,9 +66,8 @@ class OptunaSamplerSettings:
                 f"{list(self.halving.rungs(self.batch))} trials, got {self.evaluations}"
             )
 
-    @property
-    def least(self) -> tuple[int, str]:
-        """The fewest evaluations that make a search, and what they are."""
+    def least(self, trains: bool) -> tuple[int, str]:
+        """Return the fewest evaluations that make a search, and what they are."""
         return (self.bracket, "one batch with all its rungs") if self.halving is not None else (1, "one candidate")
 
     @property

@@ -89,7 +89,8 @@ class Search(Stage):
         found = ALGORITHM.find("random" if masks or leveled else "optuna")
         settings = found.Settings(evaluations=spent)
         if not masks and not leveled:
-            settings = replace(own if isinstance(own, found.Settings) else settings, sampler="random", evaluations=spent)
+            alike = own if isinstance(own, found.Settings) and spent >= own.bracket else settings
+            settings = replace(alike, sampler="random", evaluations=spent)
         algorithm: Algorithm = found(setup.problem, settings, seed)
         return algorithm
 

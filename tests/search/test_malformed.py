@@ -101,6 +101,26 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         ),
         "budget.evaluations: expected at least 14, one batch with all its rungs",
     ),
+    "progressive with too few evaluations": (
+        config(
+            bits(
+                algorithm={"name": "progressive", "candidates": 4},
+                evaluate=["omega", "accuracy", "cost"],
+                target={"size_bytes": "<= 20%"},
+                budget={"evaluations": 5},
+                training=TRAINING,
+            )
+        ),
+        "budget.evaluations: expected at least 6, the start, the candidates of one step and the best of them",
+    ),
+    "a batch of more than all for candidates": (
+        config(search(training={**TRAINING, "batch_size": 5000})),
+        "stages.0.search.training.batch_size: expected at most",
+    ),
+    "a batch of more than all for finalists": (
+        config(search(finalists={"count": 2, "training": {**TRAINING, "batch_size": 5000}})),
+        "stages.0.search.finalists.training.batch_size: expected at most",
+    ),
     "only costs": (config(search(objectives={"macs": "minimize"})), "objectives: seeks small costs only"),
     "latency without its evaluator": (config(search(target={"latency_ms": "<= 50%"})), "no evaluator measures 'latency_ms'"),
     "omega without its evaluator": (config(bits(objectives={"omega": "minimize"})), "no evaluator measures 'omega'"),
