@@ -91,7 +91,7 @@ class ImageFolder(DataSet):
         self.settings = settings
         mean, std = list(settings.mean or MEAN), list(settings.std or STD)
         if len(mean) != 3 or len(std) != 3:
-            raise DataError(f"image_folder: expected 3 values for mean and std, got {mean} and {std}")
+            raise DataError(f"image_folder: expected 3 values for data.mean and data.std, got {mean} and {std}")
         finish = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
         size = settings.image_size
         central = [v2.Resize(settings.resize or round(size / 0.875)), v2.CenterCrop(size)]

@@ -52,7 +52,7 @@ class InMemory(DataSet):
         self._std = settings.std if settings.std is not None else self.std
         if len(self._mean) != len(self.mean) or len(self._std) != len(self.mean):
             raise DataError(
-                f"{type(self).__name__}: expected {len(self.mean)} values for mean and std, one per channel, got "
+                f"{type(self).__name__}: expected {len(self.mean)} values for data.mean and data.std, one per channel, got "
                 f"{list(self._mean)} and {list(self._std)}"
             )
         self._splits: dict[str, Images] = {}

@@ -60,7 +60,7 @@ class BatchLoop(SearchLoop):
                 finished.append(early.pop(jobs[len(finished)].number))
                 self._record(finished[-1])
             self._show([*self.trials, *known, *finished])
-            if self._any_worked and self._out_of_time():
+            if self._out_of_time():
                 self.executor.cancel()
                 break
         self._require_success(done=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from search.block import Block
 from search.document import Document, Fault, Path
-from search.registered import EVALUATOR, SPACE, SPARSIFIER
+from search.registered import EVALUATOR, SPACE, SPARSIFIER, STAGE
 from spaces.registry import suggestion
 
 LOSS = "nats"
@@ -22,7 +22,7 @@ def check_consistency(document: Document, stages: Sequence[Block | None], own_sc
         stages: Its stages in order, None for one with faults of its own.
         own_scores: Whether the task is of the user's own class, with scores that are not known before it is built.
     """
-    faults = [*_order(document, stages), *_quantized(document, stages)]
+    faults = [*_order(document, stages), *_quantized(document, stages), *_untaught(document, stages)]
     workers = _several_workers(document)
     for index, stage in enumerate(stages):
         if stage is not None and hasattr(stage.settings, "objectives"):
@@ -95,6 +95,19 @@ def _quantized(document: Document, stages: Sequence[Block | None]) -> Iterable[F
             before = f"stages.{index}.{stage.name}"
 
 
+def _untaught(document: Document, stages: Sequence[Block | None]) -> Iterable[Fault]:
+    """Refuse to learn from the baseline before there is one."""
+    for index, stage in enumerate(stages):
+        if stage is None or STAGE.find(stage.name).compresses:
+            return
+        if getattr(stage.settings, "distillation", None) is not None:
+            message = (
+                "distillation learns from the network that enters the first compression, and no search or sparse_training "
+                "comes before this stage; leave it out here"
+            )
+            yield document.fault(("stages", index, stage.name, "distillation"), message)
+
+
 def _removes(stage: Block | None) -> bool:
     """Whether a stage removes channels by itself, as a sparse training may; one with faults of its own is not judged."""
     sparsifier = getattr(stage.settings, "sparsifier", None) if stage is not None else None
@@ -139,8 +152,10 @@ def _search(document: Document, path: Path, settings: Any, own_scores: bool) -> 
 
 
 def _sizes(document: Document, path: Path, settings: Any) -> Iterable[Fault]:
-    population = getattr(settings.algorithm.settings, "population", None)
-    evaluations = settings.budget.evaluations
-    if population is not None and evaluations is not None and evaluations < population:
-        message = f"expected at least the population of {population}, since the first generation has as many; got {evaluations}"
+    own, evaluations = settings.algorithm.settings, settings.budget.evaluations
+    if evaluations is None or not hasattr(own, "least"):
+        return
+    first, named = own.least(settings.training is not None)
+    if evaluations < first:
+        message = f"expected at least {first}, {named}; got {evaluations}"
         yield document.fault((*path, "budget", "evaluations"), message)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from search.algorithms.base import Algorithm
 from search.executors.base import Event, Executor, Lost, Notice, Result
-from search.pareto import best
+from search.pareto import best, finished_in_full
 from search.progress import Bar
 from search.run import Stopwatch
 from search.search_note import SearchNote
@@ -27,7 +27,8 @@ class SearchFailedError(SecateursError):
 class SearchLoop(ABC):
     """One search over one study; the subclasses say when proposals are asked for and in which order trials are told.
 
-    Trials that the study has already are not evaluated again. Nothing is recorded before a first trial has worked, so that
+    Trials that the study has already are not evaluated again. Time is not up before a trial was measured in full, so that there
+    is something to deliver. Nothing is recorded before a first trial has worked, so that
     a search that can't work as configured leaves no record.
 
     Attributes:
@@ -60,6 +61,7 @@ class SearchLoop(ABC):
     ended_by: str = ""
     _unrecorded: list[Trial] = field(default_factory=list)
     _any_worked: bool = False
+    _any_in_full: bool = False
 
     def run(self) -> list[Trial]:
         """Search to the end and return all trials, in number order.
@@ -73,6 +75,7 @@ class SearchLoop(ABC):
         for trial in recorded:
             self.checkpoints.keep(trial)
         self._any_worked = any(trial.state == "complete" for trial in recorded)
+        self._any_in_full = bool(finished_in_full(recorded, self.study.problem))
         self._search(recorded)
         if len(recorded) > len(self.trials):
             raise SecateursError(
@@ -109,6 +112,7 @@ class SearchLoop(ABC):
         """Add a trial to the study, as soon as any trial has worked."""
         self._unrecorded.append(trial)
         self._any_worked = self._any_worked or trial.state == "complete"
+        self._any_in_full = self._any_in_full or bool(finished_in_full([trial], self.study.problem))
         if self._any_worked:
             for waiting in self._unrecorded:
                 self.study.add(waiting)
@@ -150,4 +154,4 @@ class SearchLoop(ABC):
         return ""
 
     def _out_of_time(self) -> bool:
-        return self.budget.seconds is not None and self.stopwatch.seconds >= self.budget.seconds
+        return self._any_in_full and self.budget.seconds is not None and self.stopwatch.seconds >= self.budget.seconds

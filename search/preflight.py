@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from search.inspection import build_space, spaces_of
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from evaluators.task import Task
     from search.config import Config, Execution
     from spaces.base import SearchSpace
+
+
+@contextmanager
+def placed(step: str) -> Iterator[None]:
+    """Have what is wrong with a stage begin with the stage's name."""
+    try:
+        yield
+    except SecateursError as error:
+        if not str(error).startswith(step):
+            error.args = (f"{step}: {error}",)
+        raise
 
 
 def preflight(config: Config) -> Iterator[str]:
@@ -53,18 +65,19 @@ def preflight(config: Config) -> Iterator[str]:
             yield from [f"{name}: note that {remark}"] if remark else []
         if not hasattr(stage.settings, "space"):
             continue
-        space = build_space(spaces_of(config)[name], model, task)
-        if not space.domains:
-            raise UnsupportedModelError(f"{name}: nothing in the model is open to the search; `inspect` says why")
+        with placed(name):
+            space = build_space(spaces_of(config)[name], model, task)
+            if not space.domains:
+                raise UnsupportedModelError("nothing in the model is open to the search; `inspect` says why")
+            _check_scores(stage.settings, config.execution, task)
+            require_telling(space, list(stage.settings.objectives))
         yield f"{name}: {len(space.domains)} decisions open"
-        _check_scores(name, stage.settings, config.execution, task)
-        require_telling(space, list(stage.settings.objectives))
         if not smaller:
             yield from _targets(name, stage.settings.target, space, count_costs(model, task.example_inputs(), task.forward))
         smaller = True
 
 
-def _check_scores(name: str, settings: Any, execution: Execution, task: Task) -> None:
+def _check_scores(settings: Any, execution: Execution, task: Task) -> None:
     evaluators = evaluators_of(settings.evaluate, execution)
     known = [
         metric
@@ -73,7 +86,7 @@ def _check_scores(name: str, settings: Any, execution: Execution, task: Task) ->
     ]
     for metric in (*settings.objectives, *settings.target):
         if metric not in known:
-            raise SecateursError(f"{name}: no evaluator measures {metric!r} for this task; {suggestion(metric, known)}")
+            raise SecateursError(f"no evaluator measures {metric!r} for this task; {suggestion(metric, known)}")
 
 
 def _check_device(setting: str) -> None:
@@ -89,10 +102,14 @@ def _check_device(setting: str) -> None:
 
 def _check_batches(config: Config, task: Task) -> None:
     for index, stage in enumerate(config.stages):
-        batch = getattr(stage.settings, "batch_size", None)
-        if batch is not None and batch > task.size("train"):
-            place = f"stages.{index}.{stage.name}.batch_size"
-            raise SecateursError(f"{place}: expected at most the {task.size('train')} training samples, got {batch}")
+        own = stage.settings
+        trainings = {"": own, "training.": getattr(own, "training", None)}
+        trainings["finalists.training."] = getattr(getattr(own, "finalists", None), "training", None)
+        for below, training in trainings.items():
+            batch = getattr(training, "batch_size", None)
+            if batch is not None and batch > task.size("train"):
+                place = f"stages.{index}.{stage.name}.{below}batch_size"
+                raise SecateursError(f"{place}: expected at most the {task.size('train')} training samples, got {batch}")
 
 
 def _forward(task: Task, model: nn.Module) -> tuple[int, ...]:

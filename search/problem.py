@@ -35,6 +35,13 @@ class Target:
         return max(0.0, metrics[self.metric] / self.limit - 1.0)
 
 
+def within_reach(target: Target, space: SearchSpace) -> Target:
+    """Return ``target``, or the cost of the smallest candidate where that exceeds it."""
+    smallest = space.cheapest()
+    lowest = space.costs(smallest).get(target.metric, 0.0) if smallest is not None else 0.0
+    return Target(target.metric, max(target.limit, lowest))
+
+
 @dataclass(frozen=True)
 class Problem:
     """What an algorithm is made from, beside its settings and its seed.

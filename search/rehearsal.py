@@ -11,11 +11,10 @@ from evaluators.task_settings import build_task
 from search.algorithms.channel_encoding import UnreachableTargetError
 from search.best import Best
 from search.network import Network
-from search.preflight import preflight
+from search.preflight import placed, preflight
 from search.progress import Log
-from search.registered import STAGE
+from search.registered import SPARSIFIER, STAGE
 from search.run import RESULT, StageRun, Stopwatch, device_of
-from spaces.errors import SecateursError
 
 if TYPE_CHECKING:
     from evaluators.task import Task
@@ -27,8 +26,8 @@ def rehearse(config: Config) -> Iterator[str]:
     """Find what is wrong with a run before anything of it is written, and yield a line on each thing found right.
 
     Behind a search, stages are checked on the network of one of its candidates: its structure, not its weights, is about what
-    they will get. Targets that are out of reach for that one may not be so for the one that is found, and are left to the
-    search.
+    they will get; a target that turns out to be out of reach there does not fail the run (see :class:`search.setup.Setup`).
+    What a sparse training removes is not known, and a target that is out of reach for the whole network is left to the search.
 
     Raises:
         SecateursError: The run can't work as configured.
@@ -36,24 +35,21 @@ def rehearse(config: Config) -> Iterator[str]:
     yield from preflight(config)
     task = config.build_task()
     network = baseline = Network(task.reference_model().eval())
-    guessed = False
+    unknown = False
     for number, block in enumerate(config.stages):
         stage: Stage = STAGE.build(block)
         if not stage.compresses:
             continue
         step = f"{number}-{block.name}"
         try:
-            network = stage.check(network, _stage_run(config, task, step, baseline))
+            with placed(step):
+                network = stage.check(network, _stage_run(config, task, step, baseline))
         except UnreachableTargetError:
-            if not guessed:
+            if not unknown:
                 raise
             # Nothing more can be said of what comes behind.
             return
-        except SecateursError as error:
-            if not str(error).startswith(step):
-                error.args = (f"{step}: {error}",)
-            raise
-        guessed = guessed or stage.searches
+        unknown = unknown or (hasattr(block.settings, "sparsifier") and SPARSIFIER.find(block.settings.sparsifier.name).removes)
 
 
 def _stage_run(config: Config, task: Task, step: str, baseline: Network) -> StageRun:

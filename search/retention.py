@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -47,7 +48,7 @@ class Retention:
             of the network as it is, trained again, over the baseline's; for the whole network and, in ``layers``, with
             ``name``, ``channels`` and ``kept``, for every open group whose relevance is not 0.
         """
-        cuts = [Cut.from_json(t) for t in self._changes(network) if t["kind"] == "slice_channels"]
+        cuts = [Cut.from_json(step) for step in _steps(self._changes(network)) if step["kind"] == "slice_channels"]
         if not cuts or not self._has_labels or self._groups is None:
             return None
         modules = {name for name, _ in network.model.named_modules()}
@@ -92,6 +93,15 @@ class Retention:
         observe(criterion, observations(self._task, self._device, limit=SAMPLES))
         values: np.ndarray = criterion.values().cpu().numpy()
         return values
+
+
+def _steps(transformations: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield all transformations one by one, those of sequences too."""
+    for transformation in transformations:
+        if transformation["kind"] == "sequence":
+            yield from _steps(transformation["steps"])
+        else:
+            yield transformation
 
 
 def _shares(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> dict[str, float]:

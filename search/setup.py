@@ -23,7 +23,7 @@ from search.evaluation import Recipe
 from search.executors.base import Evaluate, Workload
 from search.latency_tables import LatencyTables
 from search.network import Network
-from search.problem import Objective, Problem, Target
+from search.problem import Objective, Problem, Target, within_reach
 from search.registered import ALGORITHM, SPACE
 from search.remote_timer import evaluators_of
 from search.removal import frozen
@@ -86,12 +86,15 @@ class Setup:
     Attributes:
         network: The network that enters the search.
         problem: The space and what is sought in it.
+        targets: The targets as they were set. What earlier stages left can be too large for one, when nobody would want the
+            run to fail on it: then the problem has the smallest candidate's cost instead.
         recipe: How a candidate is measured.
         sensitivity: The table of Omega, and how far it can be trusted.
     """
 
     network: Network
     problem: Problem
+    targets: Sequence[Target]
     recipe: Recipe
     sensitivity: SensitivityTables
 
@@ -136,6 +139,13 @@ class Setup:
         _require_measured([*settings.objectives, *limits], evaluators, task)
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         targets = [Target(metric, limit) for metric, limit in limits.items()]
+        reachable = [within_reach(target, space) if network.transformations else target for target in targets]
+        for target, lowest in zip(targets, reachable, strict=True):
+            if target != lowest:
+                log(
+                    f"target {target.metric} <= {target.limit:g} is out of reach of the network that the stages before have "
+                    f"left: the smallest of the space has {lowest.limit:g}, and is what is sought"
+                )
         known: dict[str, Any] = {**tables(space, model, task, settings.importance, run.device)}
         known["samples"] = {"search": np.array(task.size("search"))}
         sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, folder, log)
@@ -148,10 +158,10 @@ class Setup:
             known["omega"] = sensitivity.table()
         read = {name: table for name, table in known.items() if name == "omega"}
         recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training, read)
-        problem = Problem(space, objectives, targets, known, settings.training is not None)
+        problem = Problem(space, objectives, reachable, known, settings.training is not None)
         starts = (*allocations(problem), *mixed_starts(problem), *space.starting_points())
         problem = replace(problem, starts=tuple(dict.fromkeys(starts)))
-        return Setup(network, problem, recipe, sensitivity)
+        return Setup(network, problem, targets, recipe, sensitivity)
 
     def algorithm(self, settings: SearchSettings, seed: int) -> Any:
         """Return the search's algorithm, fresh."""

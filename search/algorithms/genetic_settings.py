@@ -42,6 +42,10 @@ class GeneticSettings:
     seed_ratios: tuple[float, ...] = (0.85, 0.7, 0.5, 0.35, 0.2)
     racing: RacingSettings | None = field(default_factory=RacingSettings)
 
+    def least(self, trains: bool) -> tuple[int, str]:
+        """Return the fewest evaluations that make a search, and what they are."""
+        return self.population, f"the population of {self.population}, since the first generation has as many"
+
     def __post_init__(self) -> None:
         limits = {"population": (self.population, 2), "elite": (self.elite, 1), "tournament": (self.tournament, 1)}
         optional = {"generations": self.generations, "evaluations": self.evaluations, "offspring": self.offspring}

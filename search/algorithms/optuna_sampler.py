@@ -66,6 +66,10 @@ class OptunaSamplerSettings:
                 f"{list(self.halving.rungs(self.batch))} trials, got {self.evaluations}"
             )
 
+    def least(self, trains: bool) -> tuple[int, str]:
+        """Return the fewest evaluations that make a search, and what they are."""
+        return (self.bracket, "one batch with all its rungs") if self.halving is not None else (1, "one candidate")
+
     @property
     def bracket(self) -> int:
         """Number of trials of a batch at the most, over all rungs."""

@@ -56,6 +56,12 @@ class ProgressiveSettings:
         if self.refine < 0:
             raise ValueError(f"refine: expected at least 0, got {self.refine}")
 
+    def least(self, trains: bool) -> tuple[int, str]:
+        """Return the fewest evaluations that make a search, and what they are."""
+        if not trains:
+            return 1, "the start"
+        return self.candidates + 2, "the start, the candidates of one step and the best of them, trained"
+
 
 @dataclass(frozen=True)
 class _State:

@@ -89,7 +89,8 @@ class Search(Stage):
         found = ALGORITHM.find("random" if masks or leveled else "optuna")
         settings = found.Settings(evaluations=spent)
         if not masks and not leveled:
-            settings = replace(own if isinstance(own, found.Settings) else settings, sampler="random", evaluations=spent)
+            alike = own if isinstance(own, found.Settings) and spent >= own.bracket else settings
+            settings = replace(alike, sampler="random", evaluations=spent)
         # A seed of its own: Optuna's samplers start with random draws, which would be this yardstick's as well.
         own_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
         algorithm: Algorithm = found(setup.problem, settings, own_seed)
@@ -138,7 +139,7 @@ class Search(Stage):
                 f"{next((trial.error for trial in reversed(trials) if trial.error), 'none')}. Raise the search's budget"
             )
         run.notes.update(
-            trials=[_row(trial, problem) for trial in trials],
+            trials=[_row(trial, replace(problem, targets=setup.targets)) for trial in trials],
             failed=sum(trial.state == "failed" for trial in trials),
             worker_seconds=sum(trial.seconds for trial in trials),
             ended_by=loop.ended_by or "algorithm",
@@ -180,7 +181,7 @@ class Search(Stage):
                     "value": metrics[target.metric],
                     "met": target.violation(metrics) == 0.0,
                 }
-                for target in setup.problem.targets
+                for target in setup.targets
             },
         )
         return network

@@ -143,11 +143,12 @@ def find_groups(
 
 def _check_patterns(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> None:
     names = [name for name, _ in model.named_modules() if name]
+    weighted = [name for name, module in model.named_modules() if getattr(module, "weight", None) is not None]
     for pattern in (*include, *exclude):
         if not any(fnmatch.fnmatch(name, pattern) for name in names):
             raise UnsupportedModelError(
                 f"the name pattern {pattern!r} matches no layer of the network; its layers are called like "
-                + ", ".join(repr(name) for name in names[-3:])
+                + ", ".join(repr(name) for name in (weighted or names)[:3])
                 + ". `python -m search inspect CONFIG` lists them."
             )
 

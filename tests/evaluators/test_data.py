@@ -165,7 +165,7 @@ def test_settings_out_of_range_are_refused():
         DataSettings(search_size=0)
     with pytest.raises(DataError, match="search_size 200 leaves nothing to train on: the training set has 200"):
         numbered(search_size=200).size("train")
-    with pytest.raises(DataError, match=r"expected 1 values for mean and std"):
+    with pytest.raises(DataError, match=r"expected 1 values for data.mean and data.std"):
         numbered(mean=(0.1, 0.2))
 
 

@@ -47,6 +47,11 @@ PIECES = {
         f"generations: 2, elite: 1, racing: null}}, {_MEASURED}, objectives: {{top1: maximize}}, batch: 4, "
         f"training: {{{_TRAINED}}}}}"
     ),
+    "joint": (
+        "search: {space: {name: joint, bits: {weight_bits: [4, 8], activation_bits: [8]}, calibration_samples: 64}, algorithm: "
+        f"{{name: genetic, population: 4, generations: 2, elite: 1}}, {_MEASURED}, objectives: {{top1: maximize}}, "
+        'target: {size_bytes: "<= 20%"}, batch: 4}'
+    ),
     "fuse": "fuse: {}",
     "export": "export: {formats: [onnx]}",
 }

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from stage_pieces import pipeline
+from stage_pieces import PIECES, pipeline
 from tiny_pipeline import read_report, write_config
 
 from search.config import load
@@ -17,7 +17,7 @@ from search.rehearsal import rehearse
 
 SPARSIFIERS = ("scaling", "probabilistic", "gradient_cut")
 CHANNELS = ("channels", "channels_optuna", "schedule", "filters")
-BITS = ("bits", "progressive")
+BITS = ("bits", "progressive", "joint")
 CHEAP = [
     ("train", "scaling", "bits", "retrain", "fuse", "export"),
     ("probabilistic", "gradient_cut", "channels", "export"),
@@ -75,6 +75,24 @@ def test_all_methods_in_one_run(tmp_path: Path) -> None:
     assert report["result"]["bit_operations"] <= 0.06 * report["baseline"]["bit_operations"]
     assert report["deployment"]["integer_layers"] + report["deployment"]["float_layers"] > 0
     assert load_best(tmp_path / "run") is not None
+
+
+def test_a_target_that_the_network_of_an_earlier_search_can_not_reach_is_reported_as_missed(tmp_path: Path) -> None:
+    # Nobody can say before the first search has ended what the second one can come down to.
+    second = PIECES["channels"].replace("space: channel_mask", "space: {name: channel_mask, max_ratio: 0.3}")
+    text = f"{pipeline('channels')}  - {second.replace('70%', '2%')}\n"
+    config = load(write_config(tmp_path, text))
+    assert list(rehearse(config))
+    run(config, tmp_path / "run")
+    report = read_report(tmp_path / "run")
+    assert report["target_met"] is False
+    assert report["searches"][0]["target_met"] is True
+    assert {trial["feasible"] for trial in report["searches"][1]["trials"]} == {False}
+    limit = report["searches"][1]["target"]["macs"]
+    assert limit == pytest.approx(0.02 * report["baseline"]["macs"])
+    # The smallest network of the second space it is, then.
+    assert limit < report["result"]["macs"] < 0.6 * report["searches"][0]["metrics"]["macs"]
+    assert "is out of reach of the network that the stages before have left" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.slow

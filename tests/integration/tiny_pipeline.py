@@ -89,12 +89,17 @@ def drive(config: Path, folder: Path) -> None:
 
 def start(config: Path, folder: Path) -> BaseProcess:
     """Start the pipeline in a process forked from one that has its modules loaded, but has computed nothing."""
+    return start_call(drive, config, folder)
+
+
+def start_call(target: Callable[..., Any], *arguments: object) -> BaseProcess:
+    """Start a call, of a function of a module, in such a process."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     # The last three are what training, the data and the pictures import when they are first used.
     ours = [f"search.{name}" for name in ("pipeline", "report", "journal", "stages.search")]
     context.set_forkserver_preload([*ours, "torch._dynamo", "sklearn.datasets", "matplotlib.backends.backend_svg"])
-    process = context.Process(target=drive, args=(config, folder))
+    process = context.Process(target=target, args=arguments)
     process.start()
     return process
 

@@ -66,6 +66,10 @@ RAY = {"executor": "ray", "workers": 2}
 MEASURED = ["accuracy", "cost", "latency"]
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "retrain first": (config(RETRAIN, search()), "stages.0: retrain trains the network that a search leaves"),
+    "distillation without a teacher": (
+        config({"train": {**TRAINING, "distillation": {}}}, search()),
+        "stages.0.train.distillation: distillation learns from the network that enters the first compression",
+    ),
     "sparse training last": (config(search(), SPARSE), "stages.1: sparse_training prepares a search"),
     "fuse, then train": (config({"fuse": {}}, TRAIN), "stages.0: fuse merges for inference only, and train"),
     "fuse, then bits": (config({"fuse": {}}, bits()), "stages.0: fuse merges for inference only, and search"),
@@ -84,7 +88,38 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "genetic with too few evaluations": (
         config(search(algorithm={"name": "genetic", "population": 9}, budget={"evaluations": 3})),
-        "budget.evaluations: expected at least the population of 9",
+        "budget.evaluations: expected at least 9, the population of 9",
+    ),
+    "halving with too few evaluations": (
+        config(
+            search(
+                space="pruning_schedule",
+                algorithm={"name": "optuna", "evaluations": 14, "halving": {}},
+                budget={"evaluations": 10},
+                training=TRAINING,
+            )
+        ),
+        "budget.evaluations: expected at least 14, one batch with all its rungs",
+    ),
+    "progressive with too few evaluations": (
+        config(
+            bits(
+                algorithm={"name": "progressive", "candidates": 4},
+                evaluate=["omega", "accuracy", "cost"],
+                target={"size_bytes": "<= 20%"},
+                budget={"evaluations": 5},
+                training=TRAINING,
+            )
+        ),
+        "budget.evaluations: expected at least 6, the start, the candidates of one step and the best of them",
+    ),
+    "a batch of more than all for candidates": (
+        config(search(training={**TRAINING, "batch_size": 5000})),
+        "stages.0.search.training.batch_size: expected at most",
+    ),
+    "a batch of more than all for finalists": (
+        config(search(finalists={"count": 2, "training": {**TRAINING, "batch_size": 5000}})),
+        "stages.0.search.finalists.training.batch_size: expected at most",
     ),
     "only costs": (config(search(objectives={"macs": "minimize"})), "objectives: seeks small costs only"),
     "latency without its evaluator": (config(search(target={"latency_ms": "<= 50%"})), "no evaluator measures 'latency_ms'"),
@@ -119,7 +154,21 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a yardstick without a target": (config(search(yardsticks=["uniform"])), "yardstick needs a target"),
     "nothing included": (
         config(search(space={"name": "channel_mask", "include": ["nowhere*"]})),
-        "'nowhere*' matches no layer",
+        "0-search: the name pattern 'nowhere*' matches no layer of the network; its layers are called like 'features.0'",
+    ),
+    "no such layer to quantize": (
+        config(search(), bits(space={"name": "bit_width", "include": ["nowhere*"]})),
+        "1-search: the pattern 'nowhere*' matches no layer",
+    ),
+    "a schedule to what is out of reach": (
+        config(
+            search(
+                space={"name": "pruning_schedule", "macs": [0.2], "max_ratio": 0.1},
+                algorithm={"name": "optuna", "evaluations": 2},
+                training=TRAINING,
+            )
+        ),
+        "0-search: 0.2 of the MACs are out of reach",
     ),
     "all excluded": (config(search(space={"name": "channel_mask", "exclude": ["*"]})), "nothing in this network can be pruned"),
     "rounding to more than there is": (
@@ -153,3 +202,8 @@ def test_a_contradiction_is_refused_with_its_reason(tmp_path: Path, name: str) -
     with pytest.raises(SecateursError) as caught:
         list(rehearse(load(write(tmp_path, data))))
     assert expected in str(caught.value)
+
+
+def test_a_sampler_that_breeds_nothing_needs_no_budget_for_a_generation(tmp_path: Path) -> None:
+    few = search(algorithm={"name": "optuna", "evaluations": 8}, budget={"evaluations": 3})
+    assert list(rehearse(load(write(tmp_path, config(few)))))

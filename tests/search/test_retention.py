@@ -93,6 +93,17 @@ def test_shares_are_those_of_the_relevance(task: Classification) -> None:
             assert layer["retained"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_slice_within_a_sequence_is_seen(task: Classification) -> None:
+    baseline = Network(task.reference_model().eval())
+    first = sliced(baseline, task, 2)
+    second = sliced(first, task, 3)
+    # As the joint space records it, and behind a stage that has removed channels by itself.
+    wrapped = {"kind": "sequence", "steps": [second.transformations[-1]]}
+    joint = Network(second.model, (*first.transformations, wrapped))
+    retention = Retention(baseline, task, CPU)
+    assert retention.of(joint) == retention.of(second) is not None
+
+
 def test_a_slice_of_a_slice_is_measured_against_the_first(task: Classification) -> None:
     baseline = Network(task.reference_model().eval())
     first = sliced(baseline, task, 2)
