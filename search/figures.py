@@ -94,7 +94,9 @@ def draw(report: Mapping[str, Any], searches: Sequence[SearchView]) -> list[Pict
             pictures.extend(_picture(f"progress{suffix}", "Progress", _progress(view)) for _ in range(len(view.points) > 1))
         test = _test_points(report)
         if len(test) > 1:
-            pictures.append(_picture("result", "After retraining, on the test split", _result(test)))
+            pictures.append(
+                _picture("result", "After retraining, on the test split", _result(test, report.get("test_samples") or 0))
+            )
         for entry in report.get("searches") or []:
             if (entry.get("sensitivity") or {}).get("rows"):
                 name = f"sensitivity_{entry.get('stage', 'search')}"
@@ -244,24 +246,27 @@ def _test_points(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     return points
 
 
-def _result(points: Sequence[tuple[str, float, float]]) -> Figure:
+def _result(points: Sequence[tuple[str, float, float]], samples: int) -> Figure:
     points = sorted(points, key=lambda point: point[2])
     figure = _figure(height=1.3 + 0.4 * len(points))
     axes = figure.add_subplot()
     share = all(0 <= score <= 1 for _, _, score in points)
     scale, unit = (100.0, " %") if share else (1.0, "")
     axes.set_xlabel("score on the test split" + (" [%]" if share else ""))
+    # Of a mean of values from 0 to 1; shares of hits have just this one.
+    errors = [math.sqrt(score * (1 - score) / samples) * scale if share and samples else 0.0 for _, _, score in points]
     marks = {"baseline": ("o", MUTED), "result": ("*", RED), **YARDSTICK_MARKS}
     for place, (name, macs, score) in enumerate(points):
         mark, color = marks.get(name, ("X", SKY))
         big = 260 if name == "result" else 75
+        axes.errorbar([score * scale], [place], xerr=[errors[place]], color=color, linewidth=1, alpha=0.6)
         axes.scatter([score * scale], [place], marker=mark, s=big, color=color, edgecolors=PAPER, zorder=4)
         text = f"{score * scale:.2f}{unit} at {count(macs)} MACs"
-        axes.annotate(text, (score * scale, place), (11, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(text, (score * scale, place), (11, 9), textcoords="offset points", va="center", fontsize=9)
     names = ["this result" if name == "result" else words(name) for name, _, _ in points]
     axes.set_yticks(range(len(points)), names)
     axes.set_ylim(-0.6, len(points) - 0.4)
-    low, high = points[0][2] * scale, points[-1][2] * scale
+    low, high = points[0][2] * scale - errors[0], points[-1][2] * scale + errors[-1]
     spread = max(high - low, 1e-3 * max(abs(high), 1.0))
     axes.set_xlim(low - 0.1 * spread, high + 0.45 * spread)
     rivals = [score for name, _, score in points if name in ("uniform", "global_magnitude", "random")]
@@ -272,6 +277,8 @@ def _result(points: Sequence[tuple[str, float, float]]) -> Figure:
         title = f"The result is {abs(lead):.2f} points {'ahead of' if lead > 0 else 'behind'} the best yardstick at equal cost"
         if abs(lead) < 0.005:
             title = "The result and the best yardstick at equal cost score the same"
+        elif abs(lead) < math.sqrt(2) * max(errors):
+            title += f",\nwithin the standard error of {samples:,} test samples"
     axes.set_title(title)
     return figure
 

@@ -117,7 +117,7 @@ class _Pipeline:
         kept = Measurements(self.run_folder.checkpoints / "retention.json")
         retention = Retention(baseline.network, self.task, self.device)
         shares = {role: kept.row(role, flow.key, partial(retention.of, flow.network)) for role, flow in flows.items()}
-        return build_report(self.config, baseline, flows, rows, shares, latency, self._seconds())
+        return build_report(self.config, baseline, flows, rows, shares, latency, self._seconds(), self.task.size("test"))
 
     def _start(self) -> Flow:
         """Return the network that the run starts from: the same one on resume, wherever its weights came from."""

@@ -61,6 +61,7 @@ def build_report(
     retention: Mapping[str, Any],
     latency: Mapping[str, Any] | None,
     stages: list[dict[str, Any]],
+    test_samples: int,
 ) -> dict[str, Any]:
     """Return report.json.
 
@@ -85,8 +86,8 @@ def build_report(
     layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
     ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that pruned by probabilities:
     ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``latency``
-    is what :func:`search.latency_report.measure_latency` returns, or null where no search looked at it. ``remarks`` are what a
-    person should know of the result.
+    is what :func:`search.latency_report.measure_latency` returns, or null where no search looked at it. ``test_samples`` is the
+    size of the test split, and ``remarks`` are what a person should know of the result.
 
     Args:
         config: The run's configuration.
@@ -96,6 +97,7 @@ def build_report(
         retention: What every flow keeps of the baseline's task relevance, None where that is not known.
         latency: The latency of all networks, None where it was not measured.
         stages: Name and seconds of every stage.
+        test_samples: How many samples scores were measured on.
     """
     result = flows[RESULT]
     searches = [_search(entry) for entry in result.searches()]
@@ -115,6 +117,7 @@ def build_report(
         "yardsticks": {name: {**rows[name], **_candidate(flow)} for name, flow in flows.items() if name != RESULT},
         "searches": searches,
         "stages": stages,
+        "test_samples": test_samples,
         "equivalence_max_abs_error": max(errors, default=None),
         "layers": _last(removals, "layers"),
         "bits": _last(removals, "bits"),

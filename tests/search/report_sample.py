@@ -102,6 +102,7 @@ def sample(trials: int = 200, seed: int = 0) -> dict[str, Any]:
             "dense_same_training": network(0.9394, 3.1e7),
         },
         "searches": [search],
+        "test_samples": 10_000,
         "stages": [
             {"name": "train", "seconds": 140.2, "yardstick_seconds": {}},
             {"name": "sparse_training", "seconds": 71.3, "yardstick_seconds": {"dense_same_training": 70.0}},

@@ -34,6 +34,15 @@ def test_the_page_says_what_was_reached_and_needs_nothing_else(tmp_path: Path) -
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "figures").iterdir())
 
 
+def test_a_lead_that_chance_explains_is_said_to_be_one(tmp_path: Path) -> None:
+    report = sample()
+    assert "standard error" not in page_of(tmp_path, report)
+    report["result"]["top1"] = report["yardsticks"]["global_magnitude"]["top1"] + 0.001
+    assert "within the standard error of 10,000 test samples" in page_of(tmp_path, report)
+    del report["test_samples"]
+    assert "standard error" not in page_of(tmp_path, report)
+
+
 def test_an_asynchronous_search_says_so(tmp_path: Path) -> None:
     report = sample()
     assert "asynchronous" not in page_of(tmp_path, report)
