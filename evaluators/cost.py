@@ -72,6 +72,12 @@ def count(
     }
 
 
+NO_TABLE = (
+    "cost: latency needs a table of every layer's milliseconds in search.space.latency, and a target on latency_ms an absolute "
+    "limit, since the table does not know the network in float"
+)
+
+
 @dataclass(frozen=True)
 class CostSettings:
     """Options of :class:`Cost`.
@@ -115,10 +121,7 @@ class Cost(Evaluator):
             SecateursError: Latency is asked for, and no table tells it.
         """
         if self.settings.latency and "latency_ms" not in context.costs:
-            raise SecateursError(
-                "cost: latency needs a table of every layer's milliseconds in search.space.latency, and a target on latency_ms "
-                "an absolute limit, since the table does not know the network in float"
-            )
+            raise SecateursError(NO_TABLE)
         if all(name in context.costs for name in self.metrics):
             return {name: float(context.costs[name]) for name in self.metrics}
         return count(model, context.task.example_inputs(), context.task.forward)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from evaluators.task import Split, Task
-from spaces.sparsifiers.importance import Observations
+from spaces.registry import resolve
+from spaces.sparsifiers.base import Sparsifier
+from spaces.sparsifiers.importance import CRITERIA, Observations, missing_labels
 
 
 def observations(
@@ -14,3 +16,18 @@ def observations(
     """Return the first ``limit`` samples of a split, in fixed order and unaugmented, with the task's loss and labels."""
     batches = ((inputs.to(device), targets.to(device)) for inputs, targets in task.batches(split, batch_size, limit=limit))
     return Observations(batches, task.loss, task.labels, task.forward)
+
+
+def require_labels(sparsifier: Sparsifier, task: Task) -> None:
+    """Find out whether the task has class labels, where the sparsifier's criterion of importance compares classes.
+
+    Raises:
+        MissingLabelsError: It has none.
+    """
+    name = getattr(getattr(sparsifier, "settings", None), "importance", None)
+    if name is None:
+        return
+    criterion = resolve(CRITERIA[name])
+    _, targets = next(iter(task.batches("train", 2, limit=2)))
+    if criterion.labels and task.labels(targets) is None:
+        raise missing_labels(criterion)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
+from evaluators.observations import require_labels
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint, FileCheckpoint
 from evaluators.training.loop import TrainingSettings, train
@@ -98,10 +99,14 @@ class Recipe:
         """Find out whether candidates could be trained, where the space asks for it.
 
         Raises:
-            SecateursError: There are no settings to train with.
+            SecateursError: There are no settings to train with, or class labels are needed and the task has none.
         """
-        if self.training is None and self.space.sparsifier(self.space.sample(np.random.default_rng(0))) is not None:
+        sparsifier = self.space.sparsifier(self.space.sample(np.random.default_rng(0)))
+        if sparsifier is None:
+            return
+        if self.training is None:
             raise SecateursError(_UNTRAINED)
+        require_labels(sparsifier, self.task)
 
     def build(self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> nn.Module:
         """Return the deployable network of a proposal."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,9 @@ from spaces.registry import suggestion
 if TYPE_CHECKING:
     from torch import nn
 
+    from evaluators.base import Evaluator
     from evaluators.task import Task
-    from search.config import Config, Execution
+    from search.config import Config
     from spaces.base import SearchSpace
 
 
@@ -69,7 +70,9 @@ def preflight(config: Config) -> Iterator[str]:
             space = build_space(spaces_of(config)[name], model, task)
             if not space.domains:
                 raise UnsupportedModelError("nothing in the model is open to the search; `inspect` says why")
-            _check_scores(stage.settings, config.execution, task)
+            evaluators = evaluators_of(stage.settings.evaluate, config.execution)
+            _check_scores(stage.settings, evaluators, task)
+            _check_latency(evaluators, space)
             require_telling(space, list(stage.settings.objectives))
         yield f"{name}: {len(space.domains)} decisions open"
         if not smaller:
@@ -77,8 +80,7 @@ def preflight(config: Config) -> Iterator[str]:
         smaller = True
 
 
-def _check_scores(settings: Any, execution: Execution, task: Task) -> None:
-    evaluators = evaluators_of(settings.evaluate, execution)
+def _check_scores(settings: Any, evaluators: Sequence[Evaluator], task: Task) -> None:
     known = [
         metric
         for evaluator in evaluators
@@ -87,6 +89,20 @@ def _check_scores(settings: Any, execution: Execution, task: Task) -> None:
     for metric in (*settings.objectives, *settings.target):
         if metric not in known:
             raise SecateursError(f"no evaluator measures {metric!r} for this task; {suggestion(metric, known)}")
+
+
+def _check_latency(evaluators: Sequence[Evaluator], space: SearchSpace) -> None:
+    from evaluators.cost import NO_TABLE, Cost
+    from evaluators.latency import Latency
+    from evaluators.latency_backends import require
+
+    for evaluator in evaluators:
+        if isinstance(evaluator, Latency) and evaluator.settings.resource is None:
+            require(evaluator.settings.conditions)
+        elif isinstance(evaluator, Cost) and evaluator.settings.latency:
+            candidate = space.cheapest()
+            if candidate is None or "latency_ms" not in space.costs(candidate):
+                raise SecateursError(NO_TABLE)
 
 
 def _check_device(setting: str) -> None:

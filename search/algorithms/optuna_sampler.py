@@ -228,7 +228,9 @@ class OptunaSampler(Algorithm):
         for candidate in self._parameters.enumerate():
             if self._is_new(candidate):
                 return self._take(candidate)
-        return None
+        # Where next to nothing keeps the targets, chance does not find it.
+        smallest = self._problem.space.cheapest()
+        return self._take(smallest) if smallest is not None and self._is_new(smallest) else None
 
     def _take(self, candidate: Candidate) -> Candidate:
         """Put a candidate in the place of one that the sampler would draw."""

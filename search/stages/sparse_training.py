@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evaluators.observations import require_labels
 from evaluators.training.loop import TrainingSettings
 from search.network import Network
 from search.registered import SPARSIFIER, SparsifierBlock
@@ -42,6 +43,7 @@ class SparseTraining(Stage):
     def check(self, network: Network, run: StageRun) -> Network:
         sparsifier = SPARSIFIER.build(self.settings.sparsifier)
         model = network.copy().model.to(run.device)
+        require_labels(sparsifier, run.task)
         sparsifier.trace(model, run.task.example_inputs().to(run.device), run.task.forward)
         return network
 

@@ -102,10 +102,7 @@ class Criterion(ABC):
     def require(self, labels: Tensor | None) -> Tensor:
         """Return ``labels``, or raise the error that says why they are needed."""
         if labels is None:
-            raise MissingLabelsError(
-                f"importance by {type(self).__name__} compares classes: expected class labels, and the task has none; "
-                "take taylor, l2 or another criterion without labels, or let the task's `labels` return them"
-            )
+            raise missing_labels(type(self))
         return labels
 
 
@@ -124,6 +121,14 @@ class Observations:
     loss: Callable[[Tensor, Tensor], Tensor]
     labels: Callable[[Tensor], Tensor | None]
     forward: Forward = call
+
+
+def missing_labels(criterion: type[Criterion]) -> MissingLabelsError:
+    """Return the error that says why a criterion needs labels."""
+    return MissingLabelsError(
+        f"importance by {criterion.__name__} compares classes: expected class labels, and the task has none; take taylor, l2 "
+        "or another criterion without labels, or let the task's `labels` return them"
+    )
 
 
 def make_criterion(name: str, model: nn.Module, groups: ChannelGroups, options: CriterionOptions | None = None) -> Criterion:

@@ -146,7 +146,8 @@ class Probabilistic(Sparsifier):
             return
         if self._channels is None:
             self._channels = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
-        self._numbers = numbers_of(model, self._channels, settings)
+        if self._channels.groups:
+            self._numbers = numbers_of(model, self._channels, settings)
         if not self._numbers.any():
             reasons = sorted({group.reason for group in self._channels.frozen}) or ["the ratio is 0"]
             raise UnsupportedModelError(

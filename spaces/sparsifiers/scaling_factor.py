@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces.errors import UnsupportedModelError
+from spaces.graph.channel_groups import Forward
 from spaces.sparsifiers.base import Sparsifier
 
 Penalty = Literal["l1_half", "l1"]
@@ -79,12 +80,23 @@ class ScalingFactor(Sparsifier):
         self.settings = settings
         self._factors: dict[str, nn.Parameter] = {}
 
+    def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
+        """Find out whether there are scaling factors; :meth:`start` finds those of the network that is trained.
+
+        Raises:
+            UnsupportedModelError: No layer has scaling factors that may be trained, or the patterns leave none.
+        """
+        self._found(model)
+
     def start(self, model: nn.Module, total_steps: int) -> None:
         """Find the scaling factors of ``model``.
 
         Raises:
             UnsupportedModelError: No layer has scaling factors that may be trained, or the patterns leave none.
         """
+        self._factors = self._found(model)
+
+    def _found(self, model: nn.Module) -> dict[str, nn.Parameter]:
         kinds: tuple[type[nn.Module], ...] = (_BatchNorm,)
         if self.settings.layers == "all_norms":
             kinds = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
@@ -99,13 +111,14 @@ class ScalingFactor(Sparsifier):
                 f"sparse training on scaling factors needs a {kind} with trainable weights and {type(model).__name__} "
                 "has none; set layers: all_norms if it has GroupNorm or LayerNorm, or leave sparse_training out"
             )
-        self._factors = {name: weight for name, weight in found.items() if self._selected(name)}
-        if not self._factors:
+        factors = {name: weight for name, weight in found.items() if self._selected(name)}
+        if not factors:
             raise UnsupportedModelError(
                 f"include {list(self.settings.include)} and exclude {list(self.settings.exclude)} leave no "
                 f"normalisation layer to train towards sparsity; the network has {', '.join(list(found)[:8])}"
                 + (f" and {len(found) - 8} more" if len(found) > 8 else "")
             )
+        return factors
 
     def _selected(self, name: str) -> bool:
         included = not self.settings.include or any(fnmatchcase(name, pattern) for pattern in self.settings.include)

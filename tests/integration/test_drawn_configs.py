@@ -97,4 +97,4 @@ def test_what_check_accepts_runs_to_its_end(tmp_path: Path) -> None:
         seed += 1
     print(f"{ran} of {seed - FIRST} drawn configurations were accepted")
     assert complaints == {}
-    assert ran >= 0.3 * (seed - FIRST), "most of what is drawn is refused, so that little of it is tried"
+    assert ran >= 0.2 * (seed - FIRST), "most of what is drawn is refused, so that little of it is tried"

@@ -62,6 +62,7 @@ TRAIN = {"train": TRAINING}
 RETRAIN = {"retrain": TRAINING}
 EXPORT = {"export": {}}
 SPARSE = {"sparse_training": {"sparsifier": "scaling_factor", **TRAINING}}
+SHAPES = {"task": {"class": "examples.shape_segmentation.ShapeSegmentation", "arguments": {"width": 4}}}
 RAY = {"executor": "ray", "workers": 2}
 MEASURED = ["accuracy", "cost", "latency"]
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
@@ -171,6 +172,52 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "0-search: 0.2 of the MACs are out of reach",
     ),
     "all excluded": (config(search(space={"name": "channel_mask", "exclude": ["*"]})), "nothing in this network can be pruned"),
+    "sparse training of nothing": (
+        config(
+            {"sparse_training": {"sparsifier": {"name": "probabilistic", "exclude": ["features.*"]}, **TRAINING}},
+            search(),
+        ),
+        "0-sparse_training: nothing of this network is to be pruned: excluded by the pattern 'features.*'",
+    ),
+    "no filter to cut": (
+        config({"sparse_training": {"sparsifier": {"name": "gradient_cut", "exclude": ["*"]}, **TRAINING}}, search()),
+        "0-sparse_training: no filter of this network can be cut: ",
+    ),
+    "ratios of nothing": (
+        config(search(space={"name": "filter_ratio", "exclude": ["*"]})),
+        "0-search: ",
+    ),
+    "schedules of nothing": (
+        config(
+            search(
+                space={"name": "pruning_schedule", "exclude": ["*"]},
+                algorithm={"name": "optuna", "evaluations": 2},
+                training=TRAINING,
+            )
+        ),
+        "0-search: nothing in this network can be pruned",
+    ),
+    "joint of nothing": (config(search(space={"name": "joint", "channels": {"exclude": ["*"]}})), "0-search: nothing in"),
+    "bits of nothing": (config(search(space={"name": "bit_width", "exclude": ["*"]})), "0-search: "),
+    "scales of nothing": (
+        config({"sparse_training": {"sparsifier": {"name": "scaling_factor", "exclude": ["*"]}, **TRAINING}}, search()),
+        "0-sparse_training: ",
+    ),
+    "latency without a table": (
+        config(search(space="joint", evaluate=["accuracy", {"cost": {"latency": True}}])),
+        "0-search: cost: latency needs a table",
+    ),
+    "latency where there is no runtime": (
+        config(search(evaluate=["accuracy", "cost", {"latency": {"device": "cuda"}}])),
+        "0-search: latency.device: cuda in ONNX Runtime needs",
+    ),
+    "classes compared where there are none": (
+        {
+            **config({"sparse_training": {"sparsifier": "gradient_cut", "epochs": 1, "batch_size": 32}}),
+            **SHAPES,
+        },
+        "0-sparse_training: importance by RelevanceLoss compares classes: expected class labels, and the task has none",
+    ),
     "rounding to more than there is": (
         config(search(space={"name": "channel_mask", "round_to": 1024})),
         "nothing in this network can be pruned",

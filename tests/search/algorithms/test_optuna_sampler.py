@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bit_space import BitSpace, bit_problem, measured
 from synthetic_space import MACS, TOP1, ImageByImage, Interacting, SyntheticSpace, drive, problem_of
 
 from search import pareto
@@ -235,3 +236,22 @@ def test_masks_are_measured_to_the_end_after_halving():
     trials = drive(OptunaSampler(problem, HALVING, 0), ImageByImage(problem, 400))
     full = [trial for trial in trials if trial.proposal == Proposal(trial.proposal.candidate)]
     assert len(full) == 4
+
+
+class Tight(BitSpace):
+    """Bits, of which it is known which are the cheapest."""
+
+    def cheapest(self) -> Candidate:
+        return Candidate({name: min(domain.options) for name, domain in self.domains.items()})
+
+
+def test_where_chance_finds_nothing_within_the_targets_the_smallest_candidate_is_tried() -> None:
+    space = Tight(12, activations=(4, 6, 8))
+    lowest = space.costs(space.cheapest())
+    whole = space.costs(space.most())
+    problem = bit_problem(space, **{metric: value / whole[metric] * (1 + 1e-9) for metric, value in lowest.items()})
+    algorithm = OptunaSampler(problem, OptunaSamplerSettings(evaluations=4, batch=2), 0)
+    (proposal,) = algorithm.ask(4)
+    assert proposal.candidate == space.cheapest()
+    algorithm.tell(measured(0, proposal, space))
+    assert algorithm.finished
