@@ -42,6 +42,18 @@ def test_what_was_done_before_does_not_count_for_the_eta(monkeypatch: pytest.Mon
         assert bar.eta == "ETA 10 s"
 
 
+def test_what_may_end_early_is_told_as_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    shown = io.StringIO()
+    with Log(None, Console(file=shown)).bar("search", 100, at_most=True) as bar:
+        bar.update(0)
+        now = 9.0
+        bar.update(45)
+        assert bar.eta == "ETA at most 11 s"
+    assert shown.getvalue() == "search: 45 of at most 100  (9.0 s)\n"
+
+
 def test_a_bar_on_a_terminal_leaves_no_trace_of_its_frames(tmp_path: Path) -> None:
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True)
