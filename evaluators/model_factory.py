@@ -84,15 +84,18 @@ def read_weights(path: str) -> dict[str, Tensor]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise WeightsError(f"model.checkpoint: there is no file {file.absolute()}")
+    expected = "expected plain weights (safetensors, or torch.save of model.state_dict())"
     try:
         if file.suffix == ".safetensors":
             return _without_prefix(safetensors.torch.load_file(file))
         loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(
-            f"model.checkpoint {file}: expected plain weights (safetensors, or torch.save of model.state_dict()); "
-            f"reading it failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from error
+    except pickle.UnpicklingError as error:
+        objects = "it holds other Python objects, such as a whole module, which are never unpickled; save model.state_dict()"
+        reason = objects if "GLOBAL" in str(error) else "reading it failed: it is no file that torch.save wrote"
+        raise WeightsError(f"model.checkpoint {file}: {expected}; {reason}") from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"model.checkpoint {file}: {expected}; reading it failed: {reason}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]

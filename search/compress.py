@@ -92,5 +92,7 @@ def _stages(task: Task, target: Mapping[str, str], epochs: int, lr: float) -> li
         "objectives": {task.score_name: "maximize"},
         "target": dict(target),
     }
-    retraining = {"epochs": epochs, "optimizer": {"name": "sgd", "lr": lr}, "distillation": {"weight": 0.5, "temperature": 4.0}}
+    # SGD without a limit ruins networks that were trained by another optimizer, transformers first of all.
+    optimizer = {"optimizer": {"name": "sgd", "lr": lr}, "clip_norm": 1.0}
+    retraining = {"epochs": epochs, **optimizer, "distillation": {"weight": 0.5, "temperature": 4.0}}
     return [{"search": searching}, {"retrain": retraining}]

@@ -50,8 +50,9 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
 
     with torch_threads(config.execution.threads_per_trial):
         if not (folder / "config.yaml").exists():
-            for _ in rehearse(config):
-                pass
+            for line in rehearse(config):
+                if console is not None:
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
         with disk_errors(folder), RunFolder(folder) as run_folder:
             task = config.build_task()
             changes = run_folder.adopt(config.canonical(), task.fingerprint)
@@ -105,6 +106,7 @@ class _Pipeline:
         baseline = baseline if baseline is not None else flows[RESULT]
         measurements = Measurements(self.run_folder.checkpoints / "measurements.json")
         rows = {}
+        self.log.write(f"measuring what came out on the test split, {len(flows) + 1} networks")
         for role, flow in {"baseline": baseline, **flows}.items():
             model = flow.network.stored().model.to(self.device)
             rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
@@ -178,7 +180,8 @@ class _Pipeline:
             network = stage.run(flow.network, stage_run)
             stopwatch.save(every=0.0)
             step.finish(network, stage_run.notes)
-            self.log.write(f"{stage_run.label}: done in {duration(stopwatch.seconds)}", console=False)
+            has_bar = stage.trains or stage.searches
+            self.log.write(f"{stage_run.label}: done in {duration(stopwatch.seconds)}", console=not has_bar)
             # A network is always read back, so that a resumed run goes on with the very same tensors and layouts.
             done = step.load(self.task)
         network, notes = _there(done, step)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.inspection import build_space, spaces_of
 from search.numbers import count, percent
-from search.registered import SPARSIFIER
+from search.registered import SPARSIFIER, STAGE
 from search.remote_timer import evaluators_of
 from search.setup import require_telling
 from spaces.errors import SecateursError, UnsupportedModelError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from evaluators.task import Task
     from search.config import Config
     from spaces.base import SearchSpace
+
+_SCORED = 100
+"""Enough to tell a trained network from one whose images are prepared in another way than those it was trained on."""
 
 
 @contextmanager
@@ -42,6 +45,7 @@ def preflight(config: Config) -> Iterator[str]:
         SecateursError: The model or its data cannot be had, its outputs do not fit the data, nothing is open to a search,
             or no candidate can meet a target.
     """
+    from evaluators.accuracy import measure
     from evaluators.cost import count as count_costs
 
     if config.storage is not None:
@@ -56,6 +60,10 @@ def preflight(config: Config) -> Iterator[str]:
     yield f"data: {', '.join(sizes)}"
     _check_batches(config, task)
     yield f"forward pass: outputs of shape {_forward(task, model)}"
+    if STAGE.find(config.stages[0].name).compresses:
+        count_of = min(_SCORED, task.size("search"))
+        found = measure(model, task, "search", limit=count_of)[task.score_name]
+        yield f"score: {task.score_name} {found:.4f} as it is, on {count_of} samples of the search split"
     smaller = False
     for index, stage in enumerate(config.stages):
         name = f"{index}-{stage.name}"
@@ -160,7 +168,12 @@ def _targets(name: str, targets: Any, space: SearchSpace, whole: Mapping[str, fl
         if metric not in whole or metric not in lowest:
             continue
         allowed = limit.absolute(whole[metric])
+        if lowest[metric] >= whole[metric] > allowed:
+            others = " or ".join(cost for cost in lowest if cost in whole and lowest[cost] < whole[cost])
+            raise SecateursError(f"{name}.target.{metric}: nothing in this space lowers {metric}; set a target on {others}")
         if lowest[metric] > allowed:
+            if not limit.relative and limit.value < 1:
+                remedy = f'a share of the whole is written "<= {limit.value * 100:g}%"'
             raise SecateursError(
                 f"{name}.target.{metric}: {limit} is {count(allowed)}, and the smallest network in this space has "
                 f"{count(lowest[metric])} ({percent(lowest[metric] / whole[metric])} of the whole); {remedy}"

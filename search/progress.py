@@ -22,12 +22,19 @@ class Bar:
     """One thing under way. Lines appear at the start, at the end and every ten seconds, however large the model is."""
 
     def __init__(
-        self, log: Log, label: str, total: int | None, live: Progress | None, seconds_left: Callable[[], float] | None = None
+        self,
+        log: Log,
+        label: str,
+        total: int | None,
+        live: Progress | None,
+        seconds_left: Callable[[], float] | None = None,
+        at_most: bool = False,
     ) -> None:
         self._log = log
         self._label = label
         self._total = total
         self._seconds_left = seconds_left
+        self._at_most = at_most
         self._live = live
         self._task: TaskID | None = live.add_task(label, total=total, note="") if live is not None else None
         self._start = self._line = time.monotonic()
@@ -60,7 +67,7 @@ class Bar:
         gained = self._done - (self._first or 0)
         if gained and self._total is not None:
             rests.append((time.monotonic() - self._start) / gained * max(self._total - self._done, 0))
-        return f"ETA {duration(min(rests))}" if rests else ""
+        return f"ETA {'at most ' if self._at_most else ''}{duration(min(rests))}" if rests else ""
 
     @property
     def _count(self) -> str:
@@ -89,25 +96,28 @@ class Log:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def bar(self, label: str, total: int | None, seconds_left: Callable[[], float] | None = None) -> Iterator[Bar]:
+    def bar(
+        self, label: str, total: int | None, seconds_left: Callable[[], float] | None = None, at_most: bool = False
+    ) -> Iterator[Bar]:
         """Show the progress of something under way.
 
         Args:
             label: What it is.
             total: How many there are to do, None where unknown.
             seconds_left: Tells how much time there is left, where that is limited.
+            at_most: Whether it may be over before ``total`` are done.
         """
         terminal = self._console is not None and self._console.is_terminal and self._depth == 0
         self._depth += 1
         try:
             if not terminal:
-                bar = Bar(self, label, total, None, seconds_left)
+                bar = Bar(self, label, total, None, seconds_left, at_most)
                 yield bar
             else:
                 note = TextColumn("{task.fields[note]}")
                 columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note)
                 with Progress(*columns, console=self._console, transient=True) as live:
-                    bar = Bar(self, label, total, live, seconds_left)
+                    bar = Bar(self, label, total, live, seconds_left, at_most)
                     yield bar
             bar.finish()
         finally:

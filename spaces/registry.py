@@ -14,11 +14,17 @@ class UnknownNameError(SecateursError):
     """A name that no registry entry or import path answers to."""
 
 
+_LONG = 50
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return the nearest known name as a question, and the whole list."""
+    """Return the nearest known name as a question, and the whole list; of a long one the names that are near."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     question = f"did you mean {near[0]!r}? " if near else ""
+    if len(known) > _LONG:
+        alike = difflib.get_close_matches(name, known, n=10, cutoff=0.5) or known[:10]
+        return f"{question}known: {', '.join(alike)} and {len(known) - len(alike)} more"
     return f"{question}known: {', '.join(known)}"
 
 

@@ -114,7 +114,7 @@ class Search(Stage):
         seconds_left = None if budget.seconds is None else lambda: (budget.seconds or 0.0) - run.stopwatch.seconds
         loop_class = AsynchronousLoop if _asynchronous(run) else BatchLoop
         try:
-            with run.log.bar(run.label, min(limits, default=None), seconds_left) as bar:
+            with run.log.bar(run.label, min(limits, default=None), seconds_left, at_most=True) as bar:
                 bar.update(len(study.trials()))
                 loop = loop_class(
                     algorithm=algorithm,

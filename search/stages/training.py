@@ -32,7 +32,7 @@ def train_network(
     trained = network.copy()
     teacher = run.baseline.model if run.baseline is not None and settings.distillation is not None else None
     epochs: list[EpochRecord] = []
-    with run.log.bar(run.label, settings.epochs) as bar:
+    with run.log.bar(run.label, settings.epochs, at_most=settings.early_stop is not None) as bar:
         bar.update(0)
 
         def on_epoch(record: EpochRecord) -> None:

@@ -31,12 +31,6 @@ def test_plain_lines_are_few_and_tell_the_rest(tmp_path: Path, monkeypatch: pyte
     assert lines[-1].startswith("search: 100/100 best 100 (")
 
 
-def test_what_ended_early_says_so(tmp_path: Path) -> None:
-    with Log(tmp_path / "log.txt", None) as log, log.bar("search", 320) as bar:
-        bar.update(202, "best top1 0.97")
-    assert "search: 202 of at most 320 best top1 0.97 (" in (tmp_path / "log.txt").read_text()
-
-
 def test_what_was_done_before_does_not_count_for_the_eta(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
@@ -46,6 +40,18 @@ def test_what_was_done_before_does_not_count_for_the_eta(monkeypatch: pytest.Mon
         now = 10.0
         bar.update(90)
         assert bar.eta == "ETA 10 s"
+
+
+def test_what_may_end_early_is_told_as_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    shown = io.StringIO()
+    with Log(None, Console(file=shown)).bar("search", 100, at_most=True) as bar:
+        bar.update(0)
+        now = 9.0
+        bar.update(45)
+        assert bar.eta == "ETA at most 11 s"
+    assert shown.getvalue() == "search: 45 of at most 100  (9.0 s)\n"
 
 
 def test_a_bar_on_a_terminal_leaves_no_trace_of_its_frames(tmp_path: Path) -> None:

@@ -54,5 +54,8 @@ def test_unknown_names_get_the_nearest_match() -> None:
         resolve("spacez.networks.resnet20")
     with pytest.raises(UnknownNameError, match="did you mean 'resnet20'"):
         resolve("spaces.networks.resnet2")
+    names = {f"regnet_{index}": "x:y" for index in range(60)}
+    with pytest.raises(UnknownNameError, match="did you mean 'regnet_7'.* and 50 more$"):
+        lookup(names, "regnet_7x", "network")
     with pytest.raises(UnknownNameError, match="expected an import path"):
         resolve("resnet20")
