@@ -22,6 +22,8 @@ from evaluators.task import Batch, Split
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 NATURAL: tuple[Augmentation, ...] = ("crop", "flip")
+KEPT_BYTES = 2**28
+"""Images that every candidate is measured on are kept in memory up to this size: decoding takes longer than a small network."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class ImageFolder(DataSet):
         self._fixed = v2.Compose([*central, *finish])
         self._random = v2.Compose([*random, *finish])
         self._samples: dict[str, list[tuple[str, int]]] = {}
+        self._kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     @cached_property
     def classes(self) -> int:  # type: ignore[override]
@@ -119,6 +122,8 @@ class ImageFolder(DataSet):
         samples = self._of(split)
         count = len(samples) if limit is None else min(limit, len(samples))
         keys: list[tuple[int, int | None]] = [(position, None) for position in range(count)]
+        if generator is None and self._fits(split, count):
+            return self._from_memory(split, count, batch_size)
         if generator is not None:
             order = torch.randperm(count, generator=generator).tolist()
             seeds = torch.randint(2**62, (count,), generator=generator).tolist()
@@ -137,6 +142,20 @@ class ImageFolder(DataSet):
         except DataError as error:
             # Out of a worker process it comes wrapped in that process's traceback.
             raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
+
+    def _fits(self, split: str, count: int) -> bool:
+        others = sum(len(kept) for name, kept in self._kept.items() if name != split)
+        return (others + max(count, len(self._kept.get(split, [])))) * 3 * self.settings.image_size**2 * 4 <= KEPT_BYTES
+
+    def _from_memory(self, split: Split, count: int, batch_size: int) -> Iterator[Batch]:
+        kept = self._kept.setdefault(split, [])
+        keys: list[tuple[int, int | None]] = [(position, None) for position in range(len(kept), count)]
+        files = _Files(self._of(split), self._fixed, self._random)
+        read = [pair for images, labels in self._read(files, keys, batch_size) for pair in zip(images, labels, strict=True)]
+        kept.extend(read)
+        for first in range(0, count, batch_size):
+            images, labels = zip(*kept[first : min(first + batch_size, count)], strict=True)
+            yield torch.stack(images), torch.stack(labels)
 
     def example(self) -> Tensor:
         """Return the first training image as a batch, shape ``(1, 3, H, W)``."""

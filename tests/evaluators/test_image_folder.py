@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from evaluators import image_folder
 from evaluators.data import DataError
 from evaluators.image_folder import ImageFolder, ImageFolderSettings
 from evaluators.task import MissingDataError
@@ -124,3 +125,20 @@ def test_a_broken_image_is_named_without_a_traceback(tmp_path, workers):
         list(data.batches("test", 2, None, None))
     assert str(caught.value).startswith(f"image_folder: {broken} can't be read as an image (")
     assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_not_augmented_are_decoded_once_where_memory_allows(root, monkeypatch):
+    opened = []
+    load = image_folder.default_loader
+    monkeypatch.setattr(image_folder, "default_loader", lambda path: opened.append(path) or load(path))
+    data = folder(root)
+    part = torch.cat([images for images, _ in data.batches("search", 2, None, 4)])
+    whole = torch.cat([images for images, _ in data.batches("search", 4, None, None)])
+    again = torch.cat([images for images, _ in data.batches("search", 6, None, None)])
+    assert torch.equal(part, whole[:4])
+    assert torch.equal(whole, again)
+    assert len(opened) == 6
+    monkeypatch.setattr(image_folder, "KEPT_BYTES", 0)
+    read = list(folder(root).batches("search", 4, None, None))
+    assert torch.equal(torch.cat([images for images, _ in read]), whole)
+    assert len(opened) == 12
