@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,11 @@ def test_an_order_that_makes_sense_runs(tmp_path: Path, stages: tuple[str, ...])
     run(load(write_config(tmp_path, pipeline(*stages))), tmp_path / "run")
     assert read_report(tmp_path / "run")["result"]["loss"] > 0.0
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_the_score_of_a_network_that_is_compressed_as_it_comes_is_told(tmp_path: Path) -> None:
+    lines = list(rehearse(load(write_config(tmp_path, pipeline("channels")))))
+    (told,) = [line for line in lines if line.startswith("score: ")]
+    assert re.fullmatch(r"score: top1 0\.\d{4} as it is, on 100 samples of the search split", told)
+    trained_here = list(rehearse(load(write_config(tmp_path, pipeline("train", "channels")))))
+    assert not any(line.startswith("score: ") for line in trained_here)
