@@ -87,6 +87,9 @@ class ChannelMask(SearchSpace):
         self._settings = settings
         if not self.domains or all(len(domain.legal_counts()) < 2 for domain in self.domains.values()):
             reasons = sorted({group.reason for group in self.groups.frozen}) or ["it has no layer with channels"]
+            if sizes := [group.size for group in self.groups.groups]:
+                limits = f"round_to {settings.round_to} and max_ratio {settings.max_ratio}"
+                reasons = [f"{limits} leave no choice in any of the {len(sizes)} open groups, of {max(sizes)} channels at most"]
             raise UnsupportedModelError(
                 "nothing in this network can be pruned: " + "; ".join(reasons[:5]) + ". "
                 "`python -m search inspect CONFIG` shows every group; see `include`, `exclude`, `max_ratio` and `round_to`."
