@@ -23,7 +23,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 NATURAL: tuple[Augmentation, ...] = ("crop", "flip")
 KEPT_BYTES = 2**28
-"""Images that every candidate is measured on are kept in memory up to this size: decoding takes longer than a small network."""
+"""Images that every candidate is measured on are kept in memory up to this size: decoding takes as long as a small network."""
 
 
 @dataclass(frozen=True)

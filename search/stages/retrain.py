@@ -13,8 +13,8 @@ from search.stages.training import TrainingStage
 class Retrain(TrainingStage):
     """Trains the network that a search left, and keeps it as it came where training made it clearly worse.
 
-    With ``early_stop``, until the search split's score stops rising. Clearly worse is by more than two standard errors of a
-    mean of values from 0 to 1 on the search split: its score was chosen by a search, and lies a little too high.
+    With ``early_stop``, until the search split's score stops rising. Clearly worse is by more than two standard errors of the
+    difference of two means of values from 0 to 1 on the search split; a search chose the score before, which is a little high.
     """
 
     def run(self, network: Network, run: StageRun) -> Network:
@@ -23,7 +23,8 @@ class Retrain(TrainingStage):
         trained = super().run(network, run)
         scores = [epoch["search_score"] for epoch in run.notes["history"]]
         after = scores[-1] if self.settings.early_stop is None else max(scores)
-        if after >= before - 2 * math.sqrt(max(before * (1 - before), 0.0) / run.task.size("search")):
+        spread = sum(max(value * (1 - value), 0.0) for value in (before, after))
+        if after >= before - 2 * math.sqrt(spread / run.task.size("search")):
             return trained
         remark = (
             f"retraining made the network worse ({score} on the search split {before:.4f} before, {after:.4f} after): it is "
