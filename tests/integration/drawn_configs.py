@@ -68,6 +68,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "include": LAYERS,
         "exclude": LAYERS,
         "max_ratio": SHARES,
+        "round_to": (1, 2, 8),
     },
     "ProbabilisticSettings": {
         "ratio": (0.0, 0.3, 0.9),
@@ -131,6 +132,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "macs": (None, 0.2, 0.5, 0.95, 1.0),
         "levels": (2, 5, 20),
         "max_ratio": SHARES,
+        "round_to": (1, 2, 8),
         "include": LAYERS,
         "exclude": LAYERS,
         "compensate": (True, False),
