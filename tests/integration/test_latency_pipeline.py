@@ -118,6 +118,7 @@ def test_candidates_are_measured_one_by_one_where_that_is_the_mode(tmp_path: Pat
 @pytest.mark.slow
 def test_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEURS_CACHE", str(tmp_path / "cache"))
-    report = ran(tmp_path, config("random", "table").replace('"<= 90%"', '"<= 99%"'))
+    # Of a network this small the time is hardly that of its channels: no target on it can be relied on.
+    report = ran(tmp_path, config("random", "table").replace('latency_ms: "<= 90%"', 'macs: "<= 80%"'))
     assert report["latency"]["networks"]["result"]["median"] > 0.0
     assert (tmp_path / "cache").is_dir()
