@@ -198,6 +198,7 @@ def test_what_can_not_be_is_refused() -> None:
         {"macs": 0.5, "per": "network"},
         {"macs": 1.5},
         {"max_ratio": 0.0},
+        {"round_to": 0},
         {"freeze": 0.9, "decay": 0.5},
     ],
 )

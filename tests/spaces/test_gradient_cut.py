@@ -376,6 +376,7 @@ def test_what_cannot_be_is_refused() -> None:
         {"smoothing": 1.0},
         {"exponent": -1.0},
         {"max_ratio": 0.0},
+        {"round_to": 0},
     ],
 )
 def test_wrong_settings_are_refused(options) -> None:
