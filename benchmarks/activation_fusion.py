@@ -31,6 +31,7 @@ import torchvision
 from torch import nn
 
 from benchmarks.stopwatch import Stopwatch
+from evaluators.onnx_session import open_session
 from search.atomic import write_json
 from search.fusing import fuse_file
 
@@ -114,15 +115,10 @@ def export(model: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     program.save(str(path))
 
 
-def session(path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+def session(path: Path, optimized: Path | None = None) -> Any:
     """Load a file with all of ONNX Runtime's optimizations, on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    written: dict[str, Any] = {} if optimized is None else {"optimized_model_filepath": str(optimized)}
+    return open_session(str(path), graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, **written)
 
 
 def measure(model: nn.Module, shape: tuple[int, ...], runs: int, folder: Path) -> Numbers:

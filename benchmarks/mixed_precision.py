@@ -26,6 +26,7 @@ from benchmarks.mixed_precision_rows import QUICK, ROWS, BitBench, BitSizes, Set
 from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
 from benchmarks.quantized_cells import delivered
 from evaluators.onnx_export import write_onnx
+from evaluators.onnx_session import open_session
 from evaluators.quantized_onnx import stored_integers
 from evaluators.task import Task
 from search.atomic import write_json
@@ -65,15 +66,11 @@ def compute(cell: Cell) -> dict[str, Any]:
 
 def exported(model: nn.Module, task: Task, images: int) -> dict[str, Any]:
     """Return how many predictions of the ONNX file differ, and whether its integers are within the network's bits."""
-    import onnxruntime
-
     inputs, _ = next(iter(task.batches("test", 3, limit=3)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_onnx(Path(folder), model, inputs)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(str(path))
         integers, size = stored_integers(path), path.stat().st_size
         differing = seen = 0
         for batch, _ in task.batches("test", 250, limit=images):

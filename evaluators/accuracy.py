@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,22 +12,10 @@ from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from evaluators.task import Split, Task
-from evaluators.training.batch_norm import recalibrate, to_device
+from evaluators.training.batch_norm import recalibrate, to_device, whole_batches
+from spaces.evaluation_mode import evaluation_mode
 
 _LEAST_CALIBRATION = 64
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module | None) -> Iterator[None]:
-    """Put ``model`` and all its parts in evaluation mode, and back in their own modes afterwards; None does nothing."""
-    modes = {} if model is None else {module: module.training for module in model.modules()}
-    if model is not None:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def measure(
@@ -130,9 +117,7 @@ class Accuracy(Evaluator):
 
     def _calibration(self, fidelity: float, available: int) -> tuple[int, int]:
         """Return how many batches of how many samples to re-calibrate on."""
-        # A rest of a batch would count as much as a full one.
-        size = min(self.settings.batch_size, available)
-        count = min(self.settings.batch_norm_batches, available // size)
+        count, size = whole_batches(available, self.settings.batch_size, self.settings.batch_norm_batches)
         samples = fidelity * count * size
         fewer = min(count, max(2, math.ceil(samples / size)))
         if fidelity == 1.0 or fewer == 0:

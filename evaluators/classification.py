@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluators.accuracy import evaluation_mode
 from evaluators.data import DataSet
 from evaluators.model_factory import ModelSettings, build_model, load_weights, model_fingerprint
 from evaluators.task import Batch, Split, Task
 from spaces.errors import UnsupportedModelError
+from spaces.evaluation_mode import evaluation_mode
 
 TOP5_ABOVE = 10
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from evaluators.accuracy import evaluation_mode
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.evaluation_mode import evaluation_mode
 from spaces.graph.bit_cost import counted_parameters, operation_bits, stored_bytes
 from spaces.graph.layer_macs import COUNTED, module_macs
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evaluators.accuracy import evaluation_mode
 from evaluators.second_moment import Forward, Loss, gradients, open_weights
 from evaluators.task import Batch
 from spaces.errors import SecateursError
+from spaces.evaluation_mode import evaluation_mode
 
 
 @dataclass(frozen=True)

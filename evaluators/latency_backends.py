@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from evaluators.onnx_export import TaskForward, first_line, onnx_bytes, open_session, quiet
+from evaluators.onnx_export import TaskForward, first_line, onnx_bytes, quiet
+from evaluators.onnx_session import open_session
 from evaluators.task import Task
 from evaluators.timing import Run, clock
 from spaces.errors import SecateursError

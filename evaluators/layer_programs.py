@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evaluators.onnx_export import open_session
+from evaluators.onnx_session import open_session
 from evaluators.quantized_onnx import OPSETS
 from evaluators.timing import Run, clock
 from spaces.graph.bit_cost import FLOAT_BITS

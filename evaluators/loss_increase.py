@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from evaluators.accuracy import evaluation_mode
 from evaluators.task import Batch, Task
+from spaces.evaluation_mode import evaluation_mode
 
 Prepare = Callable[[Mapping[str, int]], nn.Module]
 """From bits of every decision to the quantized network."""

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from evaluators.accuracy import evaluation_mode
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from evaluators.loss_increase import divergence
 from evaluators.second_moment import NoGradientError
 from evaluators.sensitivity import FORWARD_BATCH, Sensitivity, SensitivitySettings, calibration_batches, weight_sensitivity
 from evaluators.task import Batch, Task
+from spaces.evaluation_mode import evaluation_mode
 from spaces.graph.fake_quantize import Quantizer
 from spaces.graph.quantized_layers import quantized_layers
 

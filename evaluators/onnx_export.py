@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from evaluators.onnx_session import open_session
 from evaluators.quantized_onnx import OPSETS, forms, is_stored, narrow, with_onnx_operators
 from evaluators.task import Task
 from spaces.errors import SecateursError
@@ -72,25 +73,6 @@ def onnx_bytes(module: nn.Module, inputs: Tensor) -> bytes:
         return content
 
     return _first_accepted(module, inputs, accept, any_batch=False)
-
-
-def open_session(model: str | bytes, threads: int = 1, provider: str = "CPUExecutionProvider", **options: Any) -> Any:
-    """Return an ONNX Runtime session on a file or on bytes.
-
-    Args:
-        model: The path of a file, or its content.
-        threads: Threads that a run computes with.
-        provider: Where it computes.
-        options: Other attributes of ``SessionOptions``.
-    """
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-    settings.log_severity_level = 3
-    for name, value in options.items():
-        setattr(settings, name, value)
-    return onnxruntime.InferenceSession(model, settings, providers=[provider])
 
 
 def _first_accepted(module: nn.Module, inputs: Tensor, accept: Callable[[Any], T], any_batch: bool) -> T:

@@ -20,6 +20,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from evaluators.onnx_session import open_session
 from spaces.graph.fake_quantize import StoredQuantizer, integer_range
 from spaces.graph.stored_weight import StoredWeight
 
@@ -159,11 +160,9 @@ def stored_integers(path: Path) -> dict[str, tuple[int, int, int]]:
 def deployment(path: Path) -> dict[str, Any]:
     """Return how ONNX Runtime computes the layers with weights of a file on this machine's CPU, after its optimizations."""
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node]
+        optimized = str(Path(folder) / "optimized.onnx")
+        open_session(str(path), optimized_model_filepath=optimized)
+        kinds = [node.op_type for node in onnx.load(optimized, load_external_data=False).graph.node]
     return {
         "integer_layers": sum(kind in _INTEGER_LAYERS for kind in kinds),
         "float_layers": sum(kind in _FLOAT_LAYERS for kind in kinds),

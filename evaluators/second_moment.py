@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from evaluators.accuracy import evaluation_mode
 from evaluators.task import Batch
 from spaces.errors import SecateursError
+from spaces.evaluation_mode import evaluation_mode
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Forward = Callable[[nn.Module, Tensor], Tensor]

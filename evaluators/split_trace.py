@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evaluators.accuracy import evaluation_mode
 from evaluators.hessian_trace import Trace, Traces, TraceSettings, hessian_traces
 from evaluators.second_moment import Forward, Loss, gradients, open_weights
 from evaluators.task import Batch
 from spaces.errors import SecateursError
+from spaces.evaluation_mode import evaluation_mode
 
 MOST_OUTPUTS = 64
 """Most outputs of one sample for which the Gauss-Newton part is summed."""

@@ -83,7 +83,7 @@ def time_in_turn(runs: Sequence[Run], warmup: int, repetitions: int, seconds: fl
     found: list[list[float]] = [[] for _ in runs]
     end = time.monotonic() + seconds * len(runs)
     for done in range(0, repetitions, AT_A_TIME):
-        if done >= LEAST_REPETITIONS and time.monotonic() >= end:
+        if done and time.monotonic() >= end:
             break
         for times, run in zip(found, runs, strict=True):
             for _ in range(NOT_COUNTED if len(runs) > 1 else 0):

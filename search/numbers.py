@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def count(value: float | None) -> str:
     """Return a large number with its magnitude: ``40.8 M``."""
@@ -36,3 +38,8 @@ def times(before: float | None, after: float | None) -> str:
 def metric_value(name: str, value: float) -> str:
     """Return the value of the metric ``name``: bytes as a size, everything else with its magnitude."""
     return size(value) if name.endswith("_bytes") else count(value)
+
+
+def standard_error(score: float, samples: int) -> float:
+    """Return that of a mean of ``samples`` values from 0 to 1, at the most; shares of hits have just this one."""
+    return math.sqrt(max(score * (1.0 - score), 0.0) / samples)

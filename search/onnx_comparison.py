@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from evaluators.onnx_session import open_session
 from spaces.errors import EquivalenceError, SecateursError
 
 TOLERANCE = {np.dtype(np.float64): 1e-6, np.dtype(np.float32): 1e-5, np.dtype(np.float16): 1e-2}
@@ -77,12 +78,9 @@ def compare(before: Path, after: Path, exact: bool, shapes: Mapping[str, Sequenc
     return Comparison(worst, {name: array.shape for name, array in feeds.items()})
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+def _session(path: Path) -> Any:
+    disabled = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return open_session(str(path), graph_optimization_level=disabled, log_severity_level=4)
 
 
 def _run_somehow(path: Path, shapes: Mapping[str, Sequence[int]], seed: int) -> tuple[Feeds, list[Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from evaluators.task import Task
-from evaluators.training.batch_norm import recalibrate
+from evaluators.training.batch_norm import recalibrate, whole_batches
 from search.network import Network
 from spaces.graph.channel_check import equivalence_error
 from spaces.graph.channel_groups import ChannelGroups
@@ -49,9 +49,8 @@ def remove_channels(
     small = apply_cut(model, cut)
     change = output_change(model, small, task) if sparsifier.lossless else None
     if not settled:
-        size = min(BATCH, task.size("train"))
-        limit = size * min(CALIBRATION, task.size("train") // size)
-        recalibrate(small, task.batches("train", size, limit=limit), task.forward)
+        count, size = whole_batches(task.size("train"), BATCH, CALIBRATION)
+        recalibrate(small, task.batches("train", size, limit=count * size), task.forward)
     named = {name: "".join("1" if bit else "0" for bit in bits) for name, bits in kept.items()}
     transformation = {"kind": "slice_channels", "candidate": named, **cut.to_json()}
     notes = {

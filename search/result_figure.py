@@ -14,7 +14,7 @@ from search.figure_style import (
     YARDSTICK_MARKS,
     new_figure,
 )
-from search.numbers import count
+from search.numbers import count, standard_error
 from search.report_view import score_of, words
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def result(points: Sequence[tuple[str, float, float]], samples: int) -> Figure:
     share = all(0 <= score <= 1 for _, _, score in points)
     scale, unit = (100.0, " %") if share else (1.0, "")
     axes.set_xlabel("score on the test split" + (" [%]" if share else ""))
-    # Of a mean of values from 0 to 1; shares of hits have just this one.
-    errors = [math.sqrt(score * (1 - score) / samples) * scale if share and samples else 0.0 for _, _, score in points]
+    errors = [standard_error(score, samples) * scale if share and samples else 0.0 for _, _, score in points]
     marks = {"baseline": ("o", MUTED), "result": ("*", RED), **YARDSTICK_MARKS}
     for place, (name, macs, score) in enumerate(points):
         mark, color = marks.get(name, ("X", SKY))

@@ -31,6 +31,12 @@ def recalibrate(
     measure_statistics(model, (to_device(inputs, place) for inputs, _ in batches), forward)
 
 
+def whole_batches(available: int, batch_size: int, batches: int) -> tuple[int, int]:
+    """Return how many batches of how many samples to measure on: a rest of a batch would count as much as a full one."""
+    size = min(batch_size, available)
+    return min(batches, available // size), size
+
+
 def to_device(inputs: Tensor, device: torch.device, channels_last: bool = True) -> Tensor:
     """Return ``inputs`` on ``device``, images of shape ``(N, C, H, W)`` in channels-last layout where asked."""
     if channels_last and inputs.ndim == 4:

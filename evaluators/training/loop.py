@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluators.accuracy import evaluation_mode, measure
+from evaluators.accuracy import measure
 from evaluators.task import Task
 from evaluators.training.batch_norm import to_device
 from evaluators.training.checkpoint import Checkpoint
@@ -21,6 +21,7 @@ from evaluators.training.schedules import learning_rate_factor
 from evaluators.training.settings import TrainingSettings
 from evaluators.training.state import EpochRecord, History, Moments, identity, restore_state, save_state
 from spaces.errors import SecateursError
+from spaces.evaluation_mode import evaluation_mode
 from spaces.sparsifiers.base import Sparsifier
 
 __all__ = ["DivergedError", "EpochRecord", "History", "TrainingError", "TrainingSettings", "train"]

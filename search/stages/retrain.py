@@ -6,6 +6,7 @@ import math
 
 from evaluators.accuracy import measure
 from search.network import Network
+from search.numbers import standard_error
 from search.run import StageRun
 from search.stages.training import TrainingStage
 
@@ -23,8 +24,8 @@ class Retrain(TrainingStage):
         trained = super().run(network, run)
         scores = [epoch["search_score"] for epoch in run.notes["history"]]
         after = scores[-1] if self.settings.early_stop is None else max(scores)
-        spread = sum(max(value * (1 - value), 0.0) for value in (before, after))
-        if after >= before - 2 * math.sqrt(spread / run.task.size("search")):
+        errors = [standard_error(value, run.task.size("search")) for value in (before, after)]
+        if after >= before - 2 * math.hypot(*errors):
             return trained
         remark = (
             f"retraining made the network worse ({score} on the search split {before:.4f} before, {after:.4f} after): it is "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from spaces.errors import UnsupportedModelError
+from spaces.evaluation_mode import evaluation_mode
 from spaces.graph.channel_groups import Forward
 from spaces.graph.fake_quantize import Quantizer
 from spaces.graph.quantized_layers import QuantizedLayer
@@ -95,18 +96,15 @@ def _readable(model: nn.Module) -> list[str]:
     Raises:
         UnsupportedModelError: The network can't be traced, or does something else in training than in evaluation.
     """
-    modes = {module: module.training for module in model.modules()}
     try:
         traced = []
-        for training in (True, False):
-            model.train(training)
-            graph = _Tracer().trace(model)
-            traced.append((str(graph), list(_named(graph, model))))
+        with evaluation_mode(model):
+            for training in (True, False):
+                model.train(training)
+                graph = _Tracer().trace(model)
+                traced.append((str(graph), list(_named(graph, model))))
     except Exception as error:
         raise UnsupportedModelError(f"torch.fx can't trace the network ({_first_line(error)})") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     (in_training, _), (in_evaluation, names) = traced
     if in_training != in_evaluation and names:
         raise UnsupportedModelError("the network's code does something else in training than in evaluation")

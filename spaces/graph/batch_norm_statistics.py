@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from spaces.evaluation_mode import evaluation_mode
+
 
 @torch.no_grad()
 def measure_statistics(model: nn.Module, batches: Iterable[Tensor], forward: Callable[[nn.Module, Tensor], Any]) -> None:
@@ -26,21 +28,18 @@ def measure_statistics(model: nn.Module, batches: Iterable[Tensor], forward: Cal
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not layers:
         return
-    modes = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
-    model.eval()
-    try:
-        reset = False
-        for inputs in batches:
-            if not reset:
-                for layer in layers:
-                    layer.reset_running_stats()
-                    layer.momentum = None
-                    layer.train()
-                reset = True
-            forward(model, inputs)
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluation_mode(model):
+        try:
+            reset = False
+            for inputs in batches:
+                if not reset:
+                    for layer in layers:
+                        layer.reset_running_stats()
+                        layer.momentum = None
+                        layer.train()
+                    reset = True
+                forward(model, inputs)
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum

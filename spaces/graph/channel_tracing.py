@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from spaces.errors import UnsupportedModelError
+from spaces.evaluation_mode import evaluation_mode
 from spaces.graph.channel_tracer import Tracer
 from spaces.graph.layer_rules import LAYER_RULES, OPAQUE_FUNCTIONS
 from spaces.graph.operator_rules import propagate
@@ -27,14 +28,8 @@ from spaces.graph.trace import Trace
 def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any], inputs: Tensor) -> Trace:
     """Trace one forward pass in evaluation mode; the outputs are frozen."""
     tracer = Tracer(model)
-    modes = {name: module.training for name, module in tracer.modules.items()}
-    model.eval()
-    try:
-        with torch.no_grad(), tracer.following(), _Dispatch(tracer), _Functions(tracer):
-            outputs = forward(model, inputs)
-    finally:
-        for name, module in tracer.modules.items():
-            module.training = modes[name]
+    with evaluation_mode(model), torch.no_grad(), tracer.following(), _Dispatch(tracer), _Functions(tracer):
+        outputs = forward(model, inputs)
     tensors = [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
     if not tensors:
         raise UnsupportedModelError(

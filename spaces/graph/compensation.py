@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spaces.evaluation_mode import evaluation_mode
 from spaces.graph.channel_groups import ChannelGroups, Forward, Layer, call
 
 LARGEST = 2048
@@ -129,20 +130,16 @@ def _measure(model: nn.Module, layers: dict[str, Layer], batches: Iterable[Tenso
 
         return see
 
-    modes = {module: module.training for module in model.modules()}
     handles = [
         model.get_submodule(name).register_forward_pre_hook(hook(name, layer.channel_dim)) for name, layer in layers.items()
     ]
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             for batch in batches:
                 forward(model, batch)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     moments = {}
     for name, (first, second) in sums.items():
         shift = (first / counts[name]).cpu()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from spaces.evaluation_mode import evaluation_mode
 from spaces.graph.channel_groups import Forward, call
 
 
@@ -63,16 +64,13 @@ def layer_shapes(model: nn.Module, inputs: Tensor, forward: Forward = call) -> d
 
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))]
     handles = [module.register_forward_hook(look(name)) for name, module in layers]
-    training = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad():
-            forward(model.eval(), inputs)
+        with evaluation_mode(model), torch.no_grad():
+            forward(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
-    return {name: LayerShape(**{**vars(shape), "calls": calls[name]}) for name, shape in found.items()}
+    return {name: replace(shape, calls=calls[name]) for name, shape in found.items()}
 
 
 def _shape(module: nn.Module, inputs: Tensor) -> LayerShape:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.errors import MissingLabelsError, SecateursError
+from spaces.evaluation_mode import evaluation_mode
 from spaces.graph.channel_groups import ChannelGroups, Forward, call
 from spaces.registry import resolve, suggestion
 
@@ -181,9 +182,7 @@ def observe(criterion: Criterion, seen: Observations | None) -> None:
         SecateursError: There is no batch.
     """
     model, number = criterion.model, 0
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for inputs, targets in seen.batches if seen is not None else ():
             assert seen is not None
             criterion.begin(seen.labels(targets))
@@ -194,9 +193,6 @@ def observe(criterion: Criterion, seen: Observations | None) -> None:
                     seen.loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
             criterion.end()
             number += 1
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not number:
         raise SecateursError(f"importance by {type(criterion).__name__} learns from batches: expected some, got none")
 

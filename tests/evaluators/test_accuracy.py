@@ -3,9 +3,10 @@ import torch
 from small_task import digits_task
 from torch import nn
 
-from evaluators.accuracy import Accuracy, AccuracySettings, evaluation_mode, measure
+from evaluators.accuracy import Accuracy, AccuracySettings, measure
 from evaluators.base import EvaluationContext
 from evaluators.training.batch_norm import recalibrate
+from spaces.evaluation_mode import evaluation_mode
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,24 @@
+"""Sessions of ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def open_session(model: str | bytes, threads: int = 1, provider: str = "CPUExecutionProvider", **options: Any) -> Any:
+    """Return an ONNX Runtime session on a file or on bytes.
+
+    Args:
+        model: The path of a file, or its content.
+        threads: Threads that a run computes with.
+        provider: Where it computes.
+        options: Other attributes of ``SessionOptions``.
+    """
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    settings.log_severity_level = 3
+    for name, value in options.items():
+        setattr(settings, name, value)
+    return onnxruntime.InferenceSession(model, settings, providers=[provider])
