@@ -31,9 +31,9 @@ import torchvision
 from torch import nn
 
 from benchmarks.stopwatch import Stopwatch
-from evaluators.onnx_session import open_session
-from search.atomic import write_json
+from evaluators.onnx.session import open_session
 from search.fusing import fuse_file
+from search.output.atomic import write_json
 
 Numbers = dict[str, Any]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from search.algorithms.base import Algorithm
-from search.evaluation import Recipe
 from search.executors.base import Job
-from search.trial import Trial
-from search.trial_checkpoints import TrialCheckpoints
+from search.executors.recipe import Recipe
+from search.executors.trial_checkpoints import TrialCheckpoints
+from search.study.trial import Trial
 
 BATCH = 64
 

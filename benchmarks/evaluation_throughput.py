@@ -32,21 +32,21 @@ from benchmarks.stopwatch import Stopwatch
 from benchmarks.straightforward_way import TorchPruningWay, bare, passes
 from benchmarks.throughput_table import table
 from evaluators.accuracy import Accuracy, AccuracySettings
-from evaluators.classification import Classification
+from evaluators.batch_norm import to_device
 from evaluators.cost import Cost, CostSettings
-from evaluators.data import DataSettings
-from evaluators.in_memory import Images, InMemory
-from evaluators.model_factory import ModelSettings
-from evaluators.small_images import FashionMNIST
 from evaluators.task import Batch, Task
-from evaluators.training.batch_norm import to_device
-from search.algorithms.racing import RacingSettings
+from evaluators.tasks.classification import Classification
+from evaluators.tasks.data import DataSettings
+from evaluators.tasks.in_memory import Images, InMemory
+from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.small_images import FashionMNIST
+from search.algorithms.genetics.racing import RacingSettings
 from search.algorithms.random import RandomSearch, RandomSettings
-from search.atomic import write_json
-from search.evaluation import Recipe
 from search.executors.base import Job
-from search.setup import CALIBRATION_SAMPLES
-from search.trial import Proposal, Trial
+from search.executors.recipe import Recipe
+from search.output.atomic import write_json
+from search.stages.search.context import CALIBRATION_SAMPLES
+from search.study.trial import Proposal, Trial
 from spaces.channel_mask import ChannelMask
 
 CPU = torch.device("cpu")

@@ -11,16 +11,16 @@ from torch import nn
 
 from benchmarks.pruning_bench import CPU, Bench, Row, Sizes
 from evaluators.cost import count
-from evaluators.observations import observations
 from evaluators.task import Task
-from search.network import Network
-from search.removal import remove_channels
-from spaces.graph.channel_check import find_checked_groups
-from spaces.graph.channel_cost import ChannelCost
-from spaces.graph.channel_surgery import apply_cut, plan_cut
+from evaluators.tasks.observations import observations
+from search.run.network import Network
+from search.stages.removal import remove_channels
+from spaces.channels.check import find_checked_groups
+from spaces.channels.cost import ChannelCost
+from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.importance.criterion import CriterionName, score
 from spaces.sparsifiers.channel_split import ChannelSplit
 from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
-from spaces.sparsifiers.importance import CriterionName, score
 
 SEEN = 2048
 """Training samples that importance is learnt from, where it is learnt once."""

@@ -28,16 +28,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from evaluators.accuracy import measure
-from evaluators.classification import Classification
-from evaluators.data import DataSettings
-from evaluators.hessian_trace import Trace, TraceSettings, hessian_traces
-from evaluators.model_factory import ModelSettings
-from evaluators.small_images import FashionMNIST
-from evaluators.split_trace import split_traces
+from evaluators.sensitivity.hessian_trace import Trace, TraceSettings, hessian_traces
+from evaluators.sensitivity.split_trace import split_traces
+from evaluators.tasks.classification import Classification
+from evaluators.tasks.data import DataSettings
+from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.small_images import FashionMNIST
 from evaluators.training.loop import train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
-from search.atomic import write_json, write_tensors
+from search.output.atomic import write_json, write_tensors
 
 CPU = torch.device("cpu")
 Numbers = dict[str, Any]

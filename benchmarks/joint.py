@@ -21,7 +21,7 @@ from benchmarks.joint_rows import BYTES, OPERATIONS, QUICK, ROWS, JointBench, Jo
 from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
 from benchmarks.quantized_cells import delivered
 from evaluators.cost import count
-from search.atomic import write_json
+from search.output.atomic import write_json
 
 PLAN = Plan("joint", "benchmarks.joint_rows:ROWS", (BYTES,))
 

@@ -17,33 +17,33 @@ from benchmarks.mixed_precision_rows import BitSizes
 from benchmarks.pruning_bench import CPU, PEAK_LR, Bench
 from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.cost import Cost, CostSettings, count
-from evaluators.loss_increase import divergence_table
-from evaluators.omega import sum_of
-from evaluators.sensitivity import SensitivitySettings, calibration_batches
+from evaluators.sensitivity.estimates import SensitivitySettings, calibration_batches
+from evaluators.sensitivity.loss_increase import divergence_table
+from evaluators.sensitivity.omega import sum_of
 from evaluators.task import Task
 from evaluators.training.loop import train
-from search.algorithms.allocation import uniform_allocation
 from search.algorithms.base import Algorithm
-from search.algorithms.bit_encoding import BitEncoding
-from search.algorithms.channel_encoding import ChannelEncoding, UnreachableTargetError
+from search.algorithms.encoding.bit_encoding import BitEncoding
+from search.algorithms.encoding.channel_encoding import ChannelEncoding, UnreachableTargetError
+from search.algorithms.encoding.level_allocation import uniform_allocation
 from search.algorithms.genetic import GeneticAlgorithm
-from search.algorithms.genetic_settings import GeneticSettings
+from search.algorithms.genetics.settings import GeneticSettings
 from search.algorithms.integer_program import IntegerProgramSettings, Programme
 from search.algorithms.mixed_starts import NODES, SHARES, kept_channels, mixed_starts
 from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings, SamplerName
 from search.algorithms.random import RandomSearch, RandomSettings
-from search.atomic import write_json
-from search.evaluation import Recipe
 from search.executors.base import Job
-from search.pareto import best
-from search.problem import Objective, Problem, Target
-from search.trial import Proposal, Trial
+from search.executors.recipe import Recipe
+from search.output.atomic import write_json
+from search.study.pareto import best
+from search.study.problem import Objective, Problem, Target
+from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask
+from spaces.importance import criterion as importance
 from spaces.joint import Joint, JointSettings
-from spaces.sparsifiers import importance
 
 BYTES, OPERATIONS = 0.1, 0.015
 """The targets: shares of the checkpoint's bytes and bit operations."""

@@ -24,15 +24,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from evaluators.latency import Latency, LatencySettings
+from evaluators.latency.latency import Latency, LatencySettings
 from evaluators.task import Task
-from search.algorithms.uniform import uniform
-from search.atomic import write_json
-from search.latency_tables import LatencyTables
-from search.problem import Objective, Problem, Target
+from search.algorithms.encoding.uniform import uniform
+from search.output.atomic import write_json
+from search.stages.search.latency_tables import LatencyTables
+from search.study.problem import Objective, Problem, Target
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
+from spaces.importance import criterion as importance
 from spaces.networks import resnet20, vgg_small
-from spaces.sparsifiers import importance
 
 MACS = 0.4
 LATENCY = 0.55

@@ -25,12 +25,12 @@ from torch import nn
 from benchmarks.mixed_precision_rows import QUICK, ROWS, BitBench, BitSizes, Setting
 from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
 from benchmarks.quantized_cells import delivered
+from evaluators.onnx.quantized import stored_integers
+from evaluators.onnx.session import open_session
 from evaluators.onnx_export import write_onnx
-from evaluators.onnx_session import open_session
-from evaluators.quantized_onnx import stored_integers
 from evaluators.task import Task
-from search.atomic import write_json
-from spaces.graph.quantized_layers import quantized_layers
+from search.output.atomic import write_json
+from spaces.quantization.layers import quantized_layers
 
 UNTRAINED = (4.0, 3.0)
 EXPORTED = "integer programme (ours)"

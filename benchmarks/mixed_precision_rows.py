@@ -15,26 +15,26 @@ from benchmarks.mixed_precision_peer import mct_quantized
 from benchmarks.pruning_bench import CPU, Bench, Sizes
 from benchmarks.quantized_cells import quantized_training
 from evaluators.cost import Cost, CostSettings
-from evaluators.loss_increase import divergence_table
-from evaluators.omega import Omega, sum_of
-from evaluators.sensitivity import SensitivitySettings, calibration_batches
+from evaluators.sensitivity.estimates import SensitivitySettings, calibration_batches
+from evaluators.sensitivity.loss_increase import divergence_table
+from evaluators.sensitivity.omega import Omega, sum_of
 from evaluators.task import Task
 from evaluators.training.optimizers import OptimizerSettings
 from search.algorithms.base import Algorithm
+from search.algorithms.encoding.uniform import uniform
 from search.algorithms.integer_program import IntegerProgram, IntegerProgramSettings
 from search.algorithms.progressive import Indicator, Progressive, ProgressiveSettings
 from search.algorithms.random import RandomSearch, RandomSettings
-from search.algorithms.uniform import uniform
-from search.atomic import write_json
-from search.evaluation import Recipe
 from search.executors.base import Job
-from search.pareto import best
-from search.problem import Objective, Problem, Target
-from search.trial import Trial
-from search.trial_checkpoints import TrialCheckpoints
+from search.executors.recipe import Recipe
+from search.executors.trial_checkpoints import TrialCheckpoints
+from search.output.atomic import write_json
+from search.study.pareto import best
+from search.study.problem import Objective, Problem, Target
+from search.study.trial import Trial
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate
-from spaces.graph.stored_weight import packed_bytes
+from spaces.quantization.stored_weight import packed_bytes
 
 ACTIVATIONS = 8
 CALIBRATION = 1024

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from search.executors.base import Evaluate, Job
-from search.trial import Trial
+from search.study.trial import Trial
 
 _evaluate: Evaluate | None = None
 

@@ -22,10 +22,10 @@ import torch
 from benchmarks.probabilistic_rows import ONCE, OURS, QUICK, PruningSizes
 from benchmarks.pruning_bench import CPU, Bench
 from benchmarks.pruning_cells import Plan, arguments, run
-from evaluators.training.batch_norm import to_device
+from evaluators.batch_norm import to_device
 from evaluators.training.layout import channels_last
 from evaluators.training.optimizers import make_optimizer
-from search.atomic import write_json
+from search.output.atomic import write_json
 from spaces.sparsifiers.probabilistic import Probabilistic
 
 PLAN = Plan("probabilistic_pruning", "benchmarks.probabilistic_rows:ROWS", (0.5, 0.25), once=ONCE)

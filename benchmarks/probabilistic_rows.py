@@ -17,17 +17,17 @@ from evaluators.cost import Cost, CostSettings, count
 from evaluators.task import Task
 from search.algorithms.halving import HalvingSettings
 from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings
-from search.atomic import write_json
-from search.evaluation import Recipe
-from search.network import Network
-from search.pareto import best
-from search.problem import Objective, Problem, Target
-from search.removal import remove_channels
-from search.trial_checkpoints import TrialCheckpoints
-from spaces.graph.channel_check import find_checked_groups
-from spaces.graph.channel_surgery import apply_cut, plan_cut
+from search.executors.recipe import Recipe
+from search.executors.trial_checkpoints import TrialCheckpoints
+from search.output.atomic import write_json
+from search.run.network import Network
+from search.stages.removal import remove_channels
+from search.study.pareto import best
+from search.study.problem import Objective, Problem, Target
+from spaces.channels.check import find_checked_groups
+from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.importance import criterion as importance
 from spaces.pruning_schedule import PruningSchedule, PruningScheduleSettings
-from spaces.sparsifiers import importance
 from spaces.sparsifiers.allocation import Shape
 from spaces.sparsifiers.participation import Participation
 from spaces.sparsifiers.probabilistic import Probabilistic, ProbabilisticSettings, numbers_of

@@ -15,18 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from evaluators.accuracy import measure
+from evaluators.batch_norm import recalibrate
 from evaluators.cost import count
-from evaluators.model_factory import ModelSettings
-from evaluators.small_images import FashionMNIST
 from evaluators.task import Task
-from evaluators.task_settings import NamedData, TaskSettings, build_task
-from evaluators.training.batch_norm import recalibrate
+from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.settings import NamedData, TaskSettings, build_task
+from evaluators.tasks.small_images import FashionMNIST
 from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.loop import train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.schedules import Schedule
 from evaluators.training.settings import DistillationSettings, TrainingSettings
-from search.atomic import write_json
+from search.output.atomic import write_json
 from spaces.sparsifiers.base import Sparsifier
 
 CPU = torch.device("cpu")

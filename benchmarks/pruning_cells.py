@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.pruning_bench import Bench, Row
 from evaluators.cost import count
-from search.atomic import write_json
+from search.output.atomic import write_json
 from spaces.registry import resolve
 
 DENSE = "dense"

@@ -15,16 +15,16 @@ from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.cost import Cost, CostSettings
 from evaluators.task import Task
 from search.algorithms.base import Algorithm
+from search.algorithms.encoding.uniform import uniform
 from search.algorithms.genetic import GeneticAlgorithm
-from search.algorithms.genetic_settings import GeneticSettings
+from search.algorithms.genetics.settings import GeneticSettings
 from search.algorithms.random import RandomSearch, RandomSettings
-from search.algorithms.uniform import uniform
-from search.evaluation import Recipe
-from search.pareto import best
-from search.problem import Objective, Problem, Target
+from search.executors.recipe import Recipe
+from search.study.pareto import best
+from search.study.problem import Objective, Problem, Target
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
-from spaces.sparsifiers import importance
+from spaces.importance import criterion as importance
 from spaces.sparsifiers.scaling_factor import ScalingFactor, ScalingFactorSettings
 
 

@@ -15,7 +15,7 @@ from evaluators.task import Task
 from evaluators.training.loop import train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
-from spaces.graph.quantization_record import is_quantized, pack_weights
+from spaces.quantization.record import is_quantized, pack_weights
 
 QAT_LR = 0.02
 

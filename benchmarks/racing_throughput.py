@@ -22,27 +22,27 @@ from torch import nn
 
 from benchmarks.driving import measured
 from evaluators.accuracy import Accuracy, AccuracySettings, measure
-from evaluators.classification import Classification
 from evaluators.cost import Cost, CostSettings
-from evaluators.data import DataSettings
-from evaluators.model_factory import ModelSettings
-from evaluators.small_images import FashionMNIST
 from evaluators.task import Batch, Split
+from evaluators.tasks.classification import Classification
+from evaluators.tasks.data import DataSettings
+from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.small_images import FashionMNIST
 from evaluators.training.loop import train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
 from search.algorithms.genetic import GeneticAlgorithm
-from search.algorithms.genetic_settings import GeneticSettings
-from search.algorithms.racing import RacingSettings
-from search.atomic import write_tensors
-from search.evaluation import Recipe
-from search.pareto import best
-from search.problem import Objective, Problem, Target
-from search.setup import CALIBRATION_SAMPLES
-from search.trial import Trial
+from search.algorithms.genetics.racing import RacingSettings
+from search.algorithms.genetics.settings import GeneticSettings
+from search.executors.recipe import Recipe
+from search.output.atomic import write_tensors
+from search.stages.search.context import CALIBRATION_SAMPLES
+from search.study.pareto import best
+from search.study.problem import Objective, Problem, Target
+from search.study.trial import Trial
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask
-from spaces.sparsifiers import importance
+from spaces.importance import criterion as importance
 
 CPU = torch.device("cpu")
 MACS_SHARE = 0.4

@@ -18,14 +18,14 @@ import torch
 from torch import nn
 
 from benchmarks.stopwatch import Stopwatch
-from evaluators.model_factory import ModelSettings
-from evaluators.observations import observations
-from evaluators.small_images import FashionMNIST
 from evaluators.task import Task
-from evaluators.task_settings import NamedData, TaskSettings, build_task
-from search.atomic import write_json
-from spaces.graph.channel_groups import ChannelGroups, find_groups
-from spaces.sparsifiers.importance import score
+from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.observations import observations
+from evaluators.tasks.settings import NamedData, TaskSettings, build_task
+from evaluators.tasks.small_images import FashionMNIST
+from search.output.atomic import write_json
+from spaces.channels.groups import ChannelGroups, find_groups
+from spaces.importance.criterion import score
 
 CPU = torch.device("cpu")
 BATCH = 128

@@ -33,26 +33,26 @@ from benchmarks.sleeping import Sleeping
 from benchmarks.storage import Masks, problem_of
 from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.cost import Cost, CostSettings
-from evaluators.data import DataSettings
-from evaluators.model_factory import ModelSettings
-from evaluators.task_settings import NamedData, TaskSettings, build_task
+from evaluators.tasks.data import DataSettings
+from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.settings import NamedData, TaskSettings, build_task
 from search.algorithms.base import Algorithm
-from search.batch_loop import BatchLoop
-from search.evaluation import Recipe
 from search.executors.base import Evaluate, Executor, Job, Workload
 from search.executors.ray import RayExecutor
 from search.executors.ray_settings import RaySettings
+from search.executors.recipe import Recipe
 from search.executors.serial import SerialExecutor, SerialSettings
 from search.executors.shipment import ship
-from search.problem import Objective, Problem
-from search.progress import Log
-from search.run import Stopwatch, device_of
-from search.search_note import SearchNote
-from search.stages.search_settings import BudgetSettings
-from search.storage import JOURNAL, open_journal
-from search.study import Study
-from search.trial import Proposal, Trial
-from search.trial_checkpoints import TrialCheckpoints
+from search.executors.trial_checkpoints import TrialCheckpoints
+from search.output.progress import Log
+from search.run.stage_run import Stopwatch, device_of
+from search.stages.search.batch_loop import BatchLoop
+from search.stages.search.search_note import SearchNote
+from search.stages.search.settings import BudgetSettings
+from search.study.problem import Objective, Problem
+from search.study.storage import JOURNAL, open_journal
+from search.study.study import Study
+from search.study.trial import Proposal, Trial
 from spaces.channel_mask import ChannelMask
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"

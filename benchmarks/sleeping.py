@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from search.executors.base import Evaluate, Job
-from search.trial import Trial
+from search.study.trial import Trial
 
 
 @dataclass(frozen=True)

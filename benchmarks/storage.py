@@ -3,8 +3,8 @@
     python -m benchmarks.storage [--trials 1000] [--layers 30]
 
 Each trial is one of a search over `--layers` channel masks, with its note. Rows: Optuna's own journal file, SQLite and (where
-a server can be started) PostgreSQL as Optuna writes them, and the same three as `search.storage` opens them; each alone, and
-with a dashboard that reads the whole study again and again beside it. CPU seconds stand beside wall-clock rates, since the
+a server can be started) PostgreSQL as Optuna writes them, and the same three as `search.study.storage` opens them; each alone,
+and with a dashboard that reads the whole study again and again beside it. CPU seconds stand beside wall-clock rates, since the
 former bear a busy machine. Then the dashboard's answer for the whole study. A table is printed, JSON is written.
 """
 
@@ -24,13 +24,13 @@ import numpy as np
 import optuna
 from torch import nn
 
-from search.dashboard import application
-from search.database import Database
-from search.problem import Objective, Problem, Target
-from search.storage import open_journal
-from search.storage_url import StorageUrl
-from search.study import Study
-from search.trial import Proposal, Trial
+from search.config.storage_url import StorageUrl
+from search.study.dashboard import application
+from search.study.database import Database
+from search.study.problem import Objective, Problem, Target
+from search.study.storage import open_journal
+from search.study.study import Study
+from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
 from spaces.domains import Domain, Mask

@@ -2,15 +2,15 @@
 
 EVALUATORS = {
     "cost": "evaluators.cost:Cost",
-    "omega": "evaluators.omega:Omega",
+    "omega": "evaluators.sensitivity.omega:Omega",
     "accuracy": "evaluators.accuracy:Accuracy",
-    "latency": "evaluators.latency:Latency",
+    "latency": "evaluators.latency.latency:Latency",
 }
 
 DATASETS = {
-    "digits": "evaluators.small_images:Digits",
-    "fashion_mnist": "evaluators.small_images:FashionMNIST",
-    "cifar10": "evaluators.small_images:CIFAR10",
-    "cifar100": "evaluators.small_images:CIFAR100",
-    "image_folder": "evaluators.image_folder:ImageFolder",
+    "digits": "evaluators.tasks.small_images:Digits",
+    "fashion_mnist": "evaluators.tasks.small_images:FashionMNIST",
+    "cifar10": "evaluators.tasks.small_images:CIFAR10",
+    "cifar100": "evaluators.tasks.small_images:CIFAR100",
+    "image_folder": "evaluators.tasks.image_folder:ImageFolder",
 }

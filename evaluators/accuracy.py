@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
+from evaluators.batch_norm import recalibrate, to_device, whole_batches
 from evaluators.task import Split, Task
-from evaluators.training.batch_norm import recalibrate, to_device, whole_batches
 from spaces.evaluation_mode import evaluation_mode
 
 _LEAST_CALIBRATION = 64

@@ -13,8 +13,8 @@ from torch.utils.hooks import RemovableHandle
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
-from spaces.graph.bit_cost import counted_parameters, operation_bits, stored_bytes
-from spaces.graph.layer_macs import COUNTED, module_macs
+from spaces.layers.macs import COUNTED, module_macs
+from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes
 
 
 def count(

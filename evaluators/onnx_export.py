@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from evaluators.onnx_session import open_session
-from evaluators.quantized_onnx import OPSETS, forms, is_stored, narrow, with_onnx_operators
+from evaluators.onnx.quantized import OPSETS, forms, is_stored, narrow, with_onnx_operators
+from evaluators.onnx.session import open_session
 from evaluators.task import Task
 from spaces.errors import SecateursError
 

@@ -12,7 +12,7 @@ def main() -> None:
     if here not in sys.path:
         sys.path.insert(0, here)
     from search.cli import app
-    from search.storage_url import hide_passwords
+    from search.config.storage_url import hide_passwords
     from spaces.errors import SecateursError
 
     try:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from search.config import Config
+    from search.config.loading import Config
 
 app = typer.Typer(
     help="Compress PyTorch networks by search: a trained network in, a physically smaller one out.",
@@ -38,8 +38,8 @@ def run(
 ) -> None:
     """Run a pipeline, or go on with one that was stopped."""
     loaded = _load(config, overrides)
-    from search.repeat import repeat
-    from search.summary import show_summary
+    from search.pipeline.repeat import repeat
+    from search.report.summary import show_summary
 
     folder = runs / loaded.name
     console = Console()
@@ -64,7 +64,7 @@ def check(
     loaded = _load(config, overrides)
     typer.echo(f"{config}: {len(loaded.stages)} stages: {', '.join(stage.name for stage in loaded.stages)}")
     if model:
-        from search.rehearsal import rehearse
+        from search.pipeline.rehearsal import rehearse
 
         for line in rehearse(loaded):
             typer.echo(line)
@@ -79,7 +79,7 @@ def inspect(
 ) -> None:
     """Show the model's channel groups, what is frozen and why, and what the model costs."""
     loaded = _load(config, overrides)
-    from search.inspection import examine, show
+    from search.pipeline.inspection import examine, show
 
     found = examine(loaded)
     if as_json:
@@ -91,7 +91,7 @@ def inspect(
 @app.command()
 def report(folder: RunFolder) -> None:
     """Write report.html and the figures anew from the run's stored report.json."""
-    from search.report import render
+    from search.report.page import render
 
     typer.echo(f"report: {render(folder)}")
 
@@ -106,7 +106,7 @@ def dashboard(
     ] = None,
 ) -> None:
     """Open the Optuna dashboard on a run's studies."""
-    from search.dashboard import serve
+    from search.study.dashboard import serve
 
     try:
         serve(folder, host, port, announce=typer.echo, storage=storage)
@@ -138,8 +138,8 @@ def list_registered(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show the options of one of them.")] = None,
 ) -> None:
     """List the registered spaces, sparsifiers, evaluators, data sets, algorithms, executors and stages."""
-    from search.inspection import registered, show_registered
     from search.options import show_options
+    from search.pipeline.inspection import registered, show_registered
 
     console = _wide_console()
     if name is not None:
@@ -158,14 +158,14 @@ def _shape(text: str) -> tuple[str, list[int]]:
 
 
 def _load(path: Path, overrides: list[str] | None) -> Config:
-    from search.config import load
+    from search.config.loading import load
 
     return load(path, overrides or [])
 
 
 def _keep_traceback(folder: Path, error: Exception) -> None:
     """Write an unexpected error into the run's log, where there is one; a user's mistake needs no traceback."""
-    from search.storage_url import hide_passwords
+    from search.config.storage_url import hide_passwords
     from spaces.errors import SecateursError
 
     log = folder / "log.txt"

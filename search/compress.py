@@ -11,11 +11,11 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from evaluators.loader_task import LoaderTask, Loss, Score
 from evaluators.task import Task
-from search.config import configure
-from search.export import load
-from search.pipeline import run
+from evaluators.tasks.loader_task import LoaderTask, Loss, Score
+from search.config.loading import configure
+from search.export.saved_network import load
+from search.pipeline.pipeline import run
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from search.onnx_comparison import CannotRunError, compare
-from search.onnx_file import read, write
+from search.export.onnx_comparison import CannotRunError, compare
+from search.export.onnx_file import read, write
 from spaces.errors import SecateursError
-from spaces.graph.onnx_fusion import fuse, nodes
+from spaces.fusion.onnx_models import fuse, nodes
 
 
 def fuse_file(

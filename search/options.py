@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from search.inspection import REGISTRIES
+from search.pipeline.inspection import REGISTRIES
 from spaces.registry import UnknownNameError, resolve, suggestion
 
 _ENTRY = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)

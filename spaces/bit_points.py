@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from spaces.candidate import Candidate
-    from spaces.graph.bit_cost import Extent
-    from spaces.graph.quantizable import Point, Unquantized
+    from spaces.quantization.cost import Extent
+    from spaces.quantization.quantizable import Point, Unquantized
 
 
 @runtime_checkable

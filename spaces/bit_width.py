@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
+from spaces.channels.groups import Forward, call
 from spaces.domains import Choice
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
-from spaces.graph.bit_cost import FLOAT_BITS, BitCost, Extent
-from spaces.graph.channel_groups import Forward, call
-from spaces.graph.fake_quantize import FEWEST, MOST, Quantizer
-from spaces.graph.layer_latency import LayerLatency, Load, OpenLayer, WrittenLatency, latency_key, total
-from spaces.graph.layer_shapes import layer_shapes
-from spaces.graph.quantizable import Point, Site, find_quantizable
-from spaces.graph.quantization_record import pack_weights, quantize
-from spaces.graph.quantizer_calibration import Calibration, Method
-from spaces.graph.range_statistics import RangeStatistics
+from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, WrittenLatency, latency_key, total
+from spaces.layers.shapes import layer_shapes
+from spaces.quantization.calibration import Calibration, Method
+from spaces.quantization.cost import FLOAT_BITS, BitCost, Extent
+from spaces.quantization.fake_quantize import FEWEST, MOST, Quantizer
+from spaces.quantization.quantizable import Point, Site, find_quantizable
+from spaces.quantization.range_statistics import RangeStatistics
+from spaces.quantization.record import pack_weights, quantize
 
 TOLERANCE = 1e-6
 """Largest accepted difference between the network with fake quantizers and the stored one, relative to the largest output."""
@@ -193,7 +193,7 @@ class BitWidth(SearchSpace):
     def convert(self, prepared: nn.Module) -> nn.Module:
         """Return the quantized network as it goes on through a pipeline: with float weights behind its fake quantizers.
 
-        So it may be trained further; :func:`spaces.graph.quantization_record.pack_weights` makes the stored form of it, which
+        So it may be trained further; :func:`spaces.quantization.record.pack_weights` makes the stored form of it, which
         is equal in output, and whose bytes are the ``size_bytes`` of both.
         """
         return prepared.eval()

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
+from spaces.channels.check import find_checked_groups, output_difference
+from spaces.channels.compensation import Compensation
+from spaces.channels.cost import ChannelCost
+from spaces.channels.groups import Forward, call
+from spaces.channels.masking import masked_copy, unmasked
+from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.domains import Mask
 from spaces.errors import UnsupportedModelError
-from spaces.graph.bit_cost import FLOAT_BITS
-from spaces.graph.channel_check import find_checked_groups, output_difference
-from spaces.graph.channel_cost import ChannelCost
-from spaces.graph.channel_groups import Forward, call
-from spaces.graph.channel_masking import masked_copy, unmasked
-from spaces.graph.channel_surgery import apply_cut, plan_cut
-from spaces.graph.compensation import Compensation
-from spaces.graph.layer_latency import LayerLatency, Load, OpenLayer, total
-from spaces.graph.layer_shapes import layer_shapes
+from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
+from spaces.layers.shapes import layer_shapes
+from spaces.quantization.cost import FLOAT_BITS
 
 PREPARED = "channel_keep_mask"
 
@@ -39,7 +39,7 @@ class ChannelMaskSettings:
         exclude: Name patterns of layers whose output channels stay.
         max_ratio: Largest share of a group's channels that may be removed.
         compensate: Whether the layers that read removed channels take up what the kept ones tell about them (see
-            :mod:`spaces.graph.compensation`); needs calibration batches.
+            :mod:`spaces.channels.compensation`); needs calibration batches.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

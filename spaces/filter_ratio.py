@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
 from spaces.channel_mask import PREPARED, ChannelMask, ChannelMaskSettings
+from spaces.channels.check import equivalence_error
+from spaces.channels.cost import ChannelCost
+from spaces.channels.groups import ChannelGroups, Forward, Group, call
+from spaces.channels.masking import unmasked
 from spaces.domains import Choice
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.filter_ratio_settings import FilterRatioSettings
-from spaces.graph.channel_check import equivalence_error
-from spaces.graph.channel_cost import ChannelCost
-from spaces.graph.channel_groups import ChannelGroups, Forward, Group, call
-from spaces.graph.channel_masking import unmasked
+from spaces.importance.criterion import CriterionOptions, Observations, make_criterion, score
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.channel_split import ChannelSplit, removable
 from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
-from spaces.sparsifiers.importance import CriterionOptions, Observations, make_criterion, score
 from spaces.sparsifiers.zeroing import lossless_groups, removal_change
 
 NETWORK = "network"

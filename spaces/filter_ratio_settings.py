@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from spaces.importance.criterion import CriterionName
 from spaces.sparsifiers.channel_split import Scope
 from spaces.sparsifiers.gradient_cut import GradientCutSettings
-from spaces.sparsifiers.importance import CriterionName
 
 
 @dataclass(frozen=True)

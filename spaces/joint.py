@@ -13,12 +13,12 @@ from spaces.base import SearchSpace
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate, Value
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
+from spaces.channels.groups import Forward, call
 from spaces.domains import Domain
-from spaces.graph.batch_norm_statistics import measure_statistics
-from spaces.graph.bit_cost import Extent
-from spaces.graph.channel_groups import Forward, call
-from spaces.graph.joint_cost import JointCost
-from spaces.graph.layer_latency import LayerLatency, Load, OpenLayer, total
+from spaces.joint_cost import JointCost
+from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
+from spaces.layers.batch_norm import measure_statistics
+from spaces.quantization.cost import Extent
 
 
 @dataclass(frozen=True)

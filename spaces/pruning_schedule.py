@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
+from spaces.channels.check import equivalence_error, find_checked_groups
+from spaces.channels.groups import ChannelGroups, Forward, call
+from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.domains import Choice, Domain, Real
 from spaces.errors import UnsupportedModelError
-from spaces.graph.channel_check import equivalence_error, find_checked_groups
-from spaces.graph.channel_groups import ChannelGroups, Forward, call
-from spaces.graph.channel_surgery import apply_cut, plan_cut
-from spaces.sparsifiers import importance
+from spaces.importance import criterion as importance
+from spaces.importance.criterion import CriterionName
 from spaces.sparsifiers.allocation import Allocation, Shape
-from spaces.sparsifiers.importance import CriterionName
 from spaces.sparsifiers.probabilistic import KEPT_CHANNELS, Probabilistic, ProbabilisticSettings
 from spaces.sparsifiers.random_masking import Draw
 

@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from spaces.channels.surgery import Cut, apply_cut, state_names
 from spaces.errors import SecateursError
-from spaces.graph.channel_surgery import Cut, apply_cut, state_names
 from spaces.registry import lookup
 
 TRANSFORMATIONS = {
     "sequence": "spaces.transformation:apply_all",
     "slice_channels": "spaces.transformation:slice_channels",
-    "replace_activations": "spaces.graph.activation_record:replace_activations",
-    "merge_activations": "spaces.graph.activation_record:merge_activations",
-    "quantize": "spaces.graph.quantization_record:quantize",
-    "pack_weights": "spaces.graph.quantization_record:pack_weights",
+    "replace_activations": "spaces.fusion.record:replace_activations",
+    "merge_activations": "spaces.fusion.record:merge_activations",
+    "quantize": "spaces.quantization.record:quantize",
+    "pack_weights": "spaces.quantization.record:pack_weights",
 }
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.accuracy import measure
+from evaluators.batch_norm import to_device
 from evaluators.task import Task
-from evaluators.training.batch_norm import to_device
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.hardware import autocast, repeatable
 from evaluators.training.layout import channels_last

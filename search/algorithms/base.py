@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from search.trial import Proposal, Trial
+from search.study.trial import Proposal, Trial
 
 
 class Algorithm(ABC):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from search.algorithms.base import Algorithm
-from search.algorithms.breeding import Breeder
-from search.algorithms.channel_encoding import ChannelEncoding
-from search.algorithms.genetic_settings import GeneticSettings
-from search.algorithms.individual import Fitness, Individual, select_survivors
+from search.algorithms.encoding.channel_encoding import ChannelEncoding
+from search.algorithms.genetics.breeding import Breeder
+from search.algorithms.genetics.individual import Fitness, Individual, select_survivors
+from search.algorithms.genetics.racing import Race
+from search.algorithms.genetics.settings import GeneticSettings
 from search.algorithms.ledger import Ledger
-from search.algorithms.racing import Race
-from search.pareto import gains, is_finite
-from search.problem import Problem
-from search.trial import Proposal, Trial
+from search.study.pareto import gains, is_finite
+from search.study.problem import Problem
+from search.study.trial import Proposal, Trial
 
 
 class GeneticAlgorithm(Algorithm):

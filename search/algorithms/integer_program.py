@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.algorithms.base import Algorithm
-from search.algorithms.bit_encoding import BitEncoding, NotABitSpaceError, layers_of
-from search.algorithms.channel_encoding import UnreachableTargetError
-from search.problem import Problem, Target
-from search.trial import Proposal, Trial
+from search.algorithms.encoding.bit_encoding import BitEncoding, NotABitSpaceError, layers_of
+from search.algorithms.encoding.channel_encoding import UnreachableTargetError
+from search.study.problem import Problem, Target
+from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from search.trial import Proposal, Trial
+from search.study.trial import Proposal, Trial
 
 Key = tuple[str, float]
 """Fingerprint of a candidate, and the fidelity it is measured at."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.algorithms.allocation import uniform_allocation
-from search.algorithms.bit_encoding import BitEncoding
-from search.algorithms.channel_encoding import ChannelEncoding, NotAChannelSpaceError, UnreachableTargetError, ranks_of, to_text
+from search.algorithms.encoding.bit_encoding import BitEncoding
+from search.algorithms.encoding.channel_encoding import (
+    ChannelEncoding,
+    NotAChannelSpaceError,
+    UnreachableTargetError,
+    ranks_of,
+    to_text,
+)
+from search.algorithms.encoding.level_allocation import uniform_allocation
+from search.algorithms.encoding.repair import nearest
 from search.algorithms.integer_program import IntegerProgramSettings, Programme
-from search.algorithms.repair import nearest
-from search.problem import Problem
+from search.study.problem import Problem
 from spaces.candidate import Candidate, Value
 from spaces.domains import Choice, Mask
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from search.algorithms.base import Algorithm
+from search.algorithms.encoding.parameters import parameters_of
 from search.algorithms.halving import HalvingSettings
 from search.algorithms.ledger import Ledger
-from search.algorithms.parameters import parameters_of
-from search.pareto import gains, is_finite, violation
-from search.problem import Problem
-from search.trial import Proposal, Trial
+from search.study.pareto import gains, is_finite, violation
+from search.study.problem import Problem
+from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 

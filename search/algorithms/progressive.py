@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from search.algorithms.base import Algorithm
-from search.algorithms.bit_encoding import BitEncoding
-from search.problem import Problem
-from search.trial import Proposal, Trial
+from search.algorithms.encoding.bit_encoding import BitEncoding
+from search.study.problem import Problem
+from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 

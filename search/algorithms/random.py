@@ -8,14 +8,14 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from search.algorithms import allocation
-from search.algorithms.allocation import Allocation
 from search.algorithms.base import Algorithm
-from search.algorithms.channel_encoding import ChannelEncoding
-from search.algorithms.sampling import Channels, random_allocation
-from search.algorithms.sweep import Sweep
-from search.problem import Problem
-from search.trial import Proposal, Trial
+from search.algorithms.encoding import level_allocation as allocation
+from search.algorithms.encoding.channel_encoding import ChannelEncoding
+from search.algorithms.encoding.level_allocation import Allocation
+from search.algorithms.encoding.sampling import Channels, random_allocation
+from search.algorithms.encoding.sweep import Sweep
+from search.study.problem import Problem
+from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
 
 _RETRIES = 50

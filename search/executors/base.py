@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from search.trial import Proposal, Trial
+from search.study.trial import Proposal, Trial
 
 if TYPE_CHECKING:
     from evaluators.training.checkpoint import Checkpoint as TrainingCheckpoint
-    from search.trial_checkpoints import EndState, TrialCheckpoints
+    from search.executors.trial_checkpoints import EndState, TrialCheckpoints
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from search.executors.ray_cluster import ClusterError, Share, connect, require_r
 from search.executors.ray_pool import Gone, Pool, Worker
 from search.executors.ray_settings import RaySettings
 from search.executors.ray_worker import TrainedSoFar
-from search.trial import Trial
+from search.study.trial import Trial
 
 if TYPE_CHECKING:
-    from search.trial_checkpoints import EndState
+    from search.executors.trial_checkpoints import EndState
 
 CHUNK_SECONDS = 0.25
 IDLE_SECONDS = 1.0

@@ -14,11 +14,11 @@ from search.executors.base import Evaluate, Job
 from search.executors.ray_cluster import ClusterError, Share, connect, describe, room
 from search.executors.ray_settings import RaySettings
 from search.executors.ray_worker import Begun, RayWorker, TrainedSoFar
-from search.trial import Trial
+from search.study.trial import Trial
 from spaces.errors import SecateursError
 
 if TYPE_CHECKING:
-    from search.trial_checkpoints import EndState
+    from search.executors.trial_checkpoints import EndState
 
 LOOK_EVERY_SECONDS = 2.0
 TELL_EVERY_SECONDS = 10.0

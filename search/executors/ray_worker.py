@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.executors.base import Evaluate, Job
-from search.trial import Trial
+from search.study.trial import Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from search.trial_checkpoints import EndState
+    from search.executors.trial_checkpoints import EndState
 
 
 @dataclass(frozen=True)

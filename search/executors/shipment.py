@@ -14,9 +14,9 @@ from torch import Tensor
 
 from evaluators.task import Task
 from evaluators.training.checkpoint import pack, unpack
-from search.evaluation import Recipe
 from search.executors.base import Evaluate
-from search.network import Network, restore
+from search.executors.recipe import Recipe
+from search.run.network import Network, restore
 from spaces.errors import SecateursError
 
 

@@ -3,7 +3,7 @@
 STAGES = {
     "train": "search.stages.train:Train",
     "sparse_training": "search.stages.sparse_training:SparseTraining",
-    "search": "search.stages.search:Search",
+    "search": "search.stages.search.stage:Search",
     "retrain": "search.stages.retrain:Retrain",
     "fuse": "search.stages.fuse:Fuse",
     "export": "search.stages.export:Export",

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from search.network import Network
+from search.run.network import Network
 
 if TYPE_CHECKING:
-    from search.run import StageRun
+    from search.run.stage_run import StageRun
 
 
 class Stage(ABC):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from evaluators.quantized_onnx import deployment
-from search.export import write_formats
-from search.network import Network
-from search.run import StageRun
+from evaluators.onnx.quantized import deployment
+from search.export.saved_network import write_formats
+from search.run.network import Network
+from search.run.stage_run import StageRun
 from search.stages.base import Stage
-from spaces.graph.quantization_record import is_quantized
+from spaces.quantization.record import is_quantized
 
 
 @dataclass(frozen=True)

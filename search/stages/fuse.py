@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from search.network import Network
-from search.run import StageRun
+from search.run.network import Network
+from search.run.stage_run import StageRun
 from search.stages.base import Stage
-from spaces.graph.activation_fusion import fuse
+from spaces.fusion.modules import fuse
 
 SAMPLES = 8
 """Samples of the search split on which the outputs are compared."""

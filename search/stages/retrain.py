@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from evaluators.accuracy import measure
-from search.network import Network
-from search.numbers import standard_error
-from search.run import StageRun
+from search.output.numbers import standard_error
+from search.run.network import Network
+from search.run.stage_run import StageRun
 from search.stages.training import TrainingStage
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evaluators.observations import require_labels
+from evaluators.tasks.observations import require_labels
 from evaluators.training.loop import TrainingSettings
-from search.network import Network
-from search.registered import SPARSIFIER, SparsifierBlock
-from search.removal import remove_channels
-from search.run import DENSE, StageRun
+from search.config.registries import SPARSIFIER, SparsifierBlock
+from search.run.network import Network
+from search.run.stage_run import DENSE, StageRun
 from search.stages.base import Stage
+from search.stages.removal import remove_channels
 from search.stages.training import train_network
 
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.loop import EpochRecord, History, TrainingSettings, train
-from search.network import Network
-from search.run import StageRun
+from search.run.network import Network
+from search.run.stage_run import StageRun
 from search.stages.base import Stage
 from spaces.sparsifiers.base import Sparsifier
 

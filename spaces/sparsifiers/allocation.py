@@ -11,9 +11,9 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
+from spaces.channels.cost import ChannelCost
+from spaces.channels.groups import ChannelGroups
 from spaces.errors import UnsupportedModelError
-from spaces.graph.channel_cost import ChannelCost
-from spaces.graph.channel_groups import ChannelGroups
 from spaces.sparsifiers.participation import number_to_prune
 
 _BISECTIONS = 40

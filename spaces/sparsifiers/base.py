@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from spaces.graph.channel_groups import ChannelGroups, Forward
+from spaces.channels.groups import ChannelGroups, Forward
 
 
 class Sparsifier(ABC):

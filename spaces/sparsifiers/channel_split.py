@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from spaces.channels.cost import ChannelCost
+from spaces.channels.groups import ChannelGroups
 from spaces.errors import UnsupportedModelError
-from spaces.graph.channel_cost import ChannelCost
-from spaces.graph.channel_groups import ChannelGroups
 
 Scope = Literal["layer", "global"]
 _BISECTIONS = 40

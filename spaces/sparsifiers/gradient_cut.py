@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spaces.channels.check import find_checked_groups
+from spaces.channels.cost import ChannelCost
+from spaces.channels.groups import ChannelGroups, Forward
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
-from spaces.graph.channel_check import find_checked_groups
-from spaces.graph.channel_cost import ChannelCost
-from spaces.graph.channel_groups import ChannelGroups, Forward
+from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion, places_on, writers
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.channel_split import ChannelSplit, Scope
-from spaces.sparsifiers.importance import Criterion, CriterionName, CriterionOptions, make_criterion, places_on, writers
 from spaces.sparsifiers.zeroing import largest_weights, lossless_groups, zero_channels
 
 ZERO = 1e-6

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spaces.channels.check import find_checked_groups
+from spaces.channels.groups import ChannelGroups, Forward
 from spaces.errors import SecateursError, UnsupportedModelError
-from spaces.graph.channel_check import find_checked_groups
-from spaces.graph.channel_groups import ChannelGroups, Forward
+from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion
 from spaces.sparsifiers.allocation import Allocation, Shape
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.group_masking import GroupMasking
-from spaces.sparsifiers.importance import Criterion, CriterionName, CriterionOptions, make_criterion
 from spaces.sparsifiers.masking import Masking
 from spaces.sparsifiers.participation import Layer, Participation, number_to_prune, updates_needed
 from spaces.sparsifiers.penalty_function import PenaltyFunction, make_penalty_function

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.graph.channel_groups import ChannelGroups
-from spaces.sparsifiers.importance import averaged, places_on, writers
+from spaces.channels.groups import ChannelGroups
+from spaces.importance.criterion import averaged, places_on, writers
 from spaces.sparsifiers.masking import MaskedTensor, Tie
 from spaces.sparsifiers.participation import Layer
 from spaces.sparsifiers.random_masking import Draw

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from spaces.channels.check import enliven, freeze, output_difference
+from spaces.channels.groups import ChannelGroups, Forward, Group
+from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import EquivalenceError
-from spaces.graph.channel_check import enliven, freeze, output_difference
-from spaces.graph.channel_groups import ChannelGroups, Forward, Group
-from spaces.graph.channel_surgery import apply_cut, plan_cut
-from spaces.sparsifiers.importance import places_on, writers
+from spaces.importance.criterion import places_on, writers
 
 TOLERANCE = 1e-5
 """Largest accepted change of an output where what is removed should have had no effect."""

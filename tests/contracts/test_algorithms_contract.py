@@ -4,25 +4,29 @@ import dataclasses
 import itertools
 import json
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from search.algorithms import ALGORITHMS
-from search.pareto import front, gains
-from search.trial import Trial
+from search.study.pareto import front, gains
+from search.study.trial import Trial
 from spaces.errors import SecateursError
 from spaces.registry import lookup
+from tests.paths import REPOSITORY
+from tests.search.algorithms.synthetic_space import (
+    MACS,
+    TOP1,
+    ImageByImage,
+    Interacting,
+    SyntheticSpace,
+    drive,
+    failed,
+    measure,
+    problem_of,
+)
 
-TESTS = Path(__file__).resolve().parents[1]
-# The synthetic space belongs to the algorithms' own tests; test folders are no packages.
-sys.path.insert(0, str(TESTS / "search" / "algorithms"))
-
-from synthetic_space import MACS, TOP1, ImageByImage, Interacting, SyntheticSpace, drive, failed, measure, problem_of  # noqa: E402
-
-GOLDEN = TESTS / "golden"
+GOLDEN = REPOSITORY / "tests" / "golden"
 SPACE = SyntheticSpace([12, 16, 16])
 SMALL = {"genetic": {"population": 8, "generations": 5}, "random": {"evaluations": 27}, "optuna": {"evaluations": 27}}
 

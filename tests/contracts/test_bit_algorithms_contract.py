@@ -3,26 +3,20 @@
 import dataclasses
 import json
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from search.algorithms import ALGORITHMS
-from search.pareto import best, front, gains
-from search.trial import Trial
+from search.study.pareto import best, front, gains
+from search.study.trial import Trial
 from spaces.errors import SecateursError
 from spaces.registry import lookup
+from tests.paths import REPOSITORY
+from tests.search.algorithms.bit_space import OMEGA, SIZE, BitSpace, ByTable, bit_problem
+from tests.search.algorithms.synthetic_space import SyntheticSpace, drive, failed, measure, problem_of
 
-TESTS = Path(__file__).resolve().parents[1]
-# The synthetic spaces belong to the algorithms' own tests; test folders are no packages.
-sys.path.insert(0, str(TESTS / "search" / "algorithms"))
-
-from bit_space import OMEGA, SIZE, BitSpace, ByTable, bit_problem  # noqa: E402
-from synthetic_space import SyntheticSpace, drive, failed, measure, problem_of  # noqa: E402
-
-GOLDEN = TESTS / "golden"
+GOLDEN = REPOSITORY / "tests" / "golden"
 SPACE = BitSpace(6, bits=(2, 3, 4, 8), activations=(4, 8))
 SMALL = {"integer_program": {"budgets": 6}, "progressive": {"candidates": 4, "layers": 0.3, "refine": 1}}
 

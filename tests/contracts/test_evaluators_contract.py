@@ -8,11 +8,11 @@ import torch
 
 from evaluators import DATASETS, EVALUATORS
 from evaluators.base import EvaluationContext, Evaluator
-from evaluators.classification import Classification
-from evaluators.data import DataSet, DataSettings
-from evaluators.model_factory import ModelSettings
-from evaluators.small_images import Digits, DigitsSettings
 from evaluators.task import MissingDataError
+from evaluators.tasks.classification import Classification
+from evaluators.tasks.data import DataSet, DataSettings
+from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.small_images import Digits, DigitsSettings
 from spaces.registry import lookup
 
 

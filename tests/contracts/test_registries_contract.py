@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from evaluators.base import Evaluator
-from evaluators.data import DataSet
+from evaluators.tasks.data import DataSet
 from search.algorithms.base import Algorithm
 from search.executors.base import Executor
-from search.inspection import REGISTRIES, registered
+from search.pipeline.inspection import REGISTRIES, registered
 from search.stages.base import Stage
 from spaces.base import SearchSpace
 from spaces.registry import resolve

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from evaluators.classification import Classification
-from evaluators.model_factory import ModelSettings
-from evaluators.small_images import Digits, DigitsSettings
+from evaluators.tasks.classification import Classification
+from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.small_images import Digits, DigitsSettings
 
 
 class Dropped(nn.Module):
@@ -23,5 +23,7 @@ class Dropped(nn.Module):
         return self.classifier(features.flatten(1))
 
 
-def digits_task(factory: str = "small_task.Dropped", train_size: int | None = 256, **arguments: int) -> Classification:
+def digits_task(
+    factory: str = "tests.evaluators.small_task.Dropped", train_size: int | None = 256, **arguments: int
+) -> Classification:
     return Classification(ModelSettings(factory, arguments), Digits(DigitsSettings(search_size=100, train_size=train_size)))

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from small_task import digits_task
 from torch import nn
 
 from evaluators.accuracy import Accuracy, AccuracySettings, measure
 from evaluators.base import EvaluationContext
-from evaluators.training.batch_norm import recalibrate
+from evaluators.batch_norm import recalibrate
 from spaces.evaluation_mode import evaluation_mode
+from tests.evaluators.small_task import digits_task
 
 CPU = torch.device("cpu")
 

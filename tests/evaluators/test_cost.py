@@ -3,7 +3,6 @@ import dataclasses
 
 import pytest
 import torch
-from small_task import digits_task
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -11,6 +10,7 @@ from evaluators.base import EvaluationContext
 from evaluators.cost import Cost, CostSettings, count
 from spaces import networks
 from spaces.errors import SecateursError, UnsupportedModelError
+from tests.evaluators.small_task import digits_task
 
 
 class Attending(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from search.registered import ALGORITHM, EVALUATOR, SPACE, SPARSIFIER, STAGE
+from search.config.registries import ALGORITHM, EVALUATOR, SPACE, SPARSIFIER, STAGE
 
 CRITERIA = ("bn_scale", "l1", "l2", "geometric_median", "taylor", "task_relevance", "relevance_loss")
 LAYERS = ((), ("*1*",), ("features.*",), ("*.0",), ("*.[03]", "*.8"), ("features.7.*",), ("classifier",))
@@ -232,8 +232,8 @@ MODELS = (
     {"factory": "spaces.networks.digits_cnn", "arguments": {"width": 4}},
     {"factory": "spaces.networks.digits_cnn", "arguments": {"width": 5}, "init_seed": 3},
     {"factory": "spaces.networks.digits_cnn", "arguments": {"width": 8}},
-    {"factory": "connected_networks.functions"},
-    {"factory": "connected_networks.modules"},
+    {"factory": "tests.integration.connected_networks.functions"},
+    {"factory": "tests.integration.connected_networks.modules"},
 )
 WIDE = {"factory": "spaces.networks.digits_cnn", "arguments": {"width": 16}}
 """For what removes twice: of a few channels, the first time may leave nothing to the second."""

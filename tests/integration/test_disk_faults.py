@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from tiny_pipeline import SHORT, command, read_report, timeless, write_config
 
-from search.config import load
-from search.disk_errors import DiskError
-from search.export import load as load_best
-from search.pipeline import run
+from search.config.loading import load
+from search.export.saved_network import load as load_best
+from search.output.disk_errors import DiskError
+from search.pipeline.pipeline import run
+from tests.integration.tiny_pipeline import SHORT, command, read_report, timeless, write_config
 
 
 class Disk(Protocol):

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import yaml
-from drawn_configs import draw, undrawn
-from tiny_pipeline import read_report
 
-from search.config import Config, load
-from search.export import load as load_best
-from search.pipeline import run
-from search.rehearsal import rehearse
+from search.config.loading import Config, load
+from search.export.saved_network import load as load_best
+from search.pipeline.pipeline import run
+from search.pipeline.rehearsal import rehearse
 from spaces.errors import SecateursError
+from tests.integration.drawn_configs import draw, undrawn
+from tests.integration.tiny_pipeline import read_report
 
 COUNT = int(os.environ.get("SECATEURS_DRAWN", "30"))
 FIRST = int(os.environ.get("SECATEURS_DRAWN_SEED", "0"))

@@ -11,12 +11,13 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from tiny_pipeline import REPOSITORY, read_report, write_config
 
 from evaluators.accuracy import measure
-from search.config import load
-from search.export import load as load_best
-from search.pipeline import run
+from search.config.loading import load
+from search.export.saved_network import load as load_best
+from search.pipeline.pipeline import run
+from tests.integration.tiny_pipeline import read_report, write_config
+from tests.paths import REPOSITORY
 
 CONFIG = """\
 name: tiny
@@ -71,7 +72,7 @@ def test_best_is_the_merged_network_in_a_new_process(finished: tuple[Path, dict[
     assert kinds == ["slice_channels", "replace_activations" if kind == "modules" else "merge_activations"]
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
-        "from search.export import load\n"
+        "from search.export.saved_network import load\n"
         "model = load(sys.argv[2]); torch.manual_seed(0); torch.set_grad_enabled(False)\n"
         "print(sum(p.numel() for p in model.parameters())); print(float(model(torch.randn(2, 1, 8, 8)).sum()))"
     )
@@ -89,7 +90,7 @@ def test_best_is_the_merged_network_in_a_new_process(finished: tuple[Path, dict[
 
 
 def test_the_merged_network_answers_as_the_retrained_one(finished: tuple[Path, dict[str, Any], str]) -> None:
-    from search.steps import Step
+    from search.run.steps import Step
 
     folder, _, _ = finished
     task = load(folder / "config.yaml").build_task()
@@ -103,8 +104,8 @@ def test_the_merged_network_answers_as_the_retrained_one(finished: tuple[Path, d
 def test_the_exports_have_no_connected_activations(finished: tuple[Path, dict[str, Any], str]) -> None:
     import onnx_ir as ir
 
-    from spaces.graph.activation_program import fuse_program
-    from spaces.graph.onnx_fusion import fuse
+    from spaces.fusion.onnx_models import fuse
+    from spaces.fusion.program import fuse_program
 
     folder, _, _ = finished
     read = ir.serde.deserialize_model(onnx.load(folder / "best" / "model.onnx"))

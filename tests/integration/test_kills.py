@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ordeal import PIPELINE, Ordeal, kill_driver, kill_one, launch
-from tiny_pipeline import write_config
 
+from tests.integration.kill_harness import PIPELINE, Ordeal, kill_driver, kill_one, launch
+from tests.integration.tiny_pipeline import write_config
 from tests.processes import WORKER, processes
 from tests.ray_nodes import RayNodes
 

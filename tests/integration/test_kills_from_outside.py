@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipeline import SHORT, finish, kill_when, read_report, start_call, timeless, write_config
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from search.compress import Compressed, compress
+from tests.integration.tiny_pipeline import SHORT, finish, kill_when, read_report, start_call, timeless, write_config
 
 pytestmark = pytest.mark.slow
 

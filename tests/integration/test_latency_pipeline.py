@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_pieces import HEAD
-from tiny_pipeline import read_report, write_config
 
-import evaluators.latency
-from evaluators.latency_backends import Conditions, Program
-from evaluators.timers import LayerRequest
-from evaluators.timing import Timing
-from search.config import load
-from search.pipeline import run
+import evaluators.latency.latency
+from evaluators.latency.backends import Conditions, Program
+from evaluators.latency.timers import LayerRequest
+from evaluators.latency.timing import Timing
+from search.config.loading import load
+from search.pipeline.pipeline import run
+from tests.integration.stage_pieces import HEAD
+from tests.integration.tiny_pipeline import read_report, write_config
 
 ALGORITHMS = {
     "genetic": "{name: genetic, population: 4, generations: 2, elite: 1}",
@@ -57,7 +57,7 @@ class Exact:
 @pytest.fixture
 def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEURS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(evaluators.latency, "LocalTimer", Exact)
+    monkeypatch.setattr(evaluators.latency.latency, "LocalTimer", Exact)
 
 
 def ran(folder: Path, text: str) -> dict[str, Any]:

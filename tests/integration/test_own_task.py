@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_pipeline import REPOSITORY
 
-from search.config import load
-from search.export import load as load_network
-from search.pipeline import run
+from search.config.loading import load
+from search.export.saved_network import load as load_network
+from search.pipeline.pipeline import run
+from tests.paths import REPOSITORY
 
 SMALLER = (
     "task.arguments={width: 4, side: 16, samples: 128}",

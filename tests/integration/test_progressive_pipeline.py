@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_pipeline import command, finish, kill_when, read_report, start, timeless, write_config
+
+from tests.integration.tiny_pipeline import command, finish, kill_when, read_report, start, timeless, write_config
 
 CONFIG = """\
 name: bits

@@ -7,14 +7,14 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from tiny_pipeline import read_report, timeless, write_config
 
-from evaluators.training.batch_norm import recalibrate
-from search.config import load
-from search.export import load as load_network
-from search.pipeline import run
-from search.storage import open_journal
+from evaluators.batch_norm import recalibrate
+from search.config.loading import load
+from search.export.saved_network import load as load_network
+from search.pipeline.pipeline import run
+from search.study.storage import open_journal
 from spaces.sparsifiers.probabilistic import Probabilistic
+from tests.integration.tiny_pipeline import read_report, timeless, write_config
 
 CONFIG = """\
 name: tiny
@@ -130,7 +130,7 @@ def test_columns_are_reported_as_no_saving(tmp_path: Path) -> None:
 
 
 def test_check_says_what_columns_do_not_save_and_what_is_out_of_reach(tmp_path: Path) -> None:
-    from search.preflight import preflight
+    from search.pipeline.preflight import preflight
 
     text = PROBABILISTIC.replace("ratio: 0.5", "ratio: 0.5, groups: columns")
     assert any("save no MACs" in line for line in preflight(load(write_config(tmp_path, text))))

@@ -10,16 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ordeal import PIPELINE, launch, recorded
-from tiny_pipeline import REPOSITORY, read_report, timeless, write_config
 
+from tests.integration.kill_harness import PIPELINE, launch, recorded
+from tests.integration.tiny_pipeline import read_report, timeless, write_config
+from tests.paths import REPOSITORY
 from tests.processes import WORKER, processes
 from tests.ray_nodes import RAY, SECOND, RayNodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # So slow that there is a middle in which a node can be lost.
-SLOW = PIPELINE.replace("pausing.Pause", "{pausing.Pause: {seconds: 0.5}}")
+SLOW = PIPELINE.replace("tests.integration.pausing.Pause", "{tests.integration.pausing.Pause: {seconds: 0.5}}")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_on_cluster(config: Path, runs: Path, nodes: RayNodes, *before: str) -> subprocess.Popen[str]:
     overrides = ["execution.executor=ray", "execution.address=auto"]
-    paths = f"PYTHONPATH={REPOSITORY}{os.pathsep}{Path(__file__).parent}"
+    paths = f"PYTHONPATH={REPOSITORY}"
     command = ["env", paths, sys.executable, "-m", "search", "run", str(config), *overrides, "--runs", str(runs)]
     return subprocess.Popen(
         [*before, *command], env=nodes.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

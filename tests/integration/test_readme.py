@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+from tests.paths import REPOSITORY
+
+README = REPOSITORY / "README.md"
 
 
 def test_the_objects_one_at_a_time() -> None:

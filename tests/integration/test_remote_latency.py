@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_pipeline import REPOSITORY, SHORT, read_report, write_config
 
-from search.config import load
+from search.config.loading import load
 from search.executors.ray_cluster import ClusterError
-from search.preflight import preflight
+from search.pipeline.preflight import preflight
+from tests.integration.tiny_pipeline import SHORT, read_report, write_config
+from tests.paths import REPOSITORY
 from tests.ray_nodes import RayNodes
 
 TIMED = SHORT.replace("cost]", "cost, {latency: {mode: MODE, resource: target, address: auto, repetitions: 10, points: 2}}]")

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stage_pieces import HEAD
-from tiny_pipeline import read_report, timeless, write_config
 
-from search.config import load
+from search.config.loading import load
 from search.executors.ray_cluster import Share, connect
 from search.executors.ray_settings import RaySettings
-from search.pipeline import run
+from search.pipeline.pipeline import run
+from tests.integration.stage_pieces import HEAD
+from tests.integration.tiny_pipeline import read_report, timeless, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
-from stage_pieces import PIECES, pipeline
-from tiny_pipeline import read_report, write_config
 
-from search.config import load
-from search.document import ConfigError
-from search.export import load as load_best
-from search.pipeline import run
-from search.rehearsal import rehearse
+from search.config.document import ConfigError
+from search.config.loading import load
+from search.export.saved_network import load as load_best
+from search.pipeline.pipeline import run
+from search.pipeline.rehearsal import rehearse
+from tests.integration.stage_pieces import PIECES, pipeline
+from tests.integration.tiny_pipeline import read_report, write_config
 
 SPARSIFIERS = ("scaling", "probabilistic", "gradient_cut")
 CHANNELS = ("channels", "channels_optuna", "schedule", "filters")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import Batch, Split, Task
-from search.problem import Objective, Problem, Target
+from search.study.problem import Objective, Problem, Target
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
 from spaces.domains import Domain, Mask

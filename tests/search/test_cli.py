@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_sample import sample, write_run
 from typer.testing import CliRunner
 
-import search.repeat
+import search.pipeline.repeat
 from search.cli import app
 from spaces.errors import SecateursError
+from tests.paths import REPOSITORY
+from tests.search.report.report_sample import sample, write_run
 
-QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
-ROOT = Path(__file__).parents[2]
+QUICKSTART = str(REPOSITORY / "configs" / "quickstart.yaml")
 
 
 def invoke(*arguments: str) -> Any:
@@ -24,7 +24,9 @@ def invoke(*arguments: str) -> Any:
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "search", *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "search", *arguments], capture_output=True, text=True, cwd=REPOSITORY, check=False
+    )
 
 
 def test_help_answers_without_loading_what_is_heavy() -> None:
@@ -35,7 +37,7 @@ def test_help_answers_without_loading_what_is_heavy() -> None:
     assert time.perf_counter() - start < 10
     heavy = ("torch", "optuna", "deap", "pydantic", "matplotlib")
     code = f"import sys, search.cli, search.__main__; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -121,7 +123,7 @@ def test_report_renders_anew(tmp_path: Path) -> None:
 
 
 def test_run_ends_with_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search.repeat, "run", lambda config, folder, console: sample(trials=30))
+    monkeypatch.setattr(search.pipeline.repeat, "run", lambda config, folder, console: sample(trials=30))
     result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
     assert result.exit_code == 0, result.exception
     for text in ("93.82 %", "93.61 %", "-0.21 points", "2.51x smaller", "target macs <= 40%: met", "report.html", "best"):
@@ -132,7 +134,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytes
     def interrupted(config: Any, folder: Path, console: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search.repeat, "run", interrupted)
+    monkeypatch.setattr(search.pipeline.repeat, "run", interrupted)
     result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
     assert result.exit_code == 130
     assert "the same command goes on" in result.output
@@ -144,7 +146,7 @@ def test_an_unexpected_error_is_kept_in_the_log(tmp_path: Path, monkeypatch: pyt
         (folder / "log.txt").write_text("starting\n")
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr(search.repeat, "run", broken)
+    monkeypatch.setattr(search.pipeline.repeat, "run", broken)
     result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
     assert result.exit_code == 1
     assert isinstance(result.exception, RuntimeError)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from evaluators.loader_task import LoaderError, LoaderTask
+from evaluators.tasks.loader_task import LoaderError, LoaderTask
 from search.compress import compress
-from search.document import ConfigError
-from search.export import load
+from search.config.document import ConfigError
+from search.export.saved_network import load
 from spaces.errors import SecateursError
 
 SEARCH = {

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 import search.fusing
 from search.cli import app
-from search.onnx_file import OnnxFileError, read, write
+from search.export.onnx_file import OnnxFileError, read, write
 from spaces.errors import EquivalenceError, SecateursError
-from tests.spaces.onnx_zoo import PER_CHANNEL, ZOO, chain, model, node, value, weight
+from tests.paths import REPOSITORY
+from tests.spaces.fusion.onnx_zoo import PER_CHANNEL, ZOO, chain, model, node, value, weight
 
-ROOT = Path(__file__).parents[2]
 WRITTEN = ["in.onnx", "out.onnx"]
 
 
@@ -180,7 +180,7 @@ def test_a_bad_file_is_explained_and_nothing_is_written(tmp_path: Path, spoil: A
 def test_the_command_ends_with_2_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "in.onnx").write_text("not a model")
     command = [sys.executable, "-m", "search", "fuse", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 2
     assert "no ONNX model" in done.stderr
     assert "Traceback" not in done.stderr
@@ -287,7 +287,7 @@ def streamed(folder: Path, tensors: int, numbers: int, comparison: str) -> int:
     (folder / "large").mkdir()
     sized(folder / "tiny", 2, 100)
     sized(folder / "large", tensors, numbers)
-    command = [sys.executable, "-c", script, str(ROOT), str(folder / "tiny"), str(folder / "large"), *comparison.split()]
+    command = [sys.executable, "-c", script, str(REPOSITORY), str(folder / "tiny"), str(folder / "large"), *comparison.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     tiny, large = map(int, done.stdout.split())

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from search.cli import app
-from search.inspection import REGISTRIES
 from search.options import options_by_kind
+from search.pipeline.inspection import REGISTRIES
 from spaces.registry import UnknownNameError
 
 NAMES = sorted({name for registry in REGISTRIES for name in getattr(import_module(registry.module), registry.registry)})

@@ -15,10 +15,10 @@ from evaluators.cost import count
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.channel_mask import ChannelMask
 from spaces.errors import InvalidCandidateError, SecateursError, UnsupportedModelError
-from spaces.graph.activation_fusion import fuse
-from spaces.graph.fake_quantize import Quantizer
-from spaces.graph.quantization_record import PACK, is_quantized, pack_weights
-from spaces.graph.quantized_layers import quantized_layers
+from spaces.fusion.modules import fuse
+from spaces.quantization.fake_quantize import Quantizer
+from spaces.quantization.layers import quantized_layers
+from spaces.quantization.record import PACK, is_quantized, pack_weights
 from spaces.transformation import apply
 from tests.spaces.zoo import Residual
 

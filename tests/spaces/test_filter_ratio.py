@@ -7,12 +7,12 @@ from torch import nn
 
 from evaluators.cost import count
 from spaces.candidate import Candidate
+from spaces.channels.groups import call
 from spaces.errors import EquivalenceError, InvalidCandidateError, SecateursError, UnsupportedModelError
 from spaces.filter_ratio import FilterRatio
 from spaces.filter_ratio_settings import FilterRatioSettings
-from spaces.graph.channel_groups import call
-from spaces.levels import dearest
-from spaces.sparsifiers.importance import Observations, score
+from spaces.importance.criterion import Observations, score
+from spaces.ordinal import dearest
 from spaces.transformation import apply
 from tests.spaces.zoo import ZOO, example, network
 

@@ -18,11 +18,11 @@ from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMaskSettings
 from spaces.errors import InvalidCandidateError, UnsupportedModelError
-from spaces.graph.fake_quantize import Quantizer
-from spaces.graph.layer_latency import LatencySpace
-from spaces.graph.quantization_record import PACK, pack_weights
-from spaces.graph.quantized_layers import quantized_layers
 from spaces.joint import Joint, JointSettings
+from spaces.latency.layer_latency import LatencySpace
+from spaces.quantization.fake_quantize import Quantizer
+from spaces.quantization.layers import quantized_layers
+from spaces.quantization.record import PACK, pack_weights
 from spaces.transformation import apply
 from tests.spaces.zoo import ZOO, example, network
 

@@ -8,13 +8,13 @@ import torch
 
 from evaluators.cost import count
 from spaces.candidate import Candidate
+from spaces.channels.groups import call
 from spaces.domains import Choice, Real
 from spaces.errors import InvalidCandidateError, UnsupportedModelError
-from spaces.graph.channel_groups import call
 from spaces.pruning_schedule import PAPER, PruningSchedule, PruningScheduleSettings
 from spaces.transformation import apply
-from tests.spaces.test_gradient_cut import INPUTS, mixed
-from tests.spaces.test_probabilistic import step
+from tests.spaces.sparsifiers.test_gradient_cut import INPUTS, mixed
+from tests.spaces.sparsifiers.test_probabilistic import step
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from search.problem import Objective, Problem, Target
-from search.trial import Proposal, Trial
+from search.study.problem import Objective, Problem, Target
+from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Domain

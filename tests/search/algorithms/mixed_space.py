@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from search.problem import Objective, Problem, Target
+from search.study.problem import Objective, Problem, Target
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Domain, Mask

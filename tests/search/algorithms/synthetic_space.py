@@ -11,8 +11,8 @@ import numpy as np
 from torch import nn
 
 from search.algorithms.base import Algorithm
-from search.problem import Objective, Problem, Target
-from search.trial import Proposal, Trial
+from search.study.problem import Objective, Problem, Target
+from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Domain, Mask

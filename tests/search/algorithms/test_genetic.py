@@ -5,18 +5,18 @@ import random
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
-from synthetic_space import MACS, TOP1, Interacting, SyntheticSpace, drive, problem_of
 
-from search import pareto
-from search.algorithms.breeding import Breeder
-from search.algorithms.channel_encoding import ChannelEncoding
+from search.algorithms.encoding.channel_encoding import ChannelEncoding
+from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.genetic import GeneticAlgorithm
-from search.algorithms.genetic_settings import GeneticSettings
-from search.algorithms.individual import Fitness, Individual, deap_draws_from, select_survivors
+from search.algorithms.genetics.breeding import Breeder
+from search.algorithms.genetics.individual import Fitness, Individual, deap_draws_from, select_survivors
+from search.algorithms.genetics.settings import GeneticSettings
+from search.algorithms.genetics.variation import FactorVariation
 from search.algorithms.random import RandomSearch, RandomSettings
-from search.algorithms.uniform import global_magnitude, uniform
-from search.algorithms.variation import FactorVariation
+from search.study import pareto
 from spaces.candidate import Candidate
+from tests.search.algorithms.synthetic_space import MACS, TOP1, Interacting, SyntheticSpace, drive, problem_of
 
 MEDIUM = SyntheticSpace([16, 16, 24, 24])
 

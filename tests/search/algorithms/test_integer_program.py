@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from bit_space import OMEGA, SIZE, BitSpace, ByTable, bit_problem
-from synthetic_space import drive
 
-from search.algorithms.bit_encoding import BitEncoding, NotABitSpaceError
-from search.algorithms.channel_encoding import UnreachableTargetError
+from search.algorithms.encoding.bit_encoding import BitEncoding, NotABitSpaceError
+from search.algorithms.encoding.channel_encoding import UnreachableTargetError
 from search.algorithms.integer_program import IntegerProgram, IntegerProgramSettings, Programme, allocations
-from search.problem import Problem, Target
+from search.study.problem import Problem, Target
 from spaces.candidate import Candidate
+from tests.search.algorithms.bit_space import OMEGA, SIZE, BitSpace, ByTable, bit_problem
+from tests.search.algorithms.synthetic_space import drive
 
 
 def brute_force(space: BitSpace, problem: Problem) -> float:

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic_space import MACS, TOP1, drive
 from torch import nn
 
 from search.algorithms import ALGORITHMS
-from search.algorithms.channel_encoding import ChannelEncoding, UnreachableTargetError
-from search.algorithms.uniform import global_magnitude, uniform
-from search.problem import Objective, Problem, Target
+from search.algorithms.encoding.channel_encoding import ChannelEncoding, UnreachableTargetError
+from search.algorithms.encoding.uniform import global_magnitude, uniform
+from search.study.problem import Objective, Problem, Target
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
 from spaces.domains import Choice
-from spaces.levels import Leveled, dearest
+from spaces.ordinal import Leveled, dearest
 from spaces.registry import lookup
+from tests.search.algorithms.synthetic_space import MACS, TOP1, drive
 
 SHARES = (0.9, 0.75, 0.5, 0.25, 0.1, 0.0)
 

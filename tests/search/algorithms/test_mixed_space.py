@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixed_space import SIZE, TOP1, MixedSpace, Saturating, mixed_problem
-from synthetic_space import drive
 
 from search.algorithms import ALGORITHMS
-from search.algorithms.channel_encoding import ChannelEncoding, UnreachableTargetError
+from search.algorithms.encoding.channel_encoding import ChannelEncoding, UnreachableTargetError
+from search.algorithms.encoding.parameters import Shares, parameters_of
+from search.algorithms.encoding.repair import fit
+from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.mixed_starts import mixed_starts, programmed
-from search.algorithms.parameters import Shares, parameters_of
-from search.algorithms.repair import fit
-from search.algorithms.uniform import global_magnitude, uniform
-from search.pareto import best, front
-from search.problem import Problem
-from search.trial import Trial
+from search.study.pareto import best, front
+from search.study.problem import Problem
+from search.study.trial import Trial
 from spaces.candidate import Candidate
 from spaces.domains import Mask
 from spaces.registry import lookup
+from tests.search.algorithms.mixed_space import SIZE, TOP1, MixedSpace, Saturating, mixed_problem
+from tests.search.algorithms.synthetic_space import drive
 
 SPACE = MixedSpace([8, 12, 16])
 SHARES = {"size_bytes": 0.4, "bit_operations": 0.15}
@@ -177,7 +177,7 @@ def test_a_sampler_draws_a_share_for_every_decision() -> None:
 
 
 def test_bits_alone_are_searched_by_the_genetic_search_too() -> None:
-    from bit_space import BitSpace, ByTable, bit_problem
+    from tests.search.algorithms.bit_space import BitSpace, ByTable, bit_problem
 
     space = BitSpace(6, activations=(4, 8))
     problem = bit_problem(space, size_bytes=0.5, bit_operations=0.3)

@@ -5,19 +5,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bit_space import BitSpace, bit_problem, measured
-from synthetic_space import MACS, TOP1, ImageByImage, Interacting, SyntheticSpace, drive, problem_of
 
-from search import pareto
+from search.algorithms.encoding.uniform import uniform
 from search.algorithms.halving import HalvingSettings
 from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings
-from search.algorithms.uniform import uniform
-from search.problem import Objective, Problem, Target
-from search.trial import Proposal, Trial
+from search.study import pareto
+from search.study.problem import Objective, Problem, Target
+from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Domain, Mask, Real
 from spaces.errors import SecateursError
+from tests.search.algorithms.bit_space import BitSpace, bit_problem, measured
+from tests.search.algorithms.synthetic_space import MACS, TOP1, ImageByImage, Interacting, SyntheticSpace, drive, problem_of
 
 SAMPLERS = ["tpe", pytest.param("gp", marks=pytest.mark.slow), "nsga2"]
 LOSS = Objective("loss", "minimize")

@@ -7,13 +7,13 @@ import itertools
 import statistics
 
 import pytest
-from bit_space import BitSpace, ByTable, bit_problem
-from synthetic_space import drive, failed, measure
 
-from search.algorithms.bit_encoding import BitEncoding
+from search.algorithms.encoding.bit_encoding import BitEncoding
 from search.algorithms.integer_program import Programme
 from search.algorithms.progressive import Progressive, ProgressiveSettings
-from search.problem import Target
+from search.study.problem import Target
+from tests.search.algorithms.bit_space import BitSpace, ByTable, bit_problem
+from tests.search.algorithms.synthetic_space import drive, failed, measure
 
 
 def run(space, problem, seed=0, fitness=None, **settings):

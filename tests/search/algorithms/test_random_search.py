@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from synthetic_space import MACS, TOP1, Interacting, SyntheticSpace, drive, problem_of
 
-from search.algorithms.channel_encoding import ChannelEncoding
+from search.algorithms.encoding.channel_encoding import ChannelEncoding
 from search.algorithms.random import RandomSearch, RandomSettings
+from tests.search.algorithms.synthetic_space import MACS, TOP1, Interacting, SyntheticSpace, drive, problem_of
 
 SPACE = SyntheticSpace([16, 16, 24])
 

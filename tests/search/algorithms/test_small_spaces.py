@@ -1,14 +1,14 @@
 """Spaces small enough to enumerate: the search must find the true optimum and the true front."""
 
 import pytest
-from synthetic_space import MACS, TOP1, Interacting, SyntheticSpace, drive, problem_of
 
-from search import pareto
-from search.algorithms.channel_encoding import ChannelEncoding
+from search.algorithms.encoding.channel_encoding import ChannelEncoding
+from search.algorithms.encoding.uniform import uniform
 from search.algorithms.genetic import GeneticAlgorithm
-from search.algorithms.genetic_settings import GeneticSettings
-from search.algorithms.uniform import uniform
-from search.trial import Proposal, Trial
+from search.algorithms.genetics.settings import GeneticSettings
+from search.study import pareto
+from search.study.trial import Proposal, Trial
+from tests.search.algorithms.synthetic_space import MACS, TOP1, Interacting, SyntheticSpace, drive, problem_of
 
 DOZEN = SyntheticSpace([4, 4, 4])
 

@@ -17,29 +17,29 @@ from torch import nn
 from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from evaluators.cost import Cost, CostSettings
-from evaluators.data import DataSettings
-from evaluators.model_factory import ModelSettings
 from evaluators.task import Task
-from evaluators.task_settings import NamedData, TaskSettings, build_task
+from evaluators.tasks.data import DataSettings
+from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.settings import NamedData, TaskSettings, build_task
 from evaluators.training.settings import TrainingSettings
 from search.algorithms.genetic import GeneticAlgorithm
-from search.algorithms.genetic_settings import GeneticSettings
-from search.batch_loop import BatchLoop
-from search.evaluation import Recipe
+from search.algorithms.genetics.settings import GeneticSettings
 from search.executors.base import Evaluate, Executor, Workload
+from search.executors.recipe import Recipe
 from search.executors.shipment import ship
-from search.loop import SearchLoop
-from search.network import restore
-from search.problem import Objective, Problem, Target
-from search.progress import Log
-from search.run import Stopwatch
-from search.search_note import SearchNote
-from search.setup import tables
-from search.stages.search_settings import BudgetSettings
-from search.storage import open_journal
-from search.study import Study
-from search.trial import Trial
-from search.trial_checkpoints import TrialCheckpoints
+from search.executors.trial_checkpoints import TrialCheckpoints
+from search.output.progress import Log
+from search.run.network import restore
+from search.run.stage_run import Stopwatch
+from search.stages.search.batch_loop import BatchLoop
+from search.stages.search.context import tables
+from search.stages.search.loop import SearchLoop
+from search.stages.search.search_note import SearchNote
+from search.stages.search.settings import BudgetSettings
+from search.study.problem import Objective, Problem, Target
+from search.study.storage import open_journal
+from search.study.study import Study
+from search.study.trial import Trial
 from spaces.channel_mask import ChannelMask
 from tests.processes import WORKER, processes
 

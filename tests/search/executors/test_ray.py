@@ -12,28 +12,36 @@ from typing import Any
 
 import pytest
 import torch
-from digits_search import TASK, kill_workers, make_problem, make_recipe, make_workload, search, timeless
-from formula import Formula
-from strengths import STEPS, Rising, Rungs, steps, training_problem, training_recipe, training_workload
 from torch import nn
 
 from evaluators.task import Task
-from evaluators.task_settings import build_task
+from evaluators.tasks.settings import build_task
 from search.algorithms.base import Algorithm
-from search.asynchronous_loop import AsynchronousLoop
-from search.evaluation import Recipe
 from search.executors.base import Event, Job, Lost, Notice, Result, Saved, Workload
 from search.executors.ray import RayExecutor
 from search.executors.ray_cluster import ClusterError, Share, connect
 from search.executors.ray_settings import RaySettings
+from search.executors.recipe import Recipe
 from search.executors.serial import SerialExecutor, SerialSettings
-from search.problem import Objective, Problem
-from search.trial import Proposal, Trial
+from search.stages.search.asynchronous_loop import AsynchronousLoop
+from search.study.problem import Objective, Problem
+from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Domain
 from spaces.errors import SecateursError
 from tests.processes import processes
+from tests.search.executors.digits_search import TASK, kill_workers, make_problem, make_recipe, make_workload, search, timeless
+from tests.search.executors.formula import Formula
+from tests.search.executors.rising_trials import (
+    STEPS,
+    Rising,
+    Rungs,
+    steps,
+    training_problem,
+    training_recipe,
+    training_workload,
+)
 
 PLACES = 4
 

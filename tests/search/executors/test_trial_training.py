@@ -6,21 +6,31 @@ import re
 from pathlib import Path
 
 import pytest
-from digits_search import CPU, search, timeless
-from strengths import EPOCHS, STEPS, Rising, Rungs, Shrink, steps, training_problem, training_recipe, training_workload
 
 from evaluators.accuracy import measure
 from evaluators.training.checkpoint import unpack
 from evaluators.training.loop import train
 from evaluators.training.state import end_of
 from search.algorithms.base import Algorithm
-from search.evaluation import trial_seed
 from search.executors.base import Job
 from search.executors.ray_worker import Begun, RayWorker, TrainedSoFar
+from search.executors.recipe import trial_seed
 from search.executors.serial import SerialExecutor, SerialSettings
-from search.trial import Proposal, Trial
-from search.trial_checkpoints import MissingStateError, TrialCheckpoints
+from search.executors.trial_checkpoints import MissingStateError, TrialCheckpoints
+from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
+from tests.search.executors.digits_search import CPU, search, timeless
+from tests.search.executors.rising_trials import (
+    EPOCHS,
+    STEPS,
+    Rising,
+    Rungs,
+    Shrink,
+    steps,
+    training_problem,
+    training_recipe,
+    training_workload,
+)
 
 EVERY_STEP = list(range(1, EPOCHS * STEPS + 1))
 

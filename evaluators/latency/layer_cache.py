@@ -1,0 +1,66 @@
+"""What was measured of layers and networks on one machine, kept in a JSON file for all runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from evaluators.latency.backends import Conditions
+
+VARIABLE = "SECATEURS_CACHE"
+
+
+class LayerCache:
+    """Milliseconds by what was measured, for one machine, backend and number of threads.
+
+    Args:
+        folder: Where the file is; None for what ``SECATEURS_CACHE`` names, else ``~/.cache/secateurs``.
+        machine: Name of the processor or GPU.
+        conditions: How it was measured; how often does not matter.
+    """
+
+    def __init__(self, folder: str | None, machine: str, conditions: Conditions) -> None:
+        where = folder or os.environ.get(VARIABLE) or str(Path.home() / ".cache" / "secateurs")
+        runtime = "onnxruntime" if conditions.backend == "onnxruntime" else "torch"
+        self._header = {
+            "machine": machine,
+            "backend": conditions.backend,
+            "device": conditions.device,
+            "threads": conditions.threads,
+            "version": version(runtime),
+        }
+        name = hashlib.sha256(json.dumps(self._header, sort_keys=True).encode()).hexdigest()[:12]
+        self.path = Path(where).expanduser() / f"latency-{name}.json"
+        self._found = self._read()
+
+    def get(self, key: str) -> float | None:
+        """Return the milliseconds of ``key``, None where they are not known."""
+        return self._found.get(key)
+
+    def __getitem__(self, key: str) -> float:
+        return self._found[key]
+
+    def add(self, found: Mapping[str, float]) -> None:
+        """Keep milliseconds; what other runs have added meanwhile stays."""
+        from filelock import FileLock
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):
+            self._found = {**self._found, **self._read(), **found}
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump({**self._header, "milliseconds": self._found}, file, indent=0, sort_keys=True)
+            Path(temporary).replace(self.path)
+
+    def _read(self) -> dict[str, float]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))["milliseconds"]
+        except (OSError, ValueError, KeyError, TypeError):
+            # A file that is missing or damaged costs only the time to measure again.
+            return {}
+        return {str(key): float(value) for key, value in found.items()}

@@ -1,0 +1,165 @@
+"""A single layer, as ONNX in surroundings as it has in a network, or in PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evaluators.latency.timing import Run, clock
+from evaluators.onnx.quantized import OPSETS
+from evaluators.onnx.session import open_session
+from spaces.layers.shapes import LayerShape
+from spaces.quantization.cost import FLOAT_BITS
+from spaces.quantization.fake_quantize import integer_range
+
+_TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8}
+_IR_VERSION = 10
+
+
+def layer_onnx(shape: LayerShape, weight_bits: int, input_bits: int, batch_size: int = 1, present: bool = True) -> bytes:
+    """Return a layer with a ReLU behind it in surroundings as in a network, or only these.
+
+    A convolution reads what a small one writes, and is read by a pooling. With ``input_bits`` below 32, its input and what it
+    writes are quantized, as :mod:`evaluators.onnx.quantized` writes them. Weights of less than 5 bits are 4-bit integers.
+
+    Args:
+        shape: The layer.
+        weight_bits: Bits of its weights; 32 for float.
+        input_bits: Bits of its input; 32 for float.
+        batch_size: Samples in a run.
+        present: Whether the layer is there; without it, its input is what leaves the graph.
+    """
+    graph = _Graph()
+    linear = shape.kind == "linear"
+    size = [batch_size, *shape.size, shape.in_channels] if linear else [batch_size, 1, *shape.size]
+    values = "input"
+    if not linear:
+        values = graph.node("Conv", values, graph.number((shape.in_channels, 1, *[1] * len(shape.size))))
+    if input_bits < FLOAT_BITS:
+        values = graph.quantized(values, input_bits if present else 8)
+    if present:
+        weight, bias = graph.weight(_weight_shape(shape), weight_bits), graph.number((shape.out_channels,))
+        values = _layer(graph, shape, values, weight, bias)
+    if present or linear:
+        values = graph.node("Relu", values)
+    if present and input_bits < FLOAT_BITS:
+        values = graph.quantized(values, 8)
+    if not linear:
+        values = graph.node("GlobalAveragePool", values)
+    return graph.model(size, values)
+
+
+def _layer(graph: _Graph, shape: LayerShape, values: str, weight: str, bias: str) -> str:
+    if shape.kind == "linear":
+        if not shape.size:
+            return graph.node("Gemm", values, weight, bias, transB=1)
+        return graph.node("Add", graph.node("MatMul", values, weight), bias)
+    options = {"strides": shape.stride, "dilations": shape.dilation, "group": shape.groups}
+    if shape.padding:
+        options["pads"] = shape.padding
+    operator = "Conv" if shape.kind == "conv" else "ConvTranspose"
+    return graph.node(operator, values, weight, bias, kernel_shape=shape.kernel, **options)
+
+
+def _weight_shape(shape: LayerShape) -> tuple[int, ...]:
+    if shape.kind == "linear":
+        wide = (shape.out_channels, shape.in_channels)
+        return wide if not shape.size else wide[::-1]
+    if shape.kind == "conv":
+        return (shape.out_channels, shape.in_channels // shape.groups, *shape.kernel)
+    return (shape.in_channels, shape.out_channels // shape.groups, *shape.kernel)
+
+
+class _Graph:
+    """An ONNX graph under construction; numbers are drawn, since zeros might be computed faster."""
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+        self._nodes: list[Any] = []
+        self._initializers: list[Any] = []
+
+    def node(self, operator: str, *inputs: str, **options: Any) -> str:
+        output = f"value{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **options))
+        return output
+
+    def number(self, shape: tuple[int, ...]) -> str:
+        return self._constant(self._rng.standard_normal(shape).astype(np.float32) * 0.05)
+
+    def weight(self, shape: tuple[int, ...], bits: int) -> str:
+        if bits == FLOAT_BITS:
+            return self.number(shape)
+        low, high = integer_range(bits, signed=True)
+        width = 4 if bits <= 4 else 8
+        name = f"constant{len(self._initializers)}"
+        integers = self._rng.integers(low, high + 1, shape)
+        self._initializers.append(helper.make_tensor(name, _TYPES[width], shape, integers.ravel()))
+        return self.node("DequantizeLinear", name, self._constant(np.full(shape[0], 0.01, np.float32)), axis=0)
+
+    def quantized(self, values: str, bits: int) -> str:
+        scale, zero = self._constant(np.float32(0.02)), self._constant(np.uint8(0))
+        if bits < 8:
+            high = integer_range(bits, signed=False)[1]
+            values = self.node("Clip", values, self._constant(np.float32(0.0)), self._constant(np.float32(0.02 * high)))
+        return self.node("DequantizeLinear", self.node("QuantizeLinear", values, scale, zero), scale, zero)
+
+    def model(self, size: list[int], output: str) -> bytes:
+        given = helper.make_tensor_value_info("input", TensorProto.FLOAT, size)
+        found = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
+        graph = helper.make_graph(self._nodes, "layer", [given], [found], self._initializers)
+        opset = helper.make_opsetid("", OPSETS[4])
+        content: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION).SerializeToString()
+        return content
+
+    def _constant(self, values: Any) -> str:
+        name = f"constant{len(self._initializers)}"
+        self._initializers.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+
+def layer_run(content: bytes, threads: int) -> Run:
+    """Return a graph of :func:`layer_onnx` as something that can be timed."""
+    session = open_session(content, threads)
+    (given,) = session.get_inputs()
+    feed = {given.name: np.random.default_rng(0).standard_normal(given.shape, dtype=np.float32)}
+    return clock(lambda: session.run(None, feed), threads)
+
+
+class EagerLayer(nn.Module):
+    """A layer with a ReLU behind it, in PyTorch."""
+
+    def __init__(self, shape: LayerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.weight = nn.Parameter(torch.randn(_eager_shape(shape), generator=torch.Generator().manual_seed(0)) * 0.05)
+        self.bias = nn.Parameter(torch.zeros(shape.out_channels))
+
+    def forward(self, values: Tensor) -> Tensor:
+        shape = self.shape
+        if shape.kind == "linear":
+            return functional.linear(values, self.weight, self.bias).relu()
+        dims = len(shape.kernel)
+        before, behind = shape.padding[:dims], shape.padding[dims:]
+        if shape.kind == "conv_transpose":
+            transposed = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[dims - 1]
+            return transposed(values, self.weight, self.bias, shape.stride, before or 0, 0, shape.groups, shape.dilation).relu()
+        if before != behind:
+            pairs = [size for pair in zip(before[::-1], behind[::-1], strict=True) for size in pair]
+            values, before = functional.pad(values, pairs), (0,) * dims
+        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[dims - 1]
+        return convolve(values, self.weight, self.bias, shape.stride, before, shape.dilation, shape.groups).relu()
+
+    def inputs(self, batch_size: int) -> Tensor:
+        """Return a batch for it."""
+        shape = self.shape
+        wide = (*shape.size, shape.in_channels) if shape.kind == "linear" else (shape.in_channels, *shape.size)
+        return torch.randn((batch_size, *wide), generator=torch.Generator().manual_seed(0))
+
+
+def _eager_shape(shape: LayerShape) -> tuple[int, ...]:
+    return (shape.out_channels, shape.in_channels) if shape.kind == "linear" else _weight_shape(shape)

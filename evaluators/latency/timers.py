@@ -1,0 +1,109 @@
+"""Timers: where networks and single layers are timed, one measurement at a time on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from evaluators.latency.backends import Conditions, LatencyError, Program, require, run_of, torch_run
+from evaluators.latency.layer_programs import EagerLayer, layer_onnx, layer_run
+from evaluators.latency.timing import Timing, alone, time_in_turn
+from evaluators.training.hardware import processor, torch_threads
+from spaces.layers.shapes import LayerShape
+from spaces.quantization.cost import FLOAT_BITS
+
+LEAST_MILLISECONDS = 1e-4
+
+
+@dataclass(frozen=True)
+class LayerRequest:
+    """A layer that is to be timed by itself.
+
+    Attributes:
+        shape: The layer.
+        weight_bits: Bits of its weights; 32 for float.
+        input_bits: Bits of its input; 32 for float.
+        batch_size: Samples in a run.
+    """
+
+    shape: LayerShape
+    weight_bits: int
+    input_bits: int
+    batch_size: int
+
+    @property
+    def key(self) -> str:
+        """All that decides how long it takes, as text."""
+        shape = self.shape
+        names = ("size", "kernel", "stride", "padding", "dilation")
+        parts = [f"{name} {'x'.join(map(str, getattr(shape, name)))}" for name in names]
+        channels = f"{shape.kind} {shape.in_channels}>{shape.out_channels}"
+        bits = f"bits {self.weight_bits}x{self.input_bits}"
+        return " ".join([channels, *parts, f"groups {shape.groups}", bits, f"batch {self.batch_size}"])
+
+
+class Timer(Protocol):
+    """Where programs and layers are timed: here, or on another machine."""
+
+    def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
+        """Return how long the programs take, timed in turn.
+
+        Raises:
+            LatencyError: The backend or the device is not to be had there, or a program fails.
+        """
+        ...
+
+    def time_layers(self, requests: Sequence[LayerRequest], conditions: Conditions) -> list[float]:
+        """Return the milliseconds of layers by themselves.
+
+        Raises:
+            LatencyError: The backend or the device is not to be had there, or does not compute with such bits.
+        """
+        ...
+
+    def machine(self, conditions: Conditions) -> str:
+        """Return the name of what computes there: of the processor, or of the GPU."""
+        ...
+
+
+class LocalTimer:
+    """Times programs on this machine, while no other measurement is under way on it."""
+
+    def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
+        """Return how long the programs take, timed in turn."""
+        with alone(), torch_threads(conditions.threads):
+            runs = [run_of(program, conditions) for program in programs]
+            times = time_in_turn(runs, conditions.warmup, conditions.repetitions, conditions.seconds)
+        return [Timing.of(found) for found in times]
+
+    def time_layers(self, requests: Sequence[LayerRequest], conditions: Conditions) -> list[float]:
+        """Return the milliseconds of layers by themselves: medians, less what their surroundings take without them."""
+        require(conditions)
+        with alone(), torch_threads(conditions.threads):
+            return [_layer_time(request, conditions) for request in requests]
+
+    def machine(self, conditions: Conditions) -> str:
+        """Return the name of the processor, or of the GPU."""
+        require(conditions)
+        return torch.cuda.get_device_name() if conditions.device == "cuda" else processor()
+
+
+def _layer_time(request: LayerRequest, conditions: Conditions) -> float:
+    shape, bits, batch_size = request.shape, (request.weight_bits, request.input_bits), request.batch_size
+    often = conditions.warmup, conditions.repetitions, conditions.seconds
+    if conditions.backend == "onnxruntime":
+        contents = [layer_onnx(shape, *bits, batch_size, present) for present in (True, False)]
+        found = time_in_turn([layer_run(content, conditions.threads) for content in contents], *often)
+        whole, rest = (Timing.of(times).median for times in found)
+        return max(whole - rest, LEAST_MILLISECONDS)
+    if bits != (FLOAT_BITS, FLOAT_BITS):
+        raise LatencyError(
+            f"latency: a table of layers with {bits[0]}-bit weights needs backend: onnxruntime, which computes with them; got "
+            f"backend: {conditions.backend}"
+        )
+    layer = EagerLayer(shape)
+    (times,) = time_in_turn([torch_run(layer, layer.inputs(batch_size), conditions)], *often)
+    return Timing.of(times).median

@@ -1,0 +1,211 @@
+"""Images in class folders, as ImageNet is laid out, read and prepared by worker processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import datasets
+from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
+from torchvision.transforms import v2
+
+from evaluators.task import Batch, Split
+from evaluators.tasks.data import Augmentation, DataError, DataSet, DataSettings, missing, split_indices
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+NATURAL: tuple[Augmentation, ...] = ("crop", "flip")
+KEPT_BYTES = 2**28
+"""Images that every candidate is measured on are kept in memory up to this size: decoding takes as long as a small network."""
+
+
+@dataclass(frozen=True)
+class ImageFolderSettings(DataSettings):
+    """Options of :class:`ImageFolder`.
+
+    Attributes:
+        image_size: Pixels along each side of what the network sees.
+        resize: Shorter side before the central crop; None for ``image_size / 0.875``, as usual on ImageNet.
+        smallest_area: Smallest share of an image's area that a random crop shows.
+        workers: Processes that read images; 0 reads in this one.
+    """
+
+    image_size: int = 224
+    resize: int | None = None
+    smallest_area: float = 0.08
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size < 1:
+            raise ValueError(f"image_size: expected at least 1 pixel, got {self.image_size}")
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(f"resize: expected at least image_size {self.image_size}, got {self.resize}")
+        if not 0 < self.smallest_area <= 1:
+            raise ValueError(f"smallest_area: expected a share above 0 and up to 1, got {self.smallest_area}")
+        if self.workers < 0:
+            raise ValueError(f"workers: expected at least 0, got {self.workers}")
+        if self.download:
+            raise ValueError("download: an image folder cannot be fetched; put the images under root")
+
+
+class _Files(Dataset[tuple[Tensor, int]]):
+    """Reads and prepares single images; a key is the position in ``samples`` and the seed of the augmentation."""
+
+    def __init__(self, samples: list[tuple[str, int]], fixed: v2.Transform, random: v2.Transform) -> None:
+        self.samples = samples
+        self.fixed = fixed
+        self.random = random
+
+    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, int]:
+        position, seed = key
+        path, label = self.samples[position]
+        try:
+            image = default_loader(path)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"image_folder: {path} can't be read as an image ({error}); replace it, or remove it") from error
+        if seed is None:
+            return self.fixed(image), label
+        # v2 draws from torch's global generator: seed it for this image, and put it back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.random(image), label
+
+
+class ImageFolder(DataSet):
+    """Images under ``root/train/CLASS/`` and ``root/val/CLASS/``; ``val`` is the test split.
+
+    The search split is set aside from ``train``. Training images: random resized crop and flip; others: resize and
+    central crop (Krizhevsky et al. 2012; Szegedy et al. 2015, arXiv 1409.4842). The same generator gives the same
+    batches whatever the number of workers.
+    """
+
+    Settings: ClassVar[type[DataSettings]] = ImageFolderSettings
+
+    def __init__(self, settings: ImageFolderSettings) -> None:
+        self.settings = settings
+        mean, std = list(settings.mean or MEAN), list(settings.std or STD)
+        if len(mean) != 3 or len(std) != 3:
+            raise DataError(f"image_folder: expected 3 values for data.mean and data.std, got {mean} and {std}")
+        finish = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+        size = settings.image_size
+        central = [v2.Resize(settings.resize or round(size / 0.875)), v2.CenterCrop(size)]
+        names = settings.augmentations(NATURAL)
+        random: list[v2.Transform] = (
+            [v2.RandomResizedCrop(size, scale=(settings.smallest_area, 1.0))] if "crop" in names else central
+        )
+        if "flip" in names:
+            random = [*random, v2.RandomHorizontalFlip()]
+        self._fixed = v2.Compose([*central, *finish])
+        self._random = v2.Compose([*random, *finish])
+        self._samples: dict[str, list[tuple[str, int]]] = {}
+        self._kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    @cached_property
+    def classes(self) -> int:  # type: ignore[override]
+        """Number of class folders under ``train``."""
+        return len({label for _, label in self._of("train")} | {label for _, label in self._of("search")})
+
+    def size(self, split: Split) -> int:
+        """Return the number of samples in ``split``."""
+        return len(self._of(split))
+
+    def batches(self, split: Split, batch_size: int, generator: torch.Generator | None, limit: int | None) -> Iterable[Batch]:
+        """Yield ``(images, labels)``: shape ``(N, 3, H, W)`` in float32 and ``(N,)`` in int64."""
+        samples = self._of(split)
+        count = len(samples) if limit is None else min(limit, len(samples))
+        keys: list[tuple[int, int | None]] = [(position, None) for position in range(count)]
+        if generator is None and self._fits(split, count):
+            return self._from_memory(split, count, batch_size)
+        if generator is not None:
+            order = torch.randperm(count, generator=generator).tolist()
+            seeds = torch.randint(2**62, (count,), generator=generator).tolist()
+            augmented = split == "train"
+            keys = [(position, seed if augmented else None) for position, seed in zip(order, seeds, strict=True)]
+            keys = keys[: count // batch_size * batch_size]
+        return self._read(_Files(samples, self._fixed, self._random), keys, batch_size)
+
+    def _read(self, files: _Files, keys: list[tuple[int, int | None]], batch_size: int) -> Iterator[Batch]:
+        groups: Any = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+        # The loader draws a seed for its workers, which nothing here uses: keep it off the global generator.
+        unused = torch.Generator().manual_seed(0)
+        loader = DataLoader(files, batch_sampler=groups, num_workers=self.settings.workers, generator=unused)
+        try:
+            yield from loader
+        except DataError as error:
+            # Out of a worker process it comes wrapped in that process's traceback.
+            raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
+
+    def _fits(self, split: str, count: int) -> bool:
+        others = sum(len(kept) for name, kept in self._kept.items() if name != split)
+        return (others + max(count, len(self._kept.get(split, [])))) * 3 * self.settings.image_size**2 * 4 <= KEPT_BYTES
+
+    def _from_memory(self, split: Split, count: int, batch_size: int) -> Iterator[Batch]:
+        kept = self._kept.setdefault(split, [])
+        keys: list[tuple[int, int | None]] = [(position, None) for position in range(len(kept), count)]
+        files = _Files(self._of(split), self._fixed, self._random)
+        read = [pair for images, labels in self._read(files, keys, batch_size) for pair in zip(images, labels, strict=True)]
+        kept.extend(read)
+        for first in range(0, count, batch_size):
+            images, labels = zip(*kept[first : min(first + batch_size, count)], strict=True)
+            yield torch.stack(images), torch.stack(labels)
+
+    def example(self) -> Tensor:
+        """Return the first training image as a batch, shape ``(1, 3, H, W)``."""
+        files = _Files(self._of("train"), self._fixed, self._random)
+        return files[(0, None)][0].unsqueeze(0)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the training files' names and classes, the first files' sizes, the splits and the preparation."""
+        settings, digest = self.settings, hashlib.sha256()
+        for split in ("train", "search"):
+            samples = self._of(split)
+            for path, label in samples:
+                file = Path(path)
+                digest.update(f"{file.parent.name}/{file.name} {label}\n".encode())
+            digest.update(repr([Path(path).stat().st_size for path, _ in samples[:256]]).encode())
+        prepared = (settings.image_size, settings.resize, settings.smallest_area, settings.mean, settings.std)
+        splits = (settings.search_size, settings.split_seed, settings.train_size)
+        digest.update(repr((prepared, splits, settings.augmentations(NATURAL))).encode())
+        return digest.hexdigest()[:16]
+
+    def _of(self, split: str) -> list[tuple[str, int]]:
+        if split not in self._samples:
+            if split == "test":
+                found, names = self._scan("val")
+                _, expected = self._scan("train")
+                if names != expected:
+                    only = {"train": set(expected) - set(names), "val": set(names) - set(expected)}
+                    words = [f"only in {part}: {', '.join(sorted(some)[:5])}" for part, some in only.items() if some]
+                    raise DataError(
+                        f"image_folder: expected the same class folders in train and val of {self.settings.folder()}; "
+                        f"{'; '.join(words)}. Rename or add folders, so that every class has one in both"
+                    )
+                self._samples["test"] = found
+            else:
+                found, _ = self._scan("train")
+                train, search = split_indices(len(found), self.settings)
+                self._samples["train"] = [found[i] for i in train]
+                self._samples["search"] = [found[i] for i in search]
+        return self._samples[split]
+
+    def _scan(self, part: str) -> tuple[list[tuple[str, int]], list[str]]:
+        place = self.settings.folder() / part
+        if not place.is_dir() or not any(entry.is_dir() for entry in place.iterdir()):
+            raise missing("image_folder", f"images as {part}/CLASS/*.jpg", place.parent, downloadable=False)
+        scanned = datasets.ImageFolder(str(place), allow_empty=True)
+        filled = {label for _, label in scanned.samples}
+        if empty := [name for name, label in scanned.class_to_idx.items() if label not in filled]:
+            raise DataError(
+                f"image_folder: expected images ({', '.join(IMG_EXTENSIONS)}) in every class folder of {place}; none in "
+                f"{', '.join(empty[:5])}. Put some there, or remove the folder, in train as in val"
+            )
+        return scanned.samples, scanned.classes

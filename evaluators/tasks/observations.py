@@ -1,0 +1,33 @@
+"""What a task shows to the importance criteria that learn from batches."""
+
+from __future__ import annotations
+
+import torch
+
+from evaluators.task import Split, Task
+from spaces.importance.criterion import CRITERIA, Observations, missing_labels
+from spaces.registry import resolve
+from spaces.sparsifiers.base import Sparsifier
+
+
+def observations(
+    task: Task, device: torch.device, limit: int | None = None, split: Split = "train", batch_size: int = 128
+) -> Observations:
+    """Return the first ``limit`` samples of a split, in fixed order and unaugmented, with the task's loss and labels."""
+    batches = ((inputs.to(device), targets.to(device)) for inputs, targets in task.batches(split, batch_size, limit=limit))
+    return Observations(batches, task.loss, task.labels, task.forward)
+
+
+def require_labels(sparsifier: Sparsifier, task: Task) -> None:
+    """Find out whether the task has class labels, where the sparsifier's criterion of importance compares classes.
+
+    Raises:
+        MissingLabelsError: It has none.
+    """
+    name = getattr(getattr(sparsifier, "settings", None), "importance", None)
+    if name is None:
+        return
+    criterion = resolve(CRITERIA[name])
+    _, targets = next(iter(task.batches("train", 2, limit=2)))
+    if criterion.labels and task.labels(targets) is None:
+        raise missing_labels(criterion)

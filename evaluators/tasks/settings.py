@@ -1,0 +1,81 @@
+"""From settings to a task: a classification of named data, or a class of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from evaluators import DATASETS
+from evaluators.task import Task
+from evaluators.tasks.classification import Classification
+from evaluators.tasks.data import DataSettings
+from evaluators.tasks.model_factory import ModelSettings
+from spaces.errors import SecateursError
+from spaces.registry import lookup, resolve
+
+
+class TaskClassError(SecateursError):
+    """A user's task class cannot be used."""
+
+
+@dataclass(frozen=True)
+class NamedData:
+    """A registered data set and its options.
+
+    Attributes:
+        name: Name in ``evaluators.DATASETS``.
+        settings: An instance of that class's ``Settings``.
+    """
+
+    name: str
+    settings: DataSettings
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Classification of named data: ``task: {model: {...}, data: {name: ..., ...}}``."""
+
+    model: ModelSettings
+    data: NamedData
+
+
+@dataclass(frozen=True)
+class OwnTaskSettings:
+    """A task class of the user's own: ``task: {class: package.module.Class, arguments: {...}}``.
+
+    Attributes:
+        path: Import path of the class (the configuration's key is ``class``).
+        arguments: Its keyword arguments.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    path: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
+    """Return the task that ``settings`` describe, or are; no data is read yet.
+
+    Raises:
+        UnknownNameError: The data set or the class is not known.
+        TaskClassError: The class is no :class:`~evaluators.task.Task`, or cannot be made from its arguments.
+    """
+    if isinstance(settings, Task):
+        return settings
+    if isinstance(settings, TaskSettings):
+        return Classification(settings.model, lookup(DATASETS, settings.data.name, "data set")(settings.data.settings))
+    found = resolve(settings.path)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise TaskClassError(f"task.class {settings.path}: expected a subclass of evaluators.task.Task, got {found!r}")
+    try:
+        task: Task = found(**settings.arguments)
+    except SecateursError:
+        raise
+    except Exception as error:
+        raise TaskClassError(
+            f"task.class {settings.path} called with {dict(settings.arguments)} failed: {type(error).__name__}: {error}"
+            "; check task.arguments, and that every abstract method is there"
+        ) from error
+    return task

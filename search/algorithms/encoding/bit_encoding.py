@@ -1,0 +1,167 @@
+"""Bits as numbers: the common ground of the algorithms that search bit-widths by a table of Omega."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.algorithms.encoding.channel_encoding import UnreachableTargetError
+from search.study.problem import Problem
+from spaces.candidate import Candidate, Value
+from spaces.domains import Choice
+from spaces.errors import SecateursError
+
+MOST_COMBINATIONS = 4096
+"""Most combinations of bits that decisions of one layer may have."""
+
+
+class NotABitSpaceError(SecateursError):
+    """An algorithm for bit-widths was given a space that decides something else, or no table of Omega."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Decisions whose costs depend on each other, such as the bits of one layer's weights and input.
+
+    Attributes:
+        names: The decisions.
+        combinations: Every combination of their bits.
+        omega: What each combination adds to Omega, shape ``(combinations,)``.
+        costs: What each combination adds to every cost, above that of the first, by metric.
+    """
+
+    names: tuple[str, ...]
+    combinations: tuple[tuple[int, ...], ...]
+    omega: NDArray[np.float64]
+    costs: Mapping[str, NDArray[np.float64]]
+
+
+class BitEncoding:
+    """The decisions of one problem, their part in Omega, and what they cost.
+
+    Attributes:
+        names: Decision names, in graph order.
+        options: Bits of each decision, ascending.
+        table: What a decision's bits add to Omega.
+        targets: The targets on costs that the space knows.
+    """
+
+    def __init__(self, problem: Problem, given: Mapping[str, Value] | None = None) -> None:
+        """Read the space's domains and the table of Omega.
+
+        Args:
+            problem: The problem.
+            given: Values of decisions that are no choice of bits, or are not open here, such as keep-masks.
+
+        Raises:
+            NotABitSpaceError: A domain is no choice of numbers of bits, or there is no table for it.
+            UnreachableTargetError: The smallest candidate exceeds a target.
+        """
+        self.problem = problem
+        self._given = dict(given or {})
+        self.options = {n: _options(n, domain) for n, domain in problem.space.domains.items() if n not in self._given}
+        self.names = list(self.options)
+        table = problem.tables.get("omega")
+        if table is None:
+            raise NotABitSpaceError(
+                "bits are chosen by their part in Omega, and it is not measured: expected `omega` in search.evaluate, such as "
+                "evaluate: [{omega: {sensitivity: fisher}}, cost]"
+            )
+        self.table: dict[str, dict[int, float]] = {
+            name: {int(bits): float(value) for bits, value in table[name].items()} for name in self.names
+        }
+        known = problem.space.costs(self.candidate_of(max))
+        self.targets = [target for target in problem.targets if target.metric in known]
+        self.metrics = list(known)
+        smallest = problem.space.costs(self.candidate_of(min))
+        for target in self.targets:
+            if smallest[target.metric] > target.limit:
+                raise UnreachableTargetError(
+                    f"the smallest candidate has {target.metric} = {smallest[target.metric]:g}; expected a target of at least "
+                    f"that, got {target.limit:g}: raise it, or give the space fewer bits to choose from"
+                )
+
+    def candidate_of(self, choose: object) -> Candidate:
+        """Return the candidate of the most bits everywhere (``max``) or of the fewest (``min``)."""
+        pick = max if choose is max else min
+        return Candidate({**self._given, **{name: pick(options) for name, options in self.options.items()}})
+
+    def omega(self, candidate: Candidate) -> float:
+        """Return what the table says of a candidate."""
+        return sum(self.table[name][int(candidate.values[name])] for name in self.names)
+
+    def load(self, costs: Mapping[str, float]) -> float:
+        """Return the largest cost over its target, feasible up to 1; 0 without targets."""
+        return max((costs[target.metric] / target.limit for target in self.targets), default=0.0)
+
+    def blocks(self, layers: Mapping[str, str]) -> list[Block]:
+        """Return the decisions in blocks over which every cost is a sum.
+
+        Args:
+            layers: The layer of each decision; decisions of one layer make a block.
+
+        Raises:
+            NotABitSpaceError: A cost is no sum over them, or a block has too many combinations.
+        """
+        base = self.candidate_of(min)
+        start = self.problem.space.costs(base)
+        members: dict[str, list[str]] = {}
+        for name in self.names:
+            members.setdefault(layers.get(name, name), []).append(name)
+        found = [self._block(tuple(names), base, start) for names in members.values()]
+        self._require_additive(found, start)
+        return found
+
+    def _block(self, names: tuple[str, ...], base: Candidate, start: Mapping[str, float]) -> Block:
+        if math.prod(len(self.options[name]) for name in names) > MOST_COMBINATIONS:
+            raise NotABitSpaceError(
+                f"the decisions {', '.join(names)} have too many combinations of bits for an exact search: expected at most "
+                f"{MOST_COMBINATIONS}"
+            )
+        combinations = tuple(itertools.product(*(self.options[name] for name in names)))
+        omega = [sum(self.table[n][bits] for n, bits in zip(names, chosen, strict=True)) for chosen in combinations]
+        costs = [
+            self.problem.space.costs(Candidate({**base.values, **dict(zip(names, chosen, strict=True))}))
+            for chosen in combinations
+        ]
+        above = {metric: np.array([cost[metric] - start[metric] for cost in costs]) for metric in self.metrics}
+        return Block(names, combinations, np.array(omega), above)
+
+    def _require_additive(self, blocks: Sequence[Block], start: Mapping[str, float]) -> None:
+        """Compare the sums with the costs of the largest candidate and of one in between."""
+        for position in (1.0, 0.5):
+            chosen = [round(position * (len(block.combinations) - 1)) for block in blocks]
+            costs = self.problem.space.costs(self.candidate(blocks, chosen))
+            for metric in self.metrics:
+                total = start[metric] + sum(block.costs[metric][at] for block, at in zip(blocks, chosen, strict=True))
+                if not math.isclose(total, costs[metric], rel_tol=1e-9):
+                    raise NotABitSpaceError(
+                        f"{metric} is no sum over layers ({total:g} against {costs[metric]:g}): expected costs that are, for "
+                        "an integer programme; take optuna_sampler or progressive"
+                    )
+
+    def candidate(self, blocks: Sequence[Block], chosen: Sequence[int]) -> Candidate:
+        """Return the candidate of the ``chosen`` combination of every block."""
+        values: dict[str, int] = {}
+        for block, at in zip(blocks, chosen, strict=True):
+            values.update(zip(block.names, block.combinations[at], strict=True))
+        return Candidate({**self._given, **{name: values[name] for name in self.names}})
+
+
+def layers_of(problem: Problem) -> dict[str, str]:
+    """Return the layer of every decision, where the space tells; {} where it doesn't."""
+    return {point.decision: point.layer for point in getattr(problem.space, "points", ())}
+
+
+def _options(name: str, domain: object) -> tuple[int, ...]:
+    if not isinstance(domain, Choice) or not all(type(option) is int for option in domain.options):
+        described = getattr(domain, "describe", repr(domain))
+        raise NotABitSpaceError(
+            f"decision {name!r}: expected a choice of numbers of bits, got {described}; this algorithm searches bit_width"
+        )
+    return tuple(sorted(option for option in domain.options if isinstance(option, int)))

@@ -1,0 +1,287 @@
+"""Channel masks as arrays: the common ground of every algorithm that searches keep-masks, and ordered choices as such."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.study.problem import Problem
+from spaces.candidate import Candidate, Value
+from spaces.domains import Choice, Domain, Mask
+from spaces.errors import SecateursError
+from spaces.ordinal import Leveled
+
+Masks = list[NDArray[np.bool_]]
+"""One boolean array of shape ``(channels,)`` per layer, in the order of the space's domains."""
+Scores = list[NDArray[np.float64]]
+"""One value per channel, in the layout of :data:`Masks`; a higher one is kept longer."""
+
+_DIGITS = bytes.maketrans(b"\x00\x01", b"01")
+
+
+class NotAChannelSpaceError(SecateursError):
+    """An algorithm for keep-masks and ordered choices was given a space that decides something else."""
+
+
+class UnreachableTargetError(SecateursError):
+    """Even the smallest candidate of the space exceeds a target."""
+
+
+class ChannelEncoding:
+    """The decisions of one problem as arrays, with what they are worth and their analytic costs.
+
+    A keep-mask is itself. An ordered choice, such as of bits, or a decision of a space with levels is a mask over its levels,
+    from the cheapest, of which it keeps the first ones: what is read off is how many.
+
+    Attributes:
+        names: Decision names, in graph order.
+        domains: Their domains as those of masks.
+        counts: Per decision, every number of channels or levels that may be kept, ascending.
+        importance: Per decision, the importance of every channel, shape ``(channels,)``, as the tables give it; of levels what
+            reaching each is worth.
+        ranks: Per decision, importance as a rank in (0, 1), 1 the most important; ties fall to the earlier channel.
+        scores: What keeps a channel or a level where something must go: ranks, and of choices with a table of Omega the fall of
+            Omega, on a scale on which decisions of both kinds are worth as much on average.
+        targets: The targets that can be computed without building the network.
+        constrained: Whether there are any.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        """Read the space's domains and the tables' importance.
+
+        Raises:
+            NotAChannelSpaceError: A domain is neither a ``Mask`` nor a choice of numbers.
+            SecateursError: Importance is missing or does not fit a domain.
+            UnreachableTargetError: The smallest candidate exceeds a target.
+        """
+        self.problem = problem
+        space = problem.space
+        self._leveled = space if isinstance(space, Leveled) else None
+        self.names = list(space.domains)
+        self._levels = [self._levels_of(name) for name in self.names]
+        self.domains = [_domain(space.domains[n], levels) for n, levels in zip(self.names, self._levels, strict=True)]
+        self.counts = [np.array(domain.legal_counts()) for domain in self.domains]
+        table = problem.tables.get("importance") if self._leveled is None else self._leveled.gains()
+        self.importance = [self._importance_of(layer, table) for layer in range(len(self.names))]
+        self.ranks = [ranks_of(values) for values in self.importance]
+        self.scores = self._scores()
+        dense = self.costs(self.full())
+        self.targets = [target for target in problem.targets if target.metric in dense and not self.budgeted]
+        self.constrained = bool(self.targets)
+        self._size_metric = self._choose_size_metric(dense)
+        self._dense_size = dense[self._size_metric] if self._size_metric else 1.0
+        self._channels = sum(domain.length for domain in self.domains)
+        self._check_targets_reachable()
+
+    def is_level(self, layer: int) -> bool:
+        """Whether only how many are kept counts of a decision, since it has levels."""
+        return self._levels[layer] is not None
+
+    @property
+    def prefixes(self) -> bool:
+        """Whether all decisions have levels."""
+        return all(levels is not None for levels in self._levels)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some decisions are masks, and some have levels."""
+        return not self.prefixes and any(levels is not None for levels in self._levels)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether some decisions are choices by themselves, which may cost nothing in one target and much in another."""
+        return self._leveled is None and any(levels is not None for levels in self._levels)
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether the space brings every candidate to its own budget."""
+        return self._leveled is not None and self._leveled.budgeted
+
+    def full(self) -> Masks:
+        """Return the masks that keep everything."""
+        return [np.ones(domain.length, dtype=bool) for domain in self.domains]
+
+    def smallest(self) -> Masks:
+        """Return the masks that keep the fewest, most important, channels."""
+        return [self.strongest(layer, int(counts[0])) for layer, counts in enumerate(self.counts)]
+
+    def candidate(self, masks: Masks) -> Candidate:
+        """Return what masks stand for."""
+        values: dict[str, Value] = {}
+        for name, levels, mask in zip(self.names, self._levels, masks, strict=True):
+            values[name] = to_text(mask) if levels is None else levels[int(mask.sum()) - 1]
+        return Candidate(values)
+
+    def masks(self, candidate: Candidate) -> Masks:
+        """Return the masks that stand for a candidate."""
+        found = []
+        for layer, (name, levels) in enumerate(zip(self.names, self._levels, strict=True)):
+            value = candidate.values[name]
+            if levels is None:
+                found.append(np.frombuffer(str(value).encode(), dtype=np.uint8) == ord("1"))
+            else:
+                found.append(self.strongest(layer, list(levels).index(value) + 1))
+        return found
+
+    def in_order(self, masks: Masks) -> Masks:
+        """Return ``masks`` with as many levels kept of decisions that have such, the first ones."""
+        return [
+            mask if self._levels[layer] is None else self.strongest(layer, int(mask.sum())) for layer, mask in enumerate(masks)
+        ]
+
+    def costs(self, masks: Masks) -> dict[str, float]:
+        return self.problem.space.costs(self.candidate(masks))
+
+    def load(self, masks: Masks) -> float:
+        """Return how much of the budget ``masks`` use up.
+
+        With analytic targets, the largest cost / limit (feasible up to 1); without, the share of the dense network's
+        cost (the first analytic objective, else the first cost, else the number of channels).
+        """
+        return self.load_of(self.candidate(masks))
+
+    def load_of(self, candidate: Candidate) -> float:
+        """Return :meth:`load` of a candidate."""
+        costs = self.problem.space.costs(candidate)
+        if self.targets:
+            return max(costs[target.metric] / target.limit for target in self.targets)
+        if self._size_metric and not self.budgeted:
+            return costs[self._size_metric] / self._dense_size
+        return sum(int(mask.sum()) for mask in self.masks(candidate)) / self._channels
+
+    def loads(self, masks: Masks) -> NDArray[np.float64]:
+        """Return how much of every target's limit ``masks`` use up, shape ``(targets,)``; :meth:`load` where there is none."""
+        if not self.targets:
+            return np.array([self.load(masks)])
+        costs = self.costs(masks)
+        return np.array([costs[target.metric] / target.limit for target in self.targets])
+
+    def size(self, prefixes: bool = False) -> int:
+        """Return the number of legal candidates, exactly.
+
+        With ``prefixes`` only those count that keep a layer's most important channels.
+        """
+        return math.prod(
+            len(counts) if prefixes or levels is not None else sum(math.comb(domain.length, int(kept)) for kept in counts)
+            for domain, counts, levels in zip(self.domains, self.counts, self._levels, strict=True)
+        )
+
+    def enumerate(self, prefixes: bool = False) -> Iterator[Masks]:
+        """Yield every legal candidate once; only for spaces of modest :meth:`size`."""
+        per_layer = [
+            [self.strongest(layer, int(kept)) for kept in counts]
+            if prefixes or self.is_level(layer)
+            else _all_masks(domain.length, counts)
+            for layer, (domain, counts) in enumerate(zip(self.domains, self.counts, strict=True))
+        ]
+        for masks in itertools.product(*per_layer):
+            yield list(masks)
+
+    def strongest(self, layer: int, kept: int) -> NDArray[np.bool_]:
+        """Return the mask that keeps the ``kept`` most important channels of a layer."""
+        # Ranks are distinct, 1 / length apart.
+        return self.ranks[layer] > 1.0 - kept / len(self.ranks[layer])
+
+    def _levels_of(self, name: str) -> Sequence[Value] | None:
+        """Return the levels of a decision, None for a mask."""
+        if self._leveled is not None:
+            return self._leveled.levels[name]
+        domain = self.problem.space.domains[name]
+        if isinstance(domain, Mask):
+            return None
+        if isinstance(domain, Choice) and all(type(option) in (int, float) for option in domain.options):
+            return sorted(domain.options)
+        raise NotAChannelSpaceError(
+            f"expected a space whose decisions are keep-masks and choices of numbers, but {name!r} is of type "
+            f"{type(domain).__name__}: {domain.describe}; use the space channel_mask, bit_width or joint, or an algorithm "
+            "that handles this kind of decision"
+        )
+
+    def _importance_of(self, layer: int, table: Any) -> NDArray[np.float64]:
+        name, levels = self.names[layer], self._levels[layer]
+        if levels is None or self._leveled is not None:
+            return _importance_of(table, name, self.domains[layer])
+        omega = (self.problem.tables.get("omega") or {}).get(name)
+        if omega is None:
+            return np.linspace(1.0, 1.0 / len(levels), len(levels))
+        falls = -np.diff([float(omega[level]) for level in levels])
+        # The lowest level can't go, and a level is worth less than the one below it: it comes later.
+        most = max(float(falls.max(initial=0.0)), 1e-12)
+        falls = np.minimum.accumulate(np.maximum(np.concatenate([[most], falls]), 0.0))
+        return falls + np.linspace(1e-3 * most, 0.0, len(falls))
+
+    def _scores(self) -> Scores:
+        choices = [layer for layer in range(len(self.names)) if self.is_level(layer) and self._leveled is None]
+        if not choices or "omega" not in self.problem.tables:
+            return self.ranks
+        masks = [float(self.ranks[layer].sum()) for layer in range(len(self.names)) if not self.is_level(layer)]
+        level = float(np.mean([self.importance[layer][1:].sum() for layer in choices]))
+        scale = (float(np.mean(masks)) if masks else 1.0) / max(level, 1e-30)
+        scores = list(self.ranks)
+        for layer in choices:
+            scores[layer] = self.importance[layer] * scale
+        return scores
+
+    def _choose_size_metric(self, dense: Mapping[str, float]) -> str | None:
+        wanted = [objective.metric for objective in self.problem.objectives if objective.direction == "minimize"]
+        return next((metric for metric in (*wanted, *dense) if dense.get(metric, 0.0) > 0.0), None)
+
+    def _check_targets_reachable(self) -> None:
+        smallest = self.costs(self.smallest())
+        for target in self.targets:
+            if smallest[target.metric] > target.limit:
+                raise UnreachableTargetError(
+                    f"target {target.metric} <= {target.limit:g} cannot be met: the smallest candidate has "
+                    f"{target.metric} = {smallest[target.metric]:g}; raise the target to at least that, raise the "
+                    "space's max_ratio, or exclude fewer layers"
+                )
+
+
+def to_text(mask: NDArray[np.bool_]) -> str:
+    """Return a mask as a string of ``"0"`` and ``"1"``."""
+    return mask.tobytes().translate(_DIGITS).decode()
+
+
+def _importance_of(table: Any, name: str, domain: Mask) -> NDArray[np.float64]:
+    if not isinstance(table, Mapping) or name not in table:
+        raise SecateursError(
+            f"expected tables['importance'][{name!r}], one value per channel, and found none; "
+            "the search stage computes it: pass its tables to the algorithm"
+        )
+    values = np.asarray(table[name], dtype=np.float64)
+    if values.shape != (domain.length,) or not np.isfinite(values).all():
+        wrong = int(values.size - np.isfinite(values).sum())
+        raise SecateursError(
+            f"importance of {name!r}: expected {domain.length} finite values, got shape {values.shape} with {wrong} "
+            "that are not finite; check the criterion and the weights"
+        )
+    return values
+
+
+def _domain(domain: Domain, levels: Sequence[Value] | None) -> Mask:
+    if levels is not None:
+        return Mask(len(levels))
+    assert isinstance(domain, Mask)
+    return domain
+
+
+def ranks_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ranks of ``values`` in (0, 1), 1 the largest, shape as given; ties fall to the earlier one."""
+    ranks = np.empty(len(values))
+    ranks[np.argsort(-values, kind="stable")] = 1.0 - (np.arange(len(values)) + 0.5) / len(values)
+    return ranks
+
+
+def _all_masks(length: int, counts: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
+    made = []
+    for kept in counts:
+        for chosen in itertools.combinations(range(length), int(kept)):
+            mask = np.zeros(length, dtype=bool)
+            mask[list(chosen)] = True
+            made.append(mask)
+    return made

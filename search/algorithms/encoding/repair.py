@@ -1,0 +1,181 @@
+"""Repair: makes any masks legal, brings them under the targets and uses up what the targets allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores
+
+
+def fit(
+    encoding: ChannelEncoding,
+    masks: Masks,
+    scores: Scores,
+    *,
+    limit: float | None,
+    preference: Sequence[float] | NDArray[np.float64] | None = None,
+    per_cost: bool = False,
+    fill: bool = True,
+) -> Masks:
+    """Return ``masks`` with legal counts and, under ``limit``, with a load at or just below it.
+
+    Kept channels go in ascending score, removed ones come back in descending score, always in whole legal steps. Costs
+    are asked for about ``2 * layers + 25`` times, by bisection over the order of the steps, and must not fall when
+    channels are added. Where there are choices and several targets, the one exceeded most comes first, and what
+    saves nothing of it is left alone then.
+
+    Args:
+        encoding: The problem's masks and costs.
+        masks: Where to start from, legal or not; left unchanged.
+        scores: What a channel is worth, one array per layer.
+        limit: Highest load allowed (see :meth:`ChannelEncoding.load`); None only makes the counts legal.
+        preference: Factor on the scores of a layer, one per layer.
+        per_cost: Whether a step counts by its score per load it saves, so that expensive channels go first.
+        fill: Whether to add channels until no layer can take another step under ``limit``.
+
+    Returns:
+        Legal masks; where even the fewest legal channels exceed ``limit``, those.
+    """
+    ladder = _Ladder(encoding, encoding.in_order(masks), scores)
+    if limit is None:
+        return ladder.masks(ladder.counts)
+    worth = np.ones(len(masks)) if preference is None else np.asarray(preference, dtype=np.float64)
+    if encoding.chooses and len(encoding.targets) > 1:
+        ladder.trim_each(worth, limit, per_cost)
+    weights = worth / ladder.saving_per_channel() if per_cost else worth
+    ladder.trim(weights, limit)
+    if fill:
+        ladder.fill(weights, limit)
+    return ladder.masks(ladder.counts)
+
+
+class _Ladder:
+    """Masks as a fixed order of channels per layer and a position on the ladder of its legal counts."""
+
+    def __init__(self, encoding: ChannelEncoding, masks: Masks, scores: Scores) -> None:
+        self.encoding = encoding
+        self.orders = [np.lexsort((-score, ~mask)) for mask, score in zip(masks, scores, strict=True)]
+        self.sorted_scores = [score[order] for score, order in zip(scores, self.orders, strict=True)]
+        self.counts = np.array(
+            [nearest(legal, int(mask.sum())) for legal, mask in zip(encoding.counts, masks, strict=True)], dtype=np.int64
+        )
+
+    def masks(self, counts: NDArray[np.int64]) -> Masks:
+        made = []
+        for order, count in zip(self.orders, counts, strict=True):
+            mask = np.zeros(len(order), dtype=bool)
+            mask[order[:count]] = True
+            made.append(mask)
+        return made
+
+    def load(self, counts: NDArray[np.int64]) -> float:
+        return self.encoding.load(self.masks(counts))
+
+    def saving_per_channel(self) -> NDArray[np.float64]:
+        """Return the load, above 0, that one channel of each layer costs where the ladder stands; shape ``(layers,)``."""
+        savings = self._savings(self.load)
+        floor = max(float(savings.max(initial=0.0)) * 1e-3, 1e-12)
+        return np.maximum(savings, floor)
+
+    def _savings(self, load: Callable[[NDArray[np.int64]], float]) -> NDArray[np.float64]:
+        here = load(self.counts)
+        savings = np.zeros(len(self.counts))
+        for layer, legal in enumerate(self.encoding.counts):
+            position = int(np.searchsorted(legal, self.counts[layer]))
+            other = legal[position - 1] if position > 0 else legal[min(1, len(legal) - 1)]
+            if other != self.counts[layer]:
+                moved = self._moved(layer, int(other))
+                savings[layer] = abs(load(moved) - here) / abs(int(other) - int(self.counts[layer]))
+        return savings
+
+    def trim(self, weights: NDArray[np.float64], limit: float) -> None:
+        """Take the steps down of least weighted score until the load is at most ``limit``."""
+        if self.load(self.counts) <= limit:
+            return
+        self._step_down(self._steps(weights, up=False), self.load, limit)
+
+    def trim_each(self, worth: NDArray[np.float64], limit: float, per_cost: bool) -> None:
+        """Keep one target after the other, by the steps down that save something of it."""
+        for _ in self.encoding.targets:
+            loads = self.encoding.loads(self.masks(self.counts))
+            worst = int(loads.argmax())
+            if loads[worst] <= limit:
+                return
+
+            def load(counts: NDArray[np.int64], target: int = worst) -> float:
+                return float(self.encoding.loads(self.masks(counts))[target])
+
+            savings = self._savings(load)
+            weights = worth / np.maximum(savings, 1e-12) if per_cost else worth
+            self._step_down([step for step in self._steps(weights, up=False) if savings[step[0]] > 0.0], load, limit)
+
+    def _step_down(self, steps: Sequence[tuple[int, int]], load: Callable[[NDArray[np.int64]], float], limit: float) -> None:
+        """Take the first of ``steps`` until a load is at most ``limit``."""
+        taken = _least(len(steps), lambda number: load(self._after(steps[:number])) <= limit)
+        self.counts = self._after(steps[:taken])
+
+    def fill(self, weights: NDArray[np.float64], limit: float) -> None:
+        """Take the steps up of greatest weighted score, then any that still fit, with a load of at most ``limit``."""
+        steps = self._steps(weights, up=True)
+        if not steps or self.load(self.counts) > limit:
+            return
+        too_many = _least(len(steps), lambda number: self.load(self._after(steps[:number])) > limit)
+        if too_many == len(steps) and self.load(self._after(steps)) <= limit:
+            self.counts = self._after(steps)
+            return
+        self.counts = self._after(steps[: too_many - 1])
+        # A layer whose step does not fit now cannot take it later, when others have grown: one visit each is enough.
+        for layer in dict.fromkeys(layer for layer, _ in steps[too_many - 1 :]):
+            legal = self.encoding.counts[layer]
+            higher = legal[legal > self.counts[layer]]
+            for count in higher:
+                moved = self._moved(layer, int(count))
+                if self.load(moved) > limit:
+                    break
+                self.counts = moved
+
+    def _moved(self, layer: int, count: int) -> NDArray[np.int64]:
+        moved = self.counts.copy()
+        moved[layer] = count
+        return moved
+
+    def _after(self, steps: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+        counts = self.counts.copy()
+        for layer, count in steps:
+            counts[layer] = count
+        return counts
+
+    def _steps(self, weights: NDArray[np.float64], up: bool) -> list[tuple[int, int]]:
+        """Return (layer, count reached) of every step, the first to be taken first; within a layer in order."""
+        values, layers, ends = [], [], []
+        for layer, legal in enumerate(self.encoding.counts):
+            here = int(np.searchsorted(legal, self.counts[layer]))
+            path = legal[here:] if up else legal[: here + 1][::-1]
+            totals = np.concatenate([[0.0], np.cumsum(self.sorted_scores[layer])])[path]
+            # On the way down the difference is negative: the sort is by falling mean upwards, by rising mean downwards.
+            means = np.diff(totals) / np.abs(np.diff(path))
+            values.append(-means * weights[layer])
+            layers.append(np.full(len(path) - 1, layer))
+            ends.append(path[1:])
+        order = np.argsort(np.concatenate(values), kind="stable")
+        return list(zip(np.concatenate(layers)[order].tolist(), np.concatenate(ends)[order].tolist(), strict=True))
+
+
+def nearest(legal: NDArray[np.int64], count: int) -> int:
+    """Return the legal count nearest to ``count``; of two, the larger."""
+    return int(legal[::-1][np.argmin(np.abs(legal[::-1] - count))])
+
+
+def _least(upper: int, holds: Callable[[int], bool]) -> int:
+    """Return the least number in 1..upper for which the monotone ``holds`` is true, ``upper`` where it never is."""
+    low, high = 0, max(upper, 0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+    return high

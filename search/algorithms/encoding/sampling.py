@@ -1,0 +1,61 @@
+"""Random masks: fresh blood for the genetic search, and all there is to random search."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores
+from search.algorithms.encoding.repair import fit
+
+Channels = Literal["importance", "random"]
+
+
+def random_allocation(
+    encoding: ChannelEncoding, rng: np.random.Generator, channels: Channels, limit: float | None = None
+) -> Masks:
+    """Draw a random share of every layer, and scale all shares together until the load is just under the limit.
+
+    Args:
+        encoding: The problem's masks and costs.
+        rng: Source of randomness.
+        channels: Which channels of a layer stay: the most important, or random ones.
+        limit: Highest load; by default 1 where there is a target, and else drawn from (smallest, 1).
+    """
+    if limit is None:
+        limit = 1.0 if encoding.constrained else float(rng.uniform(encoding.load(encoding.smallest()), 1.0))
+    scores: Scores = []
+    for layer, ranks in enumerate(encoding.ranks):
+        share = rng.uniform(0.1, 1.0)
+        from_top = 1.0 - (ranks if channels == "importance" or encoding.is_level(layer) else rng.permutation(ranks))
+        scores.append(share / from_top)
+    return fit(encoding, encoding.full(), scores, limit=limit)
+
+
+def bernoulli(encoding: ChannelEncoding, rng: np.random.Generator, around: Masks, factor: float) -> Masks:
+    """Draw every channel with a probability that grows with its importance; neither legal nor within targets yet.
+
+    A layer keeps on average what it keeps in ``around``, times a random factor. The draw is
+    Bernoulli(importance) with importance as a rank (ours).
+
+    Args:
+        encoding: The problem's masks and costs.
+        rng: Source of randomness.
+        around: Masks whose counts are the mean.
+        factor: Weight of importance in the probability, from 0 (none) to 1.
+    """
+    drawn = []
+    for ranks, mask in zip(encoding.ranks, around, strict=True):
+        share = min(1.0, float(mask.mean()) * rng.lognormal(0.0, 0.25))
+        chance = share + factor * (2.0 * ranks - 1.0) * min(share, 1.0 - share)
+        drawn.append(rng.random(len(ranks)) < chance)
+    return drawn
+
+
+def blurred_scores(encoding: ChannelEncoding, rng: np.random.Generator, factor: float) -> Scores:
+    """Return ranks mixed with noise: ``factor`` 1 is importance alone, 0 is chance alone; of levels the scores as they are."""
+    return [
+        encoding.scores[layer] if encoding.is_level(layer) else factor * ranks + (1.0 - factor) * rng.random(len(ranks))
+        for layer, ranks in enumerate(encoding.ranks)
+    ]

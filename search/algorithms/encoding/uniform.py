@@ -1,0 +1,68 @@
+"""Greedy masks by importance: the yardsticks, and where the genetic search starts from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores, ranks_of
+from search.algorithms.encoding.level_allocation import Allocation, uniform_allocation
+from search.algorithms.encoding.repair import fit
+from search.study.problem import Problem
+from spaces.candidate import Candidate
+from spaces.errors import SecateursError
+
+
+def uniform(problem: Problem) -> Candidate:
+    """Return the candidate that keeps the same share of every layer, the most important channels first.
+
+    The share is the largest that keeps the targets; what whole channels leave of the budget is filled up, so that the
+    yardstick costs as much as what it is compared with. Where the decisions are numbers, such as bits, all layers get the same.
+
+    Raises:
+        UnreachableTargetError: Even the smallest candidate exceeds a target.
+        SecateursError: No target can be computed from the space's costs.
+    """
+    if Allocation.fits(problem):
+        return uniform_allocation(problem)
+    return _yardstick(problem, globally=0.0)
+
+
+def global_magnitude(problem: Problem) -> Candidate:
+    """Return the candidate that keeps the channels above one threshold on importance / mean importance of the layer.
+
+    The threshold is the lowest that keeps the targets, and the budget is filled up, as in :func:`uniform`. Dividing
+    by the layer's mean is what pruning libraries do by default for a global threshold.
+
+    Raises:
+        UnreachableTargetError: Even the smallest candidate exceeds a target.
+        SecateursError: No target can be computed from the space's costs.
+    """
+    return _yardstick(problem, globally=1.0)
+
+
+def greedy(encoding: ChannelEncoding, globally: float, limit: float) -> Masks:
+    """Return the greedy masks of a load just under ``limit``.
+
+    Args:
+        encoding: The problem's masks and costs.
+        globally: 0 ranks channels within their layer (a uniform ratio), 1 over the whole network (a global threshold);
+            between, the two ranks are mixed.
+        limit: Highest load, see :meth:`ChannelEncoding.load`.
+    """
+    return fit(encoding, encoding.full(), _scores(encoding, globally), limit=limit)
+
+
+def _yardstick(problem: Problem, globally: float) -> Candidate:
+    encoding = ChannelEncoding(problem)
+    if not encoding.constrained and not encoding.budgeted:
+        raise SecateursError(
+            f"a yardstick needs a target to be compared at: expected one on a cost of the space, got targets on "
+            f"{[target.metric for target in problem.targets]}; set search.target"
+        )
+    return encoding.candidate(greedy(encoding, globally, limit=1.0))
+
+
+def _scores(encoding: ChannelEncoding, globally: float) -> Scores:
+    relative = [values / max(float(np.abs(values).mean()), 1e-30) for values in encoding.importance]
+    overall = np.split(ranks_of(np.concatenate(relative)), np.cumsum([len(values) for values in relative])[:-1])
+    return [globally * high + (1.0 - globally) * low for high, low in zip(overall, encoding.ranks, strict=True)]

@@ -1,0 +1,132 @@
+"""Individuals of the genetic search, and DEAP's operators without DEAP's global state."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from deap import base, tools
+
+from search.algorithms.encoding.channel_encoding import Masks
+from spaces.candidate import Candidate
+
+_DEAP_MODULES = (tools.crossover, tools.mutation, tools.selection, tools.emo)
+_DEAP_LOCK = threading.Lock()
+
+
+@contextmanager
+def deap_draws_from(rng: np.random.Generator) -> Iterator[None]:
+    """Let DEAP's operators draw from a private generator seeded by ``rng``.
+
+    DEAP draws from the module ``random`` that each of its files imported. For the time of the block that name is
+    bound, in DEAP's files alone, to a ``random.Random`` of our own: the interpreter's global generator is neither
+    read nor moved.
+    """
+    private = random.Random(int(rng.integers(1 << 62)))
+    with _DEAP_LOCK:
+        originals = [module.random for module in _DEAP_MODULES]
+        try:
+            for module in _DEAP_MODULES:
+                module.random = private
+            yield
+        finally:
+            for module, original in zip(_DEAP_MODULES, originals, strict=True):
+                module.random = original
+
+
+class Fitness(base.Fitness):  # type: ignore[misc]
+    """Constraint domination (Deb 2002) as a DEAP fitness: less violation first, then the gains.
+
+    ``values`` is ``(-violation, gain, ...)``; comparison is lexicographic, domination is by Pareto among equals in
+    violation.
+    """
+
+    weights: Sequence[float]
+
+    def __init__(self, violation: float, gains: Sequence[float]) -> None:
+        self.weights = (1.0,) * (1 + len(gains))
+        super().__init__((-violation, *gains))
+        self.crowding_dist = 0.0
+
+    def dominates(self, other: Any, obj: slice = slice(None)) -> bool:
+        if self.wvalues[0] != other.wvalues[0]:
+            return bool(self.wvalues[0] > other.wvalues[0])
+        return bool(super().dominates(other, obj))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Fitness:
+        copied = Fitness(-self.wvalues[0], self.wvalues[1:])
+        copied.crowding_dist = self.crowding_dist
+        return copied
+
+
+class Individual(list[Any]):
+    """A genome in DEAP's sense: one gene per layer, with what it decodes to.
+
+    The genes are masks (``mask`` encoding) or thresholds (``factor`` encoding).
+
+    Attributes:
+        masks: The repaired masks that the genes stand for.
+        candidate: The same as a candidate.
+        exact: Its analytic costs.
+        origins: What made it, for the credit of operators.
+        fitness: Set once it was measured in full.
+    """
+
+    def __init__(
+        self, genes: Sequence[Any], masks: Masks, candidate: Candidate, exact: dict[str, float], origins: Sequence[str] = ()
+    ) -> None:
+        super().__init__(genes)
+        self.masks = masks
+        self.candidate = candidate
+        self.exact = exact
+        self.origins = tuple(origins)
+        self.fitness: Fitness | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        return self.candidate.fingerprint
+
+
+def select_survivors(pool: list[Individual], count: int, elite: int) -> list[Individual]:
+    """Return at most ``count`` of the measured ``pool``, best first.
+
+    One objective: the best. Several: NSGA-II (Deb 2002), in which the ``elite`` best by first objective always survive.
+    """
+    ordered = best_first(pool)
+    if len(ordered) <= count or not _several(ordered):
+        return ordered[:count]
+    chosen = tools.selNSGA2(ordered, count)
+    sure = ordered[:elite]
+    sure_ids = {id(individual) for individual in sure}
+    rest = [individual for individual in chosen if id(individual) not in sure_ids]
+    return best_first(sure + rest[: count - len(sure)])
+
+
+def select_parents(population: list[Individual], count: int, tournament: int, rng: np.random.Generator) -> list[Individual]:
+    """Return ``count`` parents, some of them repeatedly: by tournament; with several objectives NSGA-II's crowded one."""
+    with deap_draws_from(rng):
+        if len(population) < 4 or not _several(population):
+            return list(tools.selTournament(population, count, tournsize=tournament))
+        for rank in tools.sortNondominated(population, len(population)):
+            tools.emo.assignCrowdingDist(rank)
+        batch = len(population) - len(population) % 4
+        parents: list[Individual] = []
+        while len(parents) < count:
+            parents.extend(tools.selTournamentDCD(population, batch))
+        return parents[:count]
+
+
+def best_first(pool: Sequence[Individual]) -> list[Individual]:
+    """Return the measured ``pool`` by falling fitness; ties by fingerprint, however the pool came about."""
+    return sorted(
+        pool, key=lambda one: (() if one.fitness is None else tuple(-v for v in one.fitness.wvalues), one.fingerprint)
+    )
+
+
+def _several(pool: Sequence[Individual]) -> bool:
+    fitness = pool[0].fitness
+    return fitness is not None and len(fitness.weights) > 2

@@ -1,0 +1,62 @@
+"""Options of the genetic search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from search.algorithms.genetics.racing import RacingSettings
+
+
+@dataclass(frozen=True)
+class GeneticSettings:
+    """Options of the genetic search.
+
+    Attributes:
+        population: Candidates in the first generation, and survivors of each.
+        generations: Number of generations, the first one included; None for no limit.
+        evaluations: Number of trials, of any fidelity; None for no limit. Whichever limit comes first ends the search.
+        offspring: New candidates of each later generation; None for as many as ``population``.
+        encoding: ``mask``, a bit per channel, or ``factor``, a threshold per layer; decisions with levels take the latter.
+        crossover: Chance that a child has two parents.
+        mutation: Chance that a child of two parents is mutated too; a child of one always is.
+        elite: How many of the best survive whatever the front's crowding says; as many greedy masks are measured in full
+            before anything else, and at least as many of the first generation go up from each rung.
+        tournament: How many compete to be a parent (one objective).
+        seed_ratios: Loads of further greedy masks in the first generation of a search for a front: shares of the
+            target, or of the dense network's cost where there is no target.
+        racing: Measure on subsets first; None measures everything in full.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    population: int = 32
+    generations: int | None = 20
+    evaluations: int | None = None
+    offspring: int | None = None
+    encoding: Literal["mask", "factor"] = "mask"
+    crossover: float = 0.6
+    mutation: float = 0.7
+    elite: int = 4
+    tournament: int = 3
+    seed_ratios: tuple[float, ...] = (0.85, 0.7, 0.5, 0.35, 0.2)
+    racing: RacingSettings | None = field(default_factory=RacingSettings)
+
+    def least(self, trains: bool) -> tuple[int, str]:
+        """Return the fewest evaluations that make a search, and what they are."""
+        return self.population, f"the population of {self.population}, since the first generation has as many"
+
+    def __post_init__(self) -> None:
+        limits = {"population": (self.population, 2), "elite": (self.elite, 1), "tournament": (self.tournament, 1)}
+        optional = {"generations": self.generations, "evaluations": self.evaluations, "offspring": self.offspring}
+        limits |= {name: (value, 1) for name, value in optional.items() if value is not None}
+        for name, (value, least) in limits.items():
+            if value < least:
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
+        if self.elite > self.population:
+            raise ValueError(f"elite: expected at most the population of {self.population}, got {self.elite}")
+        for name, share in {"crossover": self.crossover, "mutation": self.mutation}.items():
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"{name}: expected a chance from 0 to 1, got {share}")
+        if any(not 0.0 < ratio <= 1.0 for ratio in self.seed_ratios):
+            raise ValueError(f"seed_ratios: expected shares above 0 and up to 1, got {list(self.seed_ratios)}")

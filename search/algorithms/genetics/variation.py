@@ -1,0 +1,259 @@
+"""Variation: crossover and mutation of keep-masks and of thresholds, each followed by repair."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from deap import tools
+from numpy.typing import NDArray
+
+from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores
+from search.algorithms.encoding.repair import fit, nearest
+from search.algorithms.encoding.sampling import blurred_scores
+from search.algorithms.genetics.credit import Credit
+from search.algorithms.genetics.individual import Individual, deap_draws_from
+from search.algorithms.mixed_starts import programmed
+
+_FACTORS = {"factor 0.3": 0.3, "factor 0.6": 0.6, "factor 0.85": 0.85, "factor 1": 1.0}
+_PREFERENCE_SPREAD = 0.5
+_FILL_SINGLE = 0.9
+_FILL_SEVERAL = 0.5
+
+
+class Variation(ABC):
+    """Makes children from parents in one encoding.
+
+    Attributes:
+        prefixes: Whether only masks that keep a layer's most important channels can be made.
+    """
+
+    prefixes: bool
+    mutations: tuple[str, ...]
+    crossovers: tuple[str, ...]
+
+    def __init__(self, encoding: ChannelEncoding, crossover: float, mutation: float, several: bool) -> None:
+        self.encoding = encoding
+        self._crossover = crossover
+        self._mutation = mutation
+        self._fill = _FILL_SEVERAL if several else _FILL_SINGLE
+        self._factor_credit = Credit(list(_FACTORS))
+        self._mutation_credit = Credit(self.mutations)
+        self._crossover_credit = Credit(self.crossovers)
+
+    @abstractmethod
+    def genes(self, masks: Masks) -> list[object]:
+        """Return genes that stand for ``masks``."""
+
+    @abstractmethod
+    def child(self, first: Individual, second: Individual, rng: np.random.Generator) -> Individual:
+        """Return a repaired child of ``first``, with genes of ``second`` where there is crossover."""
+
+    def settle(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
+        """Credit factors and operators with the children that survived."""
+        all_origins = [origin for one in made for origin in one.origins]
+        good_origins = [origin for one in survived for origin in one.origins]
+        for credit in (self._factor_credit, self._mutation_credit, self._crossover_credit):
+            credit.settle(all_origins, good_origins)
+
+    def individual(self, masks: Masks, origins: Sequence[str] = ()) -> Individual:
+        """Return legal ``masks`` as an individual."""
+        candidate = self.encoding.candidate(masks)
+        costs = self.encoding.problem.space.costs(candidate)
+        return Individual(self.genes(masks), masks, candidate, costs, origins)
+
+    def factor(self, rng: np.random.Generator) -> tuple[str, float]:
+        """Draw the evaluation factor, the weight of importance against chance."""
+        name = self._factor_credit.draw(rng)
+        return name, _FACTORS[name]
+
+    def repaired(self, masks: Masks, scores: Scores, rng: np.random.Generator) -> Masks:
+        """Return ``masks`` made legal, under the targets, and mostly filled up to them.
+
+        Filling is left out now and then, because a smaller network can be the better one.
+        """
+        limit = 1.0 if self.encoding.constrained else None
+        preference = rng.lognormal(0.0, _PREFERENCE_SPREAD, size=len(masks))
+        fill = bool(rng.random() < self._fill)
+        return fit(self.encoding, masks, scores, limit=limit, preference=preference, per_cost=True, fill=fill)
+
+
+class MaskVariation(Variation):
+    """A bit per channel or level: children exchange whole layers or bits; mutation flips, resizes, swaps and transfers.
+
+    Where there are channels and choices of bits with a table of Omega, some children take the bits of least Omega for their
+    channels (``programme``), the others what they inherited and what repair made of it (ours).
+    """
+
+    prefixes = False
+    mutations = ("flip", "ratio", "swap", "transfer")
+    crossovers = ("layers", "bits")
+
+    def __init__(self, encoding: ChannelEncoding, crossover: float, mutation: float, several: bool) -> None:
+        super().__init__(encoding, crossover, mutation, several)
+        programmes = encoding.mixed and encoding.constrained and "omega" in encoding.problem.tables
+        self._bits_credit = Credit(("programme", "inherited")) if programmes else None
+
+    def settle(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
+        super().settle(made, survived)
+        if self._bits_credit is not None:
+            made_by, kept = ([origin for one in some for origin in one.origins] for some in (made, survived))
+            self._bits_credit.settle(made_by, kept)
+
+    def genes(self, masks: Masks) -> list[object]:
+        return list(masks)
+
+    def child(self, first: Individual, second: Individual, rng: np.random.Generator) -> Individual:
+        masks = [mask.copy() for mask in first.masks]
+        factor_name, factor = self.factor(rng)
+        origins = [factor_name]
+        crossed = rng.random() < self._crossover and first is not second
+        if crossed:
+            origins.append(self._crossover_credit.draw(rng))
+            self._cross(origins[-1], masks, [mask.copy() for mask in second.masks], rng)
+        scores = blurred_scores(self.encoding, rng, factor)
+        if not crossed or rng.random() < self._mutation:
+            origins.append(self._mutation_credit.draw(rng))
+            if origins[-1] == "transfer":
+                return self._finished(self._transfer(masks, scores, rng), origins, rng)
+            self._mutate(origins[-1], masks, scores, rng)
+        return self._finished(self.repaired(masks, scores, rng), origins, rng)
+
+    def _finished(self, masks: Masks, origins: list[str], rng: np.random.Generator) -> Individual:
+        """Return repaired masks as an individual, with the bits for its channels where its kind is drawn."""
+        if self._bits_credit is not None:
+            origins.append(self._bits_credit.draw(rng))
+            if origins[-1] == "programme":
+                masks = self._programmed(masks)
+        return self.individual(masks, origins)
+
+    def _cross(self, kind: str, masks: Masks, other: Masks, rng: np.random.Generator) -> None:
+        with deap_draws_from(rng):
+            if kind == "layers":
+                tools.cxUniform(masks, other, 0.5)
+                return
+            for mine, theirs in zip(masks, other, strict=True):
+                tools.cxUniform(mine, theirs, 0.5)
+
+    def _mutate(self, kind: str, masks: Masks, scores: Scores, rng: np.random.Generator) -> None:
+        if kind == "flip":
+            chance = float(rng.geometric(0.5)) / sum(len(mask) for mask in masks)
+            with deap_draws_from(rng):
+                for mask in masks:
+                    tools.mutFlipBit(mask, chance)
+            return
+        for layer in self._some_layers(rng):
+            kept = int(masks[layer].sum())
+            if kind == "ratio":
+                masks[layer] = resized(masks[layer], scores[layer], self._other_count(layer, kept, rng))
+            else:
+                number = min(int(rng.geometric(0.5)), kept, len(masks[layer]) - kept)
+                masks[layer] = _swapped(masks[layer], scores[layer], number)
+
+    def _transfer(self, masks: Masks, scores: Scores, rng: np.random.Generator) -> Masks:
+        """Shrink one layer and grow others, one above all, back to the load there was, or to the target."""
+        load = self.encoding.load([mask.copy() for mask in masks])
+        shrinkable = [layer for layer, mask in enumerate(masks) if mask.sum() > self.encoding.counts[layer][0]]
+        if shrinkable:
+            layer = int(rng.choice(shrinkable))
+            below = self.encoding.counts[layer][self.encoding.counts[layer] < masks[layer].sum()]
+            steps = min(int(rng.geometric(0.4)), len(below))
+            masks[layer] = resized(masks[layer], scores[layer], int(below[-steps]))
+            preference = rng.lognormal(0.0, _PREFERENCE_SPREAD, size=len(masks))
+            preference[layer] *= 1e-3
+            preference[int(rng.integers(len(masks)))] *= 1e3
+        else:
+            preference = np.ones(len(masks))
+        limit = 1.0 if self.encoding.constrained and (load > 1.0 or rng.random() < self._fill) else load
+        return fit(self.encoding, masks, scores, limit=limit, preference=preference, per_cost=True)
+
+    def _programmed(self, masks: Masks) -> Masks:
+        """Choose the bits for the channels that are kept; where none keep the targets, leave them."""
+        encoding = self.encoding
+        given = encoding.candidate(masks).values
+        channels = {name: given[name] for layer, name in enumerate(encoding.names) if not encoding.is_level(layer)}
+        found = programmed(encoding.problem, channels)
+        return masks if found is None else encoding.masks(found)
+
+    def _some_layers(self, rng: np.random.Generator) -> list[int]:
+        open_layers = [layer for layer, counts in enumerate(self.encoding.counts) if len(counts) > 1]
+        number = min(int(rng.geometric(0.5)), len(open_layers))
+        return [int(layer) for layer in rng.choice(open_layers, size=number, replace=False)] if open_layers else []
+
+    def _other_count(self, layer: int, kept: int, rng: np.random.Generator) -> int:
+        """Draw another legal count for a layer, mostly a near one."""
+        legal = self.encoding.counts[layer]
+        drawn = nearest(legal, round(kept * float(rng.lognormal(0.0, 0.3))))
+        if drawn != kept:
+            return drawn
+        position = int(np.searchsorted(legal, drawn)) + (1 if rng.random() < 0.5 else -1)
+        return int(legal[min(max(position, 0), len(legal) - 1)])
+
+
+class FactorVariation(Variation):
+    """One threshold per layer: channels above ``gene * mean importance`` are kept."""
+
+    prefixes = True
+    mutations = ("gaussian",)
+    crossovers = ("layers", "blend")
+
+    def genes(self, masks: Masks) -> list[object]:
+        return [self._threshold(layer, int(mask.sum())) for layer, mask in enumerate(masks)]
+
+    def child(self, first: Individual, second: Individual, rng: np.random.Generator) -> Individual:
+        genes, other = [float(gene) for gene in first], [float(gene) for gene in second]
+        origins = []
+        crossed = rng.random() < self._crossover and first is not second
+        if crossed:
+            origins.append(self._crossover_credit.draw(rng))
+            with deap_draws_from(rng):
+                if origins[-1] == "layers":
+                    tools.cxUniform(genes, other, 0.5)
+                else:
+                    tools.cxBlend(genes, other, 0.3)
+        if not crossed or rng.random() < self._mutation:
+            origins.append("gaussian")
+            spread = [0.05 + 0.25 * abs(gene) for gene in genes]
+            chance = min(1.0, float(rng.geometric(0.5)) / len(genes))
+            with deap_draws_from(rng):
+                tools.mutGaussian(genes, mu=0.0, sigma=spread, indpb=chance)
+        return self.individual(self.repaired(self.decode(genes), self.encoding.scores, rng), origins)
+
+    def decode(self, genes: Sequence[float]) -> Masks:
+        """Return the masks that thresholds stand for, one gene per layer; not repaired."""
+        masks = []
+        for layer, (gene, values) in enumerate(zip(genes, self.encoding.importance, strict=True)):
+            kept = int((values > gene * _scale(values)).sum())
+            masks.append(self.encoding.strongest(layer, kept))
+        return masks
+
+    def _threshold(self, layer: int, kept: int) -> float:
+        """Return the gene half-way between the weakest kept and the strongest removed channel."""
+        values = np.sort(self.encoding.importance[layer])[::-1] / _scale(self.encoding.importance[layer])
+        if kept == len(values):
+            return float(values[-1] - 0.05)
+        return float(values[kept - 1] + values[kept]) / 2.0
+
+
+def resized(mask: NDArray[np.bool_], scores: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+    """Return ``mask`` with ``count`` kept: the lowest scores go, or the highest removed ones come back."""
+    changed = np.zeros(len(mask), dtype=bool)
+    changed[np.lexsort((-scores, ~mask))[:count]] = True
+    return changed
+
+
+def _swapped(mask: NDArray[np.bool_], scores: NDArray[np.float64], number: int) -> NDArray[np.bool_]:
+    """Exchange the ``number`` kept channels of lowest score with the removed ones of highest score."""
+    if number < 1:
+        return mask
+    order = np.lexsort((-scores, ~mask))
+    kept = int(mask.sum())
+    changed = mask.copy()
+    changed[order[kept - number : kept]] = False
+    changed[order[kept : kept + number]] = True
+    return changed
+
+
+def _scale(values: NDArray[np.float64]) -> float:
+    return max(float(np.abs(values).mean()), 1e-30)

@@ -1,0 +1,116 @@
+"""Registered blocks: fields of a configuration that name something of a registry, with its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+from search.config.block import Block, Limit, parse_limit
+from spaces.errors import SecateursError
+from spaces.registry import lookup, resolve
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
+
+
+@dataclass(frozen=True)
+class Registered:
+    """Tells pydantic in which registry a :class:`~search.config.block.Block` is looked up.
+
+    Attributes:
+        module: Module of the registry.
+        registry: Name of the registry, a literal dict of that module.
+        kind: What its members are, for error messages.
+    """
+
+    module: str
+    registry: str
+    kind: str
+
+    def find(self, name: str) -> Any:
+        """Return the class that ``name`` stands for: a key of the registry, or an import path of the user's own.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        if "." in name or ":" in name:
+            return resolve(name)
+        return lookup(getattr(import_module(self.module), self.registry), name, self.kind)
+
+    def parse(self, value: object) -> Block:
+        """Return the block written as ``{name: NAME, option: value}``, ``{NAME: {option: value}}`` or ``NAME``.
+
+        Raises:
+            ValueError: ``value`` has none of the three forms, names nothing, or its settings are wrong (pydantic keeps
+                the place of each mistake).
+        """
+        if isinstance(value, Block):
+            return value
+        name, options = self._split(value)
+        try:
+            settings = self.find(name).Settings
+        except SecateursError as error:
+            raise ValueError(str(error)) from None
+        from pydantic import TypeAdapter
+
+        return Block(name, TypeAdapter(settings).validate_python(options))
+
+    def _split(self, value: object) -> tuple[str, dict[str, Any]]:
+        if isinstance(value, str):
+            return value, {}
+        if isinstance(value, Mapping):
+            if isinstance(value.get("name"), str):
+                return value["name"], {key: option for key, option in value.items() if key != "name"}
+            if len(value) == 1:
+                ((name, options),) = value.items()
+                if isinstance(name, str) and (options is None or isinstance(options, Mapping)):
+                    return name, dict(options or {})
+        forms = f"the name of a {self.kind}, {{name: NAME, option: value}} or {{NAME: {{option: value}}}}"
+        raise ValueError(f"expected {forms}, got {value!r}")
+
+    def build(self, block: Block, *arguments: Any) -> Any:
+        """Return the object that ``block`` describes, made with its settings after ``arguments``."""
+        return self.find(block.name)(*arguments, block.settings)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _validated_by(self.parse)
+
+
+@dataclass(frozen=True)
+class LimitText:
+    """Tells pydantic that a :class:`~search.config.block.Limit` is written as text or as a number."""
+
+    def parse(self, value: object) -> Limit:
+        """Return the limit; see :func:`search.config.block.parse_limit`."""
+        if isinstance(value, Limit):
+            return value
+        if not isinstance(value, str | int | float):
+            raise ValueError(f'expected "<= 40%" (of the baseline) or a number, got {value!r}')
+        return parse_limit(value)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _validated_by(self.parse)
+
+
+def _validated_by(parse: Callable[[object], Any]) -> CoreSchema:
+    from pydantic_core import core_schema
+
+    return core_schema.no_info_plain_validator_function(parse)
+
+
+SPACE = Registered("spaces", "SPACES", "space")
+SPARSIFIER = Registered("spaces.sparsifiers", "SPARSIFIERS", "sparsifier")
+DATASET = Registered("evaluators", "DATASETS", "data set")
+EVALUATOR = Registered("evaluators", "EVALUATORS", "evaluator")
+ALGORITHM = Registered("search.algorithms", "ALGORITHMS", "algorithm")
+EXECUTOR = Registered("search.executors", "EXECUTORS", "executor")
+STAGE = Registered("search.stages", "STAGES", "stage")
+
+SpaceBlock = Annotated[Block, SPACE]
+SparsifierBlock = Annotated[Block, SPARSIFIER]
+EvaluatorBlock = Annotated[Block, EVALUATOR]
+AlgorithmBlock = Annotated[Block, ALGORITHM]
+LimitField = Annotated[Limit, LimitText()]

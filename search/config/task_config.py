@@ -1,0 +1,99 @@
+"""The ``task`` part of a configuration: a network on named data, or a class of the user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Annotated, Any
+
+from search.config.block import Block
+from search.config.document import Document, Fault, Path
+from search.config.registries import DATASET
+from search.config.schema import validate
+from spaces.errors import SecateursError
+from spaces.registry import resolve, suggestion
+
+if TYPE_CHECKING:
+    from evaluators.tasks.settings import OwnTaskSettings, TaskSettings
+
+
+def read_task(document: Document) -> tuple[TaskSettings | OwnTaskSettings | None, list[Fault]]:
+    """Return the validated task, and what is wrong with it (then the first is None)."""
+    value, path = document.data["task"], ("task",)
+    if not isinstance(value, Mapping):
+        message = f"expected {{model: ..., data: ...}} or {{class: package.module.Class, arguments: ...}}, got {value!r}"
+        return None, [document.fault(path, message)]
+    known = ["class", "arguments"] if "class" in value else ["model", "data"]
+    faults = [document.fault((*path, key), f"unknown key; {suggestion(key, known)}") for key in value if key not in known]
+    task, found = (_own if "class" in value else _named)(document, value)
+    return task, [*faults, *found]
+
+
+def _named(document: Document, value: Mapping[str, Any]) -> tuple[TaskSettings | None, list[Fault]]:
+    from evaluators.tasks.model_factory import ModelSettings
+    from evaluators.tasks.settings import NamedData, TaskSettings
+
+    path = ("task",)
+    faults = [
+        document.fault((*path, key), "is missing, and has no default") for key in ("model", "data") if value.get(key) is None
+    ]
+    model: Any = None
+    data: Any = None
+    if value.get("model") is not None:
+        model, found = validate(ModelSettings, value["model"], document, (*path, "model"))
+        faults.extend(found or _check_factory(document, model))
+    if value.get("data") is not None:
+        data, found = validate(Annotated[Block, DATASET], value["data"], document, (*path, "data"))
+        faults.extend(found)
+    if faults:
+        return None, faults
+    return TaskSettings(model, NamedData(data.name, data.settings)), faults
+
+
+def _check_factory(document: Document, model: Any) -> list[Fault]:
+    path = ("task", "model")
+    faults = _check_callable(document, model.factory, (*path, "factory"), model.arguments, (*path, "arguments"))
+    if model.checkpoint is not None and not FilePath(model.checkpoint).expanduser().is_file():
+        looked = FilePath(model.checkpoint).expanduser().absolute()
+        faults.append(document.fault((*path, "checkpoint"), f"there is no file {looked}"))
+    return faults
+
+
+def _check_callable(
+    document: Document, name: str, path: Path, arguments: Mapping[str, Any], arguments_path: Path
+) -> list[Fault]:
+    try:
+        found = resolve(name)
+    except SecateursError as error:
+        return [document.fault(path, str(error))]
+    if not callable(found):
+        return [document.fault(path, f"{name}: expected a class or a function, got a {type(found).__name__}")]
+    try:
+        signature = inspect.signature(found)
+    except ValueError:
+        return []
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        known = ", ".join(signature.parameters)
+        return [document.fault(arguments_path, f"{name} cannot be called with these: {error}; it takes: {known}")]
+    return []
+
+
+def _own(document: Document, value: Mapping[str, Any]) -> tuple[OwnTaskSettings | None, list[Fault]]:
+    from evaluators.task import Task
+    from evaluators.tasks.settings import OwnTaskSettings
+
+    path = ("task", "class")
+    name, arguments = value["class"], value.get("arguments") or {}
+    if not isinstance(name, str):
+        return None, [document.fault(path, f"expected an import path such as package.module.Class, got {name!r}")]
+    if not isinstance(arguments, Mapping):
+        return None, [document.fault(("task", "arguments"), f"expected a mapping of keyword arguments, got {arguments!r}")]
+    faults = _check_callable(document, name, path, arguments, ("task", "arguments"))
+    if not faults:
+        found = resolve(name)
+        if not (isinstance(found, type) and issubclass(found, Task)):
+            faults = [document.fault(path, f"{name}: expected a subclass of evaluators.task.Task, got {found!r}")]
+    return (None if faults else OwnTaskSettings(name, dict(arguments))), faults

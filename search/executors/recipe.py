@@ -1,0 +1,191 @@
+"""The one recipe of a trial: build the smaller network, train it where the space says so, measure it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from evaluators.base import EvaluationContext, Evaluator
+from evaluators.task import Task
+from evaluators.tasks.observations import require_labels
+from evaluators.training.checkpoint import Checkpoint, FileCheckpoint
+from evaluators.training.loop import TrainingSettings, train
+from evaluators.training.state import end_of
+from search.executors.base import Job
+from search.executors.trial_checkpoints import Continued, EndState, MissingStateError
+from search.output.disk_errors import is_disk_error
+from search.study.trial import Proposal, Trial
+from spaces.base import SearchSpace
+from spaces.candidate import Candidate
+from spaces.errors import SecateursError
+from spaces.sparsifiers.base import Sparsifier
+
+_UNTRAINED = "this space trains its candidates: expected search.training: {epochs: ...}, got none"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Turns a proposal into a measured network.
+
+    Attributes:
+        space: What candidates mean.
+        model: The network that enters the search.
+        task: Data, loss and score.
+        evaluators: What is measured; run in ascending ``rank``.
+        seed: The run's seed.
+        device: Where networks run.
+        training: How candidates are trained; None where they are measured as they are.
+        tables: What evaluators may read of what was computed beforehand, such as ``omega``.
+    """
+
+    space: SearchSpace
+    model: nn.Module
+    task: Task
+    evaluators: Sequence[Evaluator]
+    seed: int
+    device: torch.device
+    training: TrainingSettings | None = None
+    tables: Mapping[str, Any] = field(default_factory=dict)
+
+    def evaluate(self, job: Job, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> Trial:
+        """Return the measured trial; whatever goes wrong in it makes it a failed one, with the error's text.
+
+        Args:
+            job: What to measure.
+            checkpoint: Where a candidate's training is kept, and gone on from; None to train in one go.
+            start: The end state of the trial that the proposal names; not read where ``checkpoint`` has something.
+        """
+        began = time.perf_counter()
+        try:
+            _, metrics = self.measure(job.proposal, checkpoint, start)
+        except Exception as error:
+            if isinstance(checkpoint, FileCheckpoint) and is_disk_error(error):
+                raise  # The run folder is full: that says nothing about the candidate.
+            text = f"{type(error).__name__}: {error}"
+            return Trial(job.number, job.proposal, "failed", {}, time.perf_counter() - began, text)
+        return Trial(job.number, job.proposal, "complete", metrics, time.perf_counter() - began)
+
+    def measure(
+        self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None
+    ) -> tuple[nn.Module, dict[str, float]]:
+        """Return the network as it was measured, and what was measured."""
+        model = self.build(proposal, checkpoint, start)
+        return model, self.score(model, proposal)
+
+    def score(self, model: nn.Module, proposal: Proposal) -> dict[str, float]:
+        """Measure the deployable network of a proposal; its BatchNorm statistics may change."""
+        model.to(self.device)
+        metrics: dict[str, float] = {}
+        for index, evaluator in enumerate(sorted(self.evaluators, key=lambda evaluator: evaluator.rank)):
+            metrics.update(evaluator.evaluate(model, self._context(proposal, index)))
+        wrong = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+        if wrong:
+            raise SecateursError(f"{wrong[0]} is {metrics[wrong[0]]}; expected a finite number")
+        return metrics
+
+    def trains(self, candidate: Candidate) -> bool:
+        """Whether a trial of ``candidate`` trains: the space has a sparsifier for it, or ``training`` is set."""
+        return self.training is not None or self.space.sparsifier(candidate) is not None
+
+    def require_training(self) -> None:
+        """Find out whether candidates could be trained, where the space asks for it.
+
+        Raises:
+            SecateursError: There are no settings to train with, or class labels are needed and the task has none.
+        """
+        sparsifier = self.space.sparsifier(self.space.sample(np.random.default_rng(0)))
+        if sparsifier is None:
+            return
+        if self.training is None:
+            raise SecateursError(_UNTRAINED)
+        require_labels(sparsifier, self.task)
+
+    def build(self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> nn.Module:
+        """Return the deployable network of a proposal."""
+        if not self.trains(proposal.candidate):
+            return self.space.realize(self.model, proposal.candidate)
+        return self.space.convert(self.prepare(proposal, checkpoint, start))
+
+    def prepare(
+        self,
+        proposal: Proposal,
+        checkpoint: Checkpoint | None = None,
+        start: EndState | None = None,
+        sparsifier: Sparsifier | None = None,
+    ) -> nn.Module:
+        """Return the prepared network of a proposal that trains, trained as far as its fidelity asks for.
+
+        Args:
+            proposal: What to train.
+            checkpoint: Where the training is kept, and gone on from.
+            start: The end state that it starts from, where the proposal names one.
+            sparsifier: The candidate's sparsifier, for a caller who wants to look at it afterwards.
+
+        Raises:
+            SecateursError: There are no settings to train with, or what the proposal starts from is missing.
+        """
+        candidate, training = proposal.candidate, self.training
+        if training is None:
+            raise SecateursError(_UNTRAINED)
+        if proposal.warm_start is not None and start is None and (checkpoint is None or checkpoint.load() is None):
+            raise MissingStateError(f"expected the end state of trial {proposal.warm_start} to start from, got none")
+        prepared = self.space.prepare(self.model, candidate)
+        same = start is not None and start.fingerprint == candidate.fingerprint
+        moments = None
+        if start is not None and not (same and proposal.fidelity > 0.0):
+            weights, moments = end_of(start.content)
+            if same:
+                prepared.load_state_dict(weights)
+            else:
+                self.space.take_over(prepared, weights, self.model)
+        if proposal.fidelity == 0.0:
+            return prepared.to(self.device).eval()
+        continued = Continued(checkpoint, start) if start is not None and same else None
+        train(
+            prepared,
+            self.task,
+            training,
+            seed=trial_seed(self.seed, candidate),
+            device=self.device,
+            checkpoint=checkpoint if continued is None else continued,
+            sparsifier=sparsifier if sparsifier is not None else self.space.sparsifier(candidate),
+            teacher=self.model if training.distillation is not None else None,
+            until=math.ceil(proposal.fidelity * training.epochs - 1e-9),
+            moments=moments,
+        )
+        if continued is not None:
+            continued.settle()
+        return prepared
+
+    def _context(self, proposal: Proposal, index: int) -> EvaluationContext:
+        """Each evaluator gets a generator of its own, so that what one draws doesn't change what another sees."""
+        generator = torch.Generator().manual_seed(trial_seed(self.seed, proposal.candidate) + index)
+        costs = self.space.costs(proposal.candidate)
+        # Where the fidelity is a share of the training, what it comes to is measured in full.
+        trains = self.trains(proposal.candidate)
+        fidelity = 1.0 if trains or proposal.fidelity == 0.0 else proposal.fidelity
+        return EvaluationContext(
+            task=self.task,
+            generator=generator,
+            device=self.device,
+            fidelity=fidelity,
+            reference=self.model,
+            costs=costs,
+            candidate=proposal.candidate,
+            tables=self.tables,
+            trained=trains and (proposal.fidelity > 0.0 or proposal.warm_start is not None),
+        )
+
+
+def trial_seed(seed: int, candidate: Candidate) -> int:
+    """Return the seed of all randomness in a trial, in [0, 2**48): the same wherever and whenever it is evaluated."""
+    digest = hashlib.sha256(f"{seed}/{candidate.fingerprint}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")

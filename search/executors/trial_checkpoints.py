@@ -1,0 +1,126 @@
+"""Where the trainings of trials are kept: while they go on, and afterwards as long as somebody may start from them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from evaluators.training.checkpoint import Checkpoint, FileCheckpoint, unpack
+from search.study.trial import Proposal, Trial
+from spaces.errors import SecateursError
+
+_KEPT = "trial-"
+
+
+class MissingStateError(SecateursError):
+    """A trial is to start from another one's end state, which is not there."""
+
+
+@dataclass(frozen=True)
+class EndState:
+    """How the training of a trial ended, for one that starts from it.
+
+    Attributes:
+        fingerprint: Of its candidate.
+        content: The last checkpoint, as :func:`evaluators.training.checkpoint.pack` makes it.
+    """
+
+    fingerprint: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class TrialCheckpoints:
+    """One file for every trial that is under way, named after what is proposed, wherever it is evaluated.
+
+    The file of a recorded trial is its *end state*, and has the trial's number in its name. Workers send what they save, so
+    that all of it lies with the driver.
+
+    Attributes:
+        folder: Where the files are; made when the first is written.
+    """
+
+    folder: Path
+
+    def of(self, proposal: Proposal) -> FileCheckpoint:
+        """Return the checkpoint of a proposal that is not recorded yet."""
+        start = "" if proposal.warm_start is None else f"-{proposal.warm_start}"
+        return FileCheckpoint(self.folder / f"{proposal.candidate.fingerprint}-{proposal.fidelity:g}{start}.safetensors")
+
+    def start(self, proposal: Proposal) -> EndState | None:
+        """Return the end state that a proposal starts from, None where it names none or has begun already.
+
+        Raises:
+            MissingStateError: It is not there.
+        """
+        if proposal.warm_start is None or self.of(proposal).path.exists():
+            return None
+        path = self._kept(proposal.warm_start)
+        if path is None:
+            raise MissingStateError(
+                f"a trial is to start from the end state of trial {proposal.warm_start}, and {self.folder} has none of it: "
+                "expected the file that the search left there; were files removed? Start the search again under another name"
+            )
+        return EndState(path.stem.rpartition("-")[2], path.read_bytes())
+
+    def end(self, number: int) -> FileCheckpoint | None:
+        """Return the end state of a recorded trial, None where none is kept."""
+        path = self._kept(number)
+        return None if path is None else FileCheckpoint(path)
+
+    def keep(self, trial: Trial) -> None:
+        """Turn the checkpoint of a recorded trial into its end state; of a failed one nothing is kept."""
+        path = self.of(trial.proposal).path
+        if not path.exists():
+            return
+        if trial.state == "failed":
+            path.unlink()
+        else:
+            path.replace(self.folder / f"{_KEPT}{trial.number}-{trial.proposal.candidate.fingerprint}.safetensors")
+
+    def retain(self, needed: Collection[int], below: int) -> None:
+        """Remove the end states of all trials with numbers below ``below``, except those that are ``needed``."""
+        for path in self.folder.glob(f"{_KEPT}*-*.safetensors"):
+            number = int(path.name.removeprefix(_KEPT).partition("-")[0])
+            if number < below and number not in needed:
+                path.unlink()
+
+    def close(self) -> None:
+        """Remove all files, when the search's result is kept elsewhere."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _kept(self, number: int) -> Path | None:
+        return next(self.folder.glob(f"{_KEPT}{number}-*.safetensors"), None)
+
+
+class Continued:
+    """The checkpoint of a training that goes on with what another trial of the same candidate has trained.
+
+    Args:
+        checkpoint: Its own; None to keep nothing.
+        start: What it goes on with where its own has nothing.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None, start: EndState) -> None:
+        self._checkpoint = checkpoint
+        self._start = start
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the last state saved, or the other trial's."""
+        own = self._checkpoint.load() if self._checkpoint is not None else None
+        return unpack(self._start.content) if own is None else own
+
+    def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
+        """Save to the training's own checkpoint."""
+        if self._checkpoint is not None:
+            self._checkpoint.save(tensors, data)
+
+    def settle(self) -> None:
+        """Keep what the training started from as its end, where it had no epoch to add: two rungs may come to the same one."""
+        if self._checkpoint is not None and self._checkpoint.load() is None:
+            self._checkpoint.save(*unpack(self._start.content))

@@ -1,0 +1,169 @@
+"""What can be changed in a network, what cannot and why, what it costs; and what is registered."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search.config.registries import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE
+from search.output.numbers import count, percent, size
+from spaces.bit_points import HasPoints
+from spaces.registry import resolve
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evaluators.task import Task
+    from search.config.block import Block
+    from search.config.loading import Config
+    from spaces.base import SearchSpace
+
+REGISTRIES = (SPACE, SPARSIFIER, EVALUATOR, DATASET, ALGORITHM, EXECUTOR, STAGE)
+
+
+def spaces_of(config: Config) -> dict[str, Block]:
+    """Return the space of every search stage, by the stage's position and name; channel masks where none searches."""
+    found: dict[str, Block] = {
+        f"{index}-{stage.name}": stage.settings.space
+        for index, stage in enumerate(config.stages)
+        if hasattr(stage.settings, "space")
+    }
+    return found or {"channel_mask": SPACE.parse("channel_mask")}
+
+
+def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace:
+    """Return the space that ``block`` describes over ``model``."""
+    space: SearchSpace = SPACE.find(block.name)(model, task.example_inputs(), block.settings, forward=task.forward)
+    return space
+
+
+def examine(config: Config) -> dict[str, Any]:
+    """Return, as JSON data, the channel groups of the configured network, frozen ones with the reason, and its costs.
+
+    A space over bits has its layers and additions for groups; one over both has them as ``bits`` beside the groups.
+
+    Raises:
+        SecateursError: The model or its data cannot be had, its forward pass fails, or nothing in it is open.
+    """
+    from evaluators.cost import count as count_costs
+
+    task = config.build_task()
+    model = task.reference_model().eval()
+    stage, block = next(iter(spaces_of(config).items()))
+    space = build_space(block, model, task)
+    groups: Any = getattr(space, "groups", None)
+    rows = [_row(group) for group in groups.groups] if groups is not None else []
+    frozen = [{**_row(group), "reason": group.reason} for group in groups.frozen] if groups is not None else []
+    bits: list[dict[str, Any]] = []
+    if isinstance(space, HasPoints):
+        bits, in_float = bit_places(space)
+        frozen += in_float
+        rows, bits = (rows, bits) if groups is not None else (bits, [])
+    shape = list(task.example_inputs().shape)
+    return {
+        "name": config.name,
+        "model": type(model).__name__,
+        "stage": stage,
+        "space": block.name,
+        "input_shape": shape,
+        "groups": rows,
+        "bits": bits,
+        "frozen": frozen,
+        "channels": sum(row["size"] for row in rows),
+        "open_macs_share": groups.open_share(("conv", "conv_transpose", "linear")) if groups is not None else None,
+        "costs": count_costs(model, task.example_inputs(), task.forward),
+    }
+
+
+def bit_places(space: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return a row per layer and addition of a space over bits, with the bits that it may have; and one per place in float."""
+    total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
+    rows: dict[str, dict[str, Any]] = {}
+    for point in space.points:
+        row = rows.setdefault(
+            point.layer, {"name": point.layer, "size": 0, "members": [], "macs_share": point.macs / max(1.0, total)}
+        )
+        row["size"] += point.elements if point.kind == "weight" else 0
+        row["members"].append(f"{point.kind}: {'/'.join(map(str, space.domains[point.decision].options))} bits")
+    frozen = [
+        {
+            "name": entry.name,
+            "size": entry.weights,
+            "members": [],
+            "macs_share": entry.macs / max(1.0, total),
+            "reason": entry.reason,
+        }
+        for entry in space.frozen
+    ]
+    return list(rows.values()), frozen
+
+
+def _row(group: Any) -> dict[str, Any]:
+    return {"name": group.name, "size": group.size, "members": list(group.members), "macs_share": group.macs_share}
+
+
+def show(found: Mapping[str, Any], console: Console) -> None:
+    """Print what :func:`examine` found as tables."""
+    shape = "x".join(map(str, found["input_shape"]))
+    title = f"{found['name']}: {found['model']} on {shape}, open channel groups"
+    console.print(_table(title, ("group", "channels", "MACs touched", "members"), found["groups"]))
+    if found["bits"]:
+        columns = ("layer", "weights", "MACs", "may have")
+        console.print(_table("layers and additions with bits to choose", columns, found["bits"]))
+    if found["frozen"]:
+        console.print(_table("frozen", ("group", "channels", "MACs touched", "reason"), found["frozen"]))
+    costs = found["costs"]
+    totals = Table(title="the network as it is", title_justify="left")
+    totals.add_column("what")
+    totals.add_column("value", justify="right")
+    totals.add_column("exact", justify="right")
+    for name, words, unit in (("macs", "MACs", count), ("parameters", "parameters", count), ("size_bytes", "bytes", size)):
+        if name in costs:
+            totals.add_row(words, unit(costs[name]), f"{costs[name]:,.0f}")
+    totals.add_row("open groups", str(len(found["groups"])), f"{found['channels']:,} channels")
+    if found["open_macs_share"] is not None:
+        totals.add_row("MACs in open groups", percent(found["open_macs_share"]), "")
+    console.print(totals)
+
+
+def _table(title: str, columns: tuple[str, str, str, str], rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Return rows of a name, a size, a share of the MACs, and words: members, or the reason why there are none."""
+    table = Table(title=title, title_justify="left")
+    name, *numbers, words = columns
+    table.add_column(name, overflow="fold")
+    for number in numbers:
+        table.add_column(number, justify="right")
+    table.add_column(words, overflow="fold", ratio=1)
+    for row in rows:
+        table.add_row(row["name"], str(row["size"]), percent(row["macs_share"]), row.get("reason") or ", ".join(row["members"]))
+    return table
+
+
+def registered() -> dict[str, dict[str, str]]:
+    """Return what is registered: by kind and name, the first line of its docstring."""
+    found: dict[str, dict[str, str]] = {}
+    for registry in REGISTRIES:
+        entries: Mapping[str, str] = getattr(import_module(registry.module), registry.registry)
+        found[registry.kind] = {name: _first_line(resolve(path)) for name, path in entries.items()}
+    return found
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def show_registered(found: Mapping[str, Mapping[str, str]], console: Console) -> None:
+    """Print what :func:`registered` found."""
+    table = Table(show_lines=False)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it does", overflow="fold", ratio=1)
+    for kind, entries in found.items():
+        for index, (name, words) in enumerate(entries.items()):
+            table.add_row(kind if index == 0 else "", name, words, end_section=index + 1 == len(entries))
+    console.print(table)

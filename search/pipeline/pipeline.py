@@ -1,0 +1,220 @@
+"""The pipeline: stages one after the other, for the result and beside it for every yardstick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from evaluators.task import Task
+from evaluators.tasks.settings import build_task
+from evaluators.training.hardware import torch_threads
+from search.config.block import Block
+from search.config.loading import Config
+from search.config.registries import STAGE
+from search.output.atomic import write_json
+from search.output.disk_errors import disk_errors
+from search.output.progress import Log, duration
+from search.pipeline.rehearsal import rehearse
+from search.pipeline.retention import Retention
+from search.report.data import Entry, Flow, build_report
+from search.report.latency_measurement import latency_of, measure_latency
+from search.run.best import Best
+from search.run.measurements import Measurements, measure_row
+from search.run.network import Network
+from search.run.run_folder import RunFolder, RunFolderError
+from search.run.stage_run import DENSE, RESULT, StageRun, Stopwatch, device_of
+from search.run.steps import Step, key_of
+from search.stages.base import Stage
+from search.study.storage import open_storage
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+
+def run(config: Config, folder: Path, console: Console | None = None) -> dict[str, Any]:
+    """Run a pipeline in ``folder``, or go on with it, and return its report.json.
+
+    Args:
+        config: What to run.
+        folder: The run folder, ``runs/NAME``.
+        console: Where progress is shown; None shows nothing.
+
+    Raises:
+        SecateursError: The run can't work as configured, or ``folder`` is another run's or in use.
+    """
+    from search.report.page import render
+
+    with torch_threads(config.execution.threads_per_trial):
+        if not (folder / "config.yaml").exists():
+            for line in rehearse(config):
+                if console is not None:
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with disk_errors(folder), RunFolder(folder) as run_folder:
+            task = config.build_task()
+            changes = run_folder.adopt(config.canonical(), task.fingerprint)
+            with Log(folder / "log.txt", console) as log:
+                log.write(f"{'going on with' if run_folder.resumed else 'starting'} run {config.name} in {folder}")
+                for change in changes:
+                    log.write(f"changed: {change}")
+                with open_storage(folder, config.name, config.storage, run_folder.run_id, log.write) as storage:
+                    report = _Pipeline(config, task, run_folder, log, storage).run()
+                write_json(folder / "report.json", report)
+                render(folder)
+                log.write("done")
+    return report
+
+
+def _stage(block: Block) -> Stage:
+    stage: Stage = STAGE.build(block)
+    return stage
+
+
+@dataclass
+class _Pipeline:
+    """One run of a configuration's stages."""
+
+    config: Config
+    task: Task
+    run_folder: RunFolder
+    log: Log
+    storage: BaseStorage
+
+    def __post_init__(self) -> None:
+        canonical = self.config.canonical()
+        self.settings: list[dict[str, Any]] = canonical["stages"]
+        self.device = device_of(self.config.execution.device)
+        provenance = {"run": self.config.name, "seed": self.config.seed}
+        origin = {name: value for name, value in canonical["task"].items() if name != "data"}
+        self.best = Best(self.run_folder.best, origin, provenance)
+
+    def run(self) -> dict[str, Any]:
+        """Go through the stages, measure what came out of them, and return the report."""
+        stages = [_stage(block) for block in self.config.stages]
+        flows = {RESULT: self._start()}
+        baseline: Flow | None = None
+        dense_asked = any(DENSE in getattr(stage.settings, "yardsticks", ()) for stage in self.config.stages)
+        for number, stage in enumerate(stages):
+            if stage.compresses and baseline is None:
+                baseline = flows[RESULT]
+                if dense_asked:
+                    flows[DENSE] = replace(baseline, entries=())
+            flows = self._stage(number, stage, flows, baseline)
+        baseline = baseline if baseline is not None else flows[RESULT]
+        measurements = Measurements(self.run_folder.checkpoints / "measurements.json")
+        rows = {}
+        self.log.write(f"measuring what came out on the test split, {len(flows) + 1} networks")
+        for role, flow in {"baseline": baseline, **flows}.items():
+            model = flow.network.stored().model.to(self.device)
+            rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
+        latency = None
+        if (timed := latency_of(self.config)) is not None:
+            key = key_of(baseline.key, {role: flow.key for role, flow in flows.items()})
+            latency = measurements.row("latency", key, partial(measure_latency, timed, baseline, flows, self.task))
+            for role, row in rows.items():
+                row["latency_ms"] = latency["networks"][role]["median"]
+        kept = Measurements(self.run_folder.checkpoints / "retention.json")
+        retention = Retention(baseline.network, self.task, self.device)
+        shares = {role: kept.row(role, flow.key, partial(retention.of, flow.network)) for role, flow in flows.items()}
+        return build_report(self.config, baseline, flows, rows, shares, latency, self._seconds(), self.task.size("test"))
+
+    def _start(self) -> Flow:
+        """Return the network that the run starts from: the same one on resume, wherever its weights came from."""
+        key = key_of(self.config.seed, self.task.fingerprint)
+        step = Step(self.run_folder.checkpoints / "start", key)
+        step.open()
+        done = step.load(self.task)
+        if done is None:
+            step.finish(Network(self.task.reference_model().eval()), {})
+            done = step.load(self.task)
+        return Flow(_there(done, step)[0], key)
+
+    def _stage(self, number: int, stage: Stage, flows: dict[str, Flow], baseline: Flow | None) -> dict[str, Flow]:
+        """Return the flows that leave a stage."""
+        before = flows[RESULT]
+        after = {RESULT: self._step(number, stage, RESULT, before, baseline, {})}
+        found = after[RESULT].entries[-1].notes
+        if stage.searches:
+            for yardstick in getattr(self.config.stages[number].settings, "yardsticks", ()):
+                if yardstick != DENSE:
+                    after[yardstick] = self._step(number, stage, yardstick, before, baseline, found)
+            if DENSE in flows:
+                after[DENSE] = flows[DENSE]
+        else:
+            for variant, flow in flows.items():
+                if variant != RESULT:
+                    after[variant] = self._step(number, stage, variant, flow, baseline, found) if stage.trains else flow
+        return after
+
+    def _step(self, number: int, stage: Stage, variant: str, flow: Flow, baseline: Flow | None, found: dict[str, Any]) -> Flow:
+        """Run a stage on one flow, unless that is done already."""
+        name = self.config.stages[number].name
+        label = f"{number}-{name}"
+        depends_on = stage.depends_on(variant, self.settings[number][name])
+        key = key_of(flow.key, variant, baseline.key if baseline is not None else "", depends_on)
+        step = Step(self.run_folder.checkpoints / label / variant, key)
+        step.open()
+        done = step.load(self.task)
+        stopwatch = Stopwatch(step.folder / "seconds.json")
+        if done is None:
+            stage_run = StageRun(
+                name=self.config.name,
+                step=label,
+                variant=variant,
+                folder=step.folder,
+                seed=self.config.seed,
+                task=self.task,
+                build_task=partial(build_task, self.config.task),
+                device=self.device,
+                execution=self.config.execution,
+                baseline=baseline.network if baseline is not None else None,
+                best=self.best,
+                storage=self.storage,
+                log=self.log,
+                stopwatch=stopwatch,
+                found=found,
+            )
+            network = stage.run(flow.network, stage_run)
+            stopwatch.save(every=0.0)
+            step.finish(network, stage_run.notes)
+            has_bar = stage.trains or stage.searches
+            self.log.write(f"{stage_run.label}: done in {duration(stopwatch.seconds)}", console=not has_bar)
+            # A network is always read back, so that a resumed run goes on with the very same tensors and layouts.
+            done = step.load(self.task)
+        network, notes = _there(done, step)
+        after = Flow(network, key, (*flow.entries, Entry(label, notes)))
+        if variant == RESULT and (stage.trains or stage.searches or stage.rewrites):
+            self._deliver(after, number, label)
+        return after
+
+    def _deliver(self, flow: Flow, number: int, label: str) -> None:
+        """Put the network that left a stage behind a removal into ``best/``, unless it or a later stage's is there."""
+        known = self.best.provenance()
+        if not flow.removals():
+            return
+        if known is not None:
+            later = int(known["step"].partition("-")[0]) - number
+            if later > 0 or (later == 0 and known.get("key") == flow.key):
+                return
+        search = flow.last_search()
+        found = {name: search.notes[name] for name in ("trial", "fingerprint", "metrics")} if search is not None else {}
+        self.best.replace(flow.network, {"step": label, **found, "key": flow.key})
+
+    def _seconds(self) -> list[dict[str, Any]]:
+        """Return the wall-clock seconds of every stage: of the result, and of the yardsticks beside it."""
+        stages = []
+        for number, block in enumerate(self.config.stages):
+            folder = self.run_folder.checkpoints / f"{number}-{block.name}"
+            seconds = {path.parent.name: Stopwatch.read(path) for path in sorted(folder.glob("*/seconds.json"))}
+            result = seconds.pop(RESULT, 0.0)
+            stages.append({"name": block.name, "seconds": result, "yardstick_seconds": seconds})
+        return stages
+
+
+def _there(done: tuple[Network, dict[str, Any]] | None, step: Step) -> tuple[Network, dict[str, Any]]:
+    if done is None:
+        raise RunFolderError(f"{step.folder} was changed while the run was using it; run the same command again")
+    return done

@@ -1,0 +1,72 @@
+"""The rehearsal: every stage of a pipeline looked at before anything of it is run, each on a network of about its structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evaluators.tasks.settings import build_task
+from search.algorithms.encoding.channel_encoding import UnreachableTargetError
+from search.config.registries import SPARSIFIER, STAGE
+from search.output.progress import Log
+from search.pipeline.preflight import placed, preflight
+from search.run.best import Best
+from search.run.network import Network
+from search.run.stage_run import RESULT, StageRun, Stopwatch, device_of
+
+if TYPE_CHECKING:
+    from evaluators.task import Task
+    from search.config.loading import Config
+    from search.stages.base import Stage
+
+
+def rehearse(config: Config) -> Iterator[str]:
+    """Find what is wrong with a run before anything of it is written, and yield a line on each thing found right.
+
+    Behind a search, stages are checked on the network of one of its candidates: its structure, not its weights, is about what
+    they will get; a target that turns out to be out of reach there does not fail the run (see :class:`.Setup`).
+    What a sparse training removes is not known, and a target that is out of reach for the whole network is left to the search.
+
+    Raises:
+        SecateursError: The run can't work as configured.
+    """
+    yield from preflight(config)
+    task = config.build_task()
+    network = baseline = Network(task.reference_model().eval())
+    unknown = False
+    for number, block in enumerate(config.stages):
+        stage: Stage = STAGE.build(block)
+        if not stage.compresses:
+            continue
+        step = f"{number}-{block.name}"
+        try:
+            with placed(step):
+                network = stage.check(network, _stage_run(config, task, step, baseline))
+        except UnreachableTargetError:
+            if not unknown:
+                raise
+            # Nothing more can be said of what comes behind.
+            return
+        unknown = unknown or (hasattr(block.settings, "sparsifier") and SPARSIFIER.find(block.settings.sparsifier.name).removes)
+
+
+def _stage_run(config: Config, task: Task, step: str, baseline: Network) -> StageRun:
+    nowhere = Path()
+    return StageRun(
+        name=config.name,
+        step=step,
+        variant=RESULT,
+        folder=nowhere,
+        seed=config.seed,
+        task=task,
+        build_task=partial(build_task, config.task),
+        device=device_of(config.execution.device),
+        execution=config.execution,
+        baseline=baseline,
+        best=Best(nowhere, {}, {}),
+        storage=None,
+        log=Log(None, None),
+        stopwatch=Stopwatch(nowhere / "seconds.json"),
+    )

@@ -1,0 +1,45 @@
+"""A run repeated with other seeds: each in a folder of its own, side by side in the first one's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.config.loading import Config
+from search.output.atomic import write_json
+from search.pipeline.pipeline import run
+from search.report.page import render
+
+KEPT = ("seed", "baseline", "result", "yardsticks", "target_met")
+"""What the first run's report holds of every seed's."""
+
+
+def repeat(config: Config, folder: Path, seeds: int, console: Console | None = None) -> dict[str, Any]:
+    """Run a pipeline with ``seeds`` seeds, or go on with that, and return the first one's report.json.
+
+    The first run is the one without repetition; the others are in ``NAME-seed-N`` beside it. With more than one,
+    report.json has ``seeds``: of every run its ``seed``, ``baseline``, ``result``, ``yardsticks`` and ``target_met``.
+
+    Args:
+        config: What to run; its seed is the first.
+        folder: The first run's folder.
+        seeds: How many.
+        console: Where progress is shown; None shows nothing.
+
+    Raises:
+        SecateursError: A run can't work as configured, or a folder is another run's or in use.
+    """
+    report = run(config, folder, console)
+    if seeds == 1:
+        return report
+    runs = [report]
+    for seed in range(config.seed + 1, config.seed + seeds):
+        name = f"{config.name}-seed-{seed}"
+        other = config.model_copy(update={"name": name, "seed": seed})
+        runs.append(run(other, folder.with_name(name), console))
+    report = {**report, "seeds": [{key: one[key] for key in KEPT} for one in runs]}
+    write_json(folder / "report.json", report)
+    render(folder)
+    return report

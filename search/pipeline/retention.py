@@ -1,0 +1,109 @@
+"""Retention of task-relevant features: how much of what the baseline tells the classes apart by is left, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaluators.task import Task
+from evaluators.tasks.observations import observations
+from search.run.network import Network
+from spaces.channels.check import find_checked_groups
+from spaces.channels.groups import ChannelGroups
+from spaces.channels.subset import kept_channels, subset
+from spaces.channels.surgery import Cut
+from spaces.errors import UnsupportedModelError
+from spaces.importance.criterion import make_criterion, observe
+
+SAMPLES = 2048
+"""Training samples that relevance is measured on, unaugmented."""
+
+
+class Retention:
+    """Measures the networks of a run against its baseline.
+
+    Relevance is the criterion ``task_relevance``, Fisher's ratio between the classes of a channel's pooled activation. That a
+    pruned network is judged by the share it keeps is the method's (Gao, Wang, Jing, Yu, Scientia Sinica Informationis 2022).
+
+    Args:
+        baseline: The network that entered the first compression stage.
+        task: Data and labels.
+        device: Where networks run.
+    """
+
+    def __init__(self, baseline: Network, task: Task, device: torch.device) -> None:
+        self._baseline = baseline
+        self._task = task
+        self._device = device
+
+    def of(self, network: Network) -> dict[str, Any] | None:
+        """Return what ``network`` keeps; None where no channel was removed, layers are gone, or the task has no class labels.
+
+        Returns:
+            ``chosen``, the share of the baseline's relevance in the channels that were kept, and ``retained``, the relevance
+            of the network as it is, trained again, over the baseline's; for the whole network and, in ``layers``, with
+            ``name``, ``channels`` and ``kept``, for every open group whose relevance is not 0.
+        """
+        cuts = [Cut.from_json(step) for step in _steps(self._changes(network)) if step["kind"] == "slice_channels"]
+        if not cuts or not self._has_labels or self._groups is None:
+            return None
+        modules = {name for name, _ in network.model.named_modules()}
+        if any(layer.name not in modules for layer in self._groups.layers):
+            return None
+        mask = kept_channels(self._groups, cuts)
+        before = self._relevance
+        after = np.zeros_like(before)
+        after[mask] = self._measured(network, subset(self._groups, mask))
+        layers = []
+        for group in self._groups.groups:
+            block = slice(group.offset, group.offset + group.size)
+            row = {"name": group.name, "channels": group.size, "kept": int(mask[block].sum())}
+            if before[block].sum() > 0:
+                layers.append({**row, **_shares(before[block], after[block], mask[block])})
+        return {**_shares(before, after, mask), "layers": layers}
+
+    def _changes(self, network: Network) -> tuple[dict[str, Any], ...]:
+        return network.transformations[len(self._baseline.transformations) :]
+
+    @cached_property
+    def _has_labels(self) -> bool:
+        _, targets = next(iter(self._task.batches("train", 2, limit=2)))
+        return self._task.labels(targets) is not None
+
+    @cached_property
+    def _groups(self) -> ChannelGroups | None:
+        model = self._baseline.model.to(self._device).eval()
+        try:
+            return find_checked_groups(model, self._task.example_inputs().to(self._device), forward=self._task.forward)
+        except UnsupportedModelError:
+            return None
+
+    @cached_property
+    def _relevance(self) -> np.ndarray:
+        assert self._groups is not None
+        return self._measured(self._baseline, self._groups)
+
+    def _measured(self, network: Network, groups: ChannelGroups) -> np.ndarray:
+        """Return the relevance of every channel of ``network``, of shape ``(groups.width,)``."""
+        criterion = make_criterion("task_relevance", network.model.to(self._device), groups)
+        observe(criterion, observations(self._task, self._device, limit=SAMPLES))
+        values: np.ndarray = criterion.values().cpu().numpy()
+        return values
+
+
+def _steps(transformations: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield all transformations one by one, those of sequences too."""
+    for transformation in transformations:
+        if transformation["kind"] == "sequence":
+            yield from _steps(transformation["steps"])
+        else:
+            yield transformation
+
+
+def _shares(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    whole = float(before.sum())
+    return {"chosen": float(before[mask].sum()) / whole, "retained": float(after.sum()) / whole} if whole > 0 else {}

@@ -1,0 +1,198 @@
+"""report.json: everything a report shows, put together from what the stages left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search.config.loading import Config
+from search.run.network import Network
+from search.run.stage_run import RESULT
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one stage left of one flow.
+
+    Attributes:
+        step: The stage's place and name, such as ``2-search``.
+        notes: What it noted for the report.
+    """
+
+    step: str
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A network on its way through the pipeline: the result, or a yardstick.
+
+    Attributes:
+        network: The network.
+        key: Hash of everything it depends on.
+        entries: What the stages so far left, in order.
+    """
+
+    network: Network
+    key: str
+    entries: tuple[Entry, ...] = ()
+
+    def searches(self) -> list[Entry]:
+        """Return what searches left."""
+        return [entry for entry in self.entries if "layers" in entry.notes]
+
+    def removals(self) -> list[dict[str, Any]]:
+        """Return what the stages that removed something noted of it: searches, and sparse trainings."""
+        found = [entry.notes.get("removed", entry.notes) for entry in self.entries]
+        return [notes for notes in found if "layers" in notes]
+
+    def last_search(self) -> Entry | None:
+        """Return what the last search left, None before one."""
+        found = self.searches()
+        return found[-1] if found else None
+
+
+def build_report(
+    config: Config,
+    baseline: Flow,
+    flows: Mapping[str, Flow],
+    rows: Mapping[str, Any],
+    retention: Mapping[str, Any],
+    latency: Mapping[str, Any] | None,
+    stages: list[dict[str, Any]],
+    test_samples: int,
+) -> dict[str, Any]:
+    """Return report.json.
+
+    ``baseline``, ``result`` and every entry of ``yardsticks`` hold ``top1``, ``loss``, ``metrics``, ``parameters``, ``macs``,
+    ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split. A yardstick also has, where it comes from a
+    search stage: ``before_retraining`` (metrics on the search split), ``fingerprint`` and ``layers``. ``searches`` has, per
+    search stage: ``stage``, ``objectives``, ``target`` (limits in the metric's unit), ``target_met``, ``pareto``, ``trials``
+    (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``, ``metrics`` and, of a failed one, ``error``),
+    ``failed``, ``ended_by``, ``worker_seconds`` (what its trials took, added up), ``asynchronous`` (trials were told as they
+    were finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer programme
+    with their ``gap``), ``sensitivity`` (:meth:`.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen``
+    (a trial), ``finalists`` (each ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``,
+    ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
+    ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
+    ``yardstick_histories`` those of the yardsticks. ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``,
+    ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``, ``nodes``, ``reason``) and ``max_abs_error``.
+    ``retention`` has, for the result and the yardsticks from which channels were removed, by role: ``chosen`` and
+    ``retained`` (shares of the baseline's task relevance, see :class:`.Retention`) and ``layers``, each with
+    ``name``, ``channels``, ``kept`` and the same two. ``output_changes`` has, per stage whose training made what it removed
+    zero: ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
+    ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
+    layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
+    ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that pruned by probabilities:
+    ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``latency``
+    is what :func:`.measure_latency` returns, or null where no search looked at it. ``test_samples`` is the
+    size of the test split, and ``remarks`` are what a person should know of the result.
+
+    Args:
+        config: The run's configuration.
+        baseline: The network that entered the first compression stage.
+        flows: The result and the yardsticks, at the end of the pipeline.
+        rows: The figures of ``baseline`` and of every flow on the test split.
+        retention: What every flow keeps of the baseline's task relevance, None where that is not known.
+        latency: The latency of all networks, None where it was not measured.
+        stages: Name and seconds of every stage.
+        test_samples: How many samples scores were measured on.
+    """
+    result = flows[RESULT]
+    searches = [_search(entry) for entry in result.searches()]
+    last = searches[-1] if searches else None
+    limits = result.searches()[-1].notes["target"] if searches else {}
+    histories = _histories(flows)
+    removals = result.removals()
+    errors = [notes["equivalence_error"] for flow in flows.values() for notes in flow.removals()]
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "target": {metric: target["text"] for metric, target in limits.items()} or None,
+        "target_met": _met(limits),
+        "baseline": rows["baseline"],
+        "result": rows[RESULT],
+        "pareto": last["pareto"] if last else [],
+        "yardsticks": {name: {**rows[name], **_candidate(flow)} for name, flow in flows.items() if name != RESULT},
+        "searches": searches,
+        "stages": stages,
+        "test_samples": test_samples,
+        "equivalence_max_abs_error": max(errors, default=None),
+        "layers": _last(removals, "layers"),
+        "bits": _last(removals, "bits"),
+        "deployment": next((entry.notes["deployment"] for entry in result.entries if "deployment" in entry.notes), None),
+        "frozen": removals[-1]["frozen"] if removals else [],
+        "activations": _activations(result),
+        "retention": {role: found for role, found in retention.items() if found is not None},
+        "latency": latency,
+        "output_changes": _output_changes(result),
+        "participation": _participation(result),
+        "remarks": [entry.notes["remark"] for entry in result.entries if entry.notes.get("remark")],
+        "histories": [history for history in histories if history["variant"] == RESULT],
+        "yardstick_histories": [history for history in histories if history["variant"] != RESULT],
+    }
+
+
+def _search(entry: Entry) -> dict[str, Any]:
+    notes = entry.notes
+    limits = notes["target"]
+    return {
+        "stage": entry.step,
+        "objectives": notes["objectives"],
+        "target": {metric: target["limit"] for metric, target in limits.items()},
+        "target_met": _met(limits),
+        "chosen": notes["trial"],
+        "finalists": notes.get("finalists", []),
+        "asynchronous": notes.get("asynchronous", False),
+        "algorithm": notes.get("algorithm", {}),
+        "sensitivity": notes.get("sensitivity"),
+        "worker_seconds": notes.get("worker_seconds", 0.0),
+        **{name: notes[name] for name in ("pareto", "trials", "failed", "ended_by", "fingerprint", "metrics")},
+        **{name: notes[name] for name in ("layers", "frozen")},
+    }
+
+
+def _last(removals: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Return the last list of that name that is not empty."""
+    return next((notes[name] for notes in reversed(removals) if notes.get(name)), [])
+
+
+def _met(limits: Mapping[str, Any]) -> bool | None:
+    return all(target["met"] for target in limits.values()) if limits else None
+
+
+def _candidate(flow: Flow) -> dict[str, Any]:
+    """Return what a yardstick's candidate was before retraining; nothing for the dense one."""
+    search = flow.last_search()
+    if search is None:
+        return {}
+    notes = search.notes
+    return {"before_retraining": notes["metrics"], "fingerprint": notes["fingerprint"], "layers": notes["layers"]}
+
+
+def _activations(result: Flow) -> list[dict[str, Any]]:
+    entries = [entry for entry in result.entries if "activations" in entry.notes]
+    return [{"stage": entry.step, **entry.notes["activations"]} for entry in entries]
+
+
+def _output_changes(result: Flow) -> list[dict[str, Any]]:
+    removed = {entry.step: entry.notes.get("removed", {}).get("output_change") for entry in result.entries}
+    return [{"stage": step, "max_abs_change": change} for step, change in removed.items() if change is not None]
+
+
+def _participation(result: Flow) -> list[dict[str, Any]]:
+    entries = [entry for entry in result.entries if entry.notes.get("participation")]
+    return [{"stage": entry.step, **entry.notes["participation"]} for entry in entries]
+
+
+def _histories(flows: Mapping[str, Flow]) -> list[dict[str, Any]]:
+    """Return every training, each once: yardsticks share the result's up to the search."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for variant, flow in flows.items():
+        own = variant != RESULT
+        start = next((index for index, entry in enumerate(flow.entries) if "layers" in entry.notes), -1) if own else -1
+        for entry in flow.entries[start + 1 :]:
+            if "history" in entry.notes:
+                found[entry.step, variant] = {"stage": entry.step, "variant": variant, "epochs": entry.notes["history"]}
+    return list(found.values())

@@ -1,0 +1,71 @@
+"""The figure of the result: its test score beside baseline and yardsticks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from search.output.numbers import count, standard_error
+from search.report.figures.style import (
+    MUTED,
+    PAPER,
+    RED,
+    SKY,
+    YARDSTICK_MARKS,
+    new_figure,
+)
+from search.report.view import score_of, words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def test_points(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """Return name, MACs and score of every network that was measured on the test split."""
+    networks = {"baseline": report.get("baseline"), "result": report.get("result"), **(report.get("yardsticks") or {})}
+    kind = score_of(report.get("result"))
+    points = []
+    for name, network in networks.items():
+        score = score_of(network)
+        macs = (network or {}).get("macs")
+        if score is not None and kind is not None and score[0] == kind[0] and macs:
+            points.append((name, float(macs), score[1]))
+    return points
+
+
+def result(points: Sequence[tuple[str, float, float]], samples: int) -> Figure:
+    """Draw the test scores of all networks, with the standard error of a mean of values from 0 to 1."""
+    points = sorted(points, key=lambda point: point[2])
+    figure = new_figure(height=1.3 + 0.4 * len(points))
+    axes = figure.add_subplot()
+    share = all(0 <= score <= 1 for _, _, score in points)
+    scale, unit = (100.0, " %") if share else (1.0, "")
+    axes.set_xlabel("score on the test split" + (" [%]" if share else ""))
+    errors = [standard_error(score, samples) * scale if share and samples else 0.0 for _, _, score in points]
+    marks = {"baseline": ("o", MUTED), "result": ("*", RED), **YARDSTICK_MARKS}
+    for place, (name, macs, score) in enumerate(points):
+        mark, color = marks.get(name, ("X", SKY))
+        big = 260 if name == "result" else 75
+        axes.errorbar([score * scale], [place], xerr=[errors[place]], color=color, linewidth=1, alpha=0.6)
+        axes.scatter([score * scale], [place], marker=mark, s=big, color=color, edgecolors=PAPER, zorder=4)
+        text = f"{score * scale:.2f}{unit} at {count(macs)} MACs"
+        axes.annotate(text, (score * scale, place), (11, 9), textcoords="offset points", va="center", fontsize=9)
+    names = ["this result" if name == "result" else words(name) for name, _, _ in points]
+    axes.set_yticks(range(len(points)), names)
+    axes.set_ylim(-0.6, len(points) - 0.4)
+    low, high = points[0][2] * scale - errors[0], points[-1][2] * scale + errors[-1]
+    spread = max(high - low, 1e-3 * max(abs(high), 1.0))
+    axes.set_xlim(low - 0.1 * spread, high + 0.45 * spread)
+    rivals = [score for name, _, score in points if name in ("uniform", "global_magnitude", "random")]
+    own = next((score for name, _, score in points if name == "result"), None)
+    title = "Before and after, on the test split"
+    if rivals and own is not None:
+        lead = (own - max(rivals)) * scale
+        title = f"The result is {abs(lead):.2f} points {'ahead of' if lead > 0 else 'behind'} the best yardstick at equal cost"
+        if abs(lead) < 0.005:
+            title = "The result and the best yardstick at equal cost score the same"
+        elif abs(lead) < math.sqrt(2) * max(errors):
+            title += f",\nwithin the standard error of {samples:,} test samples"
+    axes.set_title(title)
+    return figure

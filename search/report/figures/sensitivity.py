@@ -1,0 +1,62 @@
+"""The picture of what sensitivities predict beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from search.report.view import words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARKS = {"adam": ("s", "#e69f01"), "fisher": ("^", "#009e74"), "hutchinson": ("D", "#cc79a8"), "divergence": ("o", "#0072b2")}
+"""Mark and colour of every kind; the page swaps the colours for its own."""
+
+
+def sensitivity_figure(found: Mapping[str, Any], figure: Figure) -> Figure:
+    """Draw, for every decision, the predicted against the measured rise of the loss, with its standard error.
+
+    Args:
+        found: What :meth:`search.stages.search.sensitivity_tables.SensitivityTables.comparison` returned.
+        figure: An empty figure.
+    """
+    axes = figure.add_subplot()
+    rows = found["rows"]
+    measured, errors = [row["measured"] for row in rows], [row["standard_error"] for row in rows]
+    values = [abs(value) for row in rows for value in (row["measured"], *row["predicted"].values()) if value]
+    linear = max(min(values, default=1e-6), 1e-3 * max(values, default=1.0))
+    for kind, (mark, color) in MARKS.items():
+        predicted = [row["predicted"].get(kind) for row in rows]
+        if any(value is None for value in predicted):
+            continue
+        chosen = kind == found["kind"]
+        value = next(
+            (
+                one["value"]
+                for one in found["correlations"]
+                if (one["first"], one["second"], one["over"]) == (kind, "measured", "all")
+            ),
+            None,
+        )
+        label = f"{words(kind)}: rank correlation {value:.2f}" if value is not None else words(kind)
+        axes.errorbar(
+            predicted,
+            measured,
+            yerr=errors,
+            fmt=mark,
+            color=color,
+            markersize=6 if chosen else 4,
+            alpha=1.0 if chosen else 0.6,
+            elinewidth=0.8,
+            label=f"{label} (read by the search)" if chosen else label,
+        )
+    ends = [linear, max(values, default=1.0)]
+    axes.plot(ends, ends, color="#5f6b76", linewidth=1, linestyle=(0, (4, 3)), label="as predicted")
+    axes.set_xscale("symlog", linthresh=linear)
+    axes.set_yscale("symlog", linthresh=linear)
+    axes.set_xlabel("predicted rise of the loss")
+    axes.set_ylabel("measured rise of the loss")
+    axes.set_title("One decision at its fewest bits, all others at their most")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    return figure

@@ -1,0 +1,51 @@
+"""The latency of a run's networks, measured in turn when all is done; and what the layer table said of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from evaluators.latency.latency import Latency
+from evaluators.task import Task
+from search.config.block import Block
+from search.config.loading import Config
+from search.executors.remote_timer import evaluators_of
+from search.report.data import Flow
+from search.run.stage_run import RESULT
+
+
+def latency_of(config: Config) -> Latency | None:
+    """Return the evaluator of latency that the last search with one has, None where no search has one."""
+    blocks: list[Block] = [block for stage in config.stages for block in getattr(stage.settings, "evaluate", ())]
+    found = [evaluator for evaluator in evaluators_of(blocks, config.execution) if isinstance(evaluator, Latency)]
+    return found[-1] if found else None
+
+
+def measure_latency(latency: Latency, baseline: Flow, flows: Mapping[str, Flow], task: Task) -> dict[str, Any]:
+    """Return the latency of the baseline and of all ``flows``, run in turn, for report.json.
+
+    ``backend``, ``device``, ``threads``, ``batch_size`` and ``machine`` (the processor or GPU) say how; ``networks`` has
+    by role ``median``, ``low`` and ``high`` (milliseconds, the interval is of 95 %) and ``repetitions``. ``predicted`` is what
+    the layer table said of the result, null without one or where a later stage changed the network's structure, and ``error``
+    its relative difference from the measured median.
+    """
+    networks = {"baseline": baseline.network, **{role: flow.network for role, flow in flows.items()}}
+    timings = latency.timings([network.model for network in networks.values()], task)
+    found = {role: asdict(timing) for role, timing in zip(networks, timings, strict=True)}
+    predicted = _predicted(latency, flows[RESULT])
+    settings = latency.settings
+    return {
+        **{name: getattr(settings, name) for name in ("backend", "device", "threads", "batch_size")},
+        "machine": latency.timer.machine(settings.conditions),
+        "networks": found,
+        "predicted": predicted,
+        "error": None if predicted is None else predicted / found[RESULT]["median"] - 1.0,
+    }
+
+
+def _predicted(latency: Latency, result: Flow) -> float | None:
+    search, removals = result.last_search(), result.removals()
+    if latency.settings.mode != "table" or search is None or removals[-1] is not search.notes:
+        return None
+    return float(search.notes["metrics"]["latency_ms"]) if "latency_ms" in search.notes["metrics"] else None

@@ -1,0 +1,356 @@
+"""report.html and figures/: what report.json holds, for people. Nothing is measured here."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.output.numbers import count, metric_value, percent, points, size, times
+from search.report.bits import bit_rows, deployment_text
+from search.report.latency import latency_rows, latency_text
+from search.report.seeds import seed_rows
+from search.report.summary import target_text
+from search.report.view import Row, SearchView, score_of, search_view, words
+from spaces.errors import SecateursError
+
+
+class ReportError(SecateursError):
+    """There is nothing to report on."""
+
+
+def render(folder: str | Path) -> Path:
+    """Write ``report.html`` and ``figures/*.png`` from the ``report.json`` in a run folder.
+
+    The page needs nothing but itself: no scripts, fonts or pictures from elsewhere.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ReportError: There is no report.json, or it is no report.
+    """
+    from search.output.atomic import write_bytes, write_text
+    from search.report.figures.pictures import draw
+
+    folder = Path(folder)
+    report = _read(folder / "report.json")
+    views = [view for entry in report.get("searches") or [] if (view := search_view(entry)) is not None]
+    pictures = draw(report, views)
+    (folder / "figures").mkdir(exist_ok=True)
+    for picture in pictures:
+        write_bytes(folder / "figures" / f"{picture.name}.png", picture.png)
+    page = _page(
+        report=report,
+        headline=_headline(report),
+        networks=_networks(report),
+        yardsticks=_yardsticks(report),
+        latency=latency_rows(report),
+        latency_text=latency_text(report),
+        pictures={picture.name: picture for picture in pictures},
+        searches=[_search_row(entry, view) for entry, view in _paired(report, views)],
+        asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
+        sensitivity=[_sensitivity(entry) for entry in report.get("searches") or [] if entry.get("sensitivity")],
+        programmes=[row for entry in report.get("searches") or [] for row in _programmes(entry)],
+        stages=_stages(report),
+        whole_cost=_whole_cost(report),
+        seeds=seed_rows(report),
+        frozen=_frozen(report),
+        retention=_retention(report),
+        output_changes=report.get("output_changes") or [],
+        bits=bit_rows(report),
+        deployment=deployment_text(report),
+        merged=[row for entry in report.get("activations") or [] for row in _merged(entry)],
+        apart=[row for entry in report.get("activations") or [] for row in _apart(entry)],
+        remarks=[str(remark) for remark in report.get("remarks") or []],
+        environment=_environment(report.get("environment") or _json(folder / "environment.json")),
+        config=_text(folder / "config.yaml"),
+        error=report.get("equivalence_max_abs_error"),
+        favicon=base64.b64encode(_FAVICON.encode()).decode(),
+    )
+    path = folder / "report.html"
+    write_text(path, page)
+    return path
+
+
+_FAVICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
+    '<path d="M3 2l5 7 5-7M5 14a2 2 0 1 1 2-3l1-2 1 2a2 2 0 1 1 2 3" fill="none" stroke="#0072b2" stroke-width="1.6"/></svg>'
+)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        found = "the run has not ended yet: go on with it first" if (path.parent / "config.yaml").exists() else "no run folder"
+        raise ReportError(f"{path.parent} has no report.json ({found}); expected the folder of a run, such as runs/NAME")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReportError(f"{path} is not JSON: {error}; the same `run` command writes it anew") from None
+    if not isinstance(report, dict):
+        raise ReportError(f"{path}: expected a JSON object, got a {type(report).__name__}")
+    return report
+
+
+def _page(**content: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(**content)
+
+
+def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
+    before, after = report.get("baseline") or {}, report.get("result") or {}
+    met = report.get("target_met")
+    tiles = []
+    if before.get("macs") and after.get("macs"):
+        tiles.append((times(before["macs"], after["macs"]), "fewer MACs", f"{percent(after['macs'] / before['macs'])} left"))
+    if before.get("parameters") and after.get("parameters"):
+        share = percent(after["parameters"] / before["parameters"])
+        tiles.append((times(before["parameters"], after["parameters"]), "fewer parameters", f"{share} left"))
+    first, last = score_of(before), score_of(after)
+    if first and last and first[0] == last[0]:
+        if first[0] == "loss":
+            tiles.append((f"{last[1] - first[1]:+.4f}", "loss on the test split", f"{first[1]:.4f} to {last[1]:.4f}"))
+        else:
+            values = f"{first[1] * 100:.2f} to {last[1] * 100:.2f} %"
+            tiles.append((points(last[1] - first[1]), f"points of {words(first[0])}", f"{values}, test split"))
+    if before.get("size_bytes") and after.get("size_bytes"):
+        tiles.append((size(after["size_bytes"]), "of weights", f"from {size(before['size_bytes'])}"))
+    verdict = {True: "target met", False: "target NOT met", None: "no target"}[met if isinstance(met, bool) else None]
+    target = target_text(report["target"]) if report.get("target") else ""
+    return {"tiles": tiles, "met": met, "verdict": verdict, "target": target}
+
+
+def _figures_of(network: Mapping[str, Any]) -> list[tuple[str, float | None, str]]:
+    """Return name, value and text of everything measured on a network."""
+    entries: list[tuple[str, float | None, str]] = []
+    scores = {"top1": network.get("top1"), **(network.get("metrics") or {})}
+    for name, value in scores.items():
+        if isinstance(value, int | float):
+            fraction = name.startswith("top") or 0 <= value <= 1
+            entries.append((name, value, f"{value * 100:.2f} %" if fraction else f"{value:.4g}"))
+    if isinstance(network.get("loss"), int | float):
+        entries.append(("loss", network["loss"], f"{network['loss']:.4f}"))
+    for name, unit in (("macs", count), ("parameters", count), ("size_bytes", size), ("bit_operations", count)):
+        if isinstance(network.get(name), int | float):
+            entries.append((name, network[name], unit(network[name])))
+    if isinstance(network.get("latency_ms"), int | float):
+        entries.append(("latency_ms", network["latency_ms"], f"{network['latency_ms']:.3g} ms"))
+    return entries
+
+
+def _networks(report: Mapping[str, Any]) -> list[Row]:
+    before = {name: (value, text) for name, value, text in _figures_of(report.get("baseline") or {})}
+    rows = []
+    for name, value, text in _figures_of(report.get("result") or {}):
+        first, first_text = before.get(name, (None, "-"))
+        change = "-"
+        if first is not None and value is not None:
+            if name == "loss":
+                change = f"{value - first:+.4f}"
+            elif text.endswith("%"):
+                change = f"{points(value - first)} points"
+            elif first:
+                change = f"{times(first, value)} less" if value <= first else f"{value / first:.2f}x more"
+        rows.append(Row(words(name), (first_text, text, change)))
+    return rows
+
+
+def _yardsticks(report: Mapping[str, Any]) -> list[Row]:
+    networks = {"result": report.get("result"), **(report.get("yardsticks") or {}), "baseline": report.get("baseline")}
+    base = (report.get("baseline") or {}).get("macs")
+    own = score_of(report.get("result"))
+    rows = []
+    for name, network in networks.items():
+        score = score_of(network)
+        if not network or own is None or score is None:
+            continue
+        difference = "" if name == "result" or score[0] != own[0] else _difference(score, own)
+        share = percent(network["macs"] / base) if base and network.get("macs") else "-"
+        cells = (_score_text(score), difference, share, count(network.get("parameters")), size(network.get("size_bytes")))
+        rows.append(Row("this result" if name == "result" else words(name), cells, strong=name == "result"))
+    return rows if len(rows) > 2 else []
+
+
+def _score_text(score: tuple[str, float]) -> str:
+    return f"{score[1]:.4f}" if score[0] == "loss" else f"{score[1] * 100:.2f} %"
+
+
+def _difference(score: tuple[str, float], own: tuple[str, float]) -> str:
+    return f"{score[1] - own[1]:+.4f}" if score[0] == "loss" else points(score[1] - own[1])
+
+
+def _paired(report: Mapping[str, Any], views: Sequence[SearchView]) -> list[tuple[Mapping[str, Any], SearchView | None]]:
+    known = {view.stage: view for view in views}
+    return [(entry, known.get(str(entry.get("stage")))) for entry in report.get("searches") or []]
+
+
+def _search_row(entry: Mapping[str, Any], view: SearchView | None) -> Row:
+    trials = entry.get("trials") or []
+    full = sum(trial.get("fidelity", 1.0) >= 1.0 and trial.get("state") != "failed" for trial in trials)
+    front = str(len(entry.get("pareto") or []))
+    chosen = "-" if entry.get("chosen") is None else str(entry["chosen"])
+    limit = "-"
+    if view is not None and view.limit is not None:
+        limit = f"{words(view.cost)} <= {count(view.limit)}"
+    cells = (
+        str(len(trials)),
+        str(full),
+        str(entry.get("failed") or 0),
+        front,
+        chosen,
+        _seconds(entry.get("worker_seconds") or 0.0) or "-",
+        limit,
+        str(entry.get("ended_by") or "-"),
+    )
+    return Row(str(entry.get("stage", "search")), cells)
+
+
+def _sensitivity(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of how kinds of sensitivity agree with each other and with the measured loss."""
+    found = entry["sensitivity"]
+    kinds = list(found["rows"][0]["predicted"]) if found["rows"] else []
+    rows = [
+        Row(
+            row["decision"],
+            (
+                str(row["bits"]),
+                *(f"{row['predicted'][kind]:.2e}" for kind in kinds),
+                f"{row['measured']:.2e} ± {row['standard_error']:.1e}",
+            ),
+        )
+        for row in found["rows"]
+    ]
+    correlations = {(one["first"], one["second"], one["over"]): one["value"] for one in found["correlations"]}
+    pairs = [
+        Row(
+            f"{words(first)} and {words(second)}", tuple(_correlation(correlations.get((first, second, over))) for over in OVER)
+        )
+        for first, second in dict.fromkeys((first, second) for first, second, _ in correlations)
+    ]
+    return {
+        "stage": str(entry.get("stage", "search")),
+        "kind": found["kind"],
+        "samples": found["samples"],
+        "kinds": kinds,
+        "rows": rows,
+        "pairs": pairs,
+        "negative": list(found["negative"]),
+    }
+
+
+OVER = ("weights", "all")
+"""Which decisions rank correlations are over."""
+
+
+def _correlation(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _programmes(entry: Mapping[str, Any]) -> list[Row]:
+    """Return the integer programmes that a search solved."""
+    return [
+        Row(
+            ", ".join(f"{words(metric)} <= {metric_value(metric, limit)}" for metric, limit in one["limits"].items()),
+            (f"{one['omega']:.4g}", percent(one["gap"]), one["fingerprint"]),
+        )
+        for one in (entry.get("algorithm") or {}).get("programmes") or []
+    ]
+
+
+def _stages(report: Mapping[str, Any]) -> list[tuple[str, float, str, str]]:
+    """Return, per stage: name, share of the longest's time, its own in words, and what its yardsticks took."""
+    entries = [entry for entry in report.get("stages") or [] if isinstance(entry.get("seconds"), int | float)]
+    longest = max((entry["seconds"] for entry in entries), default=0.0) or 1.0
+    rows = []
+    for entry in entries:
+        beside = sum((entry.get("yardstick_seconds") or {}).values())
+        share = entry["seconds"] / longest
+        rows.append((words(str(entry.get("name", ""))), share, _seconds(entry["seconds"]) or "-", _seconds(beside)))
+    return rows
+
+
+def _whole_cost(report: Mapping[str, Any]) -> str:
+    """Return in words what the whole run took: evaluations, epochs, time."""
+    searches = report.get("searches") or []
+    evaluations = sum(len(entry.get("trials") or []) for entry in searches)
+    workers = sum(entry.get("worker_seconds") or 0.0 for entry in searches)
+    epochs = sum(len(entry.get("epochs") or []) for entry in report.get("histories") or [])
+    own = sum(entry.get("seconds") or 0.0 for entry in report.get("stages") or [])
+    beside = sum(sum((entry.get("yardstick_seconds") or {}).values()) for entry in report.get("stages") or [])
+    parts = [f"{evaluations} evaluations ({_seconds(workers)} of workers' time)"] if evaluations else []
+    parts += [f"{epochs} epochs of training"] if epochs else []
+    parts += [f"{_seconds(own)} in all"] if own else []
+    parts += [f"and {_seconds(beside)} for the yardsticks"] if beside else []
+    return ", ".join(parts)
+
+
+def _seconds(value: float) -> str:
+    if value <= 0:
+        return ""
+    return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def _frozen(report: Mapping[str, Any]) -> list[Row]:
+    return [
+        Row(
+            str(entry.get("name", "")),
+            (str(entry.get("size", "")), percent(entry.get("macs_share")), str(entry.get("reason", ""))),
+        )
+        for entry in report.get("frozen") or []
+    ]
+
+
+def _retention(report: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """Return what networks keep of the baseline's task relevance, and what the result keeps layer by layer."""
+    found = {role: entry for role, entry in (report.get("retention") or {}).items() if "retained" in entry}
+    networks = [
+        Row(
+            "this result" if role == "result" else words(role),
+            (percent(entry["chosen"]), percent(entry["retained"])),
+            strong=role == "result",
+        )
+        for role, entry in found.items()
+    ]
+    layers = [
+        Row(entry["name"], (f"{entry['kept']} of {entry['channels']}", percent(entry["chosen"]), percent(entry["retained"])))
+        for entry in found.get("result", {}).get("layers") or []
+    ]
+    return {"networks": networks, "layers": layers}
+
+
+def _merged(entry: Mapping[str, Any]) -> list[Row]:
+    return [
+        Row(", ".join(merge["nodes"]), (merge["where"], ", ".join(merge["activations"]), merge["result"]))
+        for merge in entry.get("merges") or []
+    ]
+
+
+def _apart(entry: Mapping[str, Any]) -> list[Row]:
+    return [Row(", ".join(left["nodes"]), (left["where"], left["reason"])) for left in entry.get("left") or []]
+
+
+def _environment(found: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+    for name, value in found.items():
+        entries = value.items() if isinstance(value, Mapping) else ((name, value),)
+        rows.extend(Row(str(key), (str(item),)) for key, item in entries if item is not None)
+    return rows
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -1,0 +1,54 @@
+"""The network that flows from stage to stage."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from evaluators.task import Task
+from spaces.quantization.record import PACK, is_quantized, pack_weights
+from spaces.transformation import apply
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and how its structure came from the original factory's.
+
+    Attributes:
+        model: The network.
+        transformations: JSON data of every change of structure, in order; see :func:`spaces.transformation.apply`.
+    """
+
+    model: nn.Module
+    transformations: tuple[dict[str, Any], ...] = ()
+
+    def copy(self) -> Network:
+        """Return the same network with weights of its own."""
+        return Network(copy.deepcopy(self.model), self.transformations)
+
+    def stored(self) -> Network:
+        """Return the form in which the network is delivered and measured: quantized weights as integers; else itself."""
+        if not is_quantized(self.model):
+            return self
+        return Network(pack_weights(self.model), (*self.transformations, PACK))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor that is saved, contiguous, on the CPU, by name."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+
+
+def rebuild(model: nn.Module, transformations: Sequence[dict[str, Any]], tensors: dict[str, Tensor]) -> Network:
+    """Return the network with the structure of the original ``model``, changed, and the weights ``tensors``."""
+    for transformation in transformations:
+        model = apply(model, transformation)
+    model.load_state_dict(tensors)
+    return Network(model.eval(), tuple(transformations))
+
+
+def restore(task: Task, transformations: Sequence[dict[str, Any]], tensors: dict[str, Tensor]) -> Network:
+    """Return a network of ``task`` with changed structure and the weights ``tensors``."""
+    return rebuild(task.build(), transformations, tensors)

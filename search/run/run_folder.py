@@ -1,0 +1,175 @@
+"""The run folder: one driver at a time, resumed only with the same configuration, model and data."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from evaluators.training.hardware import processor
+from search.config.storage_url import StorageUrl
+from search.output.atomic import recover_folder, write_json, write_text
+from search.run.differences import differences
+from spaces.errors import SecateursError
+
+_PACKAGES = ("secateurs", "torch", "torchvision", "numpy", "optuna", "deap", "safetensors", "onnx", "onnxruntime")
+_NO_CONTENT = (".lock", "log.txt", "environment.json")
+
+
+class RunFolderError(SecateursError):
+    """The run folder belongs to another driver, or to another run."""
+
+
+class RunFolder:
+    """A run's folder, locked for this process until :meth:`close` or the process's end, however it ends.
+
+    Attributes:
+        path: The folder, ``runs/NAME``.
+        resumed: Whether there was a run in it already.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from filelock import Timeout, UnixFileLock
+
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file; expected a folder, or nothing: give the run another name")
+        strange = path.is_dir() and not self.config_path.exists() and _content(path)
+        if strange:
+            raise RunFolderError(f"{path} holds {strange[0]!r} but no run (no config.yaml): give the run another name")
+        self._made = not path.exists()
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = UnixFileLock(str(path / ".lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunFolderError(
+                f"{path} is in use by another process; wait for its end, stop it, or give this run another name"
+            ) from None
+        self.resumed = self.config_path.exists()
+        recover_folder(self.best)
+
+    @property
+    def config_path(self) -> Path:
+        """The configuration the run was started with."""
+        return self.path / "config.yaml"
+
+    @property
+    def best(self) -> Path:
+        """The best network so far."""
+        return self.path / "best"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What stages leave, each in a folder of its own."""
+        return self.path / "checkpoints"
+
+    def adopt(self, config: dict[str, Any], task_fingerprint: str) -> list[str]:
+        """Take the folder for this configuration, or make sure that it is the one it was made for.
+
+        Args:
+            config: The configuration as plain data.
+            task_fingerprint: Hash of model and data.
+
+        Returns:
+            The differences that are allowed, in words.
+
+        Raises:
+            RunFolderError: Configuration, model or data differ; the message names the field.
+        """
+        environment_path = self.path / "environment.json"
+        if not self.resumed:
+            write_json(environment_path, {**environment(), "task_fingerprint": task_fingerprint, "run_id": uuid.uuid4().hex})
+            write_text(self.config_path, _yaml(config))
+            return []
+        before, after = yaml.safe_load(self.config_path.read_text()), yaml.safe_load(_yaml(config))
+        found = list(differences(_without_password(before), _without_password(after)))
+        refused = [difference for difference in found if not difference.allowed]
+        if refused:
+            more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+            raise RunFolderError(
+                f"{self.path} holds another run: {refused[0]}{more}. Only execution.* may differ, and a search's "
+                "budgets may grow: give the run another name, or give the old value back"
+            )
+        recorded = json.loads(environment_path.read_text())
+        if recorded["task_fingerprint"] != task_fingerprint:
+            raise RunFolderError(
+                f"{self.path} was made with another model or other data: task (the content of task.data, "
+                f"task.model.checkpoint or the model) had fingerprint {recorded['task_fingerprint']} and now has "
+                f"{task_fingerprint}: give the run another name"
+            )
+        if "run_id" not in recorded:
+            write_json(environment_path, {**recorded, "run_id": uuid.uuid4().hex})
+        now = environment()
+        changed = [
+            f"{name} was {recorded.get('versions', {}).get(name)} and is now {value}"
+            for name, value in now["versions"].items()
+            if recorded.get("versions", {}).get(name) != value
+        ]
+        if found:
+            write_text(self.config_path, _yaml(config))
+        return [*map(str, found), *changed]
+
+    @property
+    def run_id(self) -> str:
+        """What tells this run from another one of the same name; made by :meth:`adopt`."""
+        return str(json.loads((self.path / "environment.json").read_text())["run_id"])
+
+    def discard(self) -> None:
+        """Remove the folder again where there is nothing of a run in it."""
+        self.close()
+        if self._made and not self.config_path.exists() and not _content(self.path):
+            for name in _NO_CONTENT:
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self.discard()
+        self.close()
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine that a run's numbers come from."""
+    versions: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": sys.version.split()[0],
+        "versions": versions,
+        "system": platform.platform(),
+        "processor": processor(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _without_password(config: dict[str, Any]) -> dict[str, Any]:
+    """A storage's password may change; nothing else of it, since the study is all that a search goes on from."""
+    storage = config.get("storage")
+    return config if storage is None else {**config, "storage": StorageUrl(storage).identity}
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _content(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.name not in _NO_CONTENT)

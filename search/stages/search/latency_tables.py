@@ -1,0 +1,136 @@
+"""The latency that a search knows beforehand: the baseline's, and that of every candidate from a table of its layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from evaluators.base import Metric
+from evaluators.latency.latency import Latency
+from evaluators.latency.layer_cache import LayerCache
+from evaluators.latency.table import fitted, measure_table
+from evaluators.task import Task
+from search.output.atomic import write_json
+from spaces.base import SearchSpace
+from spaces.candidate import Candidate, Value
+from spaces.domains import Choice, Domain, Mask
+from spaces.errors import SecateursError
+from spaces.latency.layer_latency import LatencySpace, MeasuredLatency
+
+FILE = "latency.json"
+SIZES = ((1.0, 1.0), (0.7, 0.7), (0.45, 0.45), (0.25, 0.25), (0.9, 0.35), (0.35, 0.9))
+"""How large the networks are to which a table is fitted: the shares that every second decision, and the others, leave."""
+
+
+class LatencyTables:
+    """What one search knows of latency; measured once, so that the search that goes on after a kill knows the same.
+
+    Args:
+        latency: The search's evaluator of latency.
+        model: The network that enters the search.
+        baseline: The network that relative limits refer to.
+        task: Data and forward pass.
+        folder: Where the answers are kept, for the search and its yardsticks; None keeps only what the cache keeps.
+        log: Takes a line about what is being measured.
+    """
+
+    def __init__(
+        self,
+        latency: Latency,
+        model: nn.Module,
+        baseline: nn.Module,
+        task: Task,
+        folder: Path | None,
+        log: Callable[[str], None],
+    ) -> None:
+        self._latency, self._model, self._baseline, self._task, self._log = latency, model, baseline, task, log
+        self._path = None if folder is None else folder / FILE
+        described = {**asdict(latency.settings), "model": self._key(model), "baseline": self._key(baseline)}
+        self._stored: dict[str, Any] = {"of": described}
+        if self._path is not None and self._path.exists():
+            found = json.loads(self._path.read_text())
+            # As JSON has it, which knows no tuples.
+            self._stored = found if found["of"] == json.loads(json.dumps(described)) else self._stored
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """What the evaluator measures."""
+        return self._latency.metrics
+
+    def teach(self, space: SearchSpace) -> None:
+        """Let ``space`` know the latency of its candidates, where that is the evaluator's mode.
+
+        Raises:
+            SecateursError: It can't add it up from its layers, or a layer can't be measured.
+        """
+        if self._latency.settings.mode != "table":
+            return
+        if not isinstance(space, LatencySpace):
+            raise SecateursError(
+                f"evaluate.latency: the space {type(space).__name__} can't add up the latency of a candidate from its layers; "
+                "expected mode: measured"
+            )
+        if "table" not in self._stored:
+            self._store("table", self._measured(space).to_json())
+        space.use_latency(MeasuredLatency.from_json(self._stored["table"]))
+
+    def baseline(self) -> float:
+        """Return the measured latency of the baseline."""
+        if "baseline" not in self._stored:
+            self._store("baseline", self._network(self._baseline))
+        return float(self._stored["baseline"])
+
+    def _measured(self, space: Any) -> MeasuredLatency:
+        settings, conditions, timer = self._latency.settings, self._latency.settings.conditions, self._latency.timer
+        self._log(f"measuring layers and {len(SIZES)} whole networks in {settings.backend}")
+        layers = space.open_layers()
+        table = measure_table(layers, settings.points, settings.batch_size, conditions, timer, self._cache())
+        candidates = list(dict.fromkeys(_candidate(space, *shares) for shares in SIZES))
+        times = [self._network(space.realize(self._model, candidate)) for candidate in candidates]
+        return fitted(table, [space.loads(candidate) for candidate in candidates], times)
+
+    def _network(self, model: nn.Module) -> float:
+        """Return the latency of a network, measured unless one of this structure was."""
+        cache, key = self._cache(), self._key(model)
+        if cache.get(key) is None:
+            (timing,) = self._latency.timings([model], self._task)
+            cache.add({key: timing.median})
+        return cache[key]
+
+    def _key(self, model: nn.Module) -> str:
+        shape = tuple(self._task.example_inputs().shape)
+        text = f"{type(model).__module__} {model} {shape} {self._latency.settings.batch_size}"
+        return f"network {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def _cache(self) -> LayerCache:
+        conditions = self._latency.settings.conditions
+        return LayerCache(self._latency.settings.cache, self._latency.timer.machine(conditions), conditions)
+
+    def _store(self, name: str, value: Any) -> None:
+        self._stored[name] = value
+        if self._path is not None:
+            write_json(self._path, self._stored)
+
+
+def _candidate(space: SearchSpace, even: float, odd: float) -> Candidate:
+    """Return a candidate whose every second decision leaves about the share ``even`` of what it could, the others ``odd``."""
+    shares = (even, odd)
+    return Candidate({name: _value(domain, shares[place % 2]) for place, (name, domain) in enumerate(space.domains.items())})
+
+
+def _value(domain: Domain, share: float) -> Value:
+    if isinstance(domain, Mask):
+        kept = min(domain.legal_counts(), key=lambda count: abs(count - share * domain.length))
+        return "1" * kept + "0" * (domain.length - kept)
+    if isinstance(domain, Choice):
+        options = sorted(domain.options, key=lambda option: (str(type(option)), option))
+        return options[round(share * (len(options) - 1))]
+    raise SecateursError(
+        f"evaluate.latency: a table needs decisions on channels or bits, got {domain.describe}; expected mode: measured"
+    )

@@ -1,0 +1,157 @@
+"""The search loop: ask, evaluate, record, tell; and again from the record after a kill. It knows no algorithm."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from search.algorithms.base import Algorithm
+from search.executors.base import Event, Executor, Lost, Notice, Result
+from search.executors.trial_checkpoints import TrialCheckpoints
+from search.output.progress import Bar
+from search.run.stage_run import Stopwatch
+from search.stages.search.search_note import SearchNote
+from search.stages.search.settings import BudgetSettings
+from search.study.pareto import best, finished_in_full
+from search.study.study import Study
+from search.study.trial import Proposal, Trial
+from spaces.errors import SecateursError
+
+
+class SearchFailedError(SecateursError):
+    """A search in which no trial worked."""
+
+
+@dataclass
+class SearchLoop(ABC):
+    """One search over one study; the subclasses say when proposals are asked for and in which order trials are told.
+
+    Trials that the study has already are not evaluated again. Time is not up before a trial was measured in full, so that there
+    is something to deliver. Nothing is recorded before a first trial has worked, so that
+    a search that can't work as configured leaves no record.
+
+    Attributes:
+        algorithm: What to try next.
+        study: The record.
+        executor: Where trials are evaluated.
+        checkpoints: Where the trainings of trials are kept, and their end states: of the trials that the algorithm may start
+            others from, and of the best.
+        budget: When to end, beside the algorithm's own end.
+        batch: Number of proposals asked for at a time, where they are asked for in batches.
+        stopwatch: Time spent in this search, over all resumes.
+        bar: Progress.
+        note: What is shown beside it.
+        log: Takes a line about something out of the ordinary.
+        on_batch: Called with all trials after every batch that was not only read from the record.
+    """
+
+    algorithm: Algorithm
+    study: Study
+    executor: Executor
+    checkpoints: TrialCheckpoints
+    budget: BudgetSettings
+    batch: int
+    stopwatch: Stopwatch
+    bar: Bar
+    note: SearchNote
+    log: Callable[[str], None]
+    on_batch: Callable[[list[Trial]], None]
+    trials: list[Trial] = field(default_factory=list)
+    ended_by: str = ""
+    _unrecorded: list[Trial] = field(default_factory=list)
+    _any_worked: bool = False
+    _any_in_full: bool = False
+
+    def run(self) -> list[Trial]:
+        """Search to the end and return all trials, in number order.
+
+        Raises:
+            SearchFailedError: Every trial of the first batch failed; none of them is recorded, so that the same command
+                tries them again.
+            StudyError: The record does not fit the algorithm.
+        """
+        recorded = self.study.trials()
+        for trial in recorded:
+            self.checkpoints.keep(trial)
+        self._any_worked = any(trial.state == "complete" for trial in recorded)
+        self._any_in_full = bool(finished_in_full(recorded, self.study.problem))
+        self._search(recorded)
+        if len(recorded) > len(self.trials):
+            raise SecateursError(
+                f"the study {self.study.name!r} has {len(recorded)} trials and the search ends after "
+                f"{len(self.trials)}; was it changed since it was recorded?"
+            )
+        return self.trials
+
+    @abstractmethod
+    def _search(self, recorded: list[Trial]) -> None:
+        """Search until the budget is spent, ``recorded`` being what the study has already."""
+
+    def _ask(self, limit: int, waiting: bool) -> list[Proposal]:
+        """Return at most ``limit`` proposals; none only where the algorithm is ``waiting`` for trials, or finished."""
+        proposals = self.algorithm.ask(limit)
+        if not proposals and not waiting and not self.algorithm.finished:
+            raise SecateursError(
+                f"{type(self.algorithm).__name__} proposes nothing, waits for nothing and is not finished: "
+                "expected one of the three; this is a mistake in the algorithm"
+            )
+        return proposals
+
+    def _result_of(self, event: Event) -> Trial | None:
+        """Return the finished trial of an event; what else there is to tell goes to the log."""
+        if isinstance(event, Result):
+            return event.trial
+        if isinstance(event, Notice):
+            self.log(event.text)
+        elif isinstance(event, Lost):
+            self.log(f"trial {event.number}: its worker was lost ({event.reason}), {event.attempt} so far; evaluated again")
+        return None
+
+    def _record(self, trial: Trial) -> None:
+        """Add a trial to the study, as soon as any trial has worked."""
+        self._unrecorded.append(trial)
+        self._any_worked = self._any_worked or trial.state == "complete"
+        self._any_in_full = self._any_in_full or bool(finished_in_full([trial], self.study.problem))
+        if self._any_worked:
+            for waiting in self._unrecorded:
+                self.study.add(waiting)
+                self.checkpoints.keep(waiting)
+            self._unrecorded.clear()
+        self.stopwatch.save()
+
+    def _tell(self, trials: list[Trial]) -> None:
+        """Tell the algorithm of trials, and let go of the end states that neither it nor the result needs."""
+        for trial in trials:
+            self.algorithm.tell(trial)
+        if self.checkpoints.folder.exists():
+            chosen = best(self.trials, self.study.problem)
+            needed = {*self.algorithm.warm_starts, *(() if chosen is None else (chosen.number,))}
+            self.checkpoints.retain(needed, below=len(self.trials))
+
+    def _show(self, trials: list[Trial]) -> None:
+        self.bar.update(len(trials), self.note.text(trials, self.executor.busy, self.executor.workers))
+
+    def _require_success(self, done: bool) -> None:
+        """Stop a search of which everything so far failed.
+
+        Args:
+            done: Whether a batch of trials has been tried.
+        """
+        if done and self._unrecorded:
+            first = self._unrecorded[0]
+            raise SearchFailedError(
+                f"every one of the first {len(self._unrecorded)} trials failed, so the search can't work as configured; "
+                f"trial {first.number}: {first.error}"
+            )
+
+    def _spent(self) -> str:
+        """Return which budget is spent, empty while none is."""
+        if self.algorithm.finished:
+            return "algorithm"
+        if self.budget.evaluations is not None and len(self.trials) >= self.budget.evaluations:
+            return "evaluations"
+        return ""
+
+    def _out_of_time(self) -> bool:
+        return self._any_in_full and self.budget.seconds is not None and self.stopwatch.seconds >= self.budget.seconds

@@ -1,0 +1,195 @@
+"""The table of Omega that a search reads, made once and kept beside its trials; and how far it can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from evaluators.base import Evaluator
+from evaluators.sensitivity.estimates import FORWARD_BATCH, MEASURES, SensitivitySettings, calibration_batches
+from evaluators.sensitivity.loss_increase import divergence_table, loss_increases
+from evaluators.sensitivity.omega import Omega, Place, omega_table
+from evaluators.task import Task
+from search.output.atomic import write_json
+from spaces.base import SearchSpace
+from spaces.candidate import Candidate
+from spaces.domains import Choice, Mask
+
+FILE = "sensitivity.json"
+
+Table = dict[str, dict[int, float]]
+
+
+@runtime_checkable
+class HasPoints(Protocol):
+    """A space that says where values are quantized."""
+
+    points: Sequence[Place]
+
+
+class SensitivityTables:
+    """What is known of the sensitivity of one search's network.
+
+    Args:
+        space: The space; nothing is measured for one that quantizes nothing.
+        model: The network that enters the search.
+        task: Data, loss and forward pass.
+        evaluators: What candidates are measured with; the table is made where `omega` is among them, with its settings.
+        device: Where the network runs.
+        seed: The run's seed, from which probes are drawn.
+        folder: Where the answers are kept; None measures nothing, and has tables of zeros.
+        log: Takes a line about what is being measured.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        model: nn.Module,
+        task: Task,
+        evaluators: Sequence[Evaluator],
+        device: torch.device,
+        seed: int,
+        folder: Path | None,
+        log: Callable[[str], None],
+    ) -> None:
+        self._space, self._model, self._task = space, model, task
+        self._device, self._seed, self._log = device, seed, log
+        self._path = None if folder is None else folder / FILE
+        self._settings = next((one.settings for one in evaluators if isinstance(one, Omega)), None)
+        self.options = {
+            name: tuple(int(bits) for bits in domain.options if isinstance(bits, int))
+            for name, domain in space.domains.items()
+            if isinstance(domain, Choice)
+        }
+        # Sensitivity to bits is that of the whole network, whatever channels a candidate may keep.
+        self._whole = {name: "1" * domain.length for name, domain in space.domains.items() if isinstance(domain, Mask)}
+        self._places: Sequence[Place] = space.points if isinstance(space, HasPoints) else ()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to measure, and somebody who reads it."""
+        return self._settings is not None and bool(self._places)
+
+    def table(self) -> Table:
+        """Return what every choice of bits adds to Omega, by decision, measured once."""
+        if self._path is None or self._settings is None:
+            return {name: dict.fromkeys(options, 0.0) for name, options in self.options.items()}
+        found = self._stored(self._settings)["table"]
+        return {name: {int(bits): float(value) for bits, value in entries.items()} for name, entries in found.items()}
+
+    def comparison(self) -> dict[str, Any] | None:
+        """Return, for the report, the kinds of sensitivity beside each other and beside the measured rise of the loss.
+
+        ``kind`` (the one that the search reads), ``samples``, ``negative`` (decisions of a negative average trace, which
+        counts as 0), ``rows`` (per decision with a choice: ``decision``, ``bits`` (the fewest), ``weight`` (whether weights
+        have a part in it), ``predicted`` by kind, ``measured`` and ``standard_error``) and
+        ``correlations`` (``first``, ``second``, ``over``, ``value``: Spearman's rank correlations over ``weights`` and over
+        ``all`` decisions).
+
+        None where it is not wanted.
+        """
+        settings = self._settings
+        if settings is None or not self.wanted or self._path is None or not settings.compare:
+            return None
+        stored = self._stored(settings)
+        if "comparison" not in stored:
+            self._log("comparing kinds of sensitivity with the measured rise of the loss")
+            stored["comparison"] = self._compared(settings, stored)
+            write_json(self._path, stored)
+        found: dict[str, Any] = stored["comparison"]
+        return found
+
+    def _stored(self, settings: SensitivitySettings) -> dict[str, Any]:
+        """Return the file's content, measured where it is not there."""
+        assert self._path is not None
+        described = {**dataclasses.asdict(settings), "seed": self._seed}
+        found: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        if found.get("settings") != described:
+            self._log(f"measuring sensitivity ({settings.sensitivity})")
+            found = {"settings": described, **self._measured(settings)}
+            write_json(self._path, found)
+        return found
+
+    def _measured(self, settings: SensitivitySettings) -> dict[str, Any]:
+        """Return the table, and where it comes from second derivatives, what they are of the weights."""
+        most = {name: max(options) for name, options in self.options.items()}
+        if settings.sensitivity == "divergence":
+            batches = calibration_batches(self._task, settings, self._device, FORWARD_BATCH)
+            table = divergence_table(self._prepared, most, self.options, self._model, self._task, batches)
+            return {"table": _texts(table), "average": {}, "standard_error": {}, "negative": []}
+        generator = torch.Generator().manual_seed(self._seed)
+        table, weights = omega_table(
+            self._prepared(most), self._places, self.options, self._task, settings, self._device, generator
+        )
+        return {
+            "table": _texts(table),
+            "average": dict(weights.average),
+            "standard_error": dict(weights.standard_error),
+            "negative": weights.negative,
+        }
+
+    def _prepared(self, bits: Mapping[str, int]) -> nn.Module:
+        return self._space.prepare(self._model, Candidate({**self._whole, **bits})).to(self._device).eval()
+
+    def _compared(self, settings: SensitivitySettings, stored: Mapping[str, Any]) -> dict[str, Any]:
+        kinds: dict[str, Mapping[str, Any]] = {settings.sensitivity: stored}
+        for kind in MEASURES:
+            if kind not in kinds:
+                self._log(f"measuring sensitivity ({kind})")
+                kinds[kind] = self._measured(dataclasses.replace(settings, sensitivity=kind))
+        fewest = {name: min(options) for name, options in self.options.items() if len(options) > 1}
+        batches = calibration_batches(self._task, settings, self._device, max(1, min(FORWARD_BATCH, settings.samples // 4)))
+        most = {name: max(options) for name, options in self.options.items()}
+        measured = loss_increases(self._prepared, most, fewest, self._task, batches)
+        rows = [
+            {
+                "decision": name,
+                "bits": bits,
+                "weight": any(name in found["average"] for found in kinds.values()),
+                "predicted": {kind: kinds[kind]["table"][name][str(bits)] for kind in MEASURES},
+                "measured": measured[name].value,
+                "standard_error": measured[name].standard_error,
+            }
+            for name, bits in fewest.items()
+        ]
+        return {
+            "kind": settings.sensitivity,
+            "samples": settings.samples,
+            "negative": sorted({name for found in kinds.values() for name in found["negative"]}),
+            "rows": rows,
+            "correlations": _correlations(rows),
+        }
+
+
+def _texts(table: Table) -> dict[str, dict[str, float]]:
+    return {name: {str(bits): value for bits, value in entries.items()} for name, entries in table.items()}
+
+
+def _correlations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return Spearman's rank correlations of every two kinds, and of each with what was measured."""
+    found = []
+    for over, chosen in (("weights", [row for row in rows if row["weight"]]), ("all", rows)):
+        columns: dict[str, list[float]] = {kind: [row["predicted"][kind] for row in chosen] for kind in MEASURES}
+        columns["measured"] = [row["measured"] for row in chosen]
+        for first, second in itertools.combinations(columns, 2):
+            value = rank_correlation(columns[first], columns[second])
+            found.append({"first": first, "second": second, "over": over, "value": value})
+    return found
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation, None for fewer than three values or such as don't differ."""
+    from scipy.stats import spearmanr
+
+    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    value = float(spearmanr(first, second).statistic)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,99 @@
+"""Settings of the search stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from evaluators.base import Direction
+from evaluators.training.settings import TrainingSettings
+from search.config.registries import AlgorithmBlock, EvaluatorBlock, LimitField, SpaceBlock
+from spaces.importance.criterion import CriterionName
+
+Yardstick = Literal["uniform", "global_magnitude", "random", "dense_same_training"]
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """When a search ends, beside the algorithm's own end; both count across resumes.
+
+    Attributes:
+        evaluations: Number of evaluated proposals, or None.
+        seconds: Wall-clock seconds, or None.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    evaluations: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("evaluations", self.evaluations), ("seconds", self.seconds)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalistSettings:
+    """How the best candidates of a search are told apart.
+
+    Attributes:
+        count: How many are trained: the best ones or, with several objectives, some spread over the front.
+        training: How each of them is trained; later stages go on from there.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    count: int = 3
+    training: TrainingSettings
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count: expected at least 1, got {self.count}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Settings of the search stage.
+
+    Attributes:
+        space: Which decisions are open.
+        algorithm: What decides what to try next.
+        evaluate: What measures a candidate.
+        objectives: Metrics that are sought, with the direction of each; the first is the primary one.
+        target: Upper limits of costs: of the baseline's (``"<= 40%"``) or in the metric's unit (``"<= 1.2e6"``).
+        yardsticks: What is put beside the result at the same cost.
+        budget: When the search ends, beside the algorithm's own end.
+        batch: Number of proposals asked for at a time, whatever the number of workers.
+        importance: Criterion of the importance table, from which first generations and greedy yardsticks are made:
+            ``bn_scale``, ``l1``, ``l2``, ``geometric_median``; or, learnt from training samples, ``taylor``,
+            ``task_relevance`` or their product ``relevance_loss``.
+        finalists: How the best few candidates are trained when the search is over, so that the best of them then is delivered;
+            None delivers the best one of the search.
+        training: How candidates are trained before they are measured; needed for a space that trains them, and else by default
+            they are not.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    space: SpaceBlock
+    algorithm: AlgorithmBlock
+    evaluate: tuple[EvaluatorBlock, ...]
+    objectives: dict[str, Direction]
+    target: dict[str, LimitField] = field(default_factory=dict)
+    yardsticks: tuple[Yardstick, ...] = ()
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    batch: int = 16
+    importance: CriterionName = "bn_scale"
+    finalists: FinalistSettings | None = None
+    training: TrainingSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        if not self.objectives:
+            raise ValueError("objectives must name at least one metric, such as {top1: maximize, macs: minimize}")
+        if not self.evaluate:
+            raise ValueError("evaluate must name at least one evaluator, such as [accuracy, cost]")
+        if len(set(self.yardsticks)) < len(self.yardsticks):
+            raise ValueError(f"yardsticks are named twice: {list(self.yardsticks)}")

@@ -1,0 +1,238 @@
+"""Search: which of the space's networks is the best one, with yardsticks at the same cost beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from evaluators.training.checkpoint import Checkpoint
+from search.algorithms.base import Algorithm
+from search.algorithms.encoding.uniform import global_magnitude, uniform
+from search.config.registries import ALGORITHM, EXECUTOR
+from search.executors.trial_checkpoints import TrialCheckpoints
+from search.output.atomic import write_bytes
+from search.run.network import Network
+from search.run.stage_run import RESULT, StageRun
+from search.run.steps import TRIALS
+from search.stages.base import Stage
+from search.stages.search.asynchronous_loop import AsynchronousLoop
+from search.stages.search.batch_loop import BatchLoop
+from search.stages.search.context import Setup
+from search.stages.search.finalists import Finalist, choose_finalists, train_finalists
+from search.stages.search.loop import SearchFailedError
+from search.stages.search.search_note import SearchNote
+from search.stages.search.settings import BudgetSettings, SearchSettings
+from search.study.pareto import best, front, violation
+from search.study.problem import Problem
+from search.study.study import Study
+from search.study.trial import Proposal, Trial
+from search.study.trial_note import costs_of
+from spaces.domains import Mask
+from spaces.errors import SecateursError
+from spaces.ordinal import Leveled
+
+GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
+
+
+class Search(Stage):
+    """Searches the space of the network that enters, or finds the yardstick that ``run.variant`` names."""
+
+    Settings = SearchSettings
+    compresses = True
+    searches = True
+
+    def __init__(self, settings: SearchSettings) -> None:
+        self.settings = settings
+        self._setup: Setup | None = None
+
+    def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        unimportant = {"yardsticks", *(("algorithm", "budget", "batch") if variant in GREEDY else ())}
+        return {name: value for name, value in settings.items() if name not in unimportant}
+
+    def check(self, network: Network, run: StageRun) -> Network:
+        executor = run.execution.executor
+        EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
+        setup = Setup.of(network, run, self.settings)
+        setup.recipe.require_training()
+        setup.algorithm(self.settings, run.seed)
+        for name in self.settings.yardsticks:
+            if name in GREEDY:
+                GREEDY[name](setup.problem)
+        space = setup.problem.space
+        candidate = next(iter(setup.problem.starts), None) or space.sample(np.random.default_rng(run.seed))
+        return Network(
+            space.realize(setup.recipe.model, candidate), (*network.transformations, space.transformation(candidate))
+        )
+
+    def run(self, network: Network, run: StageRun) -> Network:
+        if self._setup is None or self._setup.network is not network:
+            self._setup = Setup.of(network, run, self.settings)
+        setup = self._setup
+        write_bytes(run.folder / "tables.safetensors", save(_flat(setup.problem.tables)))
+        if run.variant in GREEDY:
+            return self._finals(setup, [Finalist(Proposal(GREEDY[run.variant](setup.problem)))], run)
+        if run.variant == "random":
+            spent = len(run.found["trials"])
+            algorithm = self._random(setup, spent, run.seed)
+            return self._search(setup, algorithm, BudgetSettings(evaluations=spent), run)
+        return self._search(setup, setup.algorithm(self.settings, run.seed), self.settings.budget, run)
+
+    def _random(self, setup: Setup, spent: int, seed: int) -> Algorithm:
+        """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
+        space, own = setup.problem.space, self.settings.algorithm.settings
+        masks = any(isinstance(domain, Mask) for domain in space.domains.values())
+        leveled = isinstance(space, Leveled) and not isinstance(own, ALGORITHM.find("optuna").Settings)
+        found = ALGORITHM.find("random" if masks or leveled else "optuna")
+        settings = found.Settings(evaluations=spent)
+        if not masks and not leveled:
+            alike = own if isinstance(own, found.Settings) and spent >= own.bracket else settings
+            settings = replace(alike, sampler="random", evaluations=spent)
+        # A seed of its own: Optuna's samplers start with random draws, which would be this yardstick's as well.
+        own_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+        algorithm: Algorithm = found(setup.problem, settings, own_seed)
+        return algorithm
+
+    def _search(self, setup: Setup, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:
+        problem = setup.problem
+        if run.storage is None:
+            raise SecateursError("a search needs a storage to record its trials in")
+        suffix = "" if run.variant == RESULT else f"/{run.variant}"
+        baseline = costs_of(run.baseline if run.baseline is not None else setup.network, run.task, run.device)
+        study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem, baseline)
+        checkpoints = TrialCheckpoints(run.folder / TRIALS)
+        executor = EXECUTOR.build(run.execution.executor, setup.workload(run, checkpoints))
+        limits = [limit for limit in (algorithm.budget, budget.evaluations) if limit is not None]
+
+        def keep_best(trials: list[Trial]) -> None:
+            if run.variant == RESULT:
+                self._keep_best(setup, trials, run)
+
+        seconds_left = None if budget.seconds is None else lambda: (budget.seconds or 0.0) - run.stopwatch.seconds
+        loop_class = AsynchronousLoop if _asynchronous(run) else BatchLoop
+        try:
+            with run.log.bar(run.label, min(limits, default=None), seconds_left, at_most=True) as bar:
+                bar.update(len(study.trials()))
+                loop = loop_class(
+                    algorithm=algorithm,
+                    study=study,
+                    executor=executor,
+                    checkpoints=checkpoints,
+                    budget=budget,
+                    batch=self.settings.batch,
+                    stopwatch=run.stopwatch,
+                    bar=bar,
+                    note=SearchNote(problem),
+                    log=lambda text: run.log.write(f"{run.label}: {text}"),
+                    on_batch=keep_best,
+                )
+                trials = loop.run()
+        finally:
+            executor.close()
+        chosen = best(trials, problem)
+        if chosen is None:
+            raise SearchFailedError(
+                f"none of the {len(trials)} trials was measured in full; the last error: "
+                f"{next((trial.error for trial in reversed(trials) if trial.error), 'none')}. Raise the search's budget"
+            )
+        run.notes.update(
+            trials=[_row(trial, replace(problem, targets=setup.targets)) for trial in trials],
+            failed=sum(trial.state == "failed" for trial in trials),
+            worker_seconds=sum(trial.seconds for trial in trials),
+            ended_by=loop.ended_by or "algorithm",
+            asynchronous=run.execution.asynchronous,
+            pareto=[_point(trial, problem) for trial in front(trials, problem)],
+            algorithm=dict(algorithm.notes),
+        )
+        if run.variant == RESULT and (compared := setup.sensitivity.comparison()) is not None:
+            run.notes["sensitivity"] = compared
+        finals = self.settings.finalists
+        last = [chosen] if finals is None else choose_finalists(trials, problem, finals.count)
+        found = [Finalist(trial.proposal, checkpoints.end(trial.number), trial.number) for trial in last]
+        return self._finals(setup, found, run)
+
+    def _finals(self, setup: Setup, finalists: list[Finalist], run: StageRun) -> Network:
+        """Return the network of the best finalist, trained where they are."""
+        place, trained = 0, None
+        if self.settings.finalists is not None:
+            place, trained = train_finalists(finalists, setup, self.settings.finalists, run)
+        run.notes["trial"] = finalists[place].trial
+        network = self._deliver(setup, finalists[place].proposal, finalists[place].end, run)
+        return network if trained is None else trained
+
+    def _deliver(self, setup: Setup, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
+        """Return the network of a proposal, and note what the report needs of it."""
+        network, notes = setup.realize(proposal, end)
+        metrics = notes["metrics"]
+        run.notes.update(
+            fingerprint=proposal.candidate.fingerprint,
+            **notes,
+            layers=setup.layers(network),
+            bits=setup.bits(network),
+            frozen=setup.frozen(),
+            objectives=dict(self.settings.objectives),
+            target={
+                target.metric: {
+                    "text": str(self.settings.target[target.metric]),
+                    "limit": target.limit,
+                    "value": metrics[target.metric],
+                    "met": target.violation(metrics) == 0.0,
+                }
+                for target in setup.targets
+            },
+        )
+        return network
+
+    def _keep_best(self, setup: Setup, trials: list[Trial], run: StageRun) -> None:
+        """Put the best network so far on disk, unless it is there already."""
+        chosen = best(trials, setup.problem)
+        known = run.best.provenance() or {}
+        if chosen is None or (known.get("step"), known.get("trial")) == (run.step, chosen.number):
+            return
+        end = TrialCheckpoints(run.folder / TRIALS).end(chosen.number)
+        network, notes = setup.realize(chosen.proposal, end)
+        metrics = notes["metrics"]
+        fingerprint = chosen.proposal.candidate.fingerprint
+        run.best.replace(network, {"step": run.step, "trial": chosen.number, "fingerprint": fingerprint, "metrics": metrics})
+        names = [objective.metric for objective in setup.problem.objectives]
+        words = ", ".join(f"{name} {metrics[name]:.6g}" for name in names)
+        run.log.write(f"{run.label}: best is trial {chosen.number}: {words}", console=False)
+
+
+def _asynchronous(run: StageRun) -> bool:
+    """Return whether proposals are told as they are finished; what was recorded like that can't be replayed in batches."""
+    marker = run.folder / "asynchronous"
+    if run.execution.asynchronous:
+        write_bytes(marker, b"")
+    elif marker.exists():
+        raise SecateursError(
+            f"{run.label} was begun with execution.asynchronous: true, so that its trials are recorded in the order in which "
+            "they were finished: go on with execution.asynchronous=true, or give the run another name"
+        )
+    return bool(run.execution.asynchronous)
+
+
+def _flat(tables: Any) -> dict[str, Any]:
+    """Return the tables of arrays; that of Omega has a file of its own."""
+    arrays = {table: entries for table, entries in tables.items() if table != "omega"}
+    return {f"{table}/{name}": values for table, entries in arrays.items() for name, values in entries.items()}
+
+
+def _point(trial: Trial, problem: Problem) -> dict[str, Any]:
+    values = {objective.metric: trial.metrics[objective.metric] for objective in problem.objectives}
+    return {"trial": trial.number, "fingerprint": trial.proposal.candidate.fingerprint, **values}
+
+
+def _row(trial: Trial, problem: Problem) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "fingerprint": trial.proposal.candidate.fingerprint,
+        "fidelity": trial.proposal.fidelity,
+        "state": trial.state,
+        "metrics": dict(trial.metrics),
+        "feasible": trial.state == "complete" and violation(trial, problem) == 0.0,
+        **({"error": trial.error} if trial.error else {}),
+    }

@@ -1,0 +1,152 @@
+"""The Optuna dashboard on the studies of a run: during it and after it, only to look at."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from search.config.storage_url import StorageUrl
+from search.study.storage import JOURNAL
+from search.study.trial_note import NOTE
+from spaces.errors import SecateursError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+_STUDY = re.compile(r"/api/studies/[0-9]+")
+_LOOKING = ("GET", "HEAD", "OPTIONS")
+
+
+def find_storage(folder: Path) -> Path | StorageUrl:
+    """Return where the studies of a run are: its journal, or the database that its configuration names.
+
+    Raises:
+        SecateursError: There is neither.
+    """
+    config, journal = folder / "config.yaml", folder / JOURNAL
+    storage = yaml.safe_load(config.read_text()).get("storage") if config.is_file() else None
+    if storage is not None:
+        return StorageUrl(storage)
+    if not journal.is_file():
+        there = "it has run no search yet" if config.exists() else "it is no run folder"
+        raise SecateursError(f"{folder} has no {JOURNAL}: {there}; expected the folder of a run, such as runs/NAME")
+    return journal
+
+
+def open_to_look(where: Path | StorageUrl) -> BaseStorage:
+    """Open a run's storage beside the run, which goes on writing it.
+
+    Raises:
+        StorageError: The database can't be opened.
+    """
+    if isinstance(where, Path):
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        return JournalStorage(JournalFileBackend(str(where)))
+    from search.study.database import look_into
+
+    return look_into(where)
+
+
+def application(where: Path | StorageUrl) -> Application:
+    """Return the dashboard as a WSGI application that changes nothing, with a note beside each trial.
+
+    Raises:
+        StorageError: The database can't be opened.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import optuna
+        from optuna_dashboard import wsgi
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        inner: Application = wsgi(open_to_look(where))
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ.get("REQUEST_METHOD", "GET") not in _LOOKING:
+            return _refuse(start_response)
+        if not _STUDY.fullmatch(environ.get("PATH_INFO", "").rstrip("/")):
+            return inner(environ, start_response)
+        return _with_notes(inner, environ, start_response)
+
+    return answer
+
+
+def _refuse(start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Answer what would change a study."""
+    body = json.dumps({"reason": "the dashboard of a run only shows; its studies are the run's record"}).encode()
+    start_response("403 Forbidden", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _with_notes(inner: Application, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Answer with a study whose trials have their recorded note where the dashboard shows notes.
+
+    Optuna's dashboard keeps notes in the study and looks through all of them for each trial, which takes minutes for ten
+    thousand trials; ours are recorded with the trial.
+    """
+    started: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def start(status: str, headers: list[tuple[str, str]], details: Any = None) -> None:
+        started.append((status, headers))
+
+    body = b"".join(inner(environ, start))
+    status, headers = started[0]
+    if status.startswith("200"):
+        study = json.loads(body)
+        for trial in (*study["trials"], *study["best_trials"]):
+            notes = [entry["value"] for entry in trial["user_attrs"] if entry["key"] == NOTE]
+            if notes:
+                trial["note"] = {"version": 1, "body": notes[0]}
+                trial["user_attrs"] = [entry for entry in trial["user_attrs"] if entry["key"] != NOTE]
+        study["union_user_attrs"] = [entry for entry in study["union_user_attrs"] if entry["key"] != NOTE]
+        body = json.dumps(study, separators=(",", ":")).encode()
+        headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        headers.append(("Content-Length", str(len(body))))
+    start_response(status, headers)
+    return [body]
+
+
+def serve(folder: Path, host: str, port: int, announce: Callable[[str], None], storage: str | None = None) -> None:
+    """Serve the dashboard until interrupted.
+
+    Args:
+        folder: The run folder.
+        host: Address to listen on.
+        port: Port to listen on.
+        announce: Told where to look.
+        storage: URL of the run's database, in place of the one in its configuration, whose password is not saved.
+
+    Raises:
+        SecateursError: The run has no studies, its database can't be opened, or the address cannot be listened on.
+    """
+    from socketserver import ThreadingMixIn
+    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+    class Quiet(WSGIRequestHandler):
+        """Writes no line for each request."""
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    class Server(ThreadingMixIn, WSGIServer):
+        """Answers while it computes something long, such as the importance of parameters."""
+
+        daemon_threads = True
+
+    app = application(find_storage(folder) if storage is None else StorageUrl(storage))
+    try:
+        server = make_server(host, port, app, server_class=Server, handler_class=Quiet)
+    except OSError as error:
+        raise SecateursError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
+    with server:
+        announce(f"dashboard of {folder}: http://{host}:{server.server_port}/   (Ctrl-C ends it)")
+        server.serve_forever()

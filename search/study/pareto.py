@@ -1,0 +1,110 @@
+"""What a set of trials amounts to: the front, its hypervolume, and the one to deliver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from search.study.problem import Problem
+from search.study.trial import Trial
+
+
+def finished_in_full(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
+    """Return the trials that count: complete, at full fidelity, with finite objectives; in number order."""
+    return sorted(
+        (
+            trial
+            for trial in trials
+            if trial.state == "complete" and trial.proposal.fidelity == 1.0 and is_finite(trial.metrics, problem)
+        ),
+        key=lambda trial: trial.number,
+    )
+
+
+def is_finite(metrics: Mapping[str, float], problem: Problem) -> bool:
+    """Whether every objective was measured and is a finite number."""
+    return all(math.isfinite(metrics.get(objective.metric, math.nan)) for objective in problem.objectives)
+
+
+def gains(metrics: Mapping[str, float], problem: Problem) -> tuple[float, ...]:
+    """Return all objectives with the sign that makes larger better."""
+    return tuple(objective.gain(metrics) for objective in problem.objectives)
+
+
+def violation(trial: Trial, problem: Problem) -> float:
+    """Return the summed relative excess of a trial over the targets, 0 if it keeps them all.
+
+    A target's metric that was not measured is taken from the space's analytic costs.
+    """
+    if any(target.metric not in trial.metrics for target in problem.targets):
+        return problem.violation({**problem.space.costs(trial.proposal.candidate), **trial.metrics})
+    return problem.violation(trial.metrics)
+
+
+def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether ``first`` is nowhere worse than ``second`` and somewhere better; larger is better."""
+    return all(a >= b for a, b in zip(first, second, strict=True)) and tuple(first) != tuple(second)
+
+
+def front(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
+    """Return the non-dominated trials, by falling first objective; of equal ones the lowest number.
+
+    Feasible trials first: while there is one, those that exceed a target do not count; while there is none, only
+    those of the least violation do.
+    """
+    counted = finished_in_full(trials, problem)
+    if not counted:
+        return []
+    violations = [violation(trial, problem) for trial in counted]
+    least = min(violations)
+    by_gains: dict[tuple[float, ...], Trial] = {}
+    for trial, exceeded in zip(counted, violations, strict=True):
+        if exceeded == least:
+            by_gains.setdefault(gains(trial.metrics, problem), trial)
+    ordered = sorted(by_gains, reverse=True)
+    # A point can only be dominated by one that sorts before it.
+    kept: list[tuple[float, ...]] = []
+    for point in ordered:
+        if not any(dominates(other, point) for other in kept):
+            kept.append(point)
+    return [by_gains[point] for point in kept]
+
+
+def best(trials: Iterable[Trial], problem: Problem) -> Trial | None:
+    """Return the trial to deliver, or None where none counts.
+
+    Least violation first (0 is feasible), then the best first objective, then the lowest cost (of the targets'
+    metrics, as shares of their limits), then the other objectives, then the lowest number.
+    """
+    counted = finished_in_full(trials, problem)
+    return min(counted, key=lambda trial: _order(trial, problem), default=None)
+
+
+def ranked(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
+    """Return the trials that count in the order of :func:`best`, the one to deliver first."""
+    return sorted(finished_in_full(trials, problem), key=lambda trial: _order(trial, problem))
+
+
+def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:
+    """Return the area that two-dimensional ``points`` dominate above ``reference``; larger coordinates are better.
+
+    Raises:
+        ValueError: A point has other than two coordinates.
+    """
+    area, height = 0.0, reference[1]
+    for point in sorted((tuple(point) for point in points), reverse=True):
+        if len(point) != 2:
+            raise ValueError(f"hypervolume: expected points of two coordinates, got {point}")
+        if point[0] > reference[0] and point[1] > height:
+            area += (point[0] - reference[0]) * (point[1] - height)
+            height = point[1]
+    return area
+
+
+def _order(trial: Trial, problem: Problem) -> tuple[float, ...]:
+    metrics = trial.metrics
+    if any(target.metric not in metrics for target in problem.targets):
+        metrics = {**problem.space.costs(trial.proposal.candidate), **metrics}
+    first, *others = gains(metrics, problem)
+    cost = sum(metrics[target.metric] / target.limit for target in problem.targets)
+    return (problem.violation(metrics), -first, cost, *(-gain for gain in others), trial.number)

@@ -1,0 +1,147 @@
+"""The study: every evaluated proposal as one Optuna trial, in number order."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from search.study.pareto import violation
+from search.study.problem import Problem
+from search.study.trial import Proposal, Trial
+from search.study.trial_note import NOTE, trial_note
+from spaces.base import SearchSpace
+from spaces.candidate import Candidate, Value
+from spaces.domains import Choice, Domain, Real
+from spaces.errors import SecateursError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+
+class StudyError(SecateursError):
+    """The recorded study does not fit what is run on it."""
+
+
+class Study:
+    """The record of one search. Trials are added finished, so that each is there wholly or not at all.
+
+    Args:
+        storage: The run's storage.
+        name: The study's name, such as ``NAME/2-search``.
+        problem: What is sought; its space says how candidates are described.
+        baseline: What the network costs that all is compared with, by metric; for the notes of trials.
+
+    Raises:
+        StudyError: A study of this name has other objectives.
+        StorageError: A study of this name is another run's, or the storage does not answer.
+    """
+
+    def __init__(self, storage: BaseStorage, name: str, problem: Problem, baseline: Mapping[str, float] | None = None) -> None:
+        import optuna
+
+        self.name = name
+        self.problem = problem
+        self._baseline = dict(baseline or {})
+        directions = [objective.direction for objective in problem.objectives]
+        self._study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
+        claim = getattr(storage, "claim", None)
+        if claim is not None:
+            claim(self._study._study_id, name)
+        metrics = [objective.metric for objective in problem.objectives]
+        known = self._study.metric_names
+        if known is not None and known != metrics:
+            raise StudyError(f"study {name!r} records {known}, this search seeks {metrics}: give the run another name")
+        if known is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names(metrics)
+
+    def trials(self) -> list[Trial]:
+        """Return the recorded trials, in number order."""
+        return [_thaw(frozen) for frozen in self._study.get_trials(deepcopy=False)]
+
+    def add(self, trial: Trial) -> None:
+        """Record a finished trial; numbers must come in order."""
+        self._study.add_trial(self._freeze(trial))
+
+    def _freeze(self, trial: Trial) -> FrozenTrial:
+        from optuna.trial import TrialState, create_trial
+
+        problem, candidate = self.problem, trial.proposal.candidate
+        params = problem.space.describe(candidate)
+        complete = trial.state == "complete"
+        whole = trial.proposal.fidelity >= 1.0
+        frozen = create_trial(
+            state=(TrialState.COMPLETE if whole else TrialState.PRUNED) if complete else TrialState.FAIL,
+            values=[float(trial.metrics[objective.metric]) for objective in problem.objectives] if complete else None,
+            params=dict(params),
+            distributions=distributions(problem.space, params),
+            user_attrs={
+                "number": trial.number,
+                "candidate": candidate.to_json(),
+                "fingerprint": candidate.fingerprint,
+                "fidelity": trial.proposal.fidelity,
+                "warm_start": trial.proposal.warm_start,
+                "metrics": dict(trial.metrics),
+                "seconds": trial.seconds,
+                NOTE: trial_note(trial, problem, self._baseline),
+                **({"error": trial.error} if trial.error else {}),
+            },
+            system_attrs={"constraints": [violation(trial, problem)]} if complete and problem.targets else {},
+        )
+        if frozen.datetime_complete is not None:
+            frozen.datetime_start = frozen.datetime_complete - timedelta(seconds=trial.seconds)
+        return frozen
+
+
+def distributions(space: SearchSpace, params: dict[str, Value]) -> dict[str, BaseDistribution]:
+    """Return Optuna's description of the range of every value that a person reads."""
+    domains = space.domains
+    return {name: _distribution(value, domains.get(name)) for name, value in params.items()}
+
+
+def _distribution(value: Value, domain: Domain | None) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if isinstance(domain, Choice):
+        return CategoricalDistribution(list(domain.options))
+    if isinstance(domain, Real):
+        return FloatDistribution(domain.low, domain.high, log=domain.log)
+    if isinstance(value, float):
+        return FloatDistribution(min(0.0, value), max(1.0, value))
+    return CategoricalDistribution([value])
+
+
+def _thaw(frozen: FrozenTrial) -> Trial:
+    attributes = frozen.user_attrs
+    candidate = Candidate.from_json(attributes["candidate"])
+    if candidate.fingerprint != attributes["fingerprint"] or attributes["number"] != frozen.number:
+        raise StudyError(f"trial {frozen.number} of the study was changed since it was recorded; its run can't go on")
+    return Trial(
+        number=frozen.number,
+        proposal=Proposal(candidate, attributes["fidelity"], attributes["warm_start"]),
+        state="failed" if frozen.values is None else "complete",
+        metrics=attributes["metrics"],
+        seconds=attributes["seconds"],
+        error=attributes.get("error", ""),
+    )
+
+
+def check_replay(recorded: Trial, proposal: Proposal) -> None:
+    """Make sure that the algorithm, told the recorded trials, proposes again what was recorded.
+
+    Raises:
+        StudyError: It doesn't: another version of the program or of a library, or other hardware.
+    """
+    if recorded.proposal == proposal:
+        return
+    was, now = recorded.proposal, proposal
+    raise StudyError(
+        f"trial {recorded.number}: the study has candidate {was.candidate.fingerprint} at fidelity {was.fidelity:g}, "
+        f"but the algorithm now proposes {now.candidate.fingerprint} at fidelity {now.fidelity:g}. The search can't go "
+        "on where it stopped: was the program, a library or the machine changed? Start it again under another name"
+    )

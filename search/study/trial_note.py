@@ -1,0 +1,49 @@
+"""The note that a dashboard shows beside a trial: what its network costs and how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from search.output.numbers import metric_value, percent
+from search.output.progress import duration
+
+if TYPE_CHECKING:
+    import torch
+
+    from evaluators.task import Task
+    from search.run.network import Network
+    from search.study.problem import Problem
+    from search.study.trial import Trial
+
+NOTE = "note"
+_WORDS = {"macs": "MACs", "size_bytes": "size", "bit_operations": "bit operations", "latency_ms": "latency in ms"}
+
+
+def trial_note(trial: Trial, problem: Problem, baseline: Mapping[str, float]) -> str:
+    """Return the note, in Markdown: metrics with their share of the baseline's, fidelity, fingerprint.
+
+    Args:
+        trial: The trial.
+        problem: What is sought; its space knows the costs that were not measured.
+        baseline: The costs of the network that all is compared with.
+    """
+    candidate, fidelity = trial.proposal.candidate, trial.proposal.fidelity
+    values = {**trial.metrics, **{name: value for name, value in problem.space.costs(candidate).items() if name in baseline}}
+    lines = ["| | value | of the baseline |", "|---|---|---|"]
+    for name, value in values.items():
+        share = percent(value / baseline[name]) if baseline.get(name) else ""
+        lines.append(f"| {_WORDS.get(name, name)} | {metric_value(name, value)} | {share} |")
+    for target in problem.targets:
+        met = target.metric in values and target.violation(values) == 0.0
+        limit = f"{_WORDS.get(target.metric, target.metric)} <= {metric_value(target.metric, target.limit)}"
+        lines.append(f"| target: {limit} | {'met' if met else 'not met'} | |")
+    rest = f"fidelity {fidelity:g}, measured in {duration(trial.seconds)}, fingerprint `{candidate.fingerprint}`"
+    return "\n".join([*lines, "", rest, *(["", f"failed: {trial.error}"] if trial.error else [])])
+
+
+def costs_of(network: Network, task: Task, device: torch.device) -> dict[str, float]:
+    """Return the costs of a network, by metric."""
+    from evaluators.cost import count
+
+    return count(network.model.to(device), task.example_inputs().to(device), task.forward)

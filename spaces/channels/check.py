@@ -1,0 +1,178 @@
+"""The self-check: the sliced network must answer as the masked one does, in double precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from spaces.channels.groups import ChannelGroups, Forward, Group, call, find_groups
+from spaces.channels.masking import masked_copy
+from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.errors import EquivalenceError
+
+TOLERANCE = 1e-8
+"""Largest accepted difference in double precision, relative to the largest output."""
+
+SINGLE_TOLERANCE = 1e-4
+"""The same in single precision, in which groups are checked first; what fails is checked again in double."""
+
+
+def equivalence_error(
+    model: nn.Module, groups: ChannelGroups, mask: np.ndarray, inputs: Tensor, forward: Forward = call
+) -> float:
+    """Return the largest absolute difference between the sliced and the masked network's outputs, in float64.
+
+    Both are run in evaluation mode on random inputs of the shape of ``inputs`` (as they are where they are integers).
+
+    Raises:
+        EquivalenceError: The sliced network fails, its output has another shape, or it differs by more than
+            :data:`TOLERANCE` of the largest output.
+    """
+    exact = copy.deepcopy(model).eval()
+    return output_difference(apply_cut(exact, plan_cut(groups, mask)), masked_copy(exact, groups, mask), inputs, forward)
+
+
+def output_difference(sliced: nn.Module, masked: nn.Module, inputs: Tensor, forward: Forward = call) -> float:
+    """Return the largest absolute difference between the outputs of a sliced and a masked network, in float64.
+
+    Both networks are turned to float64 and evaluation mode in place. Inputs and errors are those of :func:`equivalence_error`.
+    """
+    return _compare(sliced.double().eval(), masked.double().eval(), _probe(inputs, torch.float64), forward, TOLERANCE)
+
+
+def _probe(inputs: Tensor, dtype: torch.dtype) -> Tensor:
+    if not inputs.is_floating_point():
+        return inputs
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device, dtype)
+
+
+def enliven(exact: nn.Module, probe: Tensor, forward: Forward) -> nn.Module:
+    """Set the BN statistics from random inputs, in place: in a fresh deep network nothing may reach the output, so that
+    any slice would look right. Left in evaluation mode.
+    """
+    norms = [m for m in exact.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    exact.eval()
+    if norms and probe.is_floating_point():
+        backup = [(norm, norm.momentum, {k: t.clone() for k, t in norm.named_buffers()}) for norm in norms]
+        try:
+            for norm in norms:
+                norm.train()
+                norm.momentum = 1.0
+            generator = torch.Generator().manual_seed(1)
+            batch = torch.randn((8, *probe.shape[1:]), generator=generator, dtype=probe.dtype).to(probe.device)
+            with torch.no_grad():
+                forward(exact, batch)
+        except Exception:
+            for norm, _, buffers in backup:
+                for name, tensor in buffers.items():
+                    norm.get_buffer(name).copy_(tensor)
+        finally:
+            for norm, momentum, _ in backup:
+                norm.momentum = momentum
+            exact.eval()
+    return exact
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
+
+
+def _compare(sliced: nn.Module, masked: nn.Module, inputs: Tensor, forward: Forward, tolerance: float) -> float:
+    with torch.no_grad():
+        expected = _tensors(forward(masked, inputs.clone()))
+        try:
+            answers = _tensors(forward(sliced, inputs.clone()))
+        except Exception as failed:
+            first = [*str(failed).strip().splitlines(), type(failed).__name__]
+            raise EquivalenceError(f"the sliced network fails: {first[0]}") from failed
+    if [answer.shape for answer in answers] != [output.shape for output in expected]:
+        shapes = [tuple(answer.shape) for answer in answers], [tuple(output.shape) for output in expected]
+        raise EquivalenceError(f"the sliced network's output has shape {shapes[0]}, expected {shapes[1]}")
+    error = max(float((one - other).abs().max()) for one, other in zip(answers, expected, strict=True))
+    scale = max(float(output.abs().max()) for output in expected)
+    if not error <= tolerance * max(scale, 1e-300):
+        raise EquivalenceError(
+            f"the sliced network's output differs from the masked one's by {error:.3g} (outputs up to {scale:.3g})"
+        )
+    return error
+
+
+def half_mask(groups: ChannelGroups, chosen: Sequence[Group], seed: int = 0) -> np.ndarray:
+    """Return a whole mask that keeps a random half of every chosen group, and all of the others."""
+    rng = np.random.default_rng(seed)
+    mask = np.ones(groups.width, dtype=bool)
+    for group in chosen:
+        removed = rng.permutation(group.size)[: group.size // 2]
+        mask[group.offset + removed] = False
+    return mask
+
+
+def find_checked_groups(
+    model: nn.Module,
+    inputs: Tensor,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    forward: Forward = call,
+) -> ChannelGroups:
+    """Find the channel groups of ``model`` and freeze, with the reason, those whose slices do not pass the self-check.
+
+    Arguments and errors are those of :func:`spaces.channels.groups.find_groups`.
+    """
+    groups = find_groups(model, inputs, include, exclude, forward)
+    single = enliven(copy.deepcopy(model).float(), _probe(inputs, torch.float32), forward)
+    half = half_mask(groups, groups.groups)
+    try:
+        small, masked = apply_cut(single, plan_cut(groups, half)), masked_copy(single, groups, half)
+        _compare(small, masked, _probe(inputs, torch.float32), forward, SINGLE_TOLERANCE)
+        return groups
+    except EquivalenceError:
+        exact = single.double()
+
+    def failure(chosen: Sequence[Group]) -> str | None:
+        try:
+            equivalence_error(exact, groups, half_mask(groups, chosen), inputs, forward)
+        except EquivalenceError as error:
+            return str(error)
+        return None
+
+    def failing(chosen: Sequence[Group]) -> dict[str, str]:
+        reason = failure(chosen)
+        if reason is None:
+            return {}
+        if len(chosen) == 1:
+            return {chosen[0].name: reason}
+        middle = len(chosen) // 2
+        found = failing(chosen[:middle]) | failing(chosen[middle:])
+        return found or {group.name: f"together with others: {reason}" for group in chosen}
+
+    while groups.groups and (bad := failing(groups.groups)):
+        groups = freeze(groups, bad)
+    return groups
+
+
+def freeze(groups: ChannelGroups, reasons: Mapping[str, str]) -> ChannelGroups:
+    """Return ``groups`` with the named open groups frozen for the reasons given."""
+    position = np.full(groups.width + 1, -1, dtype=np.int64)
+    kept: list[Group] = []
+    width = 0
+    for group in groups.groups:
+        if group.name not in reasons:
+            position[group.offset : group.offset + group.size] = np.arange(width, width + group.size)
+            kept.append(replace(group, offset=width))
+            width += group.size
+    closed = [replace(g, reason=reasons[g.name], offset=-1) for g in groups.groups if g.name in reasons]
+    ties = {
+        tensor: moved
+        for tensor, dims in groups.ties.items()
+        if (moved := {dim: p for dim, places in dims.items() if (p := position[places]).max(initial=-1) >= 0})
+    }
+    layers = tuple(replace(layer, inputs=position[layer.inputs], outputs=position[layer.outputs]) for layer in groups.layers)
+    return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.other_macs)

@@ -1,0 +1,96 @@
+"""Channel cost: MACs, parameters and bytes of any keep-mask, analytically, without building the network."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from spaces.channels.groups import ChannelGroups
+from spaces.channels.surgery import state_names
+from spaces.quantization.cost import FLOAT_BITS
+
+
+class ChannelCost:
+    """Costs of any keep-mask of one network, in a fraction of a millisecond.
+
+    MACs are multiply-accumulates (half the FLOPs) of convolutions, linear layers and attention for one sample. ``size_bytes``
+    counts every tensor of the state dict, ``bit_operations`` is MACs * 32 * 32 for float weights and activations.
+
+    Attributes:
+        layers: Names of the layers with MACs, one per call.
+        tensors: Names of the tensors of the state dict, those that are shared once.
+    """
+
+    def __init__(self, model: nn.Module, groups: ChannelGroups) -> None:
+        self._vectors: list[np.ndarray] = []
+        self._index: dict[bytes, int] = {}
+        self._last = groups.width
+        layers = [layer for layer in groups.layers if layer.macs > 0]
+        self.layers = tuple(layer.name for layer in layers)
+        self._macs = np.asarray([layer.macs for layer in layers])
+        self._other_macs = groups.other_macs
+        one = self._vector(np.asarray([-1]))
+        self._macs_out = np.asarray([self._vector(layer.outputs) for layer in layers], dtype=np.int64)
+        self._macs_in = np.asarray(
+            [self._vector(layer.inputs) if layer.groups == 1 else one for layer in layers], dtype=np.int64
+        )
+        self._reads = np.asarray([self._vector(layer.inputs) for layer in layers], dtype=np.int64)
+        names, factors, pairs, sizes, trained = [], [], [], [], []
+        persistent = model.state_dict(keep_vars=True).keys()
+        seen: set[int] = set()
+        for name, tensor in state_names(model):
+            if name not in persistent or id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            names.append(name)
+            dims = groups.ties.get(name, {})
+            rest = 1
+            for dim, size in enumerate(tensor.shape):
+                rest *= 1 if dim in dims else size
+            followed = [self._vector(places) for places in dims.values()][:2]
+            pairs.append([*followed, one, one][:2])
+            factors.append(rest)
+            sizes.append(tensor.element_size())
+            trained.append(isinstance(tensor, nn.Parameter))
+        self.tensors = tuple(names)
+        self._factors = np.asarray(factors, dtype=np.float64)
+        self._pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+        self._sizes = np.asarray(sizes, dtype=np.float64)
+        self._trained = np.asarray(trained, dtype=bool)
+        lengths = [len(places) for places in self._vectors]
+        self._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        self._joined = np.concatenate(self._vectors)
+
+    def _vector(self, places: np.ndarray) -> int:
+        key = places.tobytes()
+        if key not in self._index:
+            self._index[key] = len(self._vectors)
+            self._vectors.append(np.where(places < 0, self._last, places))
+        return self._index[key]
+
+    def of(self, mask: np.ndarray) -> dict[str, float]:
+        """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of a mask, boolean of shape ``(width,)``."""
+        by_layer, elements = self.counts(mask)
+        macs = float(by_layer.sum()) + self._other_macs
+        return {
+            "macs": macs,
+            "parameters": float(elements[self._trained].sum()),
+            "size_bytes": float((elements * self._sizes).sum()),
+            "bit_operations": macs * FLOAT_BITS * FLOAT_BITS,
+        }
+
+    def channels(self, mask: np.ndarray) -> dict[str, tuple[int, int]]:
+        """Return the input and output channels that a mask leaves of every one of :attr:`layers`, by name."""
+        left = self._left(mask).astype(np.int64)
+        pairs = zip(left[self._reads].tolist(), left[self._macs_out].tolist(), strict=True)
+        return dict(zip(self.layers, pairs, strict=True))
+
+    def counts(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the MACs of :attr:`layers` and the elements of :attr:`tensors` that a mask leaves, float64 each."""
+        left = self._left(mask)
+        macs = self._macs * left[self._macs_in] * left[self._macs_out]
+        return macs, self._factors * left[self._pairs[:, 0]] * left[self._pairs[:, 1]]
+
+    def _left(self, mask: np.ndarray) -> np.ndarray:
+        extended = np.append(mask, True).astype(np.int64)
+        return np.asarray(np.add.reduceat(extended[self._joined], self._starts), dtype=np.float64)

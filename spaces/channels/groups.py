@@ -1,0 +1,254 @@
+"""Coupled channel groups: which channels of a network can be removed, and what goes with them. Found once per model."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.channels.trace import LayerTrace, Trace
+from spaces.channels.tracing import trace_channels
+from spaces.errors import SecateursError, UnsupportedModelError
+
+Forward = Callable[[nn.Module, Tensor], Any]
+
+
+def call(model: nn.Module, inputs: Tensor) -> Any:
+    """Run a model on one tensor; the default forward."""
+    return model(inputs)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that are decided alike: each *coupled channel* of a group is one bit of the keep-mask.
+
+    Attributes:
+        name: Name of the first layer that produces the channels.
+        size: Number of coupled channels.
+        members: Names of the modules whose weights shrink with them.
+        macs_share: Share of the network's MACs in layers that read or write these channels.
+        reason: Why the group is frozen; empty for an open one.
+        offset: Position of its first channel in the network's whole mask; -1 for a frozen one.
+    """
+
+    name: str
+    size: int
+    members: tuple[str, ...]
+    macs_share: float
+    reason: str = ""
+    offset: int = -1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with weights, its channels given as positions in the whole mask (-1: always kept).
+
+    Attributes:
+        name: Module name.
+        kind: ``conv``, ``conv_transpose``, ``linear``, ``norm``, ``layer_norm`` or ``group_norm``.
+        inputs: Mask position of every input channel, of shape ``(in,)``.
+        outputs: Mask position of every output channel, of shape ``(out,)``.
+        macs: Multiply-accumulates per pair of input and output channel (per output channel where ``groups > 1``).
+        groups: Number of convolution or normalization groups.
+        channel_dim: Dimension of the module's input that holds the channels, counted from the end.
+    """
+
+    name: str
+    kind: str
+    inputs: np.ndarray
+    outputs: np.ndarray
+    macs: float
+    groups: int
+    channel_dim: int
+
+    @property
+    def total_macs(self) -> float:
+        """Multiply-accumulates for one sample with every channel kept."""
+        return self.macs * len(self.outputs) * (len(self.inputs) if self.groups == 1 else 1)
+
+
+@dataclass(frozen=True)
+class ChannelGroups:
+    """The open and frozen channel groups of one network, and where in its tensors they lie.
+
+    Attributes:
+        groups: The open groups, in graph order.
+        frozen: The frozen ones, each with its reason.
+        ties: By state tensor and dimension, the mask position of every index (-1: always kept).
+        layers: Layers with weights in the order of their first use.
+        other_macs: Multiply-accumulates of modules that are none of these layers, such as attention; no mask changes them.
+    """
+
+    groups: tuple[Group, ...]
+    frozen: tuple[Group, ...]
+    ties: Mapping[str, Mapping[int, np.ndarray]]
+    layers: tuple[Layer, ...]
+    other_macs: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Length of the whole mask: coupled channels over all open groups."""
+        return sum(group.size for group in self.groups)
+
+    def mask(self, kept: Mapping[str, str]) -> np.ndarray:
+        """Join the keep-masks of all groups into one, boolean of shape ``(width,)``."""
+        text = "".join(kept[group.name] for group in self.groups)
+        return np.asarray(np.frombuffer(text.encode(), dtype=np.uint8) == ord("1"))
+
+    def open_share(self, kinds: Sequence[str] = ("conv",)) -> float:
+        """Return the share of MACs of layers of ``kinds`` that read or write open channels; attention goes with ``linear``."""
+        layers = [layer for layer in self.layers if layer.kind in kinds]
+        total = sum(layer.total_macs for layer in layers) + (self.other_macs if "linear" in kinds else 0.0)
+        opened = sum(layer.total_macs for layer in layers if (layer.outputs >= 0).any() or (layer.inputs >= 0).any())
+        return opened / total if total else 0.0
+
+
+def find_groups(
+    model: nn.Module,
+    inputs: Tensor,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    forward: Forward = call,
+) -> ChannelGroups:
+    """Find the coupled channel groups of ``model`` by one labelled forward pass, and check them by slicing.
+
+    Args:
+        model: The network; left unchanged.
+        inputs: One batch of a single sample, of shape ``(1, ...)``.
+        include: Name patterns (``layer1.*``); where given, only groups that a matching layer produces are open.
+        exclude: Name patterns of layers whose channels stay.
+        forward: How ``model`` is run on ``inputs``.
+
+    Raises:
+        UnsupportedModelError: The forward pass fails, or a pattern matches no layer.
+    """
+    _check_patterns(model, include, exclude)
+    try:
+        trace = trace_channels(model, forward, inputs)
+    except SecateursError:
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"the network's forward pass failed on an input of shape {tuple(inputs.shape)}: {type(error).__name__}: {error}. "
+            "Check the model's arguments (input channels, classes, image size) against the data."
+        ) from error
+    _freeze_by_name(trace, include, exclude)
+    return _number(trace)
+
+
+def _check_patterns(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> None:
+    names = [name for name, _ in model.named_modules() if name]
+    weighted = [name for name, module in model.named_modules() if getattr(module, "weight", None) is not None]
+    for pattern in (*include, *exclude):
+        if not any(fnmatch.fnmatch(name, pattern) for name in names):
+            raise UnsupportedModelError(
+                f"the name pattern {pattern!r} matches no layer of the network; its layers are called like "
+                + ", ".join(repr(name) for name in (weighted or names)[:3])
+                + ". `python -m search inspect CONFIG` lists them."
+            )
+
+
+def _freeze_by_name(trace: Trace, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def matches(name: str, patterns: Sequence[str]) -> str | None:
+        parents = [name.rsplit(".", cut)[0] for cut in range(name.count(".") + 1)]
+        return next((p for p in patterns if any(fnmatch.fnmatch(n, p) for n in (name, *parents))), None)
+
+    included: set[int] = set()
+    produced: list[LayerTrace] = [layer for layer in trace.layers if layer.kind in ("conv", "conv_transpose", "linear")]
+    for layer in produced:
+        pattern = matches(layer.name, exclude)
+        if pattern is not None:
+            trace.atoms.freeze(layer.outputs, f"excluded by the pattern {pattern!r}")
+        if include and matches(layer.name, include) is not None:
+            included.update(trace.atoms.roots(layer.outputs).tolist())
+    if include:
+        for layer in produced:
+            roots = trace.atoms.roots(layer.outputs)
+            rest = torch.as_tensor([root for root in roots.tolist() if root not in included], dtype=torch.int64)
+            trace.atoms.freeze(rest, "no include pattern names it")
+
+
+def _number(trace: Trace) -> ChannelGroups:
+    """Turn atoms into groups (atoms with the same members) and give every open one its place in the mask."""
+    tied = [(tie.tensor, tie.dim, trace.atoms.roots(tie.atoms)) for tie in trace.ties]
+    producers: dict[int, str] = {}
+    order: list[int] = []
+    for layer in trace.layers:
+        if layer.kind in ("conv", "conv_transpose", "linear"):
+            for root in trace.atoms.roots(layer.outputs).tolist():
+                if root and root not in producers:
+                    producers[root] = layer.name
+                    order.append(root)
+    members: dict[int, list[str]] = {root: [] for root in order}
+    signature: dict[int, list[tuple[str, int]]] = {root: [] for root in order}
+    for tensor, dim, roots in tied:
+        for root in np.unique(roots).tolist():
+            if root in members:
+                signature[root].append((tensor, dim))
+                module = tensor.rpartition(".")[0]
+                if module not in members[root]:
+                    members[root].append(module)
+    buckets: dict[tuple[Any, ...], list[int]] = {}
+    for root in order:
+        key = (trace.atoms.reason(root) or "", producers[root], tuple(signature[root]))
+        buckets.setdefault(key, []).append(root)
+    other_macs = max(0.0, trace.macs - sum(_total_macs(layer) for layer in trace.layers))
+    shares = _macs_shares(trace, other_macs)
+    taken: dict[str, int] = {}
+    groups: list[Group] = []
+    frozen: list[Group] = []
+    position: dict[int, int] = {}
+    for (reason, producer, _), bucket in buckets.items():
+        taken[producer] = taken.get(producer, 0) + 1
+        name = producer if taken[producer] == 1 else f"{producer}#{taken[producer]}"
+        share = max(shares.get(root, 0.0) for root in bucket)
+        alone = "" if len(bucket) > 1 or reason else "a single coupled channel, which must stay"
+        if reason or alone:
+            frozen.append(Group(name, len(bucket), tuple(members[bucket[0]]), share, reason or alone))
+            continue
+        offset = len(position)
+        position.update({root: offset + place for place, root in enumerate(bucket)})
+        groups.append(Group(name, len(bucket), tuple(members[bucket[0]]), share, "", offset))
+
+    def places(roots: np.ndarray) -> np.ndarray:
+        return np.asarray([position.get(root, -1) for root in roots.tolist()], dtype=np.int64)
+
+    ties: dict[str, dict[int, np.ndarray]] = {}
+    for tensor, dim, roots in tied:
+        if (found := places(roots)).max(initial=-1) >= 0:
+            ties.setdefault(tensor, {})[dim] = found
+    layers = tuple(
+        Layer(
+            layer.name,
+            layer.kind,
+            places(trace.atoms.roots(layer.inputs)),
+            places(trace.atoms.roots(layer.outputs)),
+            layer.macs,
+            layer.groups,
+            layer.channel_dim,
+        )
+        for layer in trace.layers
+    )
+    return ChannelGroups(tuple(groups), tuple(frozen), ties, layers, other_macs)
+
+
+def _total_macs(layer: LayerTrace) -> float:
+    return layer.macs * len(layer.outputs) * (len(layer.inputs) if layer.groups == 1 else 1)
+
+
+def _macs_shares(trace: Trace, other_macs: float) -> dict[int, float]:
+    """Return, by root, the share of all MACs in layers that read or write its channels."""
+    shares: dict[int, float] = {}
+    total = other_macs
+    for layer in trace.layers:
+        macs = _total_macs(layer)
+        total += macs
+        both = np.union1d(trace.atoms.roots(layer.inputs), trace.atoms.roots(layer.outputs))
+        for root in both.tolist():
+            shares[root] = shares.get(root, 0.0) + macs
+    return {root: macs / total for root, macs in shares.items()} if total else {}

@@ -1,0 +1,47 @@
+"""The channel groups of a network that was sliced, as a subset of those of the network that it was sliced from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from spaces.channels.groups import ChannelGroups
+from spaces.channels.surgery import Cut
+
+
+def kept_channels(groups: ChannelGroups, cuts: Iterable[Cut]) -> np.ndarray:
+    """Return which channels are left after ``cuts``, one after the other, boolean of shape ``(groups.width,)``."""
+    kept: dict[tuple[str, int], Any] = {}
+    for cut in cuts:
+        for tensor, dims in cut.kept.items():
+            for dim, indices in dims.items():
+                before = kept.get((tensor, dim))
+                kept[tensor, dim] = np.asarray(indices) if before is None else before[indices]
+    mask = np.zeros(groups.width, dtype=bool)
+    for tensor, along in groups.ties.items():
+        for dim, places in along.items():
+            left = places[kept[tensor, dim]] if (tensor, dim) in kept else places
+            mask[left[left >= 0]] = True
+    return mask
+
+
+def subset(groups: ChannelGroups, mask: np.ndarray) -> ChannelGroups:
+    """Return the groups of the network that ``mask``, boolean of shape ``(groups.width,)``, slices out of theirs."""
+    position = np.append(np.where(mask, np.cumsum(mask) - 1, -1), -1)
+    stays = np.append(mask, True)
+    kept = []
+    for group in groups.groups:
+        size = int(mask[group.offset : group.offset + group.size].sum())
+        kept.append(replace(group, size=size, offset=int(mask[: group.offset].sum())))
+    ties = {
+        tensor: {dim: position[places[stays[places]]] for dim, places in dims.items()} for tensor, dims in groups.ties.items()
+    }
+    layers = []
+    for layer in groups.layers:
+        inputs, outputs = (position[places[stays[places]]] for places in (layer.inputs, layer.outputs))
+        count = layer.groups if layer.groups == 1 else layer.groups * len(inputs) // max(1, len(layer.inputs))
+        layers.append(replace(layer, inputs=inputs, outputs=outputs, groups=count))
+    return ChannelGroups(tuple(kept), groups.frozen, ties, tuple(layers), groups.other_macs)

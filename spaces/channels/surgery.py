@@ -1,0 +1,165 @@
+"""Channel surgery: slicing a keep-mask out of a network's tensors, without copying or re-tracing the network.
+
+The cut is first a plan of plain data (:class:`Cut`): which indices of which dimension of which state tensor stay, and
+which sizes the modules announce afterwards. The same plan, read back from JSON, rebuilds the structure in another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.channels.groups import ChannelGroups
+
+_BOOKKEEPING = [
+    (key, type(value))
+    for key, value in vars(nn.Module()).items()
+    if isinstance(value, dict | set) and key not in ("_parameters", "_buffers", "_modules")
+]
+"""Every other container that a module owns (its hooks), with its type."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which indices stay, as plain data.
+
+    Attributes:
+        kept: By state tensor and dimension, the indices that stay, ascending.
+        attributes: By module, the attributes that announce its new sizes.
+    """
+
+    kept: Mapping[str, Mapping[int, Any]]
+    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kept": {
+                name: {str(dim): [int(index) for index in indices] for dim, indices in dims.items()}
+                for name, dims in self.kept.items()
+            },
+            "attributes": {
+                module: {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+                for module, fields in self.attributes.items()
+            },
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Cut:
+        kept = {
+            name: {int(dim): np.asarray(indices, dtype=np.int64) for dim, indices in dims.items()}
+            for name, dims in data["kept"].items()
+        }
+        attributes = {
+            module: {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+            for module, fields in data["attributes"].items()
+        }
+        return Cut(kept, attributes)
+
+
+def plan_cut(groups: ChannelGroups, mask: np.ndarray) -> Cut:
+    """Turn a whole keep-mask, boolean of shape ``(groups.width,)``, into a :class:`Cut`."""
+    extended = np.append(mask, True)
+    cache: dict[bytes, np.ndarray] = {}
+
+    def stay(places: np.ndarray) -> np.ndarray:
+        key = places.tobytes()
+        if key not in cache:
+            cache[key] = np.flatnonzero(extended[places])
+        return cache[key]
+
+    kept: dict[str, dict[int, np.ndarray]] = {}
+    for tensor, dims in groups.ties.items():
+        shorter = {dim: indices for dim, places in dims.items() if len(indices := stay(places)) < len(places)}
+        if shorter:
+            kept[tensor] = shorter
+    attributes: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    for layer in groups.layers:
+        inputs, outputs = len(stay(layer.inputs)), len(stay(layer.outputs))
+        if inputs == len(layer.inputs) and outputs == len(layer.outputs):
+            continue
+        attributes[layer.name] = _sizes(layer.kind, inputs, outputs, layer.groups, len(layer.inputs))
+    return Cut(kept, attributes)
+
+
+def _sizes(kind: str, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
+    if kind in ("conv", "conv_transpose"):
+        remaining = groups if groups == 1 else groups * inputs // before
+        return {"in_channels": inputs, "out_channels": outputs, "groups": remaining}
+    if kind == "linear":
+        return {"in_features": inputs, "out_features": outputs}
+    if kind == "layer_norm":
+        return {"normalized_shape": (inputs,)}
+    if kind == "group_norm":
+        return {"num_channels": inputs, "num_groups": groups if groups == 1 else groups * inputs // before}
+    return {"num_features": inputs}
+
+
+def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Return the smaller network: modules are cloned shallowly, tensors are sliced or copied.
+
+    Args:
+        model: The dense network; left unchanged.
+        cut: What stays.
+        replaced: Tensors to use as they are instead of slices of the stored ones, by name.
+    """
+    indices: dict[tuple[int, torch.device], Tensor] = {}
+    tensors: dict[int, Tensor] = {}
+    memo: dict[int, nn.Module] = {}
+
+    def index(stay: Any, device: torch.device) -> Tensor:
+        key = (id(stay), device)
+        if key not in indices:
+            indices[key] = torch.from_numpy(np.ascontiguousarray(stay)).to(device)
+        return indices[key]
+
+    def sliced(name: str, tensor: Tensor, parameter: bool) -> Tensor:
+        found = tensors.get(id(tensor))
+        if found is not None:
+            return found
+        result = tensor
+        if replaced is not None and name in replaced:
+            result = replaced[name]
+        else:
+            for dim, stay in cut.kept.get(name, {}).items():
+                result = result.index_select(dim, index(stay, tensor.device))
+        if result is tensor:
+            result = tensor.clone()
+        if parameter:
+            result = nn.Parameter(result, tensor.requires_grad)
+        tensors[id(tensor)] = result
+        return result
+
+    def smaller(own: Mapping[str, Tensor | None], prefix: str, parameters: bool) -> dict[str, Tensor | None]:
+        return {name: None if tensor is None else sliced(prefix + name, tensor, parameters) for name, tensor in own.items()}
+
+    def clone(module: nn.Module, prefix: str) -> nn.Module:
+        if id(module) in memo:
+            return memo[id(module)]
+        copy = module.__class__.__new__(module.__class__)
+        memo[id(module)] = copy
+        state = copy.__dict__
+        state.update(module.__dict__)
+        # Most are empty, and a network has a thousand of them: a new one is made faster than copied.
+        for key, kind in _BOOKKEEPING:
+            state[key] = state[key].copy() if state[key] else kind()
+        state["_parameters"] = smaller(state["_parameters"], prefix, True)
+        state["_buffers"] = smaller(state["_buffers"], prefix, False)
+        state["_modules"] = {
+            name: None if child is None else clone(child, f"{prefix}{name}.") for name, child in state["_modules"].items()
+        }
+        state.update(cut.attributes.get(prefix[:-1], {}))
+        return copy
+
+    with torch.no_grad():
+        return clone(model, "")
+
+
+def state_names(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter and buffer with its name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()

@@ -1,0 +1,146 @@
+"""The tracer: the labels of every tensor of one forward pass, and what is known of the modules meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from spaces.channels.labels import along, compact
+from spaces.channels.trace import Tie, Trace
+from spaces.layers.macs import module_macs
+
+
+class Tracer:
+    """What a labelled forward pass of ``model`` knows while it runs, and finds.
+
+    Attributes:
+        trace: What was found so far.
+        atoms: Its channel atoms.
+        names: State names of parameters and buffers, by identity.
+        modules: Modules by name.
+        stack: The modules that are running, each with its name and first input; the innermost last.
+        suspended: Whether operators are passed over, because a layer rule answers for them.
+        labelled: Labels of the tensors that have any.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.trace = Trace()
+        self.atoms = self.trace.atoms
+        self.names: dict[int, str] = {id(tensor): name for name, tensor in model.named_parameters()}
+        self.names |= {id(tensor): name for name, tensor in model.named_buffers()}
+        self.modules: dict[str, nn.Module] = dict(model.named_modules())
+        self.stack: list[tuple[str, nn.Module, Tensor | None]] = []
+        self.suspended = False
+        self.labelled: Any = WeakTensorKeyDictionary()
+        self._tied: dict[tuple[str, int], Tensor] = {}
+        self._model = model
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Know, inside, which module is running."""
+        handles = []
+
+        def enter(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+                first = args[0] if args and isinstance(args[0], Tensor) else None
+                self.stack.append((name, module, first))
+
+            return hook
+
+        def leave(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+            self.stack.pop()
+            self.trace.macs += module_macs(module, args, keywords, output)
+
+        for name, module in self.modules.items():
+            if not isinstance(module, torch.jit.ScriptModule):
+                handles.append(module.register_forward_pre_hook(enter(name)))
+                handles.append(module.register_forward_hook(leave, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @property
+    def where(self) -> str:
+        """The name of the module that is running."""
+        return (self.stack[-1][0] or "the network itself") if self.stack else "the network itself"
+
+    def owner(self, tensor: Tensor) -> str | None:
+        """Return the running module's name if ``tensor`` is its own weight, else None."""
+        name = self.names.get(id(tensor), "")
+        return self.where if self.stack and name.rpartition(".")[0] == self.stack[-1][0] else None
+
+    def labels(self, tensor: Tensor) -> Tensor:
+        """Return the labels of ``tensor``, int64 of its shape."""
+        found: Tensor | None = self.labelled.get(tensor)
+        if found is None:
+            return torch.zeros((), dtype=torch.int64).expand(tensor.shape)
+        return found
+
+    def set_labels(self, tensor: Tensor, labels: Tensor) -> None:
+        self.labelled[tensor] = labels
+
+    def tie(self, tensor: Tensor | None, dim: int, atoms: Tensor) -> None:
+        """Let dimension ``dim`` of a parameter or buffer follow ``atoms``; a second use unites both."""
+        if tensor is None:
+            return
+        name = self.names.get(id(tensor))
+        if name is None:
+            self.atoms.freeze(atoms, f"{self.where}: its weight is computed from others, not stored")
+            return
+        earlier = self._tied.get((name, dim))
+        if earlier is None:
+            self._tied[name, dim] = atoms
+            self.trace.ties.append(Tie(name, dim, atoms))
+            return
+        self.atoms.unite(earlier, atoms)
+        self.atoms.freeze(atoms[earlier == 0], f"{self.where}: shares its weight with a place without channels")
+        self.atoms.freeze(earlier[atoms == 0], f"{self.where}: shares its weight with a place without channels")
+
+    def tied(self, tensor: Tensor, dim: int) -> Tensor | None:
+        """Return the atoms that an earlier use gave to a dimension of a weight."""
+        return self._tied.get((self.names.get(id(tensor), ""), dim))
+
+    def stored_labels(self, tensor: Tensor) -> Tensor:
+        """Return labels for a parameter or buffer that meets activations outside a layer: fresh where one dimension is open."""
+        wide = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+        if len(wide) != 1:
+            return self.labels(tensor)
+        atoms = self.tied(tensor, wide[0])
+        if atoms is None:
+            atoms = self.atoms.new(tensor.shape[wide[0]])
+            self.tie(tensor, wide[0], atoms)
+        return along(atoms, wide[0], tensor.shape)
+
+    def opaque(self, name: str, tensors: list[Tensor]) -> None:
+        """Freeze every channel that an operator which is not handled reads."""
+        for tensor in tensors:
+            if tensor in self.labelled:
+                self.atoms.freeze(self.labels(tensor), f"{self.where}: {name} is not handled")
+
+    def rectangular(self, labels: Tensor) -> Tensor:
+        """Unite labels until they change along one dimension only, so that what is kept stays a full block."""
+        small = compact(labels)
+        wide = [dim for dim, size in enumerate(small.shape) if size > 1]
+        if len(wide) > 1:
+            distinct = {dim: len(torch.unique(small.select(dim, 0))) for dim in wide}
+            lines = {dim: small.movedim(dim, 0).reshape(small.shape[dim], -1)[:, 0] for dim in wide}
+            main = max(wide, key=lambda dim: (len(torch.unique(lines[dim])), -distinct[dim]))
+            line = along(lines[main], main, small.shape)
+            self.atoms.unite(line, small)
+            self.atoms.freeze(line[small == 0], f"{self.where}: joined with values of no channel")
+            self.atoms.freeze(small[line == 0], f"{self.where}: joined with values of no channel")
+            small = along(lines[main], main, small.shape)
+        return small.expand(labels.shape)
+
+    def label_of(self, value: Any) -> Any:
+        """Return the labels of a tensor, stored ones included; anything that is no tensor as it is."""
+        if not isinstance(value, Tensor):
+            return value
+        return self.stored_labels(value) if id(value) in self.names else self.labels(value)

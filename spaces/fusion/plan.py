@@ -1,0 +1,194 @@
+"""Which activations of a PyTorch graph become one.
+
+Beside the algebra (:mod:`spaces.fusion.piecewise_linear`) this minds memory: an in-place activation changes a tensor that
+others may read, under another name too, and what is merged must not change what they see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from spaces.fusion.nodes import Constants, Found, dtype_of, find, has_new_memory
+from spaces.fusion.piecewise_linear import Activation, Run, fold
+from spaces.fusion.report import FusionReport, Left, Merge
+
+
+@dataclass(frozen=True)
+class Step:
+    """Connected activations to be replaced by one.
+
+    Attributes:
+        members: The activations, in the order in which they are applied.
+        activation: What they are together.
+        exact: Whether no slopes were multiplied.
+        anchor: The member in whose place the one stands: the first that isn't the identity.
+    """
+
+    members: tuple[Found, ...]
+    activation: Activation
+    exact: bool
+    anchor: int
+
+    @property
+    def inplace(self) -> bool:
+        """Whether the one changes its input's memory."""
+        return self.members[self.anchor].inplace and self.activation.kind != "PReLU"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What can be merged in a graph, and what can't and why."""
+
+    steps: tuple[Step, ...]
+    report: FusionReport
+
+
+def plan(
+    graph: fx.Graph,
+    owner: nn.Module,
+    constants: Constants,
+    literal: bool = False,
+    usable: Callable[[Found], str | None] = lambda found: None,
+) -> Plan:
+    """Find the connected activations of ``graph`` that can be merged; nothing is changed.
+
+    Args:
+        graph: The graph.
+        owner: The module that the graph's modules belong to.
+        constants: Returns the tensor that a node always stands for, or None.
+        literal: See :func:`spaces.fusion.piecewise_linear.merge`.
+        usable: Returns why an activation must stay as it is, or None.
+    """
+    found = find(graph, owner, constants)
+    memory = _Memory(found, owner)
+    default = _dtype(owner)
+    left = [Left(_where(one, owner), (_name(one),), one.reason) for one in found.values() if one.activation is None]
+    steps, merges = [], []
+    for chain, reason in _chains(found, memory, usable):
+        activations = [one.activation for one in chain if one.activation is not None]
+        dtype = dtype_of(chain[-1].node) or default
+        runs, reasons = fold(activations, dtype, literal, lambda run, chain=chain: memory.forbids(chain, run))  # type: ignore[misc]
+        for run in runs:
+            members = chain[run.start : run.stop]
+            real = [index for index, one in enumerate(members) if not one.passes_on]
+            # An identity costs nothing here; it is only passed through on the way from one activation to the next.
+            if len(real) < 2:
+                continue
+            steps.append(Step(tuple(members), run.activation, run.exact, real[0]))
+            words = tuple(activation.text for activation in activations[run.start : run.stop])
+            names = tuple(map(_name, members))
+            merges.append(Merge(_where(members[0], owner), names, words, run.activation.text, run.exact))
+        pairs = [((chain[one], chain[other]), text) for (one, other), text in reasons.items()]
+        if reason is not None:
+            pairs.append(reason)
+        left.extend(
+            Left(_where(one, owner), (_name(one), _name(other)), text)
+            for (one, other), text in pairs
+            if not (one.passes_on or other.passes_on)
+        )
+    return Plan(tuple(steps), FusionReport(tuple(merges), tuple(left)))
+
+
+_Refused = tuple[tuple[Found, Found], str]
+
+
+def _chains(
+    found: Mapping[fx.Node, Found], memory: _Memory, usable: Callable[[Found], str | None]
+) -> list[tuple[list[Found], _Refused | None]]:
+    """Return the longest chains of connected activations, each with why it doesn't go on from what is before it."""
+    chains: dict[fx.Node, list[Found]] = {}
+    started: list[tuple[list[Found], _Refused | None]] = []
+    for one in found.values():
+        if one.activation is None:
+            continue
+        before = found.get(one.source)
+        refused: _Refused | None = None
+        if before is not None and before.activation is not None:
+            reason = usable(before) or usable(one) or memory.separates(before, one)
+            if reason is None:
+                chain = chains.pop(before.node)
+                chain.append(one)
+                chains[one.node] = chain
+                continue
+            refused = ((before, one), reason)
+        chain = [one]
+        chains[one.node] = chain
+        started.append((chain, refused))
+    return started
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Who can see the memory that activations change."""
+
+    found: Mapping[fx.Node, Found]
+    owner: nn.Module
+
+    def separates(self, one: Found, other: Found) -> str | None:
+        """Return why ``other``, which reads ``one``, must stay apart from it, or None."""
+        users = one.node.users
+        if len(users) > 1:
+            return f"the output of {_name(one)} is read {len(users)} times"
+        if one.passes_on or other.passes_on or not one.inplace or self.unseen(one):
+            return None
+        if other.inplace and _next(one.node) is other.node:
+            return None
+        return f"{_name(one)} changes its input in place, which others may see"
+
+    def forbids(self, chain: list[Found], run: Run) -> str | None:
+        """Return why a run of ``chain`` must not be put in the place of its members, or None."""
+        first = next((chain[index] for index in run.members if not chain[index].passes_on), None)
+        if first is None or self.unseen(first):
+            return None
+        if first.inplace and run.activation.kind == "PReLU":
+            return f"{_name(first)} changes its input in place, which others may see, and a PReLU can't"
+        if not first.inplace and run.activation.kind == "Identity":
+            return "together they return their input itself, which others may change"
+        return None
+
+    def unseen(self, one: Found) -> bool:
+        """Whether nothing but ``one`` can see the memory of its input."""
+        source, reader = one.source, one.node
+        while set(source.users) == {reader}:
+            before = self.found.get(source)
+            if before is None:
+                return has_new_memory(source, self.owner)
+            if before.activation is None:
+                return False
+            if not before.inplace and not before.passes_on:
+                return True
+            source, reader = before.source, source
+        return False
+
+
+def _next(node: fx.Node) -> fx.Node:
+    """Return the node that is run after ``node``."""
+    following = node.next
+    while following.op == "get_attr":
+        following = following.next
+    return following
+
+
+def _name(found: Found) -> str:
+    return str(found.node.target) if found.node.op == "call_module" else found.node.name
+
+
+def _where(found: Found, owner: nn.Module) -> str:
+    """Return the path of the module whose code calls the activation; of the network itself, "network"."""
+    if found.node.op == "call_module":
+        path = str(found.node.target).rpartition(".")[0]
+    else:
+        stack = list((found.node.meta.get("nn_module_stack") or {}).values())
+        path = str(stack[-1][0]) if stack else ""
+    return path or "network"
+
+
+def _dtype(owner: nn.Module) -> torch.dtype:
+    """Return the floating-point dtype of a network's tensors: where there are several, the one with the fewest numbers."""
+    tensors: list[Tensor] = [*owner.parameters(), *owner.buffers()]
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).tiny, default=torch.get_default_dtype())

@@ -1,0 +1,136 @@
+"""Merged activations as plain data, and the networks that are rebuilt from it.
+
+Two kinds of transformation: activation modules replaced where they stand, so that a network keeps its class; and a network
+traced by ``torch.fx``, in whose graph nodes are replaced, where activations are functions or modules used more than once.
+Slopes of PReLU are in the network's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf, isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from spaces.fusion.piecewise_linear import Activation
+from spaces.fusion.plan import Step
+
+Record = dict[str, Any]
+
+
+def record_of(activation: Activation, inplace: bool) -> Record:
+    """Return an activation as JSON data."""
+    record: Record = {"type": activation.kind, "inplace": inplace}
+    if activation.kind == "LeakyReLU":
+        record["slope"] = float(activation.slope)
+    elif activation.kind == "PReLU":
+        record["parameters"] = int(activation.slope.size)
+    elif activation.kind == "Clip":
+        record["low"] = activation.low if isfinite(activation.low) else None
+        record["high"] = activation.high if isfinite(activation.high) else None
+    return record
+
+
+def module_of(record: Mapping[str, Any], slopes: Tensor | None = None) -> nn.Module:
+    """Return the module that a record describes; a PReLU gets ``slopes``, of shape ``(parameters,)``."""
+    kind, inplace = record["type"], record["inplace"]
+    if kind == "Identity":
+        return nn.Identity()
+    if kind == "ReLU":
+        return nn.ReLU(inplace)
+    if kind == "LeakyReLU":
+        return nn.LeakyReLU(record["slope"], inplace)
+    if kind == "Clip":
+        low, high = record["low"], record["high"]
+        return nn.Hardtanh(-inf if low is None else low, inf if high is None else high, inplace)
+    module = nn.PReLU(record["parameters"])
+    if slopes is not None:
+        module.weight = nn.Parameter(slopes.reshape(-1).clone())
+    return module
+
+
+def slopes_of(activation: Activation, owner: nn.Module) -> Tensor | None:
+    """Return a PReLU's slopes as the network's parameters are, None of other activations."""
+    if activation.kind != "PReLU":
+        return None
+    like = next((tensor for tensor in owner.parameters() if tensor.is_floating_point()), torch.empty(()))
+    return torch.from_numpy(activation.slope.reshape(-1).copy()).to(like)
+
+
+def replacement(step: Step, paths: Sequence[str]) -> dict[str, Record]:
+    """Return what takes the places of the modules at ``paths``, a step's members."""
+    record = record_of(step.activation, step.inplace)
+    gone: Record = {"type": "Identity", "inplace": False}
+    return {path: record if index == step.anchor else gone for index, path in enumerate(paths)}
+
+
+def replace_activations(
+    model: nn.Module, transformation: Mapping[str, Any], slopes: Mapping[str, Tensor | None] | None = None
+) -> nn.Module:
+    """Replace the recorded modules of ``model``, in place."""
+    for path, record in transformation["modules"].items():
+        model.get_submodule(path)
+        model.set_submodule(path, module_of(record, (slopes or {}).get(path)))
+    return model
+
+
+def node_record(step: Step, owner: nn.Module) -> Record:
+    """Return a step as JSON data: the names of its nodes in the traced graph, and what takes their place."""
+    name = f"{step.members[step.anchor].node.name}_merged"
+    while hasattr(owner, name):
+        name += "_"
+    nodes = [member.node.name for member in step.members]
+    return {"nodes": nodes, "anchor": step.anchor, "module": name, **record_of(step.activation, step.inplace)}
+
+
+def merge_activations(model: nn.Module, transformation: Mapping[str, Any]) -> nn.Module:
+    """Trace ``model`` in evaluation mode, and replace the recorded nodes.
+
+    Raises:
+        KeyError: The traced graph has no such nodes, or they are not connected.
+    """
+    traced = fx.symbolic_trace(model.eval())
+    for step in transformation["steps"]:
+        merge_nodes(traced, step)
+    return finished(traced)
+
+
+def merge_nodes(traced: fx.GraphModule, step: Mapping[str, Any], slopes: Tensor | None = None) -> None:
+    """Put one module in the place of the connected nodes of a recorded step, in place."""
+    graph = traced.graph
+    named = {node.name: node for node in graph.nodes}
+    members = [named[name] for name in step["nodes"]]
+    sources = [_source(node) for node in members]
+    if sources[1:] != members[:-1] or any(len(node.users) != 1 for node in members[:-1]):
+        raise KeyError(f"{step['nodes']} are not connected")
+    result = sources[0]
+    if step["type"] != "Identity":
+        traced.add_submodule(step["module"], module_of(step, slopes))
+        with graph.inserting_before(members[step["anchor"]]):
+            result = graph.call_module(step["module"], (sources[0],))
+        result.meta = dict(members[-1].meta)
+    read = [node for member in members for node in member.all_input_nodes]
+    members[-1].replace_all_uses_with(result)
+    for node in reversed(members):
+        graph.erase_node(node)
+    for node in dict.fromkeys(read):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """Return the node whose value an activation is applied to."""
+    source = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("self"))
+    if not isinstance(source, fx.Node):
+        raise KeyError(f"{node.name} is applied to nothing")
+    return source
+
+
+def finished(traced: fx.GraphModule) -> fx.GraphModule:
+    """Return a rewritten network without the modules that its graph no longer calls."""
+    traced.graph.lint()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced

@@ -1,0 +1,153 @@
+"""Importance by task relevance: how far apart a channel's activation holds the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from spaces.channels.groups import ChannelGroups, Layer
+from spaces.importance.criterion import Criterion, CriterionOptions, averaged, places_on
+
+ROUNDING = 1e-10
+"""Variance below this share of the mean square is rounding: a constant channel tells no class from another."""
+
+
+class ClassStatistics:
+    """Count and mean of features per class, and their squared deviations within the classes, merged batch by batch.
+
+    Merging is that of Chan, Golub, LeVeque (1979), in double precision; a batch touches the classes that are in it, however
+    many there are. Memory of what came before may fade: counts and squares are multiplied with ``memory`` at every batch.
+
+    Attributes:
+        count: Samples of every class, of shape ``(classes,)``.
+        mean: Mean of every class, of shape ``(classes, features)``.
+        squares: Squared deviations from the mean of the own class, summed over all samples, of shape ``(features,)``.
+    """
+
+    def __init__(self, features: int, device: torch.device) -> None:
+        self.count = torch.zeros(0, dtype=torch.float64, device=device)
+        self.mean = torch.zeros(0, features, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(features, dtype=torch.float64, device=device)
+
+    def add(self, features: Tensor, labels: Tensor, memory: float = 1.0) -> None:
+        """Take in a batch: ``features`` of shape ``(N, features)``, ``labels`` of shape ``(N,)``."""
+        values = features.to(torch.float64)
+        present, member = torch.unique(labels, return_inverse=True)
+        self._grow(int(present[-1]) + 1)
+        count = torch.bincount(member, minlength=len(present)).to(torch.float64)
+        mean = values.new_zeros(len(present), values.shape[1]).index_add_(0, member, values).div_(count[:, None])
+        self.count *= memory
+        self.squares *= memory
+        before = self.count[present]
+        total = before + count
+        shift = mean.sub(self.mean[present])
+        self.squares += (values - mean[member]).square_().sum(0)
+        self.squares += (before * count / total) @ shift.square()
+        self.mean.index_add_(0, present, shift.mul_((count / total)[:, None]))
+        self.count.index_copy_(0, present, total)
+
+    def _grow(self, classes: int) -> None:
+        missing = classes - len(self.count)
+        if missing > 0:
+            pad = torch.nn.functional.pad
+            self.count, self.mean = pad(self.count, (0, missing)), pad(self.mean, (0, 0, 0, missing))
+
+    def discriminant_ratio(self) -> Tensor:
+        """Return Fisher's ratio, between-class variance / within-class variance, of shape ``(features,)``."""
+        samples = self.count.sum().clamp_min(torch.finfo(torch.float64).tiny)
+        weights = self.count / samples
+        mean = weights @ self.mean
+        between = weights @ (self.mean - mean).square_()
+        within = self.squares / samples
+        # A variance that rounding makes of a constant is no variance.
+        floor = ROUNDING * (mean.square() + between + within) + torch.finfo(torch.float32).tiny
+        return between / (within + floor)
+
+
+class TaskRelevance(Criterion):
+    """Fisher's discriminant ratio of the channel's activation, averaged over positions, between the classes.
+
+    The activation is what the layers behind the channel read; where several read it, their ratios are averaged. "How far
+    the filter has learned task-relevant features" is the method's (Gao, Wang, Jing, Yu, Scientia Sinica Informationis
+    2022), this measure of it our reading. One pass over the data, without keeping an activation.
+    """
+
+    labels = True
+
+    def __init__(self, model: nn.Module, groups: ChannelGroups, options: CriterionOptions | None = None) -> None:
+        super().__init__(model, groups, options)
+        self._readers: list[tuple[Layer, Tensor, Tensor]] = []
+        seen: set[str] = set()
+        for layer in groups.layers:
+            if "norm" in layer.kind or layer.name in seen or (layer.inputs < 0).all():
+                continue
+            seen.add(layer.name)
+            places, position = torch.unique(places_on(self.device, layer.inputs), return_inverse=True)
+            self._readers.append((layer, places, position))
+        self._places = torch.cat([places for _, places, _ in self._readers] or [torch.zeros(0, dtype=torch.int64)])
+        self._statistics = ClassStatistics(len(self._places), self.device)
+        self._pooled: dict[str, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+        self._labels: Tensor | None = None
+
+    def begin(self, labels: Tensor | None) -> None:
+        self._labels = self.require(labels)
+        self._pooled = {}
+        for layer, places, position in self._readers:
+            module = self.model.get_submodule(layer.name)
+            hook = self._pool(layer, len(places), position, len(self._labels))
+            self._handles.append(module.register_forward_pre_hook(hook))
+
+    def _pool(self, layer: Layer, size: int, position: Tensor, samples: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        order = None if bool((position[1:] > position[:-1]).all()) else position.argsort()
+
+        def see(module: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs = args[0].detach()
+            rest = [dim for dim in range(1, inputs.dim()) if dim != inputs.dim() + layer.channel_dim]
+            pooled = inputs.mean(rest) if rest else inputs
+            if len(pooled) != samples and len(pooled) % samples == 0:
+                pooled = pooled.unflatten(0, (samples, -1)).mean(1)
+            if len(pooled) != samples:
+                return
+            if size < len(position):
+                # A flattened map: several inputs are one channel.
+                sums = pooled.new_zeros(samples, size).index_add_(1, position, pooled)
+                pooled = sums / torch.bincount(position, minlength=size)
+            elif order is not None:
+                pooled = pooled[:, order]
+            # A layer that runs twice counts by its last run.
+            self._pooled[layer.name] = pooled
+
+        return see
+
+    @torch.no_grad()
+    def end(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        labels, self._labels = self._labels, None
+        if labels is None or not self._pooled:
+            return
+        blank = [labels.new_zeros(len(labels), len(places), dtype=torch.float64) for _, places, _ in self._readers]
+        parts = [
+            self._pooled.get(layer.name, nothing).to(torch.float64)
+            for (layer, _, _), nothing in zip(self._readers, blank, strict=True)
+        ]
+        self._pooled = {}
+        self._statistics.add(torch.cat(parts, 1), labels, self.options.smoothing)
+
+    def values(self) -> Tensor:
+        ratios = self._statistics.discriminant_ratio()
+        return averaged(self.groups, [(self._places, ratios)], self.device).nan_to_num(0.0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        statistics = self._statistics
+        return {name: getattr(statistics, name).clone() for name in ("count", "mean", "squares")}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name in ("count", "mean", "squares"):
+            setattr(self._statistics, name, state[name].to(self.device, torch.float64))

@@ -1,0 +1,88 @@
+"""Importance read off the weights alone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from spaces.channels.groups import Layer
+from spaces.importance.criterion import Criterion, averaged, places_on
+
+
+class FilterScore(Criterion):
+    """A score of each filter, averaged over the layers that produce the coupled channel."""
+
+    @abstractmethod
+    def rows(self, filters: Tensor) -> Tensor:
+        """Return the scores of ``filters``, of shape ``(filters, weights)``, as shape ``(filters,)``."""
+
+    @torch.no_grad()
+    def values(self) -> Tensor:
+        return averaged(self.groups, self._parts(), self.device)
+
+    def _parts(self) -> Iterable[tuple[Tensor, Tensor]]:
+        seen: set[str] = set()
+        for layer in self.groups.layers:
+            if "norm" in layer.kind or layer.name in seen or (layer.outputs < 0).all():
+                continue
+            seen.add(layer.name)
+            yield places_on(self.device, layer.outputs), self.rows(_filters(self.model.get_submodule(layer.name), layer))
+
+
+def _filters(module: nn.Module, layer: Layer) -> Tensor:
+    """Return a layer's weights as one row per output channel."""
+    weight: Tensor = module.get_parameter("weight")
+    if layer.kind == "conv_transpose":
+        weight = weight.reshape(layer.groups, -1, *weight.shape[1:]).transpose(1, 2)
+    return weight.reshape(len(layer.outputs), -1)
+
+
+class L1Norm(FilterScore):
+    """Sum of absolute weights (Li et al., ICLR 2017, arXiv 1608.08710)."""
+
+    def rows(self, filters: Tensor) -> Tensor:
+        return filters.abs().sum(1)
+
+
+class L2Norm(FilterScore):
+    """Euclidean norm of the weights."""
+
+    def rows(self, filters: Tensor) -> Tensor:
+        norms: Tensor = torch.linalg.vector_norm(filters, dim=1)
+        return norms
+
+
+class GeometricMedian(FilterScore):
+    """Sum of distances to the layer's other filters: the others replace the ones near their geometric median.
+
+    He, Liu, Wang, Hu, Yang, CVPR 2019, arXiv 1811.00250.
+    """
+
+    def rows(self, filters: Tensor) -> Tensor:
+        return torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+
+
+class BatchNormScale(L2Norm):
+    """Mean absolute scaling factor of the normalizations; where a group has none, the L2 norm of its filters.
+
+    Network slimming, Liu et al., ICCV 2017, arXiv 1708.06519.
+    """
+
+    @torch.no_grad()
+    def values(self) -> Tensor:
+        total = super().values()
+        scales = averaged(self.groups, self._scales(), self.device)
+        for group in self.groups.groups:
+            block = slice(group.offset, group.offset + group.size)
+            if bool(torch.isfinite(scales[block]).all()):
+                total[block] = scales[block]
+        return total
+
+    def _scales(self) -> Iterable[tuple[Tensor, Tensor]]:
+        for layer in self.groups.layers:
+            weight = getattr(self.model.get_submodule(layer.name), "weight", None)
+            if "norm" in layer.kind and isinstance(weight, Tensor):
+                yield places_on(self.device, layer.outputs), weight.abs()

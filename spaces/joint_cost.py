@@ -1,0 +1,84 @@
+"""What is left of a network's layers and tensors when channels go, for the costs of channels and bits together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+
+from spaces.channels.cost import ChannelCost
+from spaces.channels.groups import ChannelGroups
+from spaces.quantization.cost import Extent
+from spaces.quantization.fake_quantize import Quantizer
+from spaces.quantization.layers import channel_axis, quantized_layers
+from spaces.quantization.quantizable import Quantizable
+
+_OWN = ("bias", "weight_quantizer.scale", "weight_quantizer.zero_point")
+"""What a quantized layer has one of per output channel."""
+
+
+class JointCost:
+    """The extent of a quantized network that any keep-mask leaves, without building it.
+
+    Args:
+        found: What can be quantized in the whole network.
+        network: It, quantized, with any bits.
+        groups: Its channel groups, found before it was quantized.
+        whole: How large its parts are.
+    """
+
+    def __init__(self, found: Quantizable, network: nn.Module, groups: ChannelGroups, whole: Extent) -> None:
+        self._whole = whole
+        self._counts = counts = ChannelCost(network, dataclasses.replace(groups, ties=_ties(network, groups)))
+        dense, elements = counts.counts(np.ones(groups.width, dtype=bool))
+        self._calls: dict[str, list[int]] = {}
+        for place, name in enumerate(counts.layers):
+            self._calls.setdefault(name, []).append(place)
+        self._traced = {name: float(dense[places].sum()) for name, places in self._calls.items()}
+        self._in_float = [entry.name for entry in found.frozen if entry.macs and entry.name in self._calls]
+        places = {name: place for place, name in enumerate(counts.tensors)}
+        self._weights = {site.name: places[f"{site.name}.weight"] for site in found.layers}
+        self._bytes, self._trained = _weights_of(network, counts.tensors, set(self._weights.values()))
+        # What the tensors by themselves do not tell, such as that a shared one is stored twice, does not change.
+        self._other = whole.other_bytes - float(elements @ self._bytes)
+        self._parameters = whole.parameters - float(elements @ self._trained)
+
+    def extent(self, mask: np.ndarray) -> Extent:
+        """Return what a whole keep-mask, boolean of shape ``(width,)``, leaves."""
+        macs, elements = self._counts.counts(mask)
+        gone = {name: before - float(macs[self._calls[name]].sum()) for name, before in self._traced.items()}
+        return Extent(
+            {name: int(elements[place]) for name, place in self._weights.items()},
+            {name: before - gone.get(name, 0.0) for name, before in self._whole.macs.items()},
+            self._whole.float_macs - sum(gone[name] for name in self._in_float),
+            self._parameters + float(elements @ self._trained),
+            self._other + float(elements @ self._bytes),
+        )
+
+
+def _ties(network: nn.Module, groups: ChannelGroups) -> dict[str, Mapping[int, np.ndarray]]:
+    """Return the ties of the quantized network's tensors: those of before, and of what came with folding and quantizing."""
+    ties = dict(groups.ties)
+    for name, layer in quantized_layers(network).items():
+        places = ties.get(f"{name}.weight", {}).get(channel_axis(layer))
+        if places is not None:
+            ties |= {f"{name}.{own}": {0: places} for own in _OWN}
+    return ties
+
+
+def _weights_of(network: nn.Module, tensors: tuple[str, ...], packed: set[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the stored bytes of an element of each tensor (quantized weights: 0), and whether it is a parameter."""
+    quantizers = {name: module for name, module in network.named_modules() if isinstance(module, Quantizer)}
+    state = network.state_dict(keep_vars=True)
+    stored, trained = np.zeros(len(tensors)), np.zeros(len(tensors))
+    for place, name in enumerate(tensors):
+        owner, _, own = name.rpartition(".")
+        quantizer = quantizers.get(owner)
+        trained[place] = quantizer is None and isinstance(state[name], nn.Parameter)
+        if place not in packed and (quantizer is None or own == "scale"):
+            # A stored activation has its zero point beside its scale.
+            copies = 1 if quantizer is None or quantizer.signed else 2
+            stored[place] = copies * state[name].element_size()
+    return stored, trained

@@ -1,0 +1,137 @@
+"""BatchNorm folded into the layer before it: the same function in evaluation mode, with one layer less to round."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_flatten
+
+from spaces.channels.groups import Forward, call
+from spaces.quantization.layers import LAYERS, channel_axis
+
+TOLERANCE = 1e-8
+"""Largest accepted difference of the folded network's outputs in double precision, relative to the largest output."""
+
+Fold = tuple[str, str]
+"""Names of a layer and of the BatchNorm behind it."""
+
+
+def find_folds(model: nn.Module, inputs: Tensor, forward: Forward = call) -> list[Fold]:
+    """Return the layers that a BatchNorm follows directly and alone.
+
+    Found by one forward pass, then proven on a copy with random statistics: what changes outputs is left as it is.
+
+    Args:
+        model: The network; left unchanged.
+        inputs: A batch of a single sample.
+        forward: How ``model`` is run on it.
+    """
+    network = copy.deepcopy(model).eval()
+    candidates = _pairs(network, inputs, forward)
+    if not candidates:
+        return []
+    network = network.double()
+    _randomize(network)
+    probe = inputs
+    if inputs.is_floating_point():
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device)
+    with torch.no_grad():
+        expected = _first(forward(network, probe))
+        if _same(fold(network, candidates), probe, forward, expected):
+            return candidates
+        return [pair for pair in candidates if _same(fold(network, [pair]), probe, forward, expected)]
+
+
+def fold(model: nn.Module, folds: list[Fold]) -> nn.Module:
+    """Return a copy of ``model`` with each BatchNorm in ``folds`` folded into its layer, an identity in its place."""
+    network = copy.deepcopy(model)
+    for layer_name, norm_name in folds:
+        layer, norm = network.get_submodule(layer_name), network.get_submodule(norm_name)
+        if isinstance(norm, nn.Identity):
+            continue
+        _merge(layer, norm)
+        network.set_submodule(norm_name, nn.Identity())
+    return network
+
+
+def _merge(layer: nn.Module, norm: nn.Module) -> None:
+    weight = layer.get_parameter("weight")
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    with torch.no_grad():
+        factor = torch.rsqrt(variance.double() + float(norm.eps))  # type: ignore[arg-type]
+        shift = torch.zeros_like(factor)
+        if norm.affine:
+            factor = factor * norm.get_parameter("weight").double()
+            shift = norm.get_parameter("bias").double()
+        before = layer.bias.double() if isinstance(layer.bias, Tensor) else torch.zeros_like(factor)
+        view = [-1 if dim == channel_axis(layer) else 1 for dim in range(weight.dim())]
+        weight.copy_((weight.double() * factor.reshape(view)).to(weight.dtype))
+        layer.bias = nn.Parameter(((before - mean.double()) * factor + shift).to(weight.dtype), weight.requires_grad)
+
+
+def _pairs(network: nn.Module, inputs: Tensor, forward: Forward) -> list[Fold]:
+    """Return layers and the BatchNorms that read their outputs; either is called once."""
+    names = {id(module): name for name, module in network.named_modules()}
+    produced: dict[int, tuple[str, Tensor]] = {}
+    calls: dict[str, int] = {}
+    found: list[Fold] = []
+    handles = []
+
+    def layer_ran(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        name = names[id(module)]
+        calls[name] = calls.get(name, 0) + 1
+        produced[id(output)] = name, output
+
+    def norm_runs(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        name = names[id(module)]
+        calls[name] = calls.get(name, 0) + 1
+        if args and id(args[0]) in produced:
+            found.append((produced[id(args[0])][0], name))
+
+    shared = shared_parameters(network)
+    for module in network.modules():
+        grouped = channel_axis(module) == 1 and getattr(module, "groups", 1) > 1
+        if type(module) in LAYERS and id(module.weight) not in shared and not grouped:
+            handles.append(module.register_forward_hook(layer_ran))
+        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(norm_runs))
+    try:
+        with torch.no_grad():
+            forward(network, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = [layer for layer, _ in found]
+    return [pair for pair in found if calls[pair[0]] == calls[pair[1]] == 1 and layers.count(pair[0]) == 1]
+
+
+def shared_parameters(network: nn.Module) -> set[int]:
+    """Return the ids of the parameters that more than one module has."""
+    seen: dict[int, int] = {}
+    for module in network.modules():
+        for parameter in module.parameters(recurse=False):
+            seen[id(parameter)] = seen.get(id(parameter), 0) + 1
+    return {key for key, count in seen.items() if count > 1}
+
+
+def _randomize(network: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for norm in network.modules():
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
+            for tensor, low in ((norm.running_mean, -0.5), (norm.running_var, 0.5), (norm.weight, 0.5), (norm.bias, -0.5)):
+                if tensor is not None:
+                    tensor.data.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + low)
+
+
+def _same(network: nn.Module, probe: Tensor, forward: Forward, expected: Tensor) -> bool:
+    scale = max(1.0, float(expected.abs().max()))
+    return float((_first(forward(network, probe)) - expected).abs().max()) <= TOLERANCE * scale
+
+
+def _first(outputs: object) -> Tensor:
+    tensors = [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
+    return torch.cat([tensor.reshape(-1).double() for tensor in tensors])

@@ -1,0 +1,136 @@
+"""Calibration: the step of a quantizer, from the values that it will see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spaces.quantization.fake_quantize import Step, integer_range
+
+Method = Literal["mse", "percentile"]
+
+SAMPLES = 32768
+"""Values of an activation that are kept, evenly spread over all batches."""
+
+_COARSE = 80
+_FINE = 16
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How ranges are found.
+
+    Attributes:
+        method: ``mse``: the range with the least squared error; ``percentile``: the range that holds a share of the values.
+        percentile: That share, in percent.
+    """
+
+    method: Method = "mse"
+    percentile: float = 99.99
+
+    def weight_steps(self, weight: Tensor, axis: int, bits: Iterable[int]) -> dict[int, Step]:
+        """Return a symmetric step per channel along ``axis`` for each number of bits."""
+        rows = weight.detach().float().movedim(axis, 0).reshape(weight.shape[axis], -1)
+        zero_point = torch.zeros(len(rows), dtype=torch.int32, device=weight.device)
+        return {count: Step(self._weight_scale(rows, count), zero_point) for count in bits}
+
+    def _weight_scale(self, rows: Tensor, bits: int) -> Tensor:
+        low, high = integer_range(bits, signed=True)
+        size = rows.abs()
+        if self.method == "percentile":
+            return _above_zero(torch.quantile(size, self.percentile / 100, dim=1) / high)
+        base = _above_zero(size.amax(1) / -low)
+
+        def error(factor: Tensor) -> Tensor:
+            scale = (base * factor)[:, None]
+            return ((rows / scale).round().clamp_(low, high) * scale - rows).square_().sum(1)
+
+        return base * _least(error, 0.1, -low / high * 1.05, len(rows), rows.device)
+
+    def activation_steps(self, values: Observed, bits: Iterable[int]) -> dict[int, Step]:
+        """Return one affine step for each number of bits; the zero point is 0 where no value is below 0."""
+        return {count: self._activation_step(values, count) for count in bits}
+
+    def _activation_step(self, observed: Observed, bits: int) -> Step:
+        values = observed.values()
+        _, high = integer_range(bits, signed=False)
+        least, most = min(observed.least, 0.0), max(observed.most, 0.0)
+        if self.method == "percentile":
+            share = self.percentile / 100
+            lowest, highest = torch.quantile(values, torch.tensor([1 - share, share], device=values.device)).tolist()
+            return affine_step(max(least, min(lowest, 0.0)), min(most, max(highest, 0.0)), high, values.device)
+
+        def error(factor: Tensor) -> Tensor:
+            step = affine_step(least * float(factor), most * float(factor), high, values.device)
+            integers = (values / step.scale).round_().add_(step.zero_point).clamp_(0, high)
+            return (integers.sub_(step.zero_point).mul_(step.scale).sub_(values)).square_().mean().reshape(1)
+
+        factor = float(_least(error, 0.02, 1.0, 1, values.device))
+        return affine_step(least * factor, most * factor, high, values.device)
+
+
+@dataclass
+class Observed:
+    """What was seen of one activation: its range, and a part of its values.
+
+    Attributes:
+        least: The smallest value.
+        most: The largest value.
+    """
+
+    least: float = 0.0
+    most: float = 0.0
+    _parts: list[Tensor] = field(default_factory=list)
+
+    def see(self, values: Tensor, expected_batches: int = 16) -> None:
+        """Look at a batch of values of any shape."""
+        flat = values.detach().reshape(-1)
+        self.least, self.most = min(self.least, float(flat.min())), max(self.most, float(flat.max()))
+        # A prime stride meets every channel and place alike.
+        wanted = max(1, flat.numel() * expected_batches // SAMPLES)
+        self._parts.append(flat[:: _next_prime(wanted)].float())
+
+    def values(self) -> Tensor:
+        """Return the values that were kept, float32 of shape ``(count,)``."""
+        if len(self._parts) > 1:
+            self._parts = [torch.cat(self._parts)]
+        return self._parts[0]
+
+
+def affine_step(least: float, most: float, high: int, device: torch.device) -> Step:
+    """Return the step with which the integers 0 to ``high`` reach from ``least`` (at most 0) to ``most`` (at least 0)."""
+    scale = torch.tensor([max((most - least) / high, 1e-12)], dtype=torch.float32, device=device)
+    zero_point = torch.round(-least / scale).clamp(0, high).to(torch.int32)
+    return Step(scale, zero_point)
+
+
+def _above_zero(scale: Tensor) -> Tensor:
+    """Return scales with those of channels without any weight set to 1."""
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def _least(error: Callable[[Tensor], Tensor], low: float, high: float, rows: int, device: torch.device) -> Tensor:
+    """Return, per row, the factor from ``low`` to ``high`` with the least error: on a grid, then on a finer one around it."""
+    ratio = (high / low) ** (1.0 / _COARSE)
+    best, least = torch.full((rows,), high, device=device), torch.full((rows,), torch.inf, device=device)
+    centre = torch.ones(rows, device=device)
+    coarse = [low * ratio**index for index in range(_COARSE + 1)]
+    for level in range(2):
+        factors = coarse if level == 0 else [ratio ** ((index - _FINE) / _FINE) for index in range(2 * _FINE + 1)]
+        for factor in factors:
+            tried = centre * factor
+            found = error(tried)
+            better = found < least
+            least, best = torch.where(better, found, least), torch.where(better, tried, best)
+        centre = best.clone()
+    return best
+
+
+def _next_prime(number: int) -> int:
+    while number > 3 and any(number % other == 0 for other in range(2, int(number**0.5) + 1)):
+        number += 1
+    return number

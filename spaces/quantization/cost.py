@@ -1,0 +1,117 @@
+"""What bits cost: bytes and bit operations, of a network and of every choice of bits without building one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from spaces.quantization.fake_quantize import Quantizer
+from spaces.quantization.layers import QuantizedLayer, quantized_layers
+from spaces.quantization.quantizable import Quantizable
+from spaces.quantization.stored_weight import packed_bytes
+
+FLOAT_BITS = 32
+
+
+def operation_bits(module: nn.Module) -> int:
+    """Return the bits of a module's weights times those of its input."""
+    if not isinstance(module, QuantizedLayer):
+        return FLOAT_BITS * FLOAT_BITS
+    return weight_bits(module) * (module.input_quantizer.bits if module.input_quantizer is not None else FLOAT_BITS)
+
+
+def weight_bits(layer: QuantizedLayer) -> int:
+    """Return the bits of a quantized layer's weights."""
+    if layer.stored is not None:
+        return layer.stored.bits
+    return layer.weight_quantizer.bits if layer.weight_quantizer is not None else FLOAT_BITS
+
+
+def counted_parameters(model: nn.Module) -> int:
+    """Return the number of weights and biases, integers or not; steps are no parameters."""
+    steps = {id(module.scale) for module in model.modules() if isinstance(module, Quantizer)}
+    own = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in steps)
+    return own + sum(layer.stored.count for layer in quantized_layers(model).values() if layer.stored is not None)
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Return the bytes of all tensors that are stored of a network, its quantized weights and steps in their packed form."""
+    total = sum(_bytes(tensor) for tensor in model.state_dict().values())
+    for layer in quantized_layers(model).values():
+        if layer.weight is not None and layer.weight_quantizer is not None:
+            total += packed_bytes(layer.weight.numel(), layer.weight_quantizer.bits) - _bytes(layer.weight)
+    for module in model.modules():
+        if isinstance(module, Quantizer):
+            total -= _bytes(module.width) + _bytes(module.zero_point)
+            # A stored activation has its zero point beside its scale.
+            total += 0 if module.signed else _bytes(module.scale)
+    return total
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large the parts of a network are, whatever their bits.
+
+    Attributes:
+        weights: Elements of the weight of every quantized layer.
+        macs: Multiply-accumulates of every quantized layer for one sample.
+        float_macs: Those of what stays in float.
+        parameters: Number of weights and biases.
+        other_bytes: Bytes of all that is stored beside the quantized weights.
+    """
+
+    weights: Mapping[str, int]
+    macs: Mapping[str, float]
+    float_macs: float
+    parameters: float
+    other_bytes: float
+
+
+class BitCost:
+    """Costs of any choice of bits of one network.
+
+    Args:
+        found: What can be quantized in it.
+        network: It, quantized, with any bits.
+
+    Attributes:
+        whole: How large the parts of the network are.
+    """
+
+    def __init__(self, found: Quantizable, network: nn.Module) -> None:
+        layers = quantized_layers(network)
+        packed = sum(packed_bytes(site.weights, weight_bits(layers[site.name])) for site in found.layers)
+        self.whole = Extent(
+            {site.name: site.weights for site in found.layers},
+            {site.name: site.macs for site in found.layers},
+            sum(entry.macs for entry in found.frozen),
+            float(counted_parameters(network)),
+            stored_bytes(network) - packed,
+        )
+
+    def of(self, bits: Mapping[str, tuple[int, int | None]], extent: Extent | None = None) -> dict[str, float]:
+        """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``.
+
+        Args:
+            bits: Bits of the weights and of the input (None: float), by layer.
+            extent: What is left of the network, :attr:`whole` by default.
+        """
+        extent = extent or self.whole
+        operations = extent.float_macs * FLOAT_BITS * FLOAT_BITS
+        size = extent.other_bytes
+        for name, macs in extent.macs.items():
+            weights, inputs = bits[name]
+            operations += macs * weights * (FLOAT_BITS if inputs is None else inputs)
+            size += packed_bytes(extent.weights[name], weights)
+        return {
+            "macs": float(extent.float_macs + sum(extent.macs.values())),
+            "parameters": extent.parameters,
+            "size_bytes": float(size),
+            "bit_operations": float(operations),
+        }

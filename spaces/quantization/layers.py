@@ -1,0 +1,185 @@
+"""Layers that compute with quantized weights and inputs: in training with fake quantizers, stored as integers of few bits.
+
+Each is a subclass of its float layer, so that whatever looks for convolutions or linear layers finds it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spaces.quantization.fake_quantize import Quantizer, StoredQuantizer
+from spaces.quantization.stored_weight import StoredWeight
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+"""The layers that can be quantized."""
+
+
+class QuantizedLayer(nn.Module):
+    """What the quantized layers share.
+
+    Attributes:
+        weight_quantizer: Quantizes ``weight``; None where the integers are stored.
+        input_quantizer: Quantizes the input; None for a float input.
+        stored: The integers, in the place of ``weight``; None while the layer can be trained.
+    """
+
+    weight: Any
+    bias: Any
+    weight_quantizer: Quantizer | None
+    input_quantizer: Quantizer | StoredQuantizer | None
+    stored: StoredWeight | None
+
+    def quantized_weight(self) -> Tensor:
+        """Return the weight that the layer computes with, in the shape of the float layer's."""
+        if self.stored is not None:
+            stored: Tensor = self.stored()
+            return stored
+        if self.weight is None or self.weight_quantizer is None:
+            raise AttributeError("a quantized layer has a weight with its quantizer, or stored integers")
+        quantized: Tensor = self.weight_quantizer(self.weight)
+        return quantized
+
+    def quantized_bias(self) -> Tensor | None:
+        """Return the bias in units of the product of both steps, as 32-bit integers of integer kernels hold it.
+
+        ONNX Runtime makes it so where it finds it in float, and would answer otherwise than the network; the gradient passes
+        straight through. What 32 bits can't hold stays as it is.
+        """
+        bias: Tensor | None = self.bias
+        inputs, weights = self.input_quantizer, self.weight_quantizer
+        if bias is None or weights is None or not isinstance(inputs, Quantizer) or not (inputs.enabled and weights.enabled):
+            return bias
+        unit = (inputs.step.scale * weights.step.scale).detach()
+        unit = unit.repeat(len(bias) // len(unit))
+        integers = torch.round(bias.detach() / unit)
+        rounded = torch.where(integers.abs() < 2**31, integers * unit, bias.detach()).to(bias.dtype)
+        return rounded + (bias - bias.detach())
+
+    def quantized_input(self, inputs: Tensor) -> Tensor:
+        """Return the input that the layer computes with."""
+        if self.input_quantizer is None:
+            return inputs
+        quantized: Tensor = self.input_quantizer(inputs)
+        return quantized
+
+
+class QuantizedConv1d(QuantizedLayer, nn.Conv1d):
+    """A quantized :class:`torch.nn.Conv1d`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Convolve, as the float layer does."""
+        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
+        return outputs
+
+
+class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
+    """A quantized :class:`torch.nn.Conv2d`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Convolve, as the float layer does."""
+        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
+        return outputs
+
+
+class QuantizedConv3d(QuantizedLayer, nn.Conv3d):
+    """A quantized :class:`torch.nn.Conv3d`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Convolve, as the float layer does."""
+        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
+        return outputs
+
+
+def _transposed(layer: Any, convolve: Any, dimensions: int, inputs: Tensor, output_size: list[int] | None) -> Tensor:
+    padding = layer._output_padding(
+        inputs, output_size, layer.stride, layer.padding, layer.kernel_size, dimensions, layer.dilation
+    )
+    outputs: Tensor = convolve(
+        layer.quantized_input(inputs),
+        layer.quantized_weight(),
+        layer.quantized_bias(),
+        layer.stride,
+        layer.padding,
+        padding,
+        layer.groups,
+        layer.dilation,
+    )
+    return outputs
+
+
+class QuantizedConvTranspose1d(QuantizedLayer, nn.ConvTranspose1d):
+    """A quantized :class:`torch.nn.ConvTranspose1d`."""
+
+    def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolve, as the float layer does."""
+        return _transposed(self, F.conv_transpose1d, 1, inputs, output_size)
+
+
+class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):
+    """A quantized :class:`torch.nn.ConvTranspose2d`."""
+
+    def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolve, as the float layer does."""
+        return _transposed(self, F.conv_transpose2d, 2, inputs, output_size)
+
+
+class QuantizedConvTranspose3d(QuantizedLayer, nn.ConvTranspose3d):
+    """A quantized :class:`torch.nn.ConvTranspose3d`."""
+
+    def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolve, as the float layer does."""
+        return _transposed(self, F.conv_transpose3d, 3, inputs, output_size)
+
+
+class QuantizedLinear(QuantizedLayer, nn.Linear):
+    """A quantized :class:`torch.nn.Linear`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Multiply, as the float layer does."""
+        return F.linear(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
+
+
+_QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
+    nn.Conv1d: QuantizedConv1d,
+    nn.Conv2d: QuantizedConv2d,
+    nn.Conv3d: QuantizedConv3d,
+    nn.ConvTranspose1d: QuantizedConvTranspose1d,
+    nn.ConvTranspose2d: QuantizedConvTranspose2d,
+    nn.ConvTranspose3d: QuantizedConvTranspose3d,
+    nn.Linear: QuantizedLinear,
+}
+
+
+def channel_axis(layer: nn.Module) -> int:
+    """Return the dimension of the weight that the output channels lie along."""
+    return 1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) else 0
+
+
+def quantized_layer(layer: nn.Module, weight_bits: int, activation_bits: int | None, learned: bool) -> QuantizedLayer:
+    """Return the quantized form of a float layer, with the layer's own parameters; its quantizers are not calibrated.
+
+    Args:
+        layer: One of :data:`LAYERS`.
+        weight_bits: Bits of the weights.
+        activation_bits: Bits of the input, None to leave it in float.
+        learned: Whether training moves the steps.
+    """
+    kind = _QUANTIZED[type(layer)]
+    made = kind.__new__(kind)
+    made.__dict__.update(layer.__dict__)
+    for name in ("_parameters", "_buffers", "_modules"):
+        made.__dict__[name] = dict(layer.__dict__[name])
+    axis, weight = channel_axis(layer), layer.get_parameter("weight")
+    made.weight_quantizer = Quantizer(weight_bits, signed=True, channels=weight.shape[axis], axis=axis, learned=learned)
+    made.input_quantizer = None if activation_bits is None else Quantizer(activation_bits, signed=False, learned=learned)
+    made.stored = None
+    return made.to(weight.device)
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """Return the quantized layers of a network by name, each once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}

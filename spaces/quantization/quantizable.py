@@ -1,0 +1,224 @@
+"""What of a network can be quantized, found by running it once; and why the rest can't."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from spaces.channels.groups import Forward, call
+from spaces.errors import UnsupportedModelError
+from spaces.layers.macs import COUNTED, module_macs
+from spaces.quantization.addition_nodes import Addition, find_additions
+from spaces.quantization.batch_norm_folding import Fold, find_folds, fold, shared_parameters
+from spaces.quantization.layers import LAYERS, QuantizedLayer
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer that can be quantized.
+
+    Attributes:
+        name: Module name.
+        weights: Elements of its weight.
+        inputs: Elements of its input for one sample, over all calls.
+        macs: Multiply-accumulates for one sample, over all calls.
+        edge: Whether it is the network's first or last layer with weights.
+    """
+
+    name: str
+    weights: int
+    inputs: int
+    macs: float
+    edge: bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place where values are quantized.
+
+    Attributes:
+        decision: The decision that gives its bits.
+        layer: The layer or addition.
+        kind: ``weight`` or ``activation``.
+        path: The quantizer's module path in the prepared network.
+        elements: Values that are quantized: of the weight, or of the activation for one sample.
+        macs: Multiply-accumulates of the layer for one sample; 0 for an addition.
+    """
+
+    decision: str
+    layer: str
+    kind: Literal["weight", "activation"]
+    path: str
+    elements: int
+    macs: float
+
+
+@dataclass(frozen=True)
+class Unquantized:
+    """What stays in float.
+
+    Attributes:
+        name: Module name, or ``additions``.
+        reason: Why.
+        macs: Multiply-accumulates for one sample.
+        weights: Elements of its weight.
+    """
+
+    name: str
+    reason: str
+    macs: float = 0.0
+    weights: int = 0
+
+
+@dataclass(frozen=True)
+class Quantizable:
+    """What can be quantized of one network.
+
+    Attributes:
+        folds: Layers with the BatchNorm to be folded into each.
+        layers: Layers, in the order of their first call.
+        additions: Additions of two activations, in the order of computing.
+        frozen: What stays in float.
+    """
+
+    folds: tuple[Fold, ...]
+    layers: tuple[Site, ...]
+    additions: tuple[Addition, ...]
+    frozen: tuple[Unquantized, ...]
+
+    def without_additions(self) -> Quantizable:
+        """Return the same without the additions."""
+        return replace(self, additions=())
+
+
+def find_quantizable(
+    model: nn.Module,
+    inputs: Tensor,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    forward: Forward = call,
+    additions: bool = True,
+) -> Quantizable:
+    """Find what can be quantized.
+
+    Args:
+        model: The network; left unchanged.
+        inputs: A batch of a single sample.
+        include: Name patterns of layers to quantize; empty for all.
+        exclude: Name patterns of layers to leave in float.
+        forward: How ``model`` is run on ``inputs``.
+        additions: Whether additions are looked for.
+
+    Raises:
+        UnsupportedModelError: The forward pass fails, or a pattern matches nothing.
+    """
+    folds = find_folds(model, inputs, forward)
+    network = fold(model, folds).eval()
+    layers = {name: module for name, module in network.named_modules() if _has_weight(module)}
+    macs, read = _run(network, layers, inputs, forward)
+    found_additions: list[Addition] = []
+    frozen: list[Unquantized] = []
+    if additions:
+        try:
+            found_additions = find_additions(network, inputs, forward)
+        except UnsupportedModelError as error:
+            frozen.append(Unquantized("additions", str(error)))
+    _require_matches([*layers, *(addition.name for addition in found_additions)], (*include, *exclude))
+    shared = shared_parameters(network)
+    order = [name for name in read if not isinstance(layers[name], _Attention)]
+    edges = {order[0], order[-1]} if order else set()
+    sites = []
+    for name in [*read, *(name for name in layers if name not in read)]:
+        module = layers[name]
+        reason = _obstacle(module, name in read, shared) or _unwanted(name, include, exclude)
+        weights = sum(parameter.numel() for parameter in module.parameters(recurse=False) if parameter.dim() > 1)
+        if reason:
+            frozen.append(Unquantized(name, reason, macs.get(name, 0.0), weights))
+        else:
+            sites.append(Site(name, weights, read[name], macs[name], name in edges))
+    kept = []
+    for addition in found_additions:
+        reason = _unwanted(addition.name, include, exclude)
+        if reason:
+            frozen.append(Unquantized(addition.name, reason))
+        else:
+            kept.append(addition)
+    return Quantizable(tuple(folds), tuple(sites), tuple(kept), tuple(frozen))
+
+
+_Attention = nn.MultiheadAttention
+
+
+def _has_weight(module: nn.Module) -> bool:
+    """Whether a module has a weight of two or more dimensions of its own."""
+    if isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.PReLU):
+        return False
+    return any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+
+
+def _obstacle(module: nn.Module, called: bool, shared: set[int]) -> str:
+    """Return why a layer can't be quantized, "" where it can."""
+    if isinstance(module, QuantizedLayer):
+        return "it is quantized already"
+    if isinstance(module, _Attention):
+        return "the projections of attention are computed in one function"
+    if type(module) not in LAYERS:
+        return f"a {type(module).__name__} is none of the layers that are quantized"
+    if not called:
+        return "its weight is read by other code than its own forward"
+    if any(id(parameter) in shared for parameter in module.parameters(recurse=False)):
+        return "it shares its weight with another layer"
+    return ""
+
+
+def _unwanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> str:
+    for pattern in exclude:
+        if fnmatch.fnmatchcase(name, pattern):
+            return f"excluded by the pattern {pattern!r}"
+    if include and not any(fnmatch.fnmatchcase(name, pattern) for pattern in include):
+        return "not included by any pattern"
+    return ""
+
+
+def _require_matches(names: Sequence[str], patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise UnsupportedModelError(
+                f"the pattern {pattern!r} matches no layer; layers: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+            )
+
+
+def _run(
+    network: nn.Module, layers: dict[str, nn.Module], inputs: Tensor, forward: Forward
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Run the network and return the MACs and the input elements of every layer that is called, by name in calling order."""
+    names = {id(module): name for name, module in layers.items()}
+    macs: dict[str, float] = {}
+    read: dict[str, int] = {}
+    samples = len(inputs)
+
+    def ran(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+        name = names[id(module)]
+        entering = next((value for value in (*args, *keywords.values()) if isinstance(value, Tensor)), None)
+        counted = isinstance(module, COUNTED)
+        macs[name] = macs.get(name, 0.0) + (module_macs(module, args, keywords, output) // samples if counted else 0.0)
+        read[name] = read.get(name, 0) + (entering.numel() // samples if entering is not None else 0)
+
+    handles = [module.register_forward_hook(ran, with_kwargs=True) for module in layers.values()]
+    try:
+        with torch.no_grad():
+            forward(network, inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"the forward pass of {type(network).__name__} on a batch of shape {tuple(inputs.shape)} failed: {error}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return macs, read

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluators.task import MissingDataError
+from evaluators.tasks import image_folder
+from evaluators.tasks.data import DataError
+from evaluators.tasks.image_folder import ImageFolder, ImageFolderSettings
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("val", 3)):
+        for number, name in enumerate(("ant", "bee")):
+            (folder / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (20 + index, 24, 3)).astype(np.uint8)
+                pixels[..., 0] = 255 * number
+                Image.fromarray(pixels).save(folder / part / name / f"{index}.png")
+    return folder
+
+
+def folder(root, **options) -> ImageFolder:
+    return ImageFolder(ImageFolderSettings(**{"root": str(root), "search_size": 6, "image_size": 16, "workers": 0} | options))
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_splits_sizes_and_shapes(root):
+    data = folder(root)
+    assert (data.size("train"), data.size("search"), data.size("test"), data.classes) == (18, 6, 6, 2)
+    for split in ("train", "search", "test"):
+        for images, labels in data.batches(split, 4, None, None):
+            assert images.shape[1:] == (3, 16, 16)
+            assert images.dtype == torch.float32
+            # The red channel tells the class: it is all 0 or all 1 before normalisation.
+            assert torch.allclose(images[:, 0].mean((1, 2)) * 0.229 + 0.485, labels.float(), atol=1e-5)
+    files = {split: {path for path, _ in data._of(split)} for split in ("train", "search")}
+    assert not files["train"] & files["search"]
+    assert data.example().shape == (1, 3, 16, 16)
+
+
+def test_fixed_order_is_mixed_and_limited(root):
+    labels = [int(label) for _, found in folder(root).batches("train", 5, None, 15) for label in found]
+    assert len(labels) == 15
+    assert labels != sorted(labels)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_do_not_change_what_a_generator_gives(root):
+    state = torch.get_rng_state()
+    alone = list(folder(root).batches("train", 4, seeded(1), None))
+    workers = list(folder(root, workers=2).batches("train", 4, seeded(1), None))
+    other = list(folder(root).batches("train", 4, seeded(2), None))
+    assert [len(labels) for _, labels in alone] == [4] * 4
+    assert all(torch.equal(a, b) and torch.equal(s, t) for (a, s), (b, t) in zip(alone, workers, strict=True))
+    assert not torch.equal(alone[0][0], other[0][0])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_only_training_batches_with_a_generator_are_augmented(root):
+    data = folder(root)
+    plain = torch.cat([images for images, _ in data.batches("search", 6, None, None)])
+    shuffled = torch.cat([images for images, _ in data.batches("search", 6, seeded(0), None)])
+    assert sorted(plain.sum((1, 2, 3)).tolist()) == pytest.approx(sorted(shuffled.sum((1, 2, 3)).tolist()))
+
+
+def test_fingerprint_follows_files_and_preparation(root):
+    base = folder(root).fingerprint
+    assert folder(root, workers=1).fingerprint == base
+    assert folder(root, image_size=15).fingerprint != base
+    assert folder(root, split_seed=1).fingerprint != base
+
+
+def test_differing_class_folders_are_named(root, tmp_path):
+    for part, name in (("train", "ant"), ("train", "bee"), ("val", "ant"), ("val", "wasp")):
+        (tmp_path / part / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
+    with pytest.raises(DataError, match="only in train: bee; only in val: wasp. Rename"):
+        folder(tmp_path).size("test")
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="resize: expected at least image_size 224, got 100"):
+        ImageFolderSettings(resize=100)
+    with pytest.raises(ValueError, match="cannot be fetched"):
+        ImageFolderSettings(download=True)
+
+
+def fill(root, *places) -> None:
+    for place in places:
+        (root / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / place / "0.png")
+
+
+def test_a_class_folder_without_images_is_named(tmp_path):
+    fill(tmp_path, "train/ant", "train/bee", "val/ant", "val/bee")
+    (tmp_path / "train" / "bee" / "0.png").rename(tmp_path / "train" / "bee" / "0.txt")
+    with pytest.raises(DataError, match=r"images \(.jpg.*\) in every class folder of .*train; none in bee"):
+        folder(tmp_path).size("train")
+
+
+def test_a_folder_that_is_not_there_is_named_with_what_is(tmp_path):
+    fill(tmp_path, "train/ant", "test/ant")
+    with pytest.raises(MissingDataError, match=r"images as val/CLASS/\*.jpg in .* \(it begins with test, train\)"):
+        folder(tmp_path).size("test")
+    with pytest.raises(MissingDataError, match="there is no such folder"):
+        folder(tmp_path / "nowhere").size("train")
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_without_a_traceback(tmp_path, workers):
+    fill(tmp_path, "train/ant", "train/bee", "val/ant", "val/bee")
+    broken = tmp_path / "val" / "bee" / "0.png"
+    broken.write_bytes(b"no image")
+    data = folder(tmp_path, workers=workers, search_size=1)
+    with pytest.raises(DataError) as caught:
+        list(data.batches("test", 2, None, None))
+    assert str(caught.value).startswith(f"image_folder: {broken} can't be read as an image (")
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_not_augmented_are_decoded_once_where_memory_allows(root, monkeypatch):
+    opened = []
+    load = image_folder.default_loader
+    monkeypatch.setattr(image_folder, "default_loader", lambda path: opened.append(path) or load(path))
+    data = folder(root)
+    part = torch.cat([images for images, _ in data.batches("search", 2, None, 4)])
+    whole = torch.cat([images for images, _ in data.batches("search", 4, None, None)])
+    again = torch.cat([images for images, _ in data.batches("search", 6, None, None)])
+    assert torch.equal(part, whole[:4])
+    assert torch.equal(whole, again)
+    assert len(opened) == 6
+    monkeypatch.setattr(image_folder, "KEPT_BYTES", 0)
+    read = list(folder(root).batches("search", 4, None, None))
+    assert torch.equal(torch.cat([images for images, _ in read]), whole)
+    assert len(opened) == 12

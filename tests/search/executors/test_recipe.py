@@ -1,0 +1,88 @@
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import nn
+
+from evaluators.base import EvaluationContext, Evaluator, Metric
+from search.executors.base import Job, Workload
+from search.executors.recipe import Recipe, trial_seed
+from search.executors.serial import SerialExecutor, SerialSettings
+from search.study.trial import Proposal
+from spaces.candidate import Candidate
+from tests.search.small_space import MaskSpace, PointTask
+
+CANDIDATE = Candidate({"first": "1100", "second": "111000"})
+OTHER = Candidate({"first": "1000", "second": "111000"})
+
+
+class Recording(Evaluator):
+    """Notes when it ran, and draws from the trial's generator."""
+
+    def __init__(self, name: str, rank: int, order: list[str], value: float | None = None) -> None:
+        self.name, self.rank, self.order, self.value = name, rank, order, value
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        return {self.name: Metric("", "maximize")}
+
+    def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
+        self.order.append(self.name)
+        assert context.costs["macs"] == 5.0 or context.costs["macs"] == 4.0
+        drawn = float(torch.rand((), generator=context.generator))
+        return {self.name: drawn if self.value is None else self.value}
+
+
+def recipe(*evaluators: Evaluator, seed: int = 0) -> Recipe:
+    task = PointTask()
+    return Recipe(MaskSpace(), task.build(), task, evaluators, seed, torch.device("cpu"))
+
+
+def test_cheapest_first() -> None:
+    order: list[str] = []
+    trial = recipe(Recording("slow", 10, order), Recording("quick", 0, order)).evaluate(Job(3, Proposal(CANDIDATE)))
+    assert order == ["quick", "slow"]
+    assert (trial.number, trial.state) == (3, "complete")
+    assert trial.seconds > 0
+
+
+def test_randomness_depends_on_seed_and_candidate_only() -> None:
+    def draw(candidate: Candidate, seed: int = 0, number: int = 0) -> float:
+        torch.rand(number + 1)
+        return recipe(Recording("a", 0, []), seed=seed).evaluate(Job(number, Proposal(candidate))).metrics["a"]
+
+    assert draw(CANDIDATE) == draw(CANDIDATE, number=7)
+    assert draw(CANDIDATE) != draw(OTHER)
+    assert draw(CANDIDATE) != draw(CANDIDATE, seed=1)
+    assert 0 <= trial_seed(0, CANDIDATE) < 2**48
+
+
+def test_an_exception_makes_a_failed_trial_with_its_text() -> None:
+    class Broken(Recording):
+        def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
+            raise RuntimeError("the sensor is off")
+
+    trial = recipe(Broken("a", 0, [])).evaluate(Job(0, Proposal(CANDIDATE)))
+    assert trial.state == "failed"
+    assert trial.error == "RuntimeError: the sensor is off"
+    assert not trial.metrics
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_metric_that_is_no_number_fails_the_trial(value: float) -> None:
+    trial = recipe(Recording("a", 0, [], value)).evaluate(Job(0, Proposal(CANDIDATE)))
+    assert trial.state == "failed"
+    assert "a is " in trial.error
+
+
+def test_the_serial_executor_works_in_order_and_cancels() -> None:
+    executor = SerialExecutor(Workload(recipe(Recording("a", 0, [])).evaluate, pack=lambda device: None), SerialSettings())
+    assert executor.free == 1
+    for number in range(3):
+        executor.submit(Job(number, Proposal(CANDIDATE)))
+    assert executor.free == 0
+    events = executor.events()
+    assert next(iter(events)).trial.number == 0
+    executor.cancel()
+    assert list(events) == []
+    assert executor.free == 1

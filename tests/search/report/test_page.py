@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.report.page import ReportError, render
+from search.report.view import score_of, search_view, words
+from tests.search.report.report_sample import network, sample, write_run
+
+
+def page_of(folder: Path, report: dict[str, Any]) -> str:
+    return render(write_run(folder, report)).read_text()
+
+
+def test_the_page_says_what_was_reached_and_needs_nothing_else(tmp_path: Path) -> None:
+    page = page_of(tmp_path, sample())
+    assert "target met" in page
+    assert "2.51x" in page
+    assert "-0.21" in page
+    assert "93.61 %" in page
+    assert "0.43 points ahead of the best yardstick" in page
+    assert "network output &lt;must stay&gt;" in page
+    assert "2.4e-06" in page
+    assert page.count("<svg") == 6
+    assert "<script" not in page
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', page)
+    assert "var(--blue)" in page
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"front.png", "progress.png", "result.png", "layers.png", "retention.png", "training.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "figures").iterdir())
+
+
+def test_a_lead_that_chance_explains_is_said_to_be_one(tmp_path: Path) -> None:
+    report = sample()
+    assert "standard error" not in page_of(tmp_path, report)
+    report["result"]["top1"] = report["yardsticks"]["global_magnitude"]["top1"] + 0.001
+    assert "within the standard error of 10,000 test samples" in page_of(tmp_path, report)
+    del report["test_samples"]
+    assert "standard error" not in page_of(tmp_path, report)
+
+
+def test_an_asynchronous_search_says_so(tmp_path: Path) -> None:
+    report = sample()
+    assert "asynchronous" not in page_of(tmp_path, report)
+    report["searches"][0]["asynchronous"] = True
+    assert "2-search was asynchronous" in page_of(tmp_path, report)
+
+
+def test_rendering_again_gives_the_same_page(tmp_path: Path) -> None:
+    first = page_of(tmp_path, sample(trials=30))
+    assert render(tmp_path).read_text() == first
+
+
+def without_search(report: dict[str, Any]) -> None:
+    report.update(searches=[], pareto=[], layers=[], frozen=[], yardsticks={}, target=None, target_met=None)
+
+
+def without_top1(report: dict[str, Any]) -> None:
+    report.update(histories=[], searches=[])
+    for row in (report["baseline"], report["result"], *report["yardsticks"].values()):
+        row.update(top1=None, metrics={"iou": 0.61})
+
+
+def only_loss(report: dict[str, Any]) -> None:
+    report.update(histories=[], searches=[], yardsticks={})
+    for row in (report["baseline"], report["result"], *report["yardsticks"].values()):
+        row.update(top1=None, metrics={})
+
+
+def bare(report: dict[str, Any]) -> None:
+    for key in list(report.keys() - {"name", "seed"}):
+        del report[key]
+
+
+def failed_trials(report: dict[str, Any]) -> None:
+    for trial in report["searches"][0]["trials"]:
+        trial.update(state="failed", metrics={}, error="out of memory", feasible=False)
+    report["searches"][0].update(pareto=[], chosen=None)
+
+
+def nothing_feasible_in_many_layers(report: dict[str, Any]) -> None:
+    report.update(target_met=False, histories=[])
+    report["layers"] = [
+        {"name": f"features.denseblock{index}.denselayer{index}.conv", "channels": 48, "kept": index % 47 + 1}
+        for index in range(150)
+    ]
+    for trial in report["searches"][0]["trials"]:
+        trial["feasible"] = False
+
+
+def two_searches(report: dict[str, Any]) -> None:
+    report.update(histories=[], layers=[])
+    report["searches"] = [{**report["searches"][0], "stage": "1-search"}, report["searches"][0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (without_search, "no target"),
+        (without_top1, "61.00 %"),
+        (only_loss, "loss on the test split"),
+        (bare, "no target"),
+        (failed_trials, "2-search"),
+        (nothing_feasible_in_many_layers, "of 7200 coupled channels kept"),
+        (two_searches, "1-search"),
+    ],
+)
+def test_parts_may_be_missing(tmp_path: Path, change: Callable[[dict[str, Any]], None], expected: str) -> None:
+    report = sample(trials=24)
+    change(report)
+    assert expected in page_of(tmp_path, report)
+
+
+def test_merged_activations_are_shown(tmp_path: Path) -> None:
+    merge = {
+        "where": "block1",
+        "nodes": ["act", "act<2>"],
+        "activations": ["ReLU", "LeakyReLU 0.1"],
+        "result": "ReLU",
+        "exact": True,
+    }
+    left = {"where": "block2", "nodes": ["a", "b"], "reason": "the output of a is read 2 times"}
+    entry = {"stage": "4-fuse", "merges": [merge], "left": [left], "max_abs_error": 0.0}
+    page = page_of(tmp_path, {**sample(trials=24), "activations": [entry]})
+    for text in ("Merged activations", "act, act&lt;2&gt;", "ReLU, LeakyReLU 0.1", "block1", "read 2 times"):
+        assert text in page
+    assert "Merged activations" not in page_of(
+        tmp_path, {**sample(trials=24), "activations": [{**entry, "merges": [], "left": []}]}
+    )
+
+
+def test_what_is_kept_of_the_task_relevance_is_shown(tmp_path: Path) -> None:
+    page = page_of(tmp_path, sample(trials=24))
+    for text in ("Task-relevant features", "62.0 %", "91.4 %", "41.0 %", "Layer by layer", "5 of 16", "3.1e-15"):
+        assert text in page, text
+    without = page_of(tmp_path, {**sample(trials=24), "retention": {}, "output_changes": []})
+    assert "Task-relevant features" not in without
+    assert "largest absolute change" not in without
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(None, "has no report.json"), ("{", "is not JSON"), ("[]", "expected a JSON object")]
+)
+def test_a_folder_without_a_report_is_explained(tmp_path: Path, content: str | None, expected: str) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ReportError, match=expected):
+        render(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_only_full_measurements_are_points() -> None:
+    search = sample(trials=30)["searches"][0]
+    view = search_view(search)
+    assert view is not None
+    assert (view.score, view.cost, view.maximize) == ("top1", "macs", True)
+    assert [point.number for point in view.points] == [row["trial"] for row in search["trials"] if row["fidelity"] == 1.0]
+    assert all(point.feasible == (point.cost <= (view.limit or 0)) for point in view.points)
+    assert view.chosen_point is not None
+
+
+def test_the_main_score_of_a_network() -> None:
+    assert score_of(network(0.5, 1e6)) == ("top1", 0.5)
+    assert score_of({**network(None, 1e6), "metrics": {"iou": 0.2}}) == ("iou", 0.2)
+    assert score_of(network(None, 1e6, loss=0.7)) == ("loss", 0.7)
+    assert score_of(None) is None
+    assert words("2-search") == "search"
+    assert words("dense_same_training") == "dense, same training"
+
+
+def test_latency_is_shown_with_its_interval_and_what_was_predicted(tmp_path: Path) -> None:
+    report = sample()
+    assert "<h2>Latency</h2>" not in page_of(tmp_path, report)
+    timing = {"median": 0.8, "low": 0.79, "high": 0.82, "repetitions": 100}
+    report["latency"] = {
+        "backend": "onnxruntime",
+        "device": "cpu",
+        "threads": 1,
+        "batch_size": 1,
+        "machine": "A Processor",
+        "networks": {"baseline": timing, "result": {**timing, "median": 0.4}},
+        "predicted": 0.42,
+        "error": 0.05,
+    }
+    page = page_of(tmp_path, report)
+    assert "ONNX Runtime on A Processor, 1 thread, 1 sample a run" in page
+    for text in ("0.790 to 0.820 ms", "50.0 %", "0.420 ms", "+5.0 %"):
+        assert text in page

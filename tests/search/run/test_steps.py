@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import torch
+
+from search.run.measurements import Measurements, measure_row
+from search.run.network import Network
+from search.run.stage_run import Stopwatch
+from search.run.steps import Step, key_of
+from tests.search.small_space import PointTask
+
+
+def test_a_step_is_done_when_its_network_is_there(tmp_path: Path) -> None:
+    task = PointTask()
+    step = Step(tmp_path / "0-train" / "result", "abc")
+    step.open()
+    assert step.load(task) is None
+    (step.folder / "training.safetensors").write_bytes(b"")
+    model = task.build()
+    with torch.no_grad():
+        next(model.parameters()).fill_(2.0)
+    step.finish(Network(model), {"history": [1]})
+    assert not (step.folder / "training.safetensors").exists()
+    step.open()
+    found = step.load(task)
+    assert found is not None
+    assert found[1] == {"history": [1]}
+    assert next(found[0].model.parameters()).detach().eq(2.0).all()
+
+
+def test_what_another_configuration_left_is_removed(tmp_path: Path) -> None:
+    task = PointTask()
+    folder = tmp_path / "0-train" / "result"
+    first = Step(folder, "abc")
+    first.open()
+    first.finish(Network(task.build()), {})
+    second = Step(folder, "xyz")
+    second.open()
+    assert second.load(task) is None
+    assert [entry.name for entry in folder.iterdir()] == ["key.json"]
+
+
+def test_keys_depend_on_content_only() -> None:
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+
+
+def test_seconds_add_up_over_resumes(tmp_path: Path) -> None:
+    path = tmp_path / "seconds.json"
+    path.write_text(json.dumps({"seconds": 100.0}))
+    watch = Stopwatch(path)
+    assert 100.0 <= watch.seconds < 101.0
+    watch.save()
+    assert Stopwatch.read(path) == 100.0
+    watch.save(every=0.0)
+    assert 100.0 < Stopwatch.read(path) < 101.0
+
+
+def test_the_test_split_is_read_once_per_network(tmp_path: Path) -> None:
+    calls = []
+
+    def measured() -> dict[str, float]:
+        calls.append(1)
+        return {"top1": 0.5}
+
+    for _ in range(2):
+        assert Measurements(tmp_path / "m.json").row("result", "k", measured) == {"top1": 0.5}
+    assert len(calls) == 1
+    Measurements(tmp_path / "m.json").row("result", "other", measured)
+    assert len(calls) == 2
+
+
+def test_a_row() -> None:
+    task = PointTask()
+    row = measure_row(task.build(), task, torch.device("cpu"))
+    assert set(row) == {
+        "top1", "loss", "metrics", "parameters", "macs", "size_bytes", "bit_operations", "latency_ms",
+    }  # fmt: skip
+    assert row["macs"] == 4 + 8
+    assert row["parameters"] == 8 + 10
+    assert row["size_bytes"] == 4 * 18
+    assert 0 <= row["top1"] <= 1
+    assert row["metrics"] == {}

@@ -1,0 +1,97 @@
+"""The best candidates of a search are trained, and the one that is best then is delivered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.config.loading import load
+from search.pipeline.pipeline import run
+from search.stages.search.finalists import choose_finalists
+from search.study.problem import Objective, Problem
+from search.study.trial import Proposal, Trial
+from spaces.candidate import Candidate
+from tests.search.small_space import MaskSpace
+
+CONFIG = """\
+name: tiny
+seed: 1
+task:
+  model: {factory: spaces.networks.digits_cnn, arguments: {width: 4}}
+  data: {name: digits, search_size: 200, train_size: 300}
+stages:
+  - train: {epochs: 2, batch_size: 50, optimizer: {name: sgd, lr: 0.1}}
+  - search:
+      space: {name: bit_width, weight_bits: [2, 4, 8], activation_bits: [8]}
+      algorithm: {name: random, evaluations: 5}
+      evaluate: [accuracy, cost]
+      objectives: {top1: maximize}
+      target: {size_bytes: "<= 20%"}
+      yardsticks: [uniform]
+      finalists: {count: 2, training: {epochs: 2, batch_size: 50, optimizer: {name: sgd, lr: 0.01}, distillation: {}}}
+"""
+
+
+def trial(number: int, value: int, **metrics: float) -> Trial:
+    return Trial(number, Proposal(Candidate({"a": value})), "complete", metrics)
+
+
+def problem(*objectives: Objective) -> Problem:
+    return Problem(MaskSpace(), objectives, [], {})
+
+
+def test_the_best_are_chosen_each_candidate_once() -> None:
+    one = problem(Objective("top1", "maximize"))
+    trials = [trial(0, 1, top1=0.5), trial(1, 2, top1=0.9), trial(2, 2, top1=0.9), trial(3, 3, top1=0.7)]
+    assert [entry.number for entry in choose_finalists(trials, one, 2)] == [1, 3]
+    assert [entry.number for entry in choose_finalists(trials, one, 9)] == [1, 3, 0]
+
+
+def test_with_two_objectives_they_are_spread_over_the_front() -> None:
+    two = problem(Objective("top1", "maximize"), Objective("cost", "minimize"))
+    trials = [trial(number, number, top1=number / 10, cost=number) for number in range(5)]
+    assert [entry.number for entry in choose_finalists(trials, two, 3)] == [4, 2, 0]
+    assert [entry.number for entry in choose_finalists(trials, two, 1)] == [4]
+
+
+def test_a_stage_trains_them_and_delivers_the_best(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(CONFIG)
+    report: dict[str, Any] = run(load(path), tmp_path / "tiny", None)
+    (search,) = report["searches"]
+    rows = search["finalists"]
+    assert len({row["fingerprint"] for row in rows}) == 2
+    best = max(rows, key=lambda row: row["search_score"])
+    assert (search["chosen"], search["fingerprint"]) == (best["trial"], best["fingerprint"])
+    chosen = next(row for row in search["trials"] if row["trial"] == best["trial"])
+    assert search["metrics"]["top1"] == pytest.approx(chosen["metrics"]["top1"])
+    assert report["result"]["loss"] < report["yardsticks"]["uniform"]["loss"] * 3
+    assert not (tmp_path / "tiny" / "checkpoints" / "1-search" / "result" / "finalists").exists()
+
+
+@pytest.mark.slow
+def test_a_cut_off_stage_goes_on_from_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(CONFIG)
+    whole = run(load(path), tmp_path / "whole", None)
+    import search.stages.search.finalists as module
+
+    trained: list[int] = []
+    real = module.train
+
+    def cut(*args: Any, **options: Any) -> Any:
+        trained.append(len(trained))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, "train", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(load(path), tmp_path / "cut", None)
+    assert list((tmp_path / "cut" / "checkpoints" / "1-search" / "result" / "finalists").iterdir())
+    resumed = run(load(path), tmp_path / "cut", None)
+    for name in ("result", "pareto", "bits"):
+        assert resumed[name] == whole[name]
+    assert resumed["searches"][0]["finalists"] == whole["searches"][0]["finalists"]

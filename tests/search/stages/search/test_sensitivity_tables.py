@@ -1,0 +1,111 @@
+"""The table of Omega that a search reads: made once, kept, and made again only for other settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from evaluators.cost import Cost, CostSettings
+from evaluators.sensitivity.estimates import SensitivitySettings
+from evaluators.sensitivity.omega import Omega
+from evaluators.tasks.classification import Classification
+from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.small_images import Digits, DigitsSettings
+from search.stages.search.sensitivity_tables import SensitivityTables, rank_correlation
+from spaces.bit_width import BitWidth, BitWidthSettings
+
+CPU = torch.device("cpu")
+SETTINGS = SensitivitySettings(sensitivity="hutchinson", samples=16, batch_size=4, tolerance=1.0, most_rounds=2)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return Classification(
+        ModelSettings("spaces.networks.digits_cnn", {"width": 4}), Digits(DigitsSettings(search_size=64, train_size=64))
+    )
+
+
+@pytest.fixture(scope="module")
+def setting(task):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = task.reference_model().eval()
+    settings = BitWidthSettings(weight_bits=(2, 8), activation_bits=(8,), additions=False)
+    return BitWidth(model, task.example_inputs(), settings), model
+
+
+@pytest.fixture
+def tables(task, setting, tmp_path):
+    def make(settings=SETTINGS, seed=0, folder=tmp_path, omega=True):
+        told = []
+        evaluators = [Cost(CostSettings()), *([Omega(settings)] if omega else [])]
+        return SensitivityTables(*setting, task, evaluators, CPU, seed, folder, told.append), told
+
+    return make
+
+
+def test_it_is_measured_once_and_read_back_exactly(tables, tmp_path):
+    first, told = tables()
+    table = first.table()
+    assert told == ["measuring sensitivity (hutchinson)"]
+    again, told = tables()
+    assert again.table() == table
+    assert told == []
+    (tmp_path / "sensitivity.json").unlink()
+    anew, _ = tables()
+    assert anew.table() == table
+
+
+@pytest.mark.parametrize("change", ["seed", "settings"])
+def test_another_seed_or_other_settings_measure_it_again(tables, change):
+    first, _ = tables()
+    table = first.table()
+    other = {"seed": 1} if change == "seed" else {"settings": dataclasses.replace(SETTINGS, samples=12)}
+    second, told = tables(**other)
+    assert second.table() != table
+    assert told == ["measuring sensitivity (hutchinson)"]
+
+
+def test_a_configuration_that_is_only_checked_measures_nothing(tables, setting):
+    checked, told = tables(folder=None)
+    assert checked.wanted
+    assert checked.comparison() is None
+    table = checked.table()
+    assert set(table) == set(setting[0].domains)
+    assert {value for entries in table.values() for value in entries.values()} == {0.0}
+    assert told == []
+
+
+def test_nothing_is_wanted_without_somebody_who_reads_it(tables):
+    found, _ = tables(omega=False)
+    assert not found.wanted
+    assert found.comparison() is None
+
+
+def test_the_comparison_is_kept_with_the_table(tables, tmp_path):
+    first, _ = tables()
+    compared = first.comparison()
+    assert compared["kind"] == "hutchinson"
+    assert {row["decision"] for row in compared["rows"]} == {
+        name for name, options in first.options.items() if len(options) > 1
+    }
+    assert all(row["bits"] == 2 and row["weight"] for row in compared["rows"])
+    second, told = tables()
+    assert second.comparison() == compared
+    assert told == []
+    assert json.loads((tmp_path / "sensitivity.json").read_text())["comparison"] == compared
+
+
+def test_it_can_be_switched_off(tables):
+    found, _ = tables(dataclasses.replace(SETTINGS, compare=False))
+    assert found.comparison() is None
+
+
+def test_rank_correlation_needs_three_values_that_differ():
+    assert rank_correlation([1.0, 2.0, 3.0], [10.0, 20.0, 25.0]) == pytest.approx(1.0)
+    assert rank_correlation([1.0, 2.0, 3.0], [3.0, 2.0, 2.5]) == pytest.approx(-0.5)
+    assert rank_correlation([1.0, 2.0], [1.0, 2.0]) is None
+    assert rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
