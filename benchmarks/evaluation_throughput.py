@@ -32,9 +32,9 @@ from benchmarks.stopwatch import Stopwatch
 from benchmarks.straightforward_way import TorchPruningWay, bare, passes
 from benchmarks.throughput_table import table
 from evaluators.accuracy import Accuracy, AccuracySettings
-from evaluators.batch_norm import to_device
 from evaluators.cost import Cost, CostSettings
 from evaluators.task import Batch, Task
+from evaluators.tasks.batches import to_device
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSettings
 from evaluators.tasks.in_memory import Images, InMemory

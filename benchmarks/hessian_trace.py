@@ -27,11 +27,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from evaluators.accuracy import measure
 from evaluators.sensitivity.hessian_trace import Trace, TraceSettings, hessian_traces
 from evaluators.sensitivity.split_trace import split_traces
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSettings
+from evaluators.tasks.measure import measure
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.small_images import FashionMNIST
 from evaluators.training.loop import train

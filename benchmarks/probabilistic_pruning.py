@@ -22,7 +22,7 @@ import torch
 from benchmarks.probabilistic_rows import ONCE, OURS, QUICK, PruningSizes
 from benchmarks.pruning_bench import CPU, Bench
 from benchmarks.pruning_cells import Plan, arguments, run
-from evaluators.batch_norm import to_device
+from evaluators.tasks.batches import to_device
 from evaluators.training.layout import channels_last
 from evaluators.training.optimizers import make_optimizer
 from search.output.atomic import write_json

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from evaluators.accuracy import measure
 from evaluators.batch_norm import recalibrate
 from evaluators.cost import count
 from evaluators.task import Task
+from evaluators.tasks.measure import measure
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.settings import NamedData, TaskSettings, build_task
 from evaluators.tasks.small_images import FashionMNIST

@@ -9,9 +9,9 @@ from torch import nn
 
 from benchmarks.pruning_bench import CPU, Bench
 from benchmarks.pruning_cells import Cell
-from evaluators.accuracy import measure
 from evaluators.cost import count
 from evaluators.task import Task
+from evaluators.tasks.measure import measure
 from evaluators.training.loop import train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings

@@ -21,11 +21,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks.driving import measured
-from evaluators.accuracy import Accuracy, AccuracySettings, measure
+from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.cost import Cost, CostSettings
 from evaluators.task import Batch, Split
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSettings
+from evaluators.tasks.measure import measure
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.small_images import FashionMNIST
 from evaluators.training.loop import train

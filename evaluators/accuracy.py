@@ -7,52 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
-from evaluators.batch_norm import recalibrate, to_device, whole_batches
-from evaluators.task import Split, Task
-from spaces.evaluation_mode import evaluation_mode
+from evaluators.batch_norm import recalibrate
+from evaluators.task import Task
+from evaluators.tasks.batches import whole_batches
+from evaluators.tasks.measure import measure
 
 _LEAST_CALIBRATION = 64
-
-
-def measure(
-    model: nn.Module,
-    task: Task,
-    split: Split,
-    batch_size: int = 256,
-    device: torch.device | None = None,
-    limit: int | None = None,
-) -> dict[str, float]:
-    """Return the mean loss (``loss``) and the mean of every score of ``task`` over ``split``.
-
-    Args:
-        model: The network, evaluated as it is, in float32, in evaluation mode; left unchanged.
-        task: Data, loss and score.
-        split: Which samples.
-        batch_size: Samples per forward pass.
-        device: Where to run; by default where the network's first parameter is.
-        limit: Only the first so many samples of the split's fixed order.
-    """
-    device = device if device is not None else next(model.parameters()).device
-    model.to(device)
-    sums: dict[str, torch.Tensor] = {}
-    samples = 0
-    with evaluation_mode(model):
-        for inputs, targets in task.batches(split, batch_size, limit=limit):
-            with torch.inference_mode():
-                expected = targets.to(device, non_blocking=True)
-                outputs = task.forward(model, to_device(inputs, device))
-                found = {name: values.double().sum() for name, values in task.score(outputs, expected).items()}
-                found["loss"] = task.loss(outputs, expected).double() * len(inputs)
-                for name, value in found.items():
-                    sums[name] = sums[name] + value if name in sums else value
-            samples += len(inputs)
-    if samples == 0:
-        raise ValueError(f"the task gave no sample of its {split} split (limit {limit})")
-    return {name: float(value) / samples for name, value in sums.items()}
 
 
 @dataclass(frozen=True)

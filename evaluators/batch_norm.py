@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from evaluators.tasks.batches import to_device
 from spaces.layers.batch_norm import measure_statistics
 
 
@@ -29,16 +30,3 @@ def recalibrate(
     parameter = next(model.parameters(), None)
     place = device if device is not None else parameter.device if parameter is not None else torch.device("cpu")
     measure_statistics(model, (to_device(inputs, place) for inputs, _ in batches), forward)
-
-
-def whole_batches(available: int, batch_size: int, batches: int) -> tuple[int, int]:
-    """Return how many batches of how many samples to measure on: a rest of a batch would count as much as a full one."""
-    size = min(batch_size, available)
-    return min(batches, available // size), size
-
-
-def to_device(inputs: Tensor, device: torch.device, channels_last: bool = True) -> Tensor:
-    """Return ``inputs`` on ``device``, images of shape ``(N, C, H, W)`` in channels-last layout where asked."""
-    if channels_last and inputs.ndim == 4:
-        return inputs.to(device, non_blocking=True, memory_format=torch.channels_last)
-    return inputs.to(device, non_blocking=True)

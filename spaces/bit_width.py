@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
-from spaces.channels.groups import Forward, call
 from spaces.domains import Choice
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
+from spaces.forward import Forward, call
 from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, WrittenLatency, latency_key, total
+from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import layer_shapes
 from spaces.quantization.calibration import Calibration, Method
-from spaces.quantization.cost import FLOAT_BITS, BitCost, Extent
+from spaces.quantization.cost import BitCost, Extent
 from spaces.quantization.fake_quantize import FEWEST, MOST, Quantizer
 from spaces.quantization.quantizable import Point, Site, find_quantizable
 from spaces.quantization.range_statistics import RangeStatistics

@@ -17,14 +17,14 @@ from spaces.candidate import Candidate, Value
 from spaces.channels.check import find_checked_groups, output_difference
 from spaces.channels.compensation import Compensation
 from spaces.channels.cost import ChannelCost
-from spaces.channels.groups import Forward, call
 from spaces.channels.masking import masked_copy, unmasked
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.domains import Mask
 from spaces.errors import UnsupportedModelError
+from spaces.forward import Forward, call
 from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
+from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import layer_shapes
-from spaces.quantization.cost import FLOAT_BITS
 
 PREPARED = "channel_keep_mask"
 

@@ -13,8 +13,8 @@ from spaces.base import SearchSpace
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate, Value
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
-from spaces.channels.groups import Forward, call
 from spaces.domains import Domain
+from spaces.forward import Forward, call
 from spaces.joint_cost import JointCost
 from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
 from spaces.layers.batch_norm import measure_statistics

@@ -13,8 +13,8 @@ from torch.nn import functional
 from evaluators.latency.timing import Run, clock
 from evaluators.onnx.quantized import OPSETS
 from evaluators.onnx.session import open_session
+from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
-from spaces.quantization.cost import FLOAT_BITS
 from spaces.quantization.fake_quantize import integer_range
 
 _TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8}

@@ -12,8 +12,8 @@ from evaluators.latency.backends import Conditions, LatencyError, Program, requi
 from evaluators.latency.layer_programs import EagerLayer, layer_onnx, layer_run
 from evaluators.latency.timing import Timing, alone, time_in_turn
 from evaluators.training.hardware import processor, torch_threads
+from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
-from spaces.quantization.cost import FLOAT_BITS
 
 LEAST_MILLISECONDS = 1e-4
 

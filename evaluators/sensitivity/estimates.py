@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from evaluators.batch_norm import to_device
 from evaluators.sensitivity.hessian_trace import TraceSettings
 from evaluators.sensitivity.second_moment import SecondMoment, adam_second_moment, empirical_fisher
 from evaluators.sensitivity.split_trace import split_traces
 from evaluators.task import Batch, Task
+from evaluators.tasks.batches import to_device
 
 Kind = Literal["adam", "fisher", "hutchinson"]
 Measure = Literal["adam", "fisher", "hutchinson", "divergence"]

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluators.accuracy import measure
-from evaluators.batch_norm import to_device
 from evaluators.task import Task
+from evaluators.tasks.batches import to_device
+from evaluators.tasks.measure import measure
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.hardware import autocast, repeatable
 from evaluators.training.layout import channels_last

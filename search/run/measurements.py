@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from evaluators.accuracy import measure
 from evaluators.cost import count
 from evaluators.task import Task
+from evaluators.tasks.measure import measure
 from search.output.atomic import write_json
 
 T = TypeVar("T")

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
 from evaluators.onnx.quantized import deployment
-from search.export.saved_network import write_formats
+from search.export.formats import write_formats
+from search.export.settings import ExportSettings
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.stages.base import Stage
 from spaces.quantization.record import is_quantized
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """Settings of the stage.
-
-    Attributes:
-        formats: What is written beside the weights: ``onnx`` (model.onnx) and ``torch_export`` (model.pt2).
-        tolerance: Largest absolute difference allowed between the exported file's outputs and the network's.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    formats: tuple[Literal["onnx", "torch_export"], ...] = ("onnx", "torch_export")
-    tolerance: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if self.tolerance <= 0:
-            raise ValueError(f"tolerance must be above 0, got {self.tolerance}")
 
 
 class Export(Stage):

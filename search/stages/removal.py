@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluators.batch_norm import recalibrate, whole_batches
+from evaluators.batch_norm import recalibrate
 from evaluators.task import Task
+from evaluators.tasks.batches import whole_batches
 from search.run.network import Network
 from spaces.channels.check import equivalence_error
 from spaces.channels.groups import ChannelGroups

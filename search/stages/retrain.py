@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from evaluators.accuracy import measure
+from evaluators.tasks.measure import measure
 from search.output.numbers import standard_error
 from search.run.network import Network
 from search.run.stage_run import StageRun

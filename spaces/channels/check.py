@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from spaces.channels.groups import ChannelGroups, Forward, Group, call, find_groups
+from spaces.channels.groups import ChannelGroups, Group, find_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import EquivalenceError
+from spaces.forward import Forward, call
 
 TOLERANCE = 1e-8
 """Largest accepted difference in double precision, relative to the largest output."""

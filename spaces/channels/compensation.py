@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.groups import ChannelGroups, Forward, Layer, call
+from spaces.channels.groups import ChannelGroups, Layer
 from spaces.evaluation_mode import evaluation_mode
+from spaces.forward import Forward, call
 
 LARGEST = 2048
 RIDGE = 1e-2

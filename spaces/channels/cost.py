@@ -7,7 +7,7 @@ from torch import nn
 
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.surgery import state_names
-from spaces.quantization.cost import FLOAT_BITS
+from spaces.layers.macs import FLOAT_BITS
 
 
 class ChannelCost:

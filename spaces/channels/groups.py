@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from spaces.channels.trace import LayerTrace, Trace
 from spaces.channels.tracing import trace_channels
 from spaces.errors import SecateursError, UnsupportedModelError
-
-Forward = Callable[[nn.Module, Tensor], Any]
-
-
-def call(model: nn.Module, inputs: Tensor) -> Any:
-    """Run a model on one tensor; the default forward."""
-    return model(inputs)
+from spaces.forward import Forward, call
 
 
 @dataclass(frozen=True)

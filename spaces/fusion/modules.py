@@ -18,8 +18,8 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.utils._pytree import tree_flatten
 
-from spaces.channels.groups import Forward, call
 from spaces.errors import EquivalenceError, UnsupportedModelError
+from spaces.forward import Forward, call
 from spaces.fusion.nodes import Constants, Found
 from spaces.fusion.plan import Plan, plan
 from spaces.fusion.program import parameters_of

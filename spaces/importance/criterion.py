@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.groups import ChannelGroups, Forward, call
+from spaces.channels.groups import ChannelGroups
 from spaces.errors import MissingLabelsError, SecateursError
 from spaces.evaluation_mode import evaluation_mode
+from spaces.forward import Forward, call
 from spaces.registry import resolve, suggestion
 
 CriterionName = Literal["bn_scale", "l1", "l2", "geometric_median", "taylor", "task_relevance", "relevance_loss"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from spaces.candidate import Candidate
+from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
-from spaces.quantization.cost import FLOAT_BITS
 
 ALIGNMENTS = (16, 8, 4, 1)
 """What channel counts may be multiples of: counts of one kind are computed in one way, and others in others."""

@@ -12,6 +12,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 COUNTED = (_ConvNd, nn.Linear, nn.MultiheadAttention)
 """Modules whose multiply-accumulates are counted."""
 
+FLOAT_BITS = 32
+"""Bits of a weight or activation that is not quantized."""
+
 
 def module_macs(module: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], outputs: Any) -> int:
     """Return the multiply-accumulates (half the FLOPs) of one call of ``module``, over the whole batch; 0 for others."""

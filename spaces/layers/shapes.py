@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from spaces.channels.groups import Forward, call
 from spaces.evaluation_mode import evaluation_mode
+from spaces.forward import Forward, call
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from spaces.channels.groups import Forward
 from spaces.errors import UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
+from spaces.forward import Forward
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.layers import QuantizedLayer
 

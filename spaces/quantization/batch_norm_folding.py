@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten
 
-from spaces.channels.groups import Forward, call
+from spaces.forward import Forward, call
 from spaces.quantization.layers import LAYERS, channel_axis
 
 TOLERANCE = 1e-8

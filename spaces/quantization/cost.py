@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from spaces.layers.macs import FLOAT_BITS
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.layers import QuantizedLayer, quantized_layers
 from spaces.quantization.quantizable import Quantizable
 from spaces.quantization.stored_weight import packed_bytes
-
-FLOAT_BITS = 32
 
 
 def operation_bits(module: nn.Module) -> int:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from spaces.channels.groups import Forward, call
 from spaces.errors import UnsupportedModelError
+from spaces.forward import Forward, call
 from spaces.layers.macs import COUNTED, module_macs
 from spaces.quantization.addition_nodes import Addition, find_additions
 from spaces.quantization.batch_norm_folding import Fold, find_folds, fold, shared_parameters

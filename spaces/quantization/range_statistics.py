@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.groups import Forward
+from spaces.forward import Forward
 from spaces.quantization.calibration import Calibration, Observed
 from spaces.quantization.fake_quantize import Quantizer, Step
 from spaces.quantization.layers import QuantizedLayer, quantized_layers

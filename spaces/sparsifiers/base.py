@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.groups import ChannelGroups, Forward
+from spaces.channels.groups import ChannelGroups
+from spaces.forward import Forward
 
 
 class Sparsifier(ABC):

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.check import find_checked_groups
-from spaces.channels.groups import ChannelGroups, Forward
+from spaces.channels.groups import ChannelGroups
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion
 from spaces.sparsifiers.allocation import Allocation, Shape
 from spaces.sparsifiers.base import Sparsifier

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from spaces.channels.groups import Forward
 from spaces.errors import UnsupportedModelError
+from spaces.forward import Forward
 from spaces.sparsifiers.base import Sparsifier
 
 Penalty = Literal["l1_half", "l1"]

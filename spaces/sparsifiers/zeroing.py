@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from spaces.channels.check import enliven, freeze, output_difference
-from spaces.channels.groups import ChannelGroups, Forward, Group
+from spaces.channels.groups import ChannelGroups, Group
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import EquivalenceError
+from spaces.forward import Forward
 from spaces.importance.criterion import places_on, writers
 
 TOLERANCE = 1e-5

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.config.loading import load
+from search.config import load
 from search.config.registries import SPACE
 from search.pipeline.inspection import examine
 from search.pipeline.preflight import preflight
@@ -69,7 +69,7 @@ def test_quickstart_passes_the_checks_of_a_run() -> None:
 
 @pytest.mark.slow
 def test_quickstart_runs(tmp_path: Path) -> None:
-    from search.pipeline.pipeline import run
+    from search.pipeline import run
 
     path = next(path for path in CONFIGS if path.stem == "quickstart")
     run(load(path, SHORT), tmp_path / "quickstart")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from spaces.channels.groups import call
+from spaces.forward import call
 from spaces.registry import lookup
 from spaces.sparsifiers import SPARSIFIERS
 from spaces.sparsifiers.base import Sparsifier

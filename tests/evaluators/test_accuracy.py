@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators.accuracy import Accuracy, AccuracySettings, measure
+from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.base import EvaluationContext
 from evaluators.batch_norm import recalibrate
+from evaluators.tasks.measure import measure
 from spaces.evaluation_mode import evaluation_mode
 from tests.evaluators.small_task import digits_task
 

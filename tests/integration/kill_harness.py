@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.export.saved_network import load
+from search.export import load
 from search.study.journal import cut_torn_records
 from tests.integration.tiny_pipeline import read_report, timeless, write_config
 from tests.paths import REPOSITORY

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import pytest
 
-from search.config.loading import load
-from search.export.saved_network import load as load_best
+from search.config import load
+from search.export import load as load_best
 from search.output.disk_errors import DiskError
-from search.pipeline.pipeline import run
+from search.pipeline import run
 from tests.integration.tiny_pipeline import SHORT, command, read_report, timeless, write_config
 
 

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from search.config.loading import Config, load
-from search.export.saved_network import load as load_best
-from search.pipeline.pipeline import run
+from search.export import load as load_best
+from search.pipeline import run
 from search.pipeline.rehearsal import rehearse
 from spaces.errors import SecateursError
 from tests.integration.drawn_configs import draw, undrawn

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from search.config.loading import load
-from search.export.saved_network import load as load_best
-from search.pipeline.pipeline import run
+from search.config import load
+from search.export import load as load_best
+from search.pipeline import run
 from spaces.errors import SecateursError
 from tests.integration.tiny_pipeline import finish, kill_when, read_report, start, timeless, write_config
 

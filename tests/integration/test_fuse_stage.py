@@ -12,10 +12,10 @@ import onnx
 import pytest
 import torch
 
-from evaluators.accuracy import measure
-from search.config.loading import load
-from search.export.saved_network import load as load_best
-from search.pipeline.pipeline import run
+from evaluators.tasks.measure import measure
+from search.config import load
+from search.export import load as load_best
+from search.pipeline import run
 from tests.integration.tiny_pipeline import read_report, write_config
 from tests.paths import REPOSITORY
 
@@ -72,7 +72,7 @@ def test_best_is_the_merged_network_in_a_new_process(finished: tuple[Path, dict[
     assert kinds == ["slice_channels", "replace_activations" if kind == "modules" else "merge_activations"]
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
-        "from search.export.saved_network import load\n"
+        "from search.export import load\n"
         "model = load(sys.argv[2]); torch.manual_seed(0); torch.set_grad_enabled(False)\n"
         "print(sum(p.numel() for p in model.parameters())); print(float(model(torch.randn(2, 1, 8, 8)).sum()))"
     )

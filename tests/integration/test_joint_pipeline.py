@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evaluators.accuracy import measure
 from evaluators.onnx.quantized import stored_integers
-from search.config.loading import load
-from search.export.saved_network import load as load_best
+from evaluators.tasks.measure import measure
+from search.config import load
+from search.export import load as load_best
 from search.pipeline.inspection import examine
 from search.pipeline.preflight import preflight
 from spaces.errors import SecateursError
@@ -91,7 +91,7 @@ def test_another_process_reads_it_back_and_the_onnx_file_answers_alike(whole: tu
     inputs, _ = next(iter(task.batches("test", 64)))
     torch.save(inputs, folder / "inputs.pt")
     script = (
-        "import sys, torch; from search.export.saved_network import load; x = torch.load(sys.argv[2]); "
+        "import sys, torch; from search.export import load; x = torch.load(sys.argv[2]); "
         "torch.save(load(sys.argv[1])(x).detach(), sys.argv[3])"
     )
     arguments = [str(folder), str(folder / "inputs.pt"), str(folder / "outputs.pt")]

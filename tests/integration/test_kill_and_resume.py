@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from search.config.loading import load
-from search.pipeline.pipeline import run
+from search.config import load
+from search.pipeline import run
 from search.run.run_folder import RunFolder
 from spaces.errors import SecateursError
 from tests.integration.tiny_pipeline import command, finish, kill_when, read_report, start, timeless, write_config

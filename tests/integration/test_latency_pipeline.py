@@ -13,8 +13,8 @@ import evaluators.latency.latency
 from evaluators.latency.backends import Conditions, Program
 from evaluators.latency.timers import LayerRequest
 from evaluators.latency.timing import Timing
-from search.config.loading import load
-from search.pipeline.pipeline import run
+from search.config import load
+from search.pipeline import run
 from tests.integration.stage_pieces import HEAD
 from tests.integration.tiny_pipeline import read_report, write_config
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.config.loading import load
-from search.export.saved_network import load as load_network
-from search.pipeline.pipeline import run
+from search.config import load
+from search.export import load as load_network
+from search.pipeline import run
 from tests.paths import REPOSITORY
 
 SMALLER = (

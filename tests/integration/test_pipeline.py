@@ -12,10 +12,10 @@ import optuna
 import pytest
 import torch
 
-from evaluators.accuracy import measure
-from search.config.loading import load
-from search.export.saved_network import load as load_best
-from search.pipeline.pipeline import run
+from evaluators.tasks.measure import measure
+from search.config import load
+from search.export import load as load_best
+from search.pipeline import run
 from spaces.errors import SecateursError
 from tests.integration.tiny_pipeline import CONFIG, read_report, write_config
 from tests.paths import REPOSITORY
@@ -88,7 +88,7 @@ def test_best_is_loaded_in_a_new_process_with_the_reported_accuracy(finished: tu
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
         "import pickle; pickle.Unpickler = pickle.load = pickle.loads = None\n"
-        "from search.export.saved_network import load\n"
+        "from search.export import load\n"
         "model = load(sys.argv[2]); assert not model.training\n"
         "print(sum(p.numel() for p in model.parameters()))\n"
         "assert 'sklearn' not in sys.modules and 'optuna' not in sys.modules"

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from evaluators.batch_norm import recalibrate
-from search.config.loading import load
-from search.export.saved_network import load as load_network
-from search.pipeline.pipeline import run
+from search.config import load
+from search.export import load as load_network
+from search.pipeline import run
 from search.study.storage import open_journal
 from spaces.sparsifiers.probabilistic import Probabilistic
 from tests.integration.tiny_pipeline import read_report, timeless, write_config

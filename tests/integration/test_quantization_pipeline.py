@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evaluators.accuracy import measure
 from evaluators.onnx.quantized import stored_integers
-from search.config.loading import load
-from search.export.saved_network import load as load_best
-from search.pipeline.pipeline import run
+from evaluators.tasks.measure import measure
+from search.config import load
+from search.export import load as load_best
+from search.pipeline import run
 from spaces.quantization.layers import quantized_layers
 from tests.integration.tiny_pipeline import read_report, write_config
 

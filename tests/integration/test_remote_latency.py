@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search.config.loading import load
+from search.config import load
 from search.executors.ray_cluster import ClusterError
 from search.pipeline.preflight import preflight
 from tests.integration.tiny_pipeline import SHORT, read_report, write_config

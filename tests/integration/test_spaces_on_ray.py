@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from search.config.loading import load
+from search.config import load
 from search.executors.ray_cluster import Share, connect
 from search.executors.ray_settings import RaySettings
-from search.pipeline.pipeline import run
+from search.pipeline import run
 from tests.integration.stage_pieces import HEAD
 from tests.integration.tiny_pipeline import read_report, timeless, write_config
 

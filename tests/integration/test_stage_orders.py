@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from search.config import load
 from search.config.document import ConfigError
-from search.config.loading import load
-from search.export.saved_network import load as load_best
-from search.pipeline.pipeline import run
+from search.export import load as load_best
+from search.pipeline import run
 from search.pipeline.rehearsal import rehearse
 from tests.integration.stage_pieces import PIECES, pipeline
 from tests.integration.tiny_pipeline import read_report, write_config

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from search.config.loading import load
-from search.pipeline.pipeline import run
+from search.config import load
+from search.pipeline import run
 from spaces.errors import SecateursError
 from tests.integration.tiny_pipeline import SHORT, command, finish, kill_when, read_report, start, timeless, write_config
 from tests.postgres_server import PASSWORD, PostgresServer, why_not

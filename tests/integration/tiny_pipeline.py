@@ -81,8 +81,8 @@ def command(config: Path, runs: Path, *overrides: str) -> subprocess.CompletedPr
 
 def drive(config: Path, folder: Path) -> None:
     """Run the pipeline; the body of a process of its own."""
-    from search.config.loading import load
-    from search.pipeline.pipeline import run
+    from search.config import load
+    from search.pipeline import run
 
     run(load(config), folder, None)
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from evaluators.tasks.loader_task import LoaderError, LoaderTask
 from search.compress import compress
 from search.config.document import ConfigError
-from search.export.saved_network import load
+from search.export import load
 from spaces.errors import SecateursError
 
 SEARCH = {

@@ -7,10 +7,10 @@ from torch import nn
 
 from evaluators.cost import count
 from spaces.candidate import Candidate
-from spaces.channels.groups import call
 from spaces.errors import EquivalenceError, InvalidCandidateError, SecateursError, UnsupportedModelError
 from spaces.filter_ratio import FilterRatio
 from spaces.filter_ratio_settings import FilterRatioSettings
+from spaces.forward import call
 from spaces.importance.criterion import Observations, score
 from spaces.ordinal import dearest
 from spaces.transformation import apply

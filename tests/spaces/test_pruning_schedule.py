@@ -8,9 +8,9 @@ import torch
 
 from evaluators.cost import count
 from spaces.candidate import Candidate
-from spaces.channels.groups import call
 from spaces.domains import Choice, Real
 from spaces.errors import InvalidCandidateError, UnsupportedModelError
+from spaces.forward import call
 from spaces.pruning_schedule import PAPER, PruningSchedule, PruningScheduleSettings
 from spaces.transformation import apply
 from tests.spaces.sparsifiers.test_gradient_cut import INPUTS, mixed

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators.accuracy import measure
+from evaluators.tasks.measure import measure
 from evaluators.training.hardware import has_fast_bfloat16
 from evaluators.training.loop import DivergedError, TrainingError, train
 from evaluators.training.optimizers import OptimizerSettings, make_optimizer

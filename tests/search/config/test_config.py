@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from search.config import load
 from search.config.block import Limit, parse_limit
 from search.config.document import ConfigError
-from search.config.loading import load
 from spaces.errors import SecateursError
 
 MINIMAL = """\

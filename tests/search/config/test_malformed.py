@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from search.config import load
 from search.config.document import ConfigError
-from search.config.loading import load
 from search.pipeline.rehearsal import rehearse
 from spaces.errors import SecateursError
 from tests.search.config.mutations import Mutation, mutations

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from search.config import load
 from search.config.document import ConfigError
-from search.config.loading import load
 from search.executors.base import Evaluate, Workload
 from search.executors.ray import RayExecutor
 from search.executors.ray_cluster import ClusterError, Share, connect, describe, room

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluators.accuracy import measure
+from evaluators.tasks.measure import measure
 from evaluators.training.checkpoint import unpack
 from evaluators.training.loop import train
 from evaluators.training.state import end_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from search.config.loading import load
+from search.config import load
 from search.pipeline.repeat import repeat
 from search.report.page import render
 from search.report.seeds import seed_rows

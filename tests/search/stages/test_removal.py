@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.config.loading import load
-from search.export.saved_network import load as load_best
-from search.pipeline.pipeline import run
+from search.config import load
+from search.export import load as load_best
+from search.pipeline import run
 from search.stages.removal import output_change
 from spaces.errors import EquivalenceError
 from spaces.networks import digits_cnn

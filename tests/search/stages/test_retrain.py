@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from search.config.loading import load
-from search.export.saved_network import load as load_best
-from search.pipeline.pipeline import run
+from search.config import load
+from search.export import load as load_best
+from search.pipeline import run
 from tests.integration.stage_pieces import HEAD, PIECES
 
 TRAIN = "  - train: {epochs: 8, batch_size: 50, optimizer: {name: sgd, lr: 0.1}}\n"

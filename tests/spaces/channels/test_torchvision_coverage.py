@@ -9,8 +9,8 @@ import torch
 import torchvision
 
 from spaces.channels.check import enliven, equivalence_error, find_checked_groups, half_mask
-from spaces.channels.groups import call
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.forward import call
 
 OPEN_FAMILIES = tuple(
     "resnet wide_resnet resnext vgg densenet mobilenet efficientnet regnet convnext googlenet inception squeezenet "

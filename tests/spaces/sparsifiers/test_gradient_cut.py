@@ -9,9 +9,9 @@ from torch import nn
 
 from spaces.channels.check import find_checked_groups
 from spaces.channels.cost import ChannelCost
-from spaces.channels.groups import call
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import EquivalenceError, MissingLabelsError, SecateursError, UnsupportedModelError
+from spaces.forward import call
 from spaces.sparsifiers.channel_split import ChannelSplit
 from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
 from spaces.sparsifiers.zeroing import largest_weights, lossless_groups

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from spaces.channels.cost import ChannelCost
-from spaces.channels.groups import call
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.forward import call
 from spaces.sparsifiers.allocation import Allocation, Shape
 from spaces.sparsifiers.probabilistic import COLUMNS_REMARK, SHORTEST_INTERVAL, Probabilistic, ProbabilisticSettings
 from tests.spaces.sparsifiers.test_gradient_cut import INPUTS, adamw, batch, mixed, sgd

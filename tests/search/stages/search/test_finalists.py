@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from search.config.loading import load
-from search.pipeline.pipeline import run
+from search.config import load
+from search.pipeline import run
 from search.stages.search.finalists import choose_finalists
 from search.study.problem import Objective, Problem
 from search.study.trial import Proposal, Trial
