@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from search.algorithms.base import Algorithm
 from search.executors.base import Job
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.study.trial import Trial
 
 BATCH = 64
 
 
-def measured(algorithm: Algorithm, recipe: Recipe, checkpoints: TrialCheckpoints | None = None) -> Iterator[Trial]:
+def measured(algorithm: Algorithm, recipe: TrialEvaluator, checkpoints: TrialCheckpoints | None = None) -> Iterator[Trial]:
     """Yield every trial of a whole search, each told to ``algorithm`` before the next is measured.
 
     Args:

@@ -43,7 +43,7 @@ from evaluators.tasks.small_images import FashionMNIST
 from search.algorithms.genetics.racing import RacingSettings
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.executors.base import Job
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.output.atomic import write_json
 from search.stages.search.context import CALIBRATION_SAMPLES
 from search.study.trial import Proposal, Trial
@@ -176,7 +176,7 @@ class Bench:
     def _ours(self, watch: Stopwatch, space: ChannelMask, index: int) -> Trial:
         """Evaluate a candidate as the search does, and time its parts."""
         evaluators_run = [Cost(CostSettings()), Accuracy(self.case.accuracy)]
-        recipe = Recipe(space, self.model, self.case.task, evaluators_run, 0, CPU)
+        recipe = TrialEvaluator(space, self.model, self.case.task, evaluators_run, 0, CPU)
         with watch.around(
             build=(ChannelMask, "realize"),
             recalibrate=(evaluators.accuracy, "recalibrate"),

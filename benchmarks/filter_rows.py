@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from benchmarks.pruning_bench import CPU, Bench, Row, Sizes
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from evaluators.task import Task
 from evaluators.tasks.observations import observations
 from search.run.network import Network
@@ -46,7 +46,7 @@ FilterBench = Bench[FilterSizes]
 
 
 def _share(task: Task, reference: nn.Module, limit: float) -> float:
-    return limit / count(reference, task.example_inputs())["macs"]
+    return limit / count_costs(reference, task.example_inputs())["macs"]
 
 
 def gradient_cut(importance: CriterionName) -> Row:

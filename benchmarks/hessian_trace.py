@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from evaluators.sensitivity.hessian_trace import Trace, TraceSettings, hessian_traces
+from evaluators.sensitivity.hessian_trace import TraceEstimate, TraceSettings, hessian_traces
 from evaluators.sensitivity.split_trace import split_traces
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSettings
@@ -157,8 +157,8 @@ def exact(model: nn.Module, task: Classification, plan: Plan, weights: dict[str,
     return {"layer": name, "trace": value}
 
 
-def _trace(values: list[float], weight: Tensor) -> Trace:
-    return Trace(statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5, weight.numel())
+def _trace(values: list[float], weight: Tensor) -> TraceEstimate:
+    return TraceEstimate(statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5, weight.numel())
 
 
 def compare(own: Numbers, theirs: Numbers, plan: Plan) -> Numbers:

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.joint_rows import BYTES, OPERATIONS, QUICK, ROWS, JointBench, JointSizes, Setting
 from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
 from benchmarks.quantized_cells import delivered
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from search.output.atomic import write_json
 
 PLAN = Plan("joint", "benchmarks.joint_rows:ROWS", (BYTES,))
@@ -35,7 +35,7 @@ def compute(cell: Cell) -> dict[str, Any]:
     bench: Any = cell.bench
     task = bench.task()
     reference = bench.reference(task)
-    baseline = count(reference, task.example_inputs())
+    baseline = count_costs(reference, task.example_inputs())
     outcome = ROWS[cell.row](Setting(bench, task, reference, cell.path))
     chosen = time.process_time() - used
     _, numbers = delivered(cell, task, reference, outcome.model, outcome.epochs)

@@ -16,7 +16,7 @@ from benchmarks.driving import measured
 from benchmarks.mixed_precision_rows import BitSizes
 from benchmarks.pruning_bench import CPU, PEAK_LR, Bench
 from evaluators.accuracy import Accuracy, AccuracySettings
-from evaluators.cost import Cost, CostSettings, count
+from evaluators.cost import Cost, CostSettings, count_costs
 from evaluators.sensitivity.estimates import SensitivitySettings, calibration_batches
 from evaluators.sensitivity.loss_increase import divergence_table
 from evaluators.sensitivity.omega import sum_of
@@ -28,12 +28,12 @@ from search.algorithms.encoding.channel_encoding import ChannelEncoding, Unreach
 from search.algorithms.encoding.level_allocation import uniform_allocation
 from search.algorithms.genetic import GeneticAlgorithm
 from search.algorithms.genetics.settings import GeneticSettings
-from search.algorithms.integer_program import IntegerProgramSettings, Programme
+from search.algorithms.integer_program import IntegerProgramSettings, MixedIntegerProgram
 from search.algorithms.mixed_starts import NODES, SHARES, kept_channels, mixed_starts
 from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings, SamplerName
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.executors.base import Job
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.output.atomic import write_json
 from search.study.pareto import best
 from search.study.problem import Objective, Problem, Target
@@ -117,7 +117,7 @@ class Setting:
 
     def targets(self) -> list[Target]:
         """Return the limits on bytes and bit operations."""
-        whole = count(self.reference, self.task.example_inputs())
+        whole = count_costs(self.reference, self.task.example_inputs())
         return [
             Target("size_bytes", BYTES * whole["size_bytes"]),
             Target("bit_operations", OPERATIONS * whole["bit_operations"]),
@@ -155,7 +155,7 @@ class Setting:
     def channels(self, macs: float) -> Problem:
         """Return the problem of the channels at a share of the checkpoint's MACs."""
         space = ChannelMask(self.reference, self.task.example_inputs(), batches=self.images())
-        limit = macs * count(self.reference, self.task.example_inputs())["macs"]
+        limit = macs * count_costs(self.reference, self.task.example_inputs())["macs"]
         return self._problem(space, [Target("macs", limit)], {})
 
     def _problem(self, space: Joint | ChannelMask, targets: list[Target], tables: Mapping[str, Any]) -> Problem:
@@ -168,10 +168,10 @@ class Setting:
         problem = Problem(space, [Objective("loss", "minimize")], targets, known)
         return dataclasses.replace(problem, starts=tuple(mixed_starts(problem)))
 
-    def recipe(self, space: SearchSpace, model: nn.Module) -> Recipe:
+    def recipe(self, space: SearchSpace, model: nn.Module) -> TrialEvaluator:
         """Return how candidates are measured: on the search split."""
         evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=4))]
-        return Recipe(space, model, self.task, evaluators, self.bench.seed, CPU)
+        return TrialEvaluator(space, model, self.task, evaluators, self.bench.seed, CPU)
 
     def searched(self, problem: Problem, algorithm: Algorithm) -> Trial:
         """Return the best trial of a search."""
@@ -255,7 +255,7 @@ def _prune_then_quantize(setting: Setting) -> Outcome:
         problem = setting.channels(split)
         found = setting.searched(problem, _genetic(setting, problem, each, min(sizes.population, max(2, each // 2))))
         masks = found.proposal.candidate.values
-        programme = Programme(BitEncoding(joint, masks), IntegerProgramSettings(gap=1e-3, nodes=NODES))
+        programme = MixedIntegerProgram(BitEncoding(joint, masks), IntegerProgramSettings(gap=1e-3, nodes=NODES))
         trials.append(recipe.evaluate(Job(len(trials), Proposal(programme.solve(()).candidate))))
     chosen = _chosen(trials, joint)
     names = set(joint.tables["importance"])
@@ -274,7 +274,7 @@ def _prune_then_quantize(setting: Setting) -> Outcome:
     bits = setting.bits(pruned)
     tables = {"omega": setting.omega(bits, pruned, setting.path.with_name(setting.path.stem + "-omega.json"))}
     quantized = Problem(bits, [Objective("omega", "minimize")], setting.targets(), tables)
-    candidate = Programme(BitEncoding(quantized), IntegerProgramSettings()).solve(()).candidate
+    candidate = MixedIntegerProgram(BitEncoding(quantized), IntegerProgramSettings()).solve(()).candidate
     notes = {
         "candidate": {**masks, **candidate.values},
         "searched_loss": chosen.metrics["loss"],

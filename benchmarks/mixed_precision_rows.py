@@ -17,7 +17,7 @@ from benchmarks.quantized_cells import quantized_training
 from evaluators.cost import Cost, CostSettings
 from evaluators.sensitivity.estimates import SensitivitySettings, calibration_batches
 from evaluators.sensitivity.loss_increase import divergence_table
-from evaluators.sensitivity.omega import Omega, sum_of
+from evaluators.sensitivity.omega import LossIncrease, sum_of
 from evaluators.task import Task
 from evaluators.training.optimizers import OptimizerSettings
 from search.algorithms.base import Algorithm
@@ -26,7 +26,7 @@ from search.algorithms.integer_program import IntegerProgram, IntegerProgramSett
 from search.algorithms.progressive import Indicator, Progressive, ProgressiveSettings
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.executors.base import Job
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.output.atomic import write_json
 from search.study.pareto import best
@@ -192,8 +192,8 @@ def _trained_along(setting: Setting) -> Outcome:
     problem = setting.problem(trains=True)
     training = dataclasses.replace(quantized_training(setting.bench, 1), schedule="constant")
     training = dataclasses.replace(training, optimizer=OptimizerSettings("adamw", lr=3e-4, momentum=0.9, weight_decay=1e-4))
-    omega = Omega(dataclasses.replace(setting.sensitivity, sensitivity="adam"))
-    recipe = Recipe(
+    omega = LossIncrease(dataclasses.replace(setting.sensitivity, sensitivity="adam"))
+    recipe = TrialEvaluator(
         problem.space,
         setting.reference,
         setting.task,

@@ -13,11 +13,11 @@ from benchmarks.driving import measured
 from benchmarks.pruning_bench import CPU, PEAK_LR, Bench, Row, Sizes
 from benchmarks.pruning_rows import peer
 from evaluators.accuracy import Accuracy, AccuracySettings
-from evaluators.cost import Cost, CostSettings, count
+from evaluators.cost import Cost, CostSettings, count_costs
 from evaluators.task import Task
 from search.algorithms.halving import HalvingSettings
 from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.output.atomic import write_json
 from search.run.network import Network
@@ -28,7 +28,7 @@ from spaces.channels.check import find_checked_groups
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.importance import criterion as importance
 from spaces.pruning_schedule import PruningSchedule, PruningScheduleSettings
-from spaces.sparsifiers.allocation import Shape
+from spaces.sparsifiers.allocation import RatioProfile
 from spaces.sparsifiers.participation import Participation
 from spaces.sparsifiers.probabilistic import Probabilistic, ProbabilisticSettings, numbers_of
 
@@ -79,7 +79,7 @@ class Cubic(Participation):
 
 def settings_for(task: Task, reference: nn.Module, limit: float, base: ProbabilisticSettings) -> ProbabilisticSettings:
     """Return ``base`` with the limit as a share of the checkpoint's MACs."""
-    return replace(base, macs=limit / count(reference, task.example_inputs())["macs"])
+    return replace(base, macs=limit / count_costs(reference, task.example_inputs())["macs"])
 
 
 def pruned(
@@ -126,11 +126,11 @@ def one_shot(base: ProbabilisticSettings) -> Row:
 
 def searched(bench: Bench[PruningSizes], task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
     """Return the network of the best schedule that a search found; its own run is as long as any other row's."""
-    share = limit / count(reference, task.example_inputs())["macs"]
+    share = limit / count_costs(reference, task.example_inputs())["macs"]
     space = PruningSchedule(reference, task.example_inputs(), PruningScheduleSettings(macs=(share,)), forward=task.forward)
     training = bench.training(bench.sizes.epochs, PEAK_LR, distilled=True)
     evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=4))]
-    recipe = Recipe(space, reference, task, evaluators, bench.seed, CPU, training)
+    recipe = TrialEvaluator(space, reference, task, evaluators, bench.seed, CPU, training)
     starts = space.starting_points()
     problem = Problem(space, [Objective("top1", "maximize")], [Target("macs", limit)], {}, trains=True, starts=starts)
     settings = OptunaSamplerSettings(evaluations=bench.sizes.trials, halving=HalvingSettings((0.25, 0.5)))
@@ -148,7 +148,7 @@ def searched(bench: Bench[PruningSizes], task: Task, reference: nn.Module, limit
 OURS = ProbabilisticSettings(importance="taylor")
 """Taylor's criterion, by the loss on the search split at 25 % of the MACs (seed 0, both networks): of l1, taylor, and shares of
 0.25 and 0.5 of the steps."""
-PAPERS = replace(OURS, largest=0.05, flatness=0.25, interval=180, draw="weight", importance="l1", shape=Shape())
+PAPERS = replace(OURS, largest=0.05, flatness=0.25, interval=180, draw="weight", importance="l1", shape=RatioProfile())
 
 ROWS: dict[str, Row] = {
     "probabilistic (ours)": sparsified(Probabilistic, OURS),

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from evaluators.batch_norm import recalibrate
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from evaluators.task import Task
 from evaluators.tasks.measure import measure
 from evaluators.tasks.model_factory import ModelSettings
@@ -142,7 +142,7 @@ class Bench(Generic[S]):
             "search_top1_before": before["top1"],
             "search_top1": measure(model, task, "search")["top1"],
             "test_top1": measure(model, task, "test")["top1"],
-            **count(model, task.example_inputs()),
+            **count_costs(model, task.example_inputs()),
         }
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.pruning_bench import Bench, Row
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from search.output.atomic import write_json
 from spaces.registry import resolve
 
@@ -82,7 +82,7 @@ def compute(cell: Cell) -> dict[str, Any]:
     start, used = time.perf_counter(), time.process_time()
     bench, task = cell.bench, cell.bench.task()
     reference = bench.reference(task)
-    baseline = count(reference, task.example_inputs())["macs"]
+    baseline = count_costs(reference, task.example_inputs())["macs"]
     model, epochs = cell.plan.row(cell.row)(bench, task, reference, baseline * cell.target, cell.path)
     pruned = time.perf_counter() - start
     numbers = bench.finish(task, model, reference, epochs, cell.path)

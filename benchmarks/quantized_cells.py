@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.pruning_bench import CPU, Bench
 from benchmarks.pruning_cells import Cell
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from evaluators.task import Task
 from evaluators.tasks.measure import measure
 from evaluators.training.loop import train
@@ -44,5 +44,5 @@ def delivered(cell: Cell, task: Task, reference: nn.Module, model: nn.Module, ep
         "search_top1_before": before["top1"],
         "search_top1": measure(stored, task, "search")["top1"],
         "test_top1": measure(stored, task, "test")["top1"],
-        **(count(stored, task.example_inputs()) if stored is not model else {}),
+        **(count_costs(stored, task.example_inputs()) if stored is not model else {}),
     }

@@ -35,7 +35,7 @@ from evaluators.training.settings import TrainingSettings
 from search.algorithms.genetic import GeneticAlgorithm
 from search.algorithms.genetics.racing import RacingSettings
 from search.algorithms.genetics.settings import GeneticSettings
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.output.atomic import write_tensors
 from search.stages.search.context import CALIBRATION_SAMPLES
 from search.study.pareto import best
@@ -139,7 +139,7 @@ def run(plan: Plan, task: Classification, model: nn.Module, racing: RacingSettin
     settings = GeneticSettings(population=plan.population, generations=plan.generations, elite=plan.elite, racing=racing)
     algorithm = GeneticAlgorithm(problem, settings, seed)
     accuracy = Accuracy(AccuracySettings(batch_norm_batches=plan.batch_norm_batches))
-    recipe = Recipe(space, model, task, [Cost(CostSettings()), accuracy], seed, CPU)
+    recipe = TrialEvaluator(space, model, task, [Cost(CostSettings()), accuracy], seed, CPU)
     trials: list[Trial] = []
     improvements: list[tuple[float, int, float]] = []
     for trial in measured(algorithm, recipe):

@@ -40,7 +40,7 @@ from search.algorithms.base import Algorithm
 from search.executors.base import Evaluate, Executor, Job, Workload
 from search.executors.ray import RayExecutor
 from search.executors.ray_settings import RaySettings
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.executors.serial import SerialExecutor, SerialSettings
 from search.executors.shipment import ship
 from search.executors.trial_checkpoints import TrialCheckpoints
@@ -148,7 +148,7 @@ def real(data: str, evaluations: int, repeats: int, images: int) -> Row:
     model = task.reference_model().eval()
     space = ChannelMask(model, task.example_inputs(), forward=task.forward)
     evaluators = [Accuracy(AccuracySettings(batch_norm_batches=2)), Cost(CostSettings())]
-    recipe = Recipe(space, model, task, evaluators, 0, device_of("cpu"))
+    recipe = TrialEvaluator(space, model, task, evaluators, 0, device_of("cpu"))
     problem = Problem(space, [Objective("top1", "maximize"), Objective("macs", "minimize")], [], {})
 
     def pack(device: str) -> Callable[[], Evaluate]:

@@ -10,7 +10,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from evaluators.task import Task
 from spaces.sparsifiers.base import Sparsifier
 
@@ -61,7 +61,7 @@ def prune_to(
         )
         pruner.step()
         candidate.zero_grad(set_to_none=True)
-        if count(candidate, inputs)["macs"] <= macs:
+        if count_costs(candidate, inputs)["macs"] <= macs:
             best, high = candidate, ratio
         else:
             low = ratio

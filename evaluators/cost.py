@@ -17,7 +17,7 @@ from spaces.layers.macs import COUNTED, module_macs
 from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes
 
 
-def count(
+def count_costs(
     model: nn.Module, example_inputs: Tensor, forward: Callable[[nn.Module, Tensor], Tensor] | None = None
 ) -> dict[str, float]:
     """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of ``model``, by running it once.
@@ -94,7 +94,7 @@ class CostSettings:
 class Cost(Evaluator):
     """Multiply-accumulates per sample, parameters, bytes and bit operations.
 
-    Taken from what the space knows analytically where that is complete, else counted on the network by :func:`count`.
+    Taken from what the space knows analytically where that is complete, else counted on the network by :func:`count_costs`.
     """
 
     Settings = CostSettings
@@ -124,4 +124,4 @@ class Cost(Evaluator):
             raise SecateursError(NO_TABLE)
         if all(name in context.costs for name in self.metrics):
             return {name: float(context.costs[name]) for name in self.metrics}
-        return count(model, context.task.example_inputs(), context.task.forward)
+        return count_costs(model, context.task.example_inputs(), context.task.forward)

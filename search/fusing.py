@@ -8,7 +8,7 @@ from pathlib import Path
 from search.export.onnx_comparison import CannotRunError, compare
 from search.export.onnx_file import read, write
 from spaces.errors import SecateursError
-from spaces.fusion.onnx_models import fuse, nodes
+from spaces.fusion.onnx_models import fuse_onnx, nodes
 
 
 def fuse_file(
@@ -30,7 +30,7 @@ def fuse_file(
         raise SecateursError(f"{target} is the input, which stays as it is: give another path to -o")
     model = read(source)
     before = nodes(model)
-    report = fuse(model, literal)
+    report = fuse_onnx(model, literal)
     yield f"{source}: {before} nodes before, {nodes(model)} after; chains merged: {len(report.merges)}; constants not counted"
     yield from report.lines()
     told = ["not compared in ONNX Runtime (--no-compare); checked against the standard, and every merge on numbers of its own"]

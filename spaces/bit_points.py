@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from spaces.candidate import Candidate
-    from spaces.quantization.cost import Extent
-    from spaces.quantization.quantizable import Point, Unquantized
+    from spaces.quantization.cost import LayerSizes
+    from spaces.quantization.quantizable import QuantizerLocation, Unquantized
 
 
 @runtime_checkable
-class HasPoints(Protocol):
+class QuantizingSpace(Protocol):
     """A space over the bits of quantized values.
 
     Attributes:
@@ -19,9 +19,9 @@ class HasPoints(Protocol):
         frozen: What stays in float, and why.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[QuantizerLocation, ...]
     frozen: tuple[Unquantized, ...]
 
-    def extent(self, candidate: Candidate) -> Extent:
+    def extent(self, candidate: Candidate) -> LayerSizes:
         """Return how large the layers are in the network of a candidate."""
         ...

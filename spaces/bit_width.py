@@ -18,9 +18,9 @@ from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, WrittenL
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import layer_shapes
 from spaces.quantization.calibration import Calibration, Method
-from spaces.quantization.cost import BitCost, Extent
+from spaces.quantization.cost import BitCost, LayerSizes
 from spaces.quantization.fake_quantize import FEWEST, MOST, Quantizer
-from spaces.quantization.quantizable import Point, Site, find_quantizable
+from spaces.quantization.quantizable import QuantizableLayer, QuantizerLocation, find_quantizable
 from spaces.quantization.range_statistics import RangeStatistics
 from spaces.quantization.record import pack_weights, quantize
 
@@ -141,7 +141,7 @@ class BitWidth(SearchSpace):
         """Bits of every decision, in graph order."""
         return {point.decision: self._domain_of(point) for point in self.points}
 
-    def _domain_of(self, point: Point) -> Choice:
+    def _domain_of(self, point: QuantizerLocation) -> Choice:
         settings = self._settings
         edge = {site.name for site in self.found.layers if site.edge}
         if point.layer in edge and settings.first_last_bits is not None:
@@ -151,16 +151,20 @@ class BitWidth(SearchSpace):
         bits = settings.weight_bits if point.kind == "weight" else settings.activation_bits
         return Choice(tuple(sorted(set(bits))))
 
-    def _points(self) -> Iterable[Point]:
+    def _points(self) -> Iterable[QuantizerLocation]:
         tied = self._settings.tie == "layer"
         for site in self.found.layers:
             weight = f"{site.name}.weight"
-            yield Point(weight, site.name, "weight", f"{site.name}.weight_quantizer", site.weights, site.macs)
+            yield QuantizerLocation(weight, site.name, "weight", f"{site.name}.weight_quantizer", site.weights, site.macs)
             if self._settings.activation_bits:
                 decision = weight if tied else f"{site.name}.activation"
-                yield Point(decision, site.name, "activation", f"{site.name}.input_quantizer", site.inputs, site.macs)
+                yield QuantizerLocation(
+                    decision, site.name, "activation", f"{site.name}.input_quantizer", site.inputs, site.macs
+                )
         for addition in self.found.additions:
-            yield Point(f"{addition.name}.activation", addition.name, "activation", addition.path, addition.elements, 0.0)
+            yield QuantizerLocation(
+                f"{addition.name}.activation", addition.name, "activation", addition.path, addition.elements, 0.0
+            )
 
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
         """Return a copy of ``model`` with calibrated fake quantizers, that can be trained; BatchNorm is folded.
@@ -259,9 +263,9 @@ class BitWidth(SearchSpace):
         """Let ``latency_ms`` be among the costs."""
         self._latency = latency
 
-    def _bit_pairs(self, site: Site) -> tuple[tuple[int, int], ...]:
-        weights = self._domain_of(Point("", site.name, "weight", "", 0, site.macs)).options
-        inputs = self._domain_of(Point("", site.name, "activation", "", 0, site.macs)).options or (FLOAT_BITS,)
+    def _bit_pairs(self, site: QuantizableLayer) -> tuple[tuple[int, int], ...]:
+        weights = self._domain_of(QuantizerLocation("", site.name, "weight", "", 0, site.macs)).options
+        inputs = self._domain_of(QuantizerLocation("", site.name, "activation", "", 0, site.macs)).options or (FLOAT_BITS,)
         tied = self._settings.tie == "layer" and bool(self._settings.activation_bits)
         return tuple((int(one), int(other)) for one in weights for other in ([one] if tied else inputs))
 
@@ -271,7 +275,7 @@ class BitWidth(SearchSpace):
         for point in self.points:
             wanted = weight_bits if point.kind == "weight" else activation_bits
             options = [int(bits) for bits in self.domains[point.decision].options]
-            values.setdefault(point.decision, nearest(options, wanted))
+            values.setdefault(point.decision, nearest_bits(options, wanted))
         return Candidate(values)
 
     def cheapest(self) -> Candidate:
@@ -289,7 +293,7 @@ class BitWidth(SearchSpace):
         self.validate(candidate)
         return {"kind": "quantize", "candidate": dict(candidate.values), **self._record(candidate.values)}
 
-    def extent(self, candidate: Candidate) -> Extent:
+    def extent(self, candidate: Candidate) -> LayerSizes:
         """Return how large the layers are, whatever their bits."""
         return self.cost.whole
 
@@ -309,7 +313,7 @@ class BitWidth(SearchSpace):
         }
 
 
-def nearest(options: Sequence[int], wanted: int) -> int:
+def nearest_bits(options: Sequence[int], wanted: int) -> int:
     """Return the option nearest to ``wanted``, the larger one of two."""
     return min(options, key=lambda bits: (abs(bits - wanted), -bits))
 

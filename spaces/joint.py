@@ -18,7 +18,7 @@ from spaces.forward import Forward, call
 from spaces.joint_cost import JointCost
 from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
 from spaces.layers.batch_norm import measure_statistics
-from spaces.quantization.cost import Extent
+from spaces.quantization.cost import LayerSizes
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Joint(SearchSpace):
         """Let ``latency_ms`` be among the costs."""
         self._latency = latency
 
-    def extent(self, candidate: Candidate) -> Extent:
+    def extent(self, candidate: Candidate) -> LayerSizes:
         """Return how large the layers of a candidate's network are."""
         return self._cost.extent(self.groups.mask(candidate.values))  # type: ignore[arg-type]
 

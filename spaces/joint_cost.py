@@ -10,7 +10,7 @@ from torch import nn
 
 from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups
-from spaces.quantization.cost import Extent
+from spaces.quantization.cost import LayerSizes
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.layers import channel_axis, quantized_layers
 from spaces.quantization.quantizable import Quantizable
@@ -29,7 +29,7 @@ class JointCost:
         whole: How large its parts are.
     """
 
-    def __init__(self, found: Quantizable, network: nn.Module, groups: ChannelGroups, whole: Extent) -> None:
+    def __init__(self, found: Quantizable, network: nn.Module, groups: ChannelGroups, whole: LayerSizes) -> None:
         self._whole = whole
         self._counts = counts = ChannelCost(network, dataclasses.replace(groups, ties=_ties(network, groups)))
         dense, elements = counts.counts(np.ones(groups.width, dtype=bool))
@@ -45,11 +45,11 @@ class JointCost:
         self._other = whole.other_bytes - float(elements @ self._bytes)
         self._parameters = whole.parameters - float(elements @ self._trained)
 
-    def extent(self, mask: np.ndarray) -> Extent:
+    def extent(self, mask: np.ndarray) -> LayerSizes:
         """Return what a whole keep-mask, boolean of shape ``(width,)``, leaves."""
         macs, elements = self._counts.counts(mask)
         gone = {name: before - float(macs[self._calls[name]].sum()) for name, before in self._traced.items()}
-        return Extent(
+        return LayerSizes(
             {name: int(elements[place]) for name, place in self._weights.items()},
             {name: before - gone.get(name, 0.0) for name, before in self._whole.macs.items()},
             self._whole.float_macs - sum(gone[name] for name in self._in_float),

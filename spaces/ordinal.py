@@ -11,7 +11,7 @@ from spaces.candidate import Candidate, Value
 
 
 @runtime_checkable
-class Leveled(Protocol):
+class OrdinalSpace(Protocol):
     """A space whose every decision has levels, so that algorithms for keep-masks can search it as well.
 
     Attributes:
@@ -27,6 +27,6 @@ class Leveled(Protocol):
         ...
 
 
-def dearest(space: Leveled) -> Candidate:
+def costliest(space: OrdinalSpace) -> Candidate:
     """Return the candidate of the highest levels."""
     return Candidate({name: levels[-1] for name, levels in space.levels.items()})

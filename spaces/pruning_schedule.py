@@ -22,7 +22,7 @@ from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward, call
 from spaces.importance import criterion as importance
 from spaces.importance.criterion import CriterionName
-from spaces.sparsifiers.allocation import Allocation, Shape
+from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile
 from spaces.sparsifiers.probabilistic import KEPT_CHANNELS, Probabilistic, ProbabilisticSettings
 from spaces.sparsifiers.random_masking import Draw
 
@@ -125,10 +125,10 @@ class PruningSchedule(SearchSpace):
         if not self.groups.groups:
             reasons = sorted({group.reason for group in self.groups.frozen}) or ["it has no layer with channels"]
             raise UnsupportedModelError("nothing in this network can be pruned: " + "; ".join(reasons[:5]))
-        self._allocation = Allocation(model, self.groups, settings.max_ratio)
+        self._allocation = RatioAllocation(model, self.groups, settings.max_ratio)
         self._numbers: dict[str, np.ndarray] = {}
         # The hardest of all targets is reached by a schedule, or by none.
-        self._allocation.of_target(settings.macs[0], Shape())
+        self._allocation.of_target(settings.macs[0], RatioProfile())
 
     @cached_property
     def domains(self) -> Mapping[str, Domain]:
@@ -159,7 +159,7 @@ class PruningSchedule(SearchSpace):
         self.validate(candidate)
         settings = self._settings
         chosen: dict[str, Any] = {name: candidate.values.get(name, getattr(settings, name)[0]) for name in (*PAPER, "macs")}
-        shape = Shape(*(float(chosen.pop(name)) for name in ("depth", "width", "cost")))
+        shape = RatioProfile(*(float(chosen.pop(name)) for name in ("depth", "width", "cost")))
         if chosen["groups"] != "filters" and chosen["importance"] not in ("l1", "l2"):
             chosen["importance"] = "l1"
         return ProbabilisticSettings(

@@ -11,7 +11,7 @@ import numpy as np
 from evaluators.latency.backends import Conditions
 from evaluators.latency.layer_cache import LayerCache
 from evaluators.latency.timers import LayerRequest, Timer
-from spaces.latency.layer_latency import ALIGNMENTS, Load, MeasuredLatency, OpenLayer, Weights, alignment, grouped
+from spaces.latency.layer_latency import ALIGNMENTS, LatencyCoefficients, Load, MeasuredLatency, OpenLayer, alignment, grouped
 from spaces.layers.shapes import LayerShape
 
 CHUNK = 64
@@ -74,7 +74,7 @@ def fitted(table: MeasuredLatency, loads: Sequence[Mapping[str, Load]], measured
     # With every column of about the same size, the solution does not hang on units.
     sizes = np.maximum(columns.max(axis=0), 1e-12)
     found, _ = nnls(columns / sizes, np.append(np.ones(len(rows)), BELIEF))
-    return replace(table, weights=Weights(*(float(value) for value in found / sizes)))
+    return replace(table, weights=LatencyCoefficients(*(float(value) for value in found / sizes)))
 
 
 def resized(shape: LayerShape, in_channels: int, out_channels: int) -> LayerShape:

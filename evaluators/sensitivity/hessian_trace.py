@@ -17,7 +17,7 @@ from spaces.evaluation_mode import evaluation_mode
 
 
 @dataclass(frozen=True)
-class Trace:
+class TraceEstimate:
     """The trace of one weight tensor's block of the Hessian of the mean loss.
 
     Attributes:
@@ -49,7 +49,7 @@ class Traces:
         converged: Whether every relative standard error came to the tolerance.
     """
 
-    by_name: Mapping[str, Trace]
+    by_name: Mapping[str, TraceEstimate]
     rounds: int
     products: int
     converged: bool
@@ -207,12 +207,12 @@ def _chances(squares: Tensor, shares: Tensor) -> Tensor:
     return (1.0 - _DEFENSIVE) * parts / parts.sum() + _DEFENSIVE * shares
 
 
-def _estimates(draws: Sequence[Tensor], weights: Mapping[str, Tensor]) -> dict[str, Trace]:
+def _estimates(draws: Sequence[Tensor], weights: Mapping[str, Tensor]) -> dict[str, TraceEstimate]:
     rows = torch.stack(list(draws))
     errors = rows.std(dim=0) / len(rows) ** 0.5
     named = zip(weights.items(), rows.mean(dim=0).tolist(), errors.tolist(), strict=True)
-    return {name: Trace(value, error, weight.numel()) for (name, weight), value, error in named}
+    return {name: TraceEstimate(value, error, weight.numel()) for (name, weight), value, error in named}
 
 
-def _largest_error(traces: Mapping[str, Trace]) -> float:
+def _largest_error(traces: Mapping[str, TraceEstimate]) -> float:
     return max(trace.relative_error for trace in traces.values())

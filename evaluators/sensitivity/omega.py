@@ -98,7 +98,7 @@ def omega(
     return sum(value for found in increases.values() for value in found.values())
 
 
-class Omega(Evaluator):
+class LossIncrease(Evaluator):
     """Predicted rise of the loss by quantization, by second derivatives or by how far answers move; no label is scored.
 
     Read off the search's table for a network with the weights that the table was made for. For one that was trained since it

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evaluators.sensitivity.hessian_trace import Trace, Traces, TraceSettings, hessian_traces
+from evaluators.sensitivity.hessian_trace import TraceEstimate, Traces, TraceSettings, hessian_traces
 from evaluators.sensitivity.second_moment import Forward, Loss, gradients, open_weights
 from evaluators.task import Batch
 from spaces.errors import SecateursError
@@ -70,7 +70,7 @@ def split_traces(
         exact = _gauss_newton(model, list(weights.values()), batches, loss, forward)
         for (name, weight), known in zip(weights.items(), exact.tolist(), strict=True):
             draws: list[float] = []
-            trace = Trace(known, math.inf, weight.numel())
+            trace = TraceEstimate(known, math.inf, weight.numel())
             while len(draws) < LEAST_DRAWS or (trace.relative_error > settings.tolerance and len(draws) < most):
                 chosen = int(torch.multinomial(shares, 1, generator=generator))
                 draws.append(_rest(model, weight, batches[chosen], loss, forward, generator))
@@ -82,10 +82,10 @@ def split_traces(
     return Traces(by_name, math.ceil(longest / len(batches)), products, converged)
 
 
-def _added(known: float, draws: Sequence[float], size: int) -> Trace:
+def _added(known: float, draws: Sequence[float], size: int) -> TraceEstimate:
     values = torch.tensor(draws, dtype=torch.float64)
     error = float(values.std()) / len(draws) ** 0.5 if len(draws) > 1 else math.inf
-    return Trace(known + float(values.mean()), error, size)
+    return TraceEstimate(known + float(values.mean()), error, size)
 
 
 def _gauss_newton(model: nn.Module, weights: list[Tensor], batches: Sequence[Batch], loss: Loss, forward: Forward) -> Tensor:

@@ -31,14 +31,14 @@ class Checkpoint(Protocol):
         """Replace the state by this one."""
 
 
-def pack(tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> bytes:
+def pack_checkpoint(tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> bytes:
     """Return a safetensors file of ``tensors``, with ``data`` in its metadata."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     return safetensors.torch.save(plain, metadata={"data": json.dumps(dict(data))})
 
 
-def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, JSON]]:
-    """Return the tensors and the data that :func:`pack` was given.
+def unpack_checkpoint(content: bytes) -> tuple[dict[str, Tensor], dict[str, JSON]]:
+    """Return the tensors and the data that :func:`pack_checkpoint` was given.
 
     Raises:
         CheckpointError: ``content`` is something else, or not whole.
@@ -69,16 +69,16 @@ class FileCheckpoint:
         if not self.path.exists():
             return None
         try:
-            return unpack(self.path.read_bytes())
+            return unpack_checkpoint(self.path.read_bytes())
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}; remove it to train from the start") from error
 
     def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> None:
         """Write the file beside the old one and put it in its place."""
-        self.replace(pack(tensors, data))
+        self.replace(pack_checkpoint(tensors, data))
 
     def replace(self, content: bytes) -> None:
-        """Save what :func:`pack` made."""
+        """Save what :func:`pack_checkpoint` made."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:

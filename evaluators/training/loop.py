@@ -19,7 +19,7 @@ from evaluators.training.layout import channels_last
 from evaluators.training.optimizers import make_optimizer
 from evaluators.training.schedules import learning_rate_factor
 from evaluators.training.settings import TrainingSettings
-from evaluators.training.state import EpochRecord, History, Moments, identity, restore_state, save_state
+from evaluators.training.state import EpochRecord, History, OptimizerState, restore_state, save_state, training_identity
 from spaces.errors import SecateursError
 from spaces.evaluation_mode import evaluation_mode
 from spaces.sparsifiers.base import Sparsifier
@@ -50,7 +50,7 @@ def train(
     teacher: nn.Module | None = None,
     stop_when_finished: bool = False,
     until: int | None = None,
-    moments: Moments | None = None,
+    moments: OptimizerState | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> History:
@@ -211,7 +211,7 @@ def _epochs(
     checkpoint: Checkpoint | None,
     stop_when_finished: bool,
     last: int,
-    moments: Moments | None,
+    moments: OptimizerState | None,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> History:
     """Run the epochs that are still to be run and leave the model with its final weights."""
@@ -220,7 +220,7 @@ def _epochs(
         sparsifier.start(model, session.total_steps)
         sparsifier.bind(session.optimizer)
     history, best = History(), dict[str, Tensor]()
-    described = identity(model, task, settings, seed, sparsifier, session.teacher) if checkpoint is not None else {}
+    described = training_identity(model, task, settings, seed, sparsifier, session.teacher) if checkpoint is not None else {}
     if checkpoint is not None:
         history, best = restore_state(checkpoint, model, session.optimizer, sparsifier, described)
     if moments is not None and not history.epochs:

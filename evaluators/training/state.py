@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import Task
-from evaluators.training.checkpoint import JSON, Checkpoint, CheckpointError, require_same, unpack
+from evaluators.training.checkpoint import JSON, Checkpoint, CheckpointError, require_same, unpack_checkpoint
 from evaluators.training.optimizers import optimizer_tensors, parameter_names, restore_optimizer
 from evaluators.training.settings import TrainingSettings
 from spaces.sparsifiers.base import Sparsifier
@@ -60,7 +60,7 @@ class History:
         return max(self.epochs[self.unsettled :], key=lambda record: record.search_score, default=None)
 
 
-def identity(
+def training_identity(
     model: nn.Module,
     task: Task,
     settings: TrainingSettings,
@@ -142,7 +142,7 @@ def restore_state(
 
 
 @dataclass(frozen=True)
-class Moments:
+class OptimizerState:
     """What the optimizer of a training knew at its end: momentum, second moments, steps.
 
     Attributes:
@@ -166,15 +166,15 @@ class Moments:
         restore_optimizer(optimizer, found)
 
 
-def end_of(content: bytes) -> tuple[dict[str, Tensor], Moments]:
+def end_of(content: bytes) -> tuple[dict[str, Tensor], OptimizerState]:
     """Return the weights that a training ended with (those of its best epoch, with early stopping), and its moments.
 
     Args:
         content: What :func:`save_state` saved, packed.
     """
-    tensors, data = unpack(content)
+    tensors, data = unpack_checkpoint(content)
     parts = _parts(tensors)
-    return parts["best"] or parts["model"], Moments(parts["optimizer"], data["trained"])
+    return parts["best"] or parts["model"], OptimizerState(parts["optimizer"], data["trained"])
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -79,7 +79,7 @@ class IntegerProgram(Algorithm):
                 "integer_program minimizes Omega under a budget: expected a target on a cost such as size_bytes, or a cost "
                 f"among the objectives; the space knows {', '.join(encoding.metrics)}"
             )
-        self._programme = Programme(encoding, settings)
+        self._programme = MixedIntegerProgram(encoding, settings)
         self.solutions = self._programme.sweep(swept[0], settings.budgets) if swept else [self._programme.solve(())]
         self._asked = 0
         self._told = 0
@@ -112,7 +112,7 @@ class IntegerProgram(Algorithm):
         }
 
 
-class Programme:
+class MixedIntegerProgram:
     """The integer programme of one problem, to be solved under the targets and further limits.
 
     Args:
@@ -229,5 +229,5 @@ def allocations(problem: Problem, budgets: int = 5) -> list[Candidate]:
     metric = encoding.targets[0].metric if encoding.targets else "size_bytes"
     if metric not in encoding.metrics:
         return []
-    solutions = Programme(encoding).sweep(metric, 2 * budgets - 1)
+    solutions = MixedIntegerProgram(encoding).sweep(metric, 2 * budgets - 1)
     return [solution.candidate for solution in solutions[:budgets]]

@@ -9,12 +9,12 @@ from search.algorithms.encoding.channel_encoding import (
     ChannelEncoding,
     NotAChannelSpaceError,
     UnreachableTargetError,
-    ranks_of,
+    best_first_ranks,
     to_text,
 )
 from search.algorithms.encoding.level_allocation import uniform_allocation
-from search.algorithms.encoding.repair import nearest
-from search.algorithms.integer_program import IntegerProgramSettings, Programme
+from search.algorithms.encoding.repair import nearest_count
+from search.algorithms.integer_program import IntegerProgramSettings, MixedIntegerProgram
 from search.study.problem import Problem
 from spaces.candidate import Candidate, Value
 from spaces.domains import Choice, Mask
@@ -56,7 +56,7 @@ def programmed(problem: Problem, masks: dict[str, Value]) -> Candidate | None:
     if "omega" not in problem.tables:
         return None
     try:
-        programme = Programme(BitEncoding(problem, masks), IntegerProgramSettings(gap=1e-3, nodes=NODES))
+        programme = MixedIntegerProgram(BitEncoding(problem, masks), IntegerProgramSettings(gap=1e-3, nodes=NODES))
         return programme.solve(()).candidate
     except UnreachableTargetError:
         return None
@@ -79,9 +79,9 @@ def kept_channels(encoding: ChannelEncoding, share: float, globally: bool) -> di
     """
     layers = [layer for layer in range(len(encoding.names)) if not encoding.is_level(layer)]
     relative = [encoding.importance[layer] / max(float(np.abs(encoding.importance[layer]).mean()), 1e-30) for layer in layers]
-    overall = np.split(ranks_of(np.concatenate(relative)), np.cumsum([len(values) for values in relative])[:-1])
+    overall = np.split(best_first_ranks(np.concatenate(relative)), np.cumsum([len(values) for values in relative])[:-1])
     masks: dict[str, Value] = {}
     for layer, ranks in zip(layers, overall, strict=True):
         wanted = int((ranks > 1.0 - share).sum()) if globally else round(share * len(ranks))
-        masks[encoding.names[layer]] = to_text(encoding.strongest(layer, nearest(encoding.counts[layer], wanted)))
+        masks[encoding.names[layer]] = to_text(encoding.strongest(layer, nearest_count(encoding.counts[layer], wanted)))
     return masks

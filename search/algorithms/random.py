@@ -9,10 +9,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from search.algorithms.base import Algorithm
-from search.algorithms.encoding import level_allocation as allocation
 from search.algorithms.encoding.channel_encoding import ChannelEncoding
-from search.algorithms.encoding.level_allocation import Allocation
-from search.algorithms.encoding.sampling import Channels, random_allocation
+from search.algorithms.encoding.level_allocation import LevelAllocation, random_levels
+from search.algorithms.encoding.sampling import Channels, random_masks
 from search.algorithms.encoding.sweep import Sweep
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
@@ -52,7 +51,7 @@ class RandomSearch(Algorithm):
     def __init__(self, problem: Problem, settings: RandomSettings, seed: int) -> None:
         self._settings = settings
         self._rng = np.random.default_rng([seed, 1])
-        self._drawing: _Drawing = _ChoiceDrawing(problem) if Allocation.fits(problem) else _MaskDrawing(problem, settings)
+        self._drawing: _Drawing = _ChoiceDrawing(problem) if LevelAllocation.fits(problem) else _MaskDrawing(problem, settings)
         self._drawn: set[str] = set()
         self._told: set[str] = set()
         self._exhausted = False
@@ -108,7 +107,7 @@ class _MaskDrawing:
             # Where nothing new is found, first other channels are drawn, then candidates below the target too.
             channels = self._channels if attempt < _RETRIES else "random"
             limit = None if attempt < 2 * _RETRIES else float(rng.uniform(self._smallest, 1.0))
-            candidate = self._encoding.candidate(random_allocation(self._encoding, rng, channels, limit))
+            candidate = self._encoding.candidate(random_masks(self._encoding, rng, channels, limit))
             if candidate.fingerprint not in drawn:
                 return candidate
         left = self._sweep.unvisited(drawn, [], count=1)
@@ -119,12 +118,12 @@ class _ChoiceDrawing:
     """Draws a number, such as of bits, for every decision."""
 
     def __init__(self, problem: Problem) -> None:
-        self._allocation = Allocation(problem)
+        self._allocation = LevelAllocation(problem)
 
     def draw(self, rng: np.random.Generator, drawn: Collection[str]) -> Candidate | None:
         """Return a new candidate."""
         for _ in range(3 * _RETRIES):
-            candidate = allocation.random_allocation(self._allocation, rng)
+            candidate = random_levels(self._allocation, rng)
             if candidate.fingerprint not in drawn:
                 return candidate
         return None

@@ -22,13 +22,13 @@ def check_consistency(document: Document, stages: Sequence[Block | None], own_sc
         stages: Its stages in order, None for one with faults of its own.
         own_scores: Whether the task is of the user's own class, with scores that are not known before it is built.
     """
-    faults = [*_order(document, stages), *_quantized(document, stages), *_untaught(document, stages)]
+    faults = [*_order(document, stages), *_quantized(document, stages), *_teacher_before_reference(document, stages)]
     workers = _several_workers(document)
     for index, stage in enumerate(stages):
         if stage is not None and hasattr(stage.settings, "objectives"):
             faults.extend(_search(document, ("stages", index, stage.name), stage.settings, own_scores))
             if workers:
-                faults.extend(_loud(document, ("stages", index, stage.name), stage.settings))
+                faults.extend(_overlong_values(document, ("stages", index, stage.name), stage.settings))
     return faults
 
 
@@ -37,7 +37,7 @@ def _several_workers(document: Document) -> bool:
     return isinstance(execution, Mapping) and execution.get("executor") == "ray" and execution.get("workers") != 1
 
 
-def _loud(document: Document, path: Path, settings: Any) -> Iterable[Fault]:
+def _overlong_values(document: Document, path: Path, settings: Any) -> Iterable[Fault]:
     """Refuse to time candidates while others are evaluated on the same machine."""
     for index, block in enumerate(settings.evaluate):
         own = block.settings
@@ -95,7 +95,7 @@ def _quantized(document: Document, stages: Sequence[Block | None]) -> Iterable[F
             before = f"stages.{index}.{stage.name}"
 
 
-def _untaught(document: Document, stages: Sequence[Block | None]) -> Iterable[Fault]:
+def _teacher_before_reference(document: Document, stages: Sequence[Block | None]) -> Iterable[Fault]:
     """Refuse to learn from the baseline before there is one."""
     for index, stage in enumerate(stages):
         if stage is None or STAGE.find(stage.name).compresses:

@@ -28,7 +28,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class TrainedSoFar:
-    """A job's training up to the end of an epoch, as :func:`evaluators.training.checkpoint.pack` makes it."""
+    """A job's training up to the end of an epoch, as :func:`evaluators.training.checkpoint.pack_checkpoint` makes it."""
 
     number: int
     content: bytes
@@ -102,13 +102,13 @@ class SentCheckpoint:
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the last state saved, or None where there is none."""
-        from evaluators.training.checkpoint import unpack
+        from evaluators.training.checkpoint import unpack_checkpoint
 
-        return unpack(self._content) if self._content is not None else None
+        return unpack_checkpoint(self._content) if self._content is not None else None
 
     def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
         """Send the state away."""
-        from evaluators.training.checkpoint import pack
+        from evaluators.training.checkpoint import pack_checkpoint
 
-        self._content = pack(tensors, data)
+        self._content = pack_checkpoint(tensors, data)
         self._send(TrainedSoFar(self._number, self._content))

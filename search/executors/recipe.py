@@ -32,7 +32,7 @@ _UNTRAINED = "this space trains its candidates: expected search.training: {epoch
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrialEvaluator:
     """Turns a proposal into a measured network.
 
     Attributes:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from evaluators.task import Task
-from evaluators.training.checkpoint import pack, unpack
+from evaluators.training.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.executors.base import Evaluate
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.run.network import Network, restore
 from spaces.errors import SecateursError
 
@@ -63,18 +63,18 @@ class Shipment:
                 f"{task.fingerprint} there and {self.fingerprint} here; every node needs the same checkpoint, data and code"
             )
         device = torch.device(self.device)
-        tensors, data = unpack(self.network)
+        tensors, data = unpack_checkpoint(self.network)
         network = restore(task, data["transformations"], tensors)
         network.model.to(device).eval()
-        placed = {name: tensor.to(device) for name, tensor in unpack(self.placed)[0].items()}
+        placed = {name: tensor.to(device) for name, tensor in unpack_checkpoint(self.placed)[0].items()}
         kept = {"task": task, "device": device}
         reader = _Reader(io.BytesIO(self.recipe), kept, _parts(network), placed)
-        recipe: Recipe = reader.load()
+        recipe: TrialEvaluator = reader.load()
         return recipe.evaluate
 
 
 def ship(
-    recipe: Recipe,
+    recipe: TrialEvaluator,
     transformations: Sequence[dict[str, Any]],
     build_task: Callable[[], Task],
     threads: int,
@@ -95,8 +95,8 @@ def ship(
     _writer(buffer, {"task": recipe.task, "device": recipe.device}, _parts(network), placed).dump(recipe)
     return Shipment(
         recipe=buffer.getvalue(),
-        network=pack(network.tensors(), {"transformations": list(transformations)}),
-        placed=pack(placed, {}),
+        network=pack_checkpoint(network.tensors(), {"transformations": list(transformations)}),
+        placed=pack_checkpoint(placed, {}),
         build_task=build_task,
         fingerprint=recipe.task.fingerprint,
         device=device,

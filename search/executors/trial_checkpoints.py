@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from evaluators.training.checkpoint import Checkpoint, FileCheckpoint, unpack
+from evaluators.training.checkpoint import Checkpoint, FileCheckpoint, unpack_checkpoint
 from search.study.trial import Proposal, Trial
 from spaces.errors import SecateursError
 
@@ -27,7 +27,7 @@ class EndState:
 
     Attributes:
         fingerprint: Of its candidate.
-        content: The last checkpoint, as :func:`evaluators.training.checkpoint.pack` makes it.
+        content: The last checkpoint, as :func:`evaluators.training.checkpoint.pack_checkpoint` makes it.
     """
 
     fingerprint: str
@@ -113,7 +113,7 @@ class Continued:
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the last state saved, or the other trial's."""
         own = self._checkpoint.load() if self._checkpoint is not None else None
-        return unpack(self._start.content) if own is None else own
+        return unpack_checkpoint(self._start.content) if own is None else own
 
     def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
         """Save to the training's own checkpoint."""
@@ -123,4 +123,4 @@ class Continued:
     def settle(self) -> None:
         """Keep what the training started from as its end, where it had no epoch to add: two rungs may come to the same one."""
         if self._checkpoint is not None and self._checkpoint.load() is None:
-            self._checkpoint.save(*unpack(self._start.content))
+            self._checkpoint.save(*unpack_checkpoint(self._start.content))

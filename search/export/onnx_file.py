@@ -33,7 +33,7 @@ def read(path: Path) -> ir.Model:
     """
     proto = _parse(path)
     _check_parts(path, proto)
-    check(path)
+    check_onnx_model(path)
     try:
         model = ir.serde.deserialize_model(proto)
     except Exception as error:
@@ -84,7 +84,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from _graphs(inner)
 
 
-def check(path: Path) -> None:
+def check_onnx_model(path: Path) -> None:
     """Hold a file against the ONNX standard.
 
     Raises:
@@ -140,7 +140,7 @@ def write(model: ir.Model, path: Path, accept: Callable[[Path], None]) -> None:
     try:
         written = folder / path.name
         ir.save(model, written, format="protobuf", external_data=data.name if data else None)
-        check(written)
+        check_onnx_model(written)
         accept(written)
         old = _data_of(path)
         if data is not None and (folder / data.name).exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def count(value: float | None) -> str:
+def format_count(value: float | None) -> str:
     """Return a large number with its magnitude: ``40.8 M``."""
     if value is None:
         return "-"
@@ -15,12 +15,12 @@ def count(value: float | None) -> str:
     return f"{value:.4g}"
 
 
-def size(value: float | None) -> str:
+def format_bytes(value: float | None) -> str:
     """Return a number of bytes: ``1.09 MB``."""
-    return "-" if value is None else f"{count(value)}B" if value >= 1e3 else f"{value:.0f} B"
+    return "-" if value is None else f"{format_count(value)}B" if value >= 1e3 else f"{value:.0f} B"
 
 
-def percent(share: float | None) -> str:
+def format_percent(share: float | None) -> str:
     """Return a share in per cent: ``40.0 %``."""
     return "-" if share is None else f"{share * 100:.1f} %"
 
@@ -37,7 +37,7 @@ def times(before: float | None, after: float | None) -> str:
 
 def metric_value(name: str, value: float) -> str:
     """Return the value of the metric ``name``: bytes as a size, everything else with its magnitude."""
-    return size(value) if name.endswith("_bytes") else count(value)
+    return format_bytes(value) if name.endswith("_bytes") else format_count(value)
 
 
 def standard_error(score: float, samples: int) -> float:

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from search.config.registries import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE
-from search.output.numbers import count, percent, size
-from spaces.bit_points import HasPoints
+from search.output.numbers import format_bytes, format_count, format_percent
+from spaces.bit_points import QuantizingSpace
 from spaces.registry import resolve
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def examine(config: Config) -> dict[str, Any]:
     Raises:
         SecateursError: The model or its data cannot be had, its forward pass fails, or nothing in it is open.
     """
-    from evaluators.cost import count as count_costs
+    from evaluators.cost import count_costs
 
     task = config.build_task()
     model = task.reference_model().eval()
@@ -60,7 +60,7 @@ def examine(config: Config) -> dict[str, Any]:
     rows = [_row(group) for group in groups.groups] if groups is not None else []
     frozen = [{**_row(group), "reason": group.reason} for group in groups.frozen] if groups is not None else []
     bits: list[dict[str, Any]] = []
-    if isinstance(space, HasPoints):
+    if isinstance(space, QuantizingSpace):
         bits, in_float = bit_places(space)
         frozen += in_float
         rows, bits = (rows, bits) if groups is not None else (bits, [])
@@ -122,12 +122,16 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     totals.add_column("what")
     totals.add_column("value", justify="right")
     totals.add_column("exact", justify="right")
-    for name, words, unit in (("macs", "MACs", count), ("parameters", "parameters", count), ("size_bytes", "bytes", size)):
+    for name, words, unit in (
+        ("macs", "MACs", format_count),
+        ("parameters", "parameters", format_count),
+        ("size_bytes", "bytes", format_bytes),
+    ):
         if name in costs:
             totals.add_row(words, unit(costs[name]), f"{costs[name]:,.0f}")
     totals.add_row("open groups", str(len(found["groups"])), f"{found['channels']:,} channels")
     if found["open_macs_share"] is not None:
-        totals.add_row("MACs in open groups", percent(found["open_macs_share"]), "")
+        totals.add_row("MACs in open groups", format_percent(found["open_macs_share"]), "")
     console.print(totals)
 
 
@@ -140,7 +144,9 @@ def _table(title: str, columns: tuple[str, str, str, str], rows: Iterable[Mappin
         table.add_column(number, justify="right")
     table.add_column(words, overflow="fold", ratio=1)
     for row in rows:
-        table.add_row(row["name"], str(row["size"]), percent(row["macs_share"]), row.get("reason") or ", ".join(row["members"]))
+        table.add_row(
+            row["name"], str(row["size"]), format_percent(row["macs_share"]), row.get("reason") or ", ".join(row["members"])
+        )
     return table
 
 

@@ -27,7 +27,7 @@ from search.run.measurements import Measurements, measure_row
 from search.run.network import Network
 from search.run.run_folder import RunFolder, RunFolderError
 from search.run.stage_run import DENSE, RESULT, StageRun, Stopwatch, device_of
-from search.run.steps import Step, key_of
+from search.run.steps import StageStep, key_of
 from search.stages.base import Stage
 from search.study.storage import open_storage
 
@@ -124,7 +124,7 @@ class _Pipeline:
     def _start(self) -> Flow:
         """Return the network that the run starts from: the same one on resume, wherever its weights came from."""
         key = key_of(self.config.seed, self.task.fingerprint)
-        step = Step(self.run_folder.checkpoints / "start", key)
+        step = StageStep(self.run_folder.checkpoints / "start", key)
         step.open()
         done = step.load(self.task)
         if done is None:
@@ -155,7 +155,7 @@ class _Pipeline:
         label = f"{number}-{name}"
         depends_on = stage.depends_on(variant, self.settings[number][name])
         key = key_of(flow.key, variant, baseline.key if baseline is not None else "", depends_on)
-        step = Step(self.run_folder.checkpoints / label / variant, key)
+        step = StageStep(self.run_folder.checkpoints / label / variant, key)
         step.open()
         done = step.load(self.task)
         stopwatch = Stopwatch(step.folder / "seconds.json")
@@ -214,7 +214,7 @@ class _Pipeline:
         return stages
 
 
-def _there(done: tuple[Network, dict[str, Any]] | None, step: Step) -> tuple[Network, dict[str, Any]]:
+def _there(done: tuple[Network, dict[str, Any]] | None, step: StageStep) -> tuple[Network, dict[str, Any]]:
     if done is None:
         raise RunFolderError(f"{step.folder} was changed while the run was using it; run the same command again")
     return done

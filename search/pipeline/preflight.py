@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from search.config.registries import SPARSIFIER, STAGE
 from search.executors.remote_timer import evaluators_of
-from search.output.numbers import count, percent
+from search.output.numbers import format_count, format_percent
 from search.pipeline.inspection import build_space, spaces_of
-from search.stages.search.context import require_telling
+from search.stages.search.context import require_informative_objective
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.pruning_schedule import PruningSchedule
 from spaces.registry import suggestion
@@ -45,7 +45,7 @@ def preflight(config: Config) -> Iterator[str]:
         SecateursError: The model or its data cannot be had, its outputs do not fit the data, nothing is open to a search,
             or no candidate can meet a target.
     """
-    from evaluators.cost import count as count_costs
+    from evaluators.cost import count_costs as count_costs
     from evaluators.tasks.measure import measure
 
     if config.storage is not None:
@@ -55,7 +55,7 @@ def preflight(config: Config) -> Iterator[str]:
     _check_device(config.execution.device)
     task = config.build_task()
     model = task.reference_model().eval()
-    yield f"model: {type(model).__name__}, {count(sum(p.numel() for p in model.parameters()))} parameters"
+    yield f"model: {type(model).__name__}, {format_count(sum(p.numel() for p in model.parameters()))} parameters"
     sizes = [f"{task.size(split)} {split}" for split in ("train", "search", "test")]
     yield f"data: {', '.join(sizes)}"
     _check_batches(config, task)
@@ -81,7 +81,7 @@ def preflight(config: Config) -> Iterator[str]:
             evaluators = evaluators_of(stage.settings.evaluate, config.execution)
             _check_scores(stage.settings, evaluators, task)
             _check_latency(evaluators, space)
-            require_telling(space, list(stage.settings.objectives))
+            require_informative_objective(space, list(stage.settings.objectives))
         yield f"{name}: {len(space.domains)} decisions open"
         if not smaller:
             yield from _targets(name, stage.settings.target, space, count_costs(model, task.example_inputs(), task.forward))
@@ -175,9 +175,11 @@ def _targets(name: str, targets: Any, space: SearchSpace, whole: Mapping[str, fl
             if not limit.relative and limit.value < 1:
                 remedy = f'a share of the whole is written "<= {limit.value * 100:g}%"'
             raise SecateursError(
-                f"{name}.target.{metric}: {limit} is {count(allowed)}, and the smallest network in this space has "
-                f"{count(lowest[metric])} ({percent(lowest[metric] / whole[metric])} of the whole); {remedy}"
+                f"{name}.target.{metric}: {limit} is {format_count(allowed)}, and the smallest network in this space has "
+                f"{format_count(lowest[metric])} ({format_percent(lowest[metric] / whole[metric])} of the whole); {remedy}"
             )
         if whole[metric] <= allowed:
-            raise SecateursError(f"{name}.target.{metric}: the network has {count(whole[metric])} already, within {limit}")
-        yield f"{name}: {metric} {limit} is within reach, down to {percent(lowest[metric] / whole[metric])}"
+            raise SecateursError(
+                f"{name}.target.{metric}: the network has {format_count(whole[metric])} already, within {limit}"
+            )
+        yield f"{name}: {metric} {limit} is within reach, down to {format_percent(lowest[metric] / whole[metric])}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from search.output.numbers import count, size
+from search.output.numbers import format_bytes, format_count
 from search.report.view import Row
 
 
@@ -14,12 +14,12 @@ def bit_rows(report: Mapping[str, Any]) -> list[Row]:
     rows = []
     for entry in report.get("bits") or []:
         weights, bits = int(entry.get("weights") or 0), entry.get("weight_bits")
-        stored = size(-(-weights * int(bits) // 8)) if bits is not None else "-"
-        macs = count(entry["macs"]) if entry.get("macs") else "-"
+        stored = format_bytes(-(-weights * int(bits) // 8)) if bits is not None else "-"
+        macs = format_count(entry["macs"]) if entry.get("macs") else "-"
         cells = (
             _bits(bits, "-"),
             _bits(entry.get("activation_bits"), "float"),
-            count(weights) if weights else "-",
+            format_count(weights) if weights else "-",
             stored,
             macs,
         )

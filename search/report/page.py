@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.output.numbers import count, metric_value, percent, points, size, times
+from search.output.numbers import format_bytes, format_count, format_percent, metric_value, points, times
 from search.report.bits import bit_rows, deployment_text
 from search.report.latency import latency_rows, latency_text
 from search.report.seeds import seed_rows
@@ -112,9 +112,11 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
     met = report.get("target_met")
     tiles = []
     if before.get("macs") and after.get("macs"):
-        tiles.append((times(before["macs"], after["macs"]), "fewer MACs", f"{percent(after['macs'] / before['macs'])} left"))
+        tiles.append(
+            (times(before["macs"], after["macs"]), "fewer MACs", f"{format_percent(after['macs'] / before['macs'])} left")
+        )
     if before.get("parameters") and after.get("parameters"):
-        share = percent(after["parameters"] / before["parameters"])
+        share = format_percent(after["parameters"] / before["parameters"])
         tiles.append((times(before["parameters"], after["parameters"]), "fewer parameters", f"{share} left"))
     first, last = score_of(before), score_of(after)
     if first and last and first[0] == last[0]:
@@ -124,7 +126,7 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
             values = f"{first[1] * 100:.2f} to {last[1] * 100:.2f} %"
             tiles.append((points(last[1] - first[1]), f"points of {words(first[0])}", f"{values}, test split"))
     if before.get("size_bytes") and after.get("size_bytes"):
-        tiles.append((size(after["size_bytes"]), "of weights", f"from {size(before['size_bytes'])}"))
+        tiles.append((format_bytes(after["size_bytes"]), "of weights", f"from {format_bytes(before['size_bytes'])}"))
     verdict = {True: "target met", False: "target NOT met", None: "no target"}[met if isinstance(met, bool) else None]
     target = target_text(report["target"]) if report.get("target") else ""
     return {"tiles": tiles, "met": met, "verdict": verdict, "target": target}
@@ -140,7 +142,12 @@ def _figures_of(network: Mapping[str, Any]) -> list[tuple[str, float | None, str
             entries.append((name, value, f"{value * 100:.2f} %" if fraction else f"{value:.4g}"))
     if isinstance(network.get("loss"), int | float):
         entries.append(("loss", network["loss"], f"{network['loss']:.4f}"))
-    for name, unit in (("macs", count), ("parameters", count), ("size_bytes", size), ("bit_operations", count)):
+    for name, unit in (
+        ("macs", format_count),
+        ("parameters", format_count),
+        ("size_bytes", format_bytes),
+        ("bit_operations", format_count),
+    ):
         if isinstance(network.get(name), int | float):
             entries.append((name, network[name], unit(network[name])))
     if isinstance(network.get("latency_ms"), int | float):
@@ -175,8 +182,14 @@ def _yardsticks(report: Mapping[str, Any]) -> list[Row]:
         if not network or own is None or score is None:
             continue
         difference = "" if name == "result" or score[0] != own[0] else _difference(score, own)
-        share = percent(network["macs"] / base) if base and network.get("macs") else "-"
-        cells = (_score_text(score), difference, share, count(network.get("parameters")), size(network.get("size_bytes")))
+        share = format_percent(network["macs"] / base) if base and network.get("macs") else "-"
+        cells = (
+            _score_text(score),
+            difference,
+            share,
+            format_count(network.get("parameters")),
+            format_bytes(network.get("size_bytes")),
+        )
         rows.append(Row("this result" if name == "result" else words(name), cells, strong=name == "result"))
     return rows if len(rows) > 2 else []
 
@@ -201,7 +214,7 @@ def _search_row(entry: Mapping[str, Any], view: SearchView | None) -> Row:
     chosen = "-" if entry.get("chosen") is None else str(entry["chosen"])
     limit = "-"
     if view is not None and view.limit is not None:
-        limit = f"{words(view.cost)} <= {count(view.limit)}"
+        limit = f"{words(view.cost)} <= {format_count(view.limit)}"
     cells = (
         str(len(trials)),
         str(full),
@@ -261,7 +274,7 @@ def _programmes(entry: Mapping[str, Any]) -> list[Row]:
     return [
         Row(
             ", ".join(f"{words(metric)} <= {metric_value(metric, limit)}" for metric, limit in one["limits"].items()),
-            (f"{one['omega']:.4g}", percent(one["gap"]), one["fingerprint"]),
+            (f"{one['omega']:.4g}", format_percent(one["gap"]), one["fingerprint"]),
         )
         for one in (entry.get("algorithm") or {}).get("programmes") or []
     ]
@@ -304,7 +317,7 @@ def _frozen(report: Mapping[str, Any]) -> list[Row]:
     return [
         Row(
             str(entry.get("name", "")),
-            (str(entry.get("size", "")), percent(entry.get("macs_share")), str(entry.get("reason", ""))),
+            (str(entry.get("size", "")), format_percent(entry.get("macs_share")), str(entry.get("reason", ""))),
         )
         for entry in report.get("frozen") or []
     ]
@@ -316,13 +329,16 @@ def _retention(report: Mapping[str, Any]) -> dict[str, list[Row]]:
     networks = [
         Row(
             "this result" if role == "result" else words(role),
-            (percent(entry["chosen"]), percent(entry["retained"])),
+            (format_percent(entry["chosen"]), format_percent(entry["retained"])),
             strong=role == "result",
         )
         for role, entry in found.items()
     ]
     layers = [
-        Row(entry["name"], (f"{entry['kept']} of {entry['channels']}", percent(entry["chosen"]), percent(entry["retained"])))
+        Row(
+            entry["name"],
+            (f"{entry['kept']} of {entry['channels']}", format_percent(entry["chosen"]), format_percent(entry["retained"])),
+        )
         for entry in found.get("result", {}).get("layers") or []
     ]
     return {"networks": networks, "layers": layers}

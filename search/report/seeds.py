@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.output.numbers import percent, points, size
+from search.output.numbers import format_bytes, format_percent, points
 from search.report.view import Row, score_of, words
 
 
@@ -40,8 +40,8 @@ def _row(role: str, networks: Sequence[Mapping[str, Any]], bases: Sequence[Mappi
     cells = (
         _spread([score for _, score in own], loss),
         "" if role == "baseline" else _spread(changes, loss, signed=True),
-        percent(statistics.fmean(shares)) if shares else "-",
-        size(statistics.fmean(sizes)) if sizes else "-",
+        format_percent(statistics.fmean(shares)) if shares else "-",
+        format_bytes(statistics.fmean(sizes)) if sizes else "-",
         ", ".join(f"{score:.4f}" if loss else f"{score * 100:.2f}" for _, score in own),
     )
     return Row("this result" if role == "result" else words(role), cells, strong=role == "result")

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from search.output.numbers import count, percent, points, size, times
+from search.output.numbers import format_bytes, format_count, format_percent, points, times
 
 
 def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:
@@ -23,10 +23,14 @@ def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> N
         table.add_row("top-1 (test)", percent2(before["top1"]), percent2(after["top1"]), change)
     elif before.get("loss") is not None and after.get("loss") is not None:
         table.add_row("loss (test)", f"{before['loss']:.4f}", f"{after['loss']:.4f}", f"{after['loss'] - before['loss']:+.4f}")
-    for key, words, unit in (("macs", "MACs", count), ("parameters", "parameters", count), ("size_bytes", "size", size)):
+    for key, words, unit in (
+        ("macs", "MACs", format_count),
+        ("parameters", "parameters", format_count),
+        ("size_bytes", "size", format_bytes),
+    ):
         first, last = before.get(key), after.get(key)
         if first is not None and last is not None:
-            table.add_row(words, unit(first), unit(last), f"{times(first, last)} smaller, {percent(last / first)} left")
+            table.add_row(words, unit(first), unit(last), f"{times(first, last)} smaller, {format_percent(last / first)} left")
     console.print(table)
     target = report.get("target")
     if target:
@@ -47,6 +51,7 @@ def target_text(target: Any) -> str:
     """Return a target as a person reads it."""
     if isinstance(target, Mapping):
         return ", ".join(
-            f"{name} {limit}" if isinstance(limit, str) else f"{name} <= {count(limit)}" for name, limit in target.items()
+            f"{name} {limit}" if isinstance(limit, str) else f"{name} <= {format_count(limit)}"
+            for name, limit in target.items()
         )
     return str(target)

@@ -20,7 +20,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Point:
+class TrialPoint:
     """A trial in the plane of the main cost and the main score.
 
     Attributes:
@@ -57,13 +57,13 @@ class SearchView:
     maximize: bool
     cost: str
     limit: float | None
-    points: Sequence[Point]
-    front: Sequence[Point]
+    points: Sequence[TrialPoint]
+    front: Sequence[TrialPoint]
     chosen: int | None
     evaluated: int
 
     @property
-    def chosen_point(self) -> Point | None:
+    def chosen_point(self) -> TrialPoint | None:
         """The delivered trial."""
         return next((point for point in (*self.points, *self.front) if point.number == self.chosen), None)
 
@@ -87,7 +87,7 @@ def search_view(search: Json) -> SearchView | None:
         return None
     limits = {name: value for name, value in (target or {}).items() if isinstance(value, int | float)}
     points = [
-        Point(_number(trial), trial["metrics"][cost], trial["metrics"][score], _feasible(trial, limits))
+        TrialPoint(_number(trial), trial["metrics"][cost], trial["metrics"][score], _feasible(trial, limits))
         for trial in trials
         if trial.get("fidelity", 1.0) >= 1.0 and _finite(trial["metrics"], score, cost)
     ]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from evaluators.task import Task
 from evaluators.tasks.measure import measure
 from search.output.atomic import write_json
@@ -41,7 +41,7 @@ def measure_row(model: nn.Module, task: Task, device: torch.device) -> dict[str,
     weights.safetensors, ``latency_ms`` is null where it was not measured.
     """
     scores = measure(model, task, "test", device=device)
-    costs = count(model, task.example_inputs().to(device), task.forward)
+    costs = count_costs(model, task.example_inputs().to(device), task.forward)
     return {
         "top1": scores.pop("top1", None),
         "loss": scores.pop("loss"),

@@ -26,7 +26,7 @@ FINALISTS = "finalists"
 
 
 @dataclass(frozen=True)
-class Step:
+class StageStep:
     """One stage of the pipeline, for the result or for one yardstick.
 
     Attributes:

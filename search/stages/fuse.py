@@ -8,7 +8,7 @@ from typing import ClassVar
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.stages.base import Stage
-from spaces.fusion.modules import fuse
+from spaces.fusion.modules import fuse_activations
 
 SAMPLES = 8
 """Samples of the search split on which the outputs are compared."""
@@ -43,7 +43,7 @@ class Fuse(Stage):
     def run(self, network: Network, run: StageRun) -> Network:
         inputs, _ = next(iter(run.task.batches("search", SAMPLES, limit=SAMPLES)))
         model = network.model.to(run.device)
-        fused = fuse(model, inputs.to(run.device), run.task.forward, self.settings.literal_types)
+        fused = fuse_activations(model, inputs.to(run.device), run.task.forward, self.settings.literal_types)
         run.notes["activations"] = {**fused.report.to_json(), "max_abs_error": fused.error}
         for text in fused.report.lines():
             run.log.write(f"{run.label}: {text}", console=False)

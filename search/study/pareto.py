@@ -9,7 +9,7 @@ from search.study.problem import Problem
 from search.study.trial import Trial
 
 
-def finished_in_full(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
+def complete_trials(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
     """Return the trials that count: complete, at full fidelity, with finite objectives; in number order."""
     return sorted(
         (
@@ -52,7 +52,7 @@ def front(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
     Feasible trials first: while there is one, those that exceed a target do not count; while there is none, only
     those of the least violation do.
     """
-    counted = finished_in_full(trials, problem)
+    counted = complete_trials(trials, problem)
     if not counted:
         return []
     violations = [violation(trial, problem) for trial in counted]
@@ -76,13 +76,13 @@ def best(trials: Iterable[Trial], problem: Problem) -> Trial | None:
     Least violation first (0 is feasible), then the best first objective, then the lowest cost (of the targets'
     metrics, as shares of their limits), then the other objectives, then the lowest number.
     """
-    counted = finished_in_full(trials, problem)
+    counted = complete_trials(trials, problem)
     return min(counted, key=lambda trial: _order(trial, problem), default=None)
 
 
 def ranked(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
     """Return the trials that count in the order of :func:`best`, the one to deliver first."""
-    return sorted(finished_in_full(trials, problem), key=lambda trial: _order(trial, problem))
+    return sorted(complete_trials(trials, problem), key=lambda trial: _order(trial, problem))
 
 
 def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from search.output.numbers import metric_value, percent
+from search.output.numbers import format_percent, metric_value
 from search.output.progress import duration
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def trial_note(trial: Trial, problem: Problem, baseline: Mapping[str, float]) ->
     values = {**trial.metrics, **{name: value for name, value in problem.space.costs(candidate).items() if name in baseline}}
     lines = ["| | value | of the baseline |", "|---|---|---|"]
     for name, value in values.items():
-        share = percent(value / baseline[name]) if baseline.get(name) else ""
+        share = format_percent(value / baseline[name]) if baseline.get(name) else ""
         lines.append(f"| {_WORDS.get(name, name)} | {metric_value(name, value)} | {share} |")
     for target in problem.targets:
         met = target.metric in values and target.violation(values) == 0.0
@@ -44,6 +44,6 @@ def trial_note(trial: Trial, problem: Problem, baseline: Mapping[str, float]) ->
 
 def costs_of(network: Network, task: Task, device: torch.device) -> dict[str, float]:
     """Return the costs of a network, by metric."""
-    from evaluators.cost import count
+    from evaluators.cost import count_costs
 
-    return count(network.model.to(device), task.example_inputs().to(device), task.forward)
+    return count_costs(network.model.to(device), task.example_inputs().to(device), task.forward)

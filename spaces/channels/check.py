@@ -55,7 +55,7 @@ def _probe(inputs: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device, dtype)
 
 
-def enliven(exact: nn.Module, probe: Tensor, forward: Forward) -> nn.Module:
+def randomize_batch_norm(exact: nn.Module, probe: Tensor, forward: Forward) -> nn.Module:
     """Set the BN statistics from random inputs, in place: in a fresh deep network nothing may reach the output, so that
     any slice would look right. Left in evaluation mode.
     """
@@ -128,7 +128,7 @@ def find_checked_groups(
     Arguments and errors are those of :func:`spaces.channels.groups.find_groups`.
     """
     groups = find_groups(model, inputs, include, exclude, forward)
-    single = enliven(copy.deepcopy(model).float(), _probe(inputs, torch.float32), forward)
+    single = randomize_batch_norm(copy.deepcopy(model).float(), _probe(inputs, torch.float32), forward)
     half = half_mask(groups, groups.groups)
     try:
         small, masked = apply_cut(single, plan_cut(groups, half)), masked_copy(single, groups, half)

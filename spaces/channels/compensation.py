@@ -26,7 +26,7 @@ RIDGE = 1e-2
 
 
 @dataclass(frozen=True)
-class Moments:
+class InputMoments:
     """Mean, of shape ``(in,)``, and covariance, of shape ``(in, in)``, of a layer's input channels; float64."""
 
     mean: Tensor
@@ -75,7 +75,7 @@ def _compensable(layer: Layer, groups: ChannelGroups) -> bool:
     return mixing and once and bool((layer.inputs >= 0).any()) and len(layer.inputs) <= LARGEST
 
 
-def _folded(module: nn.Module, moments: Moments, keep: Tensor, outputs: Tensor, dense: bool) -> dict[str, Tensor]:
+def _folded(module: nn.Module, moments: InputMoments, keep: Tensor, outputs: Tensor, dense: bool) -> dict[str, Tensor]:
     """Return the weight and bias of a layer that reads only ``keep`` and writes only ``outputs``."""
     stay, gone = keep.nonzero().flatten(), (~keep).nonzero().flatten()
     prediction = torch.cholesky_solve(moments.covariance[stay][:, gone], _root(moments.covariance[stay][:, stay]))
@@ -112,7 +112,9 @@ def _root(covariance: Tensor) -> Tensor:
         ridge *= 10.0
 
 
-def _measure(model: nn.Module, layers: dict[str, Layer], batches: Iterable[Tensor], forward: Forward) -> dict[str, Moments]:
+def _measure(
+    model: nn.Module, layers: dict[str, Layer], batches: Iterable[Tensor], forward: Forward
+) -> dict[str, InputMoments]:
     pivots: dict[str, Tensor] = {}
     sums: dict[str, list[Tensor]] = {}
     counts: dict[str, int] = {}
@@ -146,5 +148,5 @@ def _measure(model: nn.Module, layers: dict[str, Layer], batches: Iterable[Tenso
         shift = (first / counts[name]).cpu()
         covariance = second.cpu() / counts[name] - torch.outer(shift, shift)
         if bool(torch.isfinite(covariance).all()):
-            moments[name] = Moments(pivots[name].double().cpu() + shift, covariance)
+            moments[name] = InputMoments(pivots[name].double().cpu() + shift, covariance)
     return moments

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.trace import LayerTrace, Trace
+from spaces.channels.trace import ChannelTrace, LayerTrace
 from spaces.channels.tracing import trace_channels
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.forward import Forward, call
@@ -147,7 +147,7 @@ def _check_patterns(model: nn.Module, include: Sequence[str], exclude: Sequence[
             )
 
 
-def _freeze_by_name(trace: Trace, include: Sequence[str], exclude: Sequence[str]) -> None:
+def _freeze_by_name(trace: ChannelTrace, include: Sequence[str], exclude: Sequence[str]) -> None:
     def matches(name: str, patterns: Sequence[str]) -> str | None:
         parents = [name.rsplit(".", cut)[0] for cut in range(name.count(".") + 1)]
         return next((p for p in patterns if any(fnmatch.fnmatch(n, p) for n in (name, *parents))), None)
@@ -167,7 +167,7 @@ def _freeze_by_name(trace: Trace, include: Sequence[str], exclude: Sequence[str]
             trace.atoms.freeze(rest, "no include pattern names it")
 
 
-def _number(trace: Trace) -> ChannelGroups:
+def _number(trace: ChannelTrace) -> ChannelGroups:
     """Turn atoms into groups (atoms with the same members) and give every open one its place in the mask."""
     tied = [(tie.tensor, tie.dim, trace.atoms.roots(tie.atoms)) for tie in trace.ties]
     producers: dict[int, str] = {}
@@ -235,7 +235,7 @@ def _total_macs(layer: LayerTrace) -> float:
     return layer.macs * len(layer.outputs) * (len(layer.inputs) if layer.groups == 1 else 1)
 
 
-def _macs_shares(trace: Trace, other_macs: float) -> dict[int, float]:
+def _macs_shares(trace: ChannelTrace, other_macs: float) -> dict[int, float]:
     """Return, by root, the share of all MACs in layers that read or write its channels."""
     shares: dict[int, float] = {}
     total = other_macs

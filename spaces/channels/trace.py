@@ -10,7 +10,7 @@ from spaces.channels.labels import ChannelAtoms
 
 
 @dataclass
-class Tie:
+class ChannelTie:
     """Dimension ``dim`` of a state tensor follows ``atoms``, one per position."""
 
     tensor: str
@@ -42,13 +42,13 @@ class LayerTrace:
 
 
 @dataclass
-class Trace:
+class ChannelTrace:
     """What one labelled forward pass found.
 
     ``macs`` are the multiply-accumulates of all modules that are counted, those without channels to follow included.
     """
 
     atoms: ChannelAtoms = field(default_factory=ChannelAtoms)
-    ties: list[Tie] = field(default_factory=list)
+    ties: list[ChannelTie] = field(default_factory=list)
     layers: list[LayerTrace] = field(default_factory=list)
     macs: float = 0.0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from spaces.channels.labels import along, compact
-from spaces.channels.trace import Tie, Trace
+from spaces.channels.trace import ChannelTie, ChannelTrace
 from spaces.layers.macs import module_macs
 
 
@@ -29,7 +29,7 @@ class Tracer:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.trace = Trace()
+        self.trace = ChannelTrace()
         self.atoms = self.trace.atoms
         self.names: dict[int, str] = {id(tensor): name for name, tensor in model.named_parameters()}
         self.names |= {id(tensor): name for name, tensor in model.named_buffers()}
@@ -97,7 +97,7 @@ class Tracer:
         earlier = self._tied.get((name, dim))
         if earlier is None:
             self._tied[name, dim] = atoms
-            self.trace.ties.append(Tie(name, dim, atoms))
+            self.trace.ties.append(ChannelTie(name, dim, atoms))
             return
         self.atoms.unite(earlier, atoms)
         self.atoms.freeze(atoms[earlier == 0], f"{self.where}: shares its weight with a place without channels")

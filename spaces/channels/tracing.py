@@ -19,13 +19,13 @@ from torch.utils._pytree import tree_flatten
 
 from spaces.channels.layer_rules import LAYER_RULES, OPAQUE_FUNCTIONS
 from spaces.channels.operator_rules import propagate
-from spaces.channels.trace import Trace
+from spaces.channels.trace import ChannelTrace
 from spaces.channels.tracer import Tracer
 from spaces.errors import UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
 
 
-def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any], inputs: Tensor) -> Trace:
+def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any], inputs: Tensor) -> ChannelTrace:
     """Trace one forward pass in evaluation mode; the outputs are frozen."""
     tracer = Tracer(model)
     with evaluation_mode(model), torch.no_grad(), tracer.following(), _Dispatch(tracer), _Functions(tracer):

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten
 
 from spaces.errors import EquivalenceError, UnsupportedModelError
 from spaces.forward import Forward, call
-from spaces.fusion.nodes import Constants, Found
+from spaces.fusion.nodes import Constants, TorchActivation
 from spaces.fusion.plan import Plan, plan
 from spaces.fusion.program import parameters_of
 from spaces.fusion.record import finished, merge_nodes, node_record, replace_activations, replacement, slopes_of
@@ -47,7 +47,7 @@ class Fused:
     error: float
 
 
-def fuse(model: nn.Module, inputs: Tensor, forward: Forward = call, literal: bool = False) -> Fused:
+def fuse_activations(model: nn.Module, inputs: Tensor, forward: Forward = call, literal: bool = False) -> Fused:
     """Merge the connected activations of ``model``, and compare the outputs on ``inputs``.
 
     Args:
@@ -128,7 +128,7 @@ def _propagate(traced: fx.GraphModule, inputs: Tensor) -> None:
         return
 
 
-Usable = Callable[[Found], str | None]
+Usable = Callable[[TorchActivation], str | None]
 
 
 def _modules_used_once(traced: fx.GraphModule, network: nn.Module) -> Usable:
@@ -154,7 +154,7 @@ def _usable(network: nn.Module, calls: Counter[str], reason: str) -> Usable:
     names = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     activations = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Identity)
 
-    def usable(found: Found) -> str | None:
+    def usable(found: TorchActivation) -> str | None:
         path = _path(found)
         try:
             module = network.get_submodule(path)
@@ -166,7 +166,7 @@ def _usable(network: nn.Module, calls: Counter[str], reason: str) -> Usable:
     return usable
 
 
-def _path(found: Found) -> str:
+def _path(found: TorchActivation) -> str:
     node = found.node
     return str(node.target) if node.op == "call_module" else _exported_path(node)
 

@@ -47,7 +47,7 @@ _NEW_MEMORY_MODULES = (
 
 
 @dataclass(frozen=True)
-class Found:
+class TorchActivation:
     """An activation in a graph.
 
     Attributes:
@@ -70,7 +70,7 @@ class Found:
         return self.activation is not None and self.activation.kind == "Identity"
 
 
-def find(graph: fx.Graph, owner: nn.Module, constants: Constants) -> dict[fx.Node, Found]:
+def find_activations(graph: fx.Graph, owner: nn.Module, constants: Constants) -> dict[fx.Node, TorchActivation]:
     """Return the activations of ``graph``, whose modules belong to ``owner``, in graph order."""
     found = {}
     for node in graph.nodes:
@@ -101,7 +101,7 @@ def operator_name(node: fx.Node) -> str:
     return name if any(getattr(place, name, None) is target for place in places) else ""
 
 
-def _module(node: fx.Node, owner: nn.Module) -> Found | None:
+def _module(node: fx.Node, owner: nn.Module) -> TorchActivation | None:
     module = owner.get_submodule(str(node.target))
     # A class derived from these may do anything: the type must be the very one.
     kind = type(module)
@@ -111,7 +111,7 @@ def _module(node: fx.Node, owner: nn.Module) -> Found | None:
     if not isinstance(source, fx.Node):
         return None
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-        return Found(node, source, None, reason="it has hooks")
+        return TorchActivation(node, source, None, reason="it has hooks")
     inplace = bool(getattr(module, "inplace", False))
     return _found(node, source, inplace, lambda: of_module(module))
 
@@ -131,7 +131,7 @@ def of_module(module: nn.Module) -> Activation:
     return relu() if isinstance(module, nn.ReLU) else identity()
 
 
-def _operator(node: fx.Node, constants: Constants) -> Found | None:
+def _operator(node: fx.Node, constants: Constants) -> TorchActivation | None:
     name = operator_name(node)
     base = name.removesuffix("_")
     names = _PARAMETERS.get(base)
@@ -143,7 +143,7 @@ def _operator(node: fx.Node, constants: Constants) -> Found | None:
     if not isinstance(source, fx.Node):
         return None
     if given.keys() - {*positions}:
-        return Found(node, source, None, reason=f"it is called with {sorted(given.keys() - {*positions})[0]!r}")
+        return TorchActivation(node, source, None, reason=f"it is called with {sorted(given.keys() - {*positions})[0]!r}")
     inplace = name.endswith("_") or bool(given.get("inplace", False))
     return _found(node, source, inplace, lambda: _of_operator(base, given, constants))
 
@@ -177,17 +177,17 @@ def _values(tensor: Tensor) -> Any:
     return tensor.detach().double().cpu().numpy()
 
 
-def _found(node: fx.Node, source: fx.Node, inplace: bool, read: Callable[[], Activation]) -> Found:
-    dtype = dtype_of(node)
+def _found(node: fx.Node, source: fx.Node, inplace: bool, read: Callable[[], Activation]) -> TorchActivation:
+    dtype = node_dtype(node)
     if dtype is not None and not dtype.is_floating_point:
-        return Found(node, source, None, inplace, f"its tensor is {dtype}")
+        return TorchActivation(node, source, None, inplace, f"its tensor is {dtype}")
     try:
-        return Found(node, source, read(), inplace)
+        return TorchActivation(node, source, read(), inplace)
     except NotMergeableError as error:
-        return Found(node, source, None, inplace, str(error))
+        return TorchActivation(node, source, None, inplace, str(error))
 
 
-def dtype_of(node: fx.Node) -> torch.dtype | None:
+def node_dtype(node: fx.Node) -> torch.dtype | None:
     """Return the dtype of a node's output, None where the graph doesn't say."""
     known = node.meta.get("val", node.meta.get("tensor_meta"))
     return cast("torch.dtype | None", getattr(known, "dtype", None))

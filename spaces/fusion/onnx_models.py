@@ -14,14 +14,14 @@ import onnx_ir as ir
 import torch
 
 from spaces.errors import EquivalenceError
-from spaces.fusion.onnx_nodes import DTYPES, Found, Scope, dtype_of, find, scopes
-from spaces.fusion.piecewise_linear import Activation, Run, fold
+from spaces.fusion.onnx_nodes import DTYPES, OnnxActivation, Scope, read_activation, scopes, value_dtype
+from spaces.fusion.piecewise_linear import Activation, Run, fold_chain
 from spaces.fusion.report import FusionReport, Left, Merge
 
 _PROBES = np.array([-1e6, -1000.0, -3.0, -1.0, -0.1, -1e-6, 0.0, 1e-6, 0.1, 1.0, 3.0, 6.0, 1000.0, 1e6])
 
 
-def fuse(model: ir.Model, literal: bool = False) -> FusionReport:
+def fuse_onnx(model: ir.Model, literal: bool = False) -> FusionReport:
     """Merge the connected activations of ``model``, in place, and return what was done.
 
     Args:
@@ -64,14 +64,14 @@ class _Pass:
 
     def run(self, scope: Scope) -> None:
         """Merge in one graph."""
-        found = {node: one for node in scope.graph if (one := find(node)) is not None}
+        found = {node: one for node in scope.graph if (one := read_activation(node)) is not None}
         self.left += [Left(scope.name, (one.name,), one.reason) for one in found.values() if one.activation is None]
         for chain in self._chains(scope, found):
             self._merge(scope, chain)
 
-    def _chains(self, scope: Scope, found: dict[ir.Node, Found]) -> list[list[Found]]:
-        chains: dict[ir.Node, list[Found]] = {}
-        started: list[list[Found]] = []
+    def _chains(self, scope: Scope, found: dict[ir.Node, OnnxActivation]) -> list[list[OnnxActivation]]:
+        chains: dict[ir.Node, list[OnnxActivation]] = {}
+        started: list[list[OnnxActivation]] = []
         for node, one in found.items():
             if one.activation is None:
                 continue
@@ -79,7 +79,7 @@ class _Pass:
             producer = source.producer() if source is not None else None
             before = found.get(producer) if producer is not None else None
             if before is None and producer is not None and producer.graph is not scope.graph:
-                before = find(producer)
+                before = read_activation(producer)
             if before is not None and before.activation is not None:
                 reason = self._separate(before, one)
                 if reason is None:
@@ -92,7 +92,7 @@ class _Pass:
             started.append(chains[node])
         return started
 
-    def _separate(self, one: Found, other: Found) -> str | None:
+    def _separate(self, one: OnnxActivation, other: OnnxActivation) -> str | None:
         value = one.node.outputs[0]
         if value.is_graph_output() or value.name in self._captured:
             return f"{value.name} is an output of the graph"
@@ -102,12 +102,12 @@ class _Pass:
             return "they stand in different graphs"
         return None
 
-    def _leave(self, scope: Scope, one: Found, other: Found, reason: str) -> None:
+    def _leave(self, scope: Scope, one: OnnxActivation, other: OnnxActivation, reason: str) -> None:
         if "Identity" not in (one.node.op_type, other.node.op_type):
             self.left.append(Left(scope.name, (one.name, other.name), reason))
 
-    def _merge(self, scope: Scope, chain: list[Found]) -> None:
-        dtype = next((known for one in chain if (known := dtype_of(one.node)) is not None), None)
+    def _merge(self, scope: Scope, chain: list[OnnxActivation]) -> None:
+        dtype = next((known for one in chain if (known := value_dtype(one.node)) is not None), None)
         if dtype is not None and dtype not in DTYPES:
             return
         activations = [one.activation for one in chain if one.activation is not None]
@@ -118,7 +118,7 @@ class _Pass:
 
         # Where the type isn't known, slopes are multiplied only if the product is normal in the smallest type.
         limits = torch.float16 if dtype is None else DTYPES[dtype]
-        runs, reasons = fold(activations, limits, self._literal, admissible)
+        runs, reasons = fold_chain(activations, limits, self._literal, admissible)
         for (one, other), reason in reasons.items():
             self._leave(scope, chain[one], chain[other], reason)
         for run in runs:
@@ -130,7 +130,7 @@ class _Pass:
                 self.merges.append(Merge(scope.name, names, words, run.activation.text, run.exact))
                 self._rewrite(scope, members, run.activation, dtype)
 
-    def _rewrite(self, scope: Scope, members: list[Found], activation: Activation, dtype: ir.DataType | None) -> None:
+    def _rewrite(self, scope: Scope, members: list[OnnxActivation], activation: Activation, dtype: ir.DataType | None) -> None:
         """Turn the last member into ``activation`` of the first one's input, and remove the others."""
         last = members[-1].node
         read = [value for one in members for value in one.node.inputs[1:] if value is not None]
@@ -187,7 +187,7 @@ class _Pass:
                 self._drop(source)
 
 
-def _same(one: Found, activation: Activation) -> bool:
+def _same(one: OnnxActivation, activation: Activation) -> bool:
     """Whether the node of ``one`` already does what is wanted, so that its constants can be used again."""
     mine = one.activation
     if mine is None or mine.kind != activation.kind:

@@ -30,7 +30,7 @@ _FAR = 64
 
 
 @dataclass(frozen=True)
-class Found:
+class OnnxActivation:
     """An activation of an ONNX graph.
 
     Attributes:
@@ -49,18 +49,18 @@ class Found:
         return self.node.name or str(self.node.outputs[0].name)
 
 
-def find(node: ir.Node) -> Found | None:
+def read_activation(node: ir.Node) -> OnnxActivation | None:
     """Return the activation that ``node`` is, None where it is none."""
     read = _READERS.get(node.op_type)
     if read is None or node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
         return None
     try:
-        return Found(node, read(node))
+        return OnnxActivation(node, read(node))
     except NotMergeableError as error:
-        return Found(node, None, str(error))
+        return OnnxActivation(node, None, str(error))
 
 
-def dtype_of(node: ir.Node) -> ir.DataType | None:
+def value_dtype(node: ir.Node) -> ir.DataType | None:
     """Return the type of an activation's tensors, None where the file doesn't say."""
     for tensor in (*node.outputs, *node.inputs):
         known = _type(tensor)
@@ -175,7 +175,7 @@ def _identity(node: ir.Node) -> Activation:
 
 
 def _require_float(node: ir.Node) -> torch.dtype | None:
-    dtype = dtype_of(node)
+    dtype = value_dtype(node)
     if dtype is not None and dtype not in DTYPES:
         raise NotMergeableError(f"its tensors are of type {dtype.name}")
     return None if dtype is None else DTYPES[dtype]

@@ -242,7 +242,7 @@ class Run:
         return range(self.start, self.stop)
 
 
-def fold(
+def fold_chain(
     chain: Sequence[Activation],
     dtype: torch.dtype,
     literal: bool = False,

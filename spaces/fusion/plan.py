@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from spaces.fusion.nodes import Constants, Found, dtype_of, find, has_new_memory
-from spaces.fusion.piecewise_linear import Activation, Run, fold
+from spaces.fusion.nodes import Constants, TorchActivation, find_activations, has_new_memory, node_dtype
+from spaces.fusion.piecewise_linear import Activation, Run, fold_chain
 from spaces.fusion.report import FusionReport, Left, Merge
 
 
 @dataclass(frozen=True)
-class Step:
+class MergeStep:
     """Connected activations to be replaced by one.
 
     Attributes:
@@ -28,7 +28,7 @@ class Step:
         anchor: The member in whose place the one stands: the first that isn't the identity.
     """
 
-    members: tuple[Found, ...]
+    members: tuple[TorchActivation, ...]
     activation: Activation
     exact: bool
     anchor: int
@@ -43,7 +43,7 @@ class Step:
 class Plan:
     """What can be merged in a graph, and what can't and why."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[MergeStep, ...]
     report: FusionReport
 
 
@@ -52,7 +52,7 @@ def plan(
     owner: nn.Module,
     constants: Constants,
     literal: bool = False,
-    usable: Callable[[Found], str | None] = lambda found: None,
+    usable: Callable[[TorchActivation], str | None] = lambda found: None,
 ) -> Plan:
     """Find the connected activations of ``graph`` that can be merged; nothing is changed.
 
@@ -63,22 +63,22 @@ def plan(
         literal: See :func:`spaces.fusion.piecewise_linear.merge`.
         usable: Returns why an activation must stay as it is, or None.
     """
-    found = find(graph, owner, constants)
+    found = find_activations(graph, owner, constants)
     memory = _Memory(found, owner)
     default = _dtype(owner)
     left = [Left(_where(one, owner), (_name(one),), one.reason) for one in found.values() if one.activation is None]
     steps, merges = [], []
     for chain, reason in _chains(found, memory, usable):
         activations = [one.activation for one in chain if one.activation is not None]
-        dtype = dtype_of(chain[-1].node) or default
-        runs, reasons = fold(activations, dtype, literal, lambda run, chain=chain: memory.forbids(chain, run))  # type: ignore[misc]
+        dtype = node_dtype(chain[-1].node) or default
+        runs, reasons = fold_chain(activations, dtype, literal, lambda run, chain=chain: memory.forbids(chain, run))  # type: ignore[misc]
         for run in runs:
             members = chain[run.start : run.stop]
             real = [index for index, one in enumerate(members) if not one.passes_on]
             # An identity costs nothing here; it is only passed through on the way from one activation to the next.
             if len(real) < 2:
                 continue
-            steps.append(Step(tuple(members), run.activation, run.exact, real[0]))
+            steps.append(MergeStep(tuple(members), run.activation, run.exact, real[0]))
             words = tuple(activation.text for activation in activations[run.start : run.stop])
             names = tuple(map(_name, members))
             merges.append(Merge(_where(members[0], owner), names, words, run.activation.text, run.exact))
@@ -93,15 +93,15 @@ def plan(
     return Plan(tuple(steps), FusionReport(tuple(merges), tuple(left)))
 
 
-_Refused = tuple[tuple[Found, Found], str]
+_Refused = tuple[tuple[TorchActivation, TorchActivation], str]
 
 
 def _chains(
-    found: Mapping[fx.Node, Found], memory: _Memory, usable: Callable[[Found], str | None]
-) -> list[tuple[list[Found], _Refused | None]]:
+    found: Mapping[fx.Node, TorchActivation], memory: _Memory, usable: Callable[[TorchActivation], str | None]
+) -> list[tuple[list[TorchActivation], _Refused | None]]:
     """Return the longest chains of connected activations, each with why it doesn't go on from what is before it."""
-    chains: dict[fx.Node, list[Found]] = {}
-    started: list[tuple[list[Found], _Refused | None]] = []
+    chains: dict[fx.Node, list[TorchActivation]] = {}
+    started: list[tuple[list[TorchActivation], _Refused | None]] = []
     for one in found.values():
         if one.activation is None:
             continue
@@ -125,10 +125,10 @@ def _chains(
 class _Memory:
     """Who can see the memory that activations change."""
 
-    found: Mapping[fx.Node, Found]
+    found: Mapping[fx.Node, TorchActivation]
     owner: nn.Module
 
-    def separates(self, one: Found, other: Found) -> str | None:
+    def separates(self, one: TorchActivation, other: TorchActivation) -> str | None:
         """Return why ``other``, which reads ``one``, must stay apart from it, or None."""
         users = one.node.users
         if len(users) > 1:
@@ -139,7 +139,7 @@ class _Memory:
             return None
         return f"{_name(one)} changes its input in place, which others may see"
 
-    def forbids(self, chain: list[Found], run: Run) -> str | None:
+    def forbids(self, chain: list[TorchActivation], run: Run) -> str | None:
         """Return why a run of ``chain`` must not be put in the place of its members, or None."""
         first = next((chain[index] for index in run.members if not chain[index].passes_on), None)
         if first is None or self.unseen(first):
@@ -150,7 +150,7 @@ class _Memory:
             return "together they return their input itself, which others may change"
         return None
 
-    def unseen(self, one: Found) -> bool:
+    def unseen(self, one: TorchActivation) -> bool:
         """Whether nothing but ``one`` can see the memory of its input."""
         source, reader = one.source, one.node
         while set(source.users) == {reader}:
@@ -173,11 +173,11 @@ def _next(node: fx.Node) -> fx.Node:
     return following
 
 
-def _name(found: Found) -> str:
+def _name(found: TorchActivation) -> str:
     return str(found.node.target) if found.node.op == "call_module" else found.node.name
 
 
-def _where(found: Found, owner: nn.Module) -> str:
+def _where(found: TorchActivation, owner: nn.Module) -> str:
     """Return the path of the module whose code calls the activation; of the network itself, "network"."""
     if found.node.op == "call_module":
         path = str(found.node.target).rpartition(".")[0]

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from spaces.fusion.nodes import Constants
-from spaces.fusion.plan import Step, plan
+from spaces.fusion.plan import MergeStep, plan
 from spaces.fusion.report import FusionReport
 
 
@@ -69,7 +69,7 @@ def parameters_of(program: ExportedProgram) -> Constants:
     return value
 
 
-def _insert(program: ExportedProgram, step: Step) -> fx.Node:
+def _insert(program: ExportedProgram, step: MergeStep) -> fx.Node:
     """Insert the activation of a step and return its node."""
     graph, activation = program.graph, step.activation
     source, anchor, last = step.members[0].source, step.members[step.anchor].node, step.members[-1].node
@@ -94,7 +94,7 @@ def _insert(program: ExportedProgram, step: Step) -> fx.Node:
     return result
 
 
-def _add_slopes(program: ExportedProgram, step: Step) -> fx.Node:
+def _add_slopes(program: ExportedProgram, step: MergeStep) -> fx.Node:
     """Add a parameter with the slopes of a merged PReLU, and return its placeholder."""
     graph, signature = program.graph, program.graph_signature
     value = step.members[-1].node.meta["val"]

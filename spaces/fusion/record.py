@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from spaces.fusion.piecewise_linear import Activation
-from spaces.fusion.plan import Step
+from spaces.fusion.plan import MergeStep
 
 Record = dict[str, Any]
 
@@ -59,7 +59,7 @@ def slopes_of(activation: Activation, owner: nn.Module) -> Tensor | None:
     return torch.from_numpy(activation.slope.reshape(-1).copy()).to(like)
 
 
-def replacement(step: Step, paths: Sequence[str]) -> dict[str, Record]:
+def replacement(step: MergeStep, paths: Sequence[str]) -> dict[str, Record]:
     """Return what takes the places of the modules at ``paths``, a step's members."""
     record = record_of(step.activation, step.inplace)
     gone: Record = {"type": "Identity", "inplace": False}
@@ -76,7 +76,7 @@ def replace_activations(
     return model
 
 
-def node_record(step: Step, owner: nn.Module) -> Record:
+def node_record(step: MergeStep, owner: nn.Module) -> Record:
     """Return a step as JSON data: the names of its nodes in the traced graph, and what takes their place."""
     name = f"{step.members[step.anchor].node.name}_merged"
     while hasattr(owner, name):

@@ -93,7 +93,7 @@ def latency_key(weights: int, inputs: int | None) -> str:
 
 
 @dataclass(frozen=True)
-class Weights:
+class LatencyCoefficients:
     """How a layer's own milliseconds, its data and the run's overhead make up a network's latency.
 
     Attributes:
@@ -121,7 +121,7 @@ class MeasuredLatency:
 
     shapes: Mapping[str, LayerShape]
     times: Mapping[str, Mapping[tuple[int, int], Mapping[tuple[int, int], float]]]
-    weights: Weights = field(default_factory=Weights)
+    weights: LatencyCoefficients = field(default_factory=LatencyCoefficients)
 
     def __post_init__(self) -> None:
         self._known: dict[tuple[str, int, int, int, int], float] = {}
@@ -169,7 +169,7 @@ class MeasuredLatency:
             for weight_bits, input_bits, inputs, outputs, value in rows:
                 times.setdefault(layer, {}).setdefault((weight_bits, input_bits), {})[inputs, outputs] = value
         shapes = {name: _shape(shape) for name, shape in data["shapes"].items()}
-        return MeasuredLatency(shapes, times, Weights(**data["weights"]))
+        return MeasuredLatency(shapes, times, LatencyCoefficients(**data["weights"]))
 
 
 def grouped(shape: LayerShape) -> bool:

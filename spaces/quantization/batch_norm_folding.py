@@ -41,12 +41,12 @@ def find_folds(model: nn.Module, inputs: Tensor, forward: Forward = call) -> lis
         probe = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device)
     with torch.no_grad():
         expected = _first(forward(network, probe))
-        if _same(fold(network, candidates), probe, forward, expected):
+        if _same(fold_batch_norms(network, candidates), probe, forward, expected):
             return candidates
-        return [pair for pair in candidates if _same(fold(network, [pair]), probe, forward, expected)]
+        return [pair for pair in candidates if _same(fold_batch_norms(network, [pair]), probe, forward, expected)]
 
 
-def fold(model: nn.Module, folds: list[Fold]) -> nn.Module:
+def fold_batch_norms(model: nn.Module, folds: list[Fold]) -> nn.Module:
     """Return a copy of ``model`` with each BatchNorm in ``folds`` folded into its layer, an identity in its place."""
     network = copy.deepcopy(model)
     for layer_name, norm_name in folds:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spaces.quantization.fake_quantize import Step, integer_range
+from spaces.quantization.fake_quantize import QParams, integer_range
 
 Method = Literal["mse", "percentile"]
 
@@ -32,11 +32,11 @@ class Calibration:
     method: Method = "mse"
     percentile: float = 99.99
 
-    def weight_steps(self, weight: Tensor, axis: int, bits: Iterable[int]) -> dict[int, Step]:
+    def weight_steps(self, weight: Tensor, axis: int, bits: Iterable[int]) -> dict[int, QParams]:
         """Return a symmetric step per channel along ``axis`` for each number of bits."""
         rows = weight.detach().float().movedim(axis, 0).reshape(weight.shape[axis], -1)
         zero_point = torch.zeros(len(rows), dtype=torch.int32, device=weight.device)
-        return {count: Step(self._weight_scale(rows, count), zero_point) for count in bits}
+        return {count: QParams(self._weight_scale(rows, count), zero_point) for count in bits}
 
     def _weight_scale(self, rows: Tensor, bits: int) -> Tensor:
         low, high = integer_range(bits, signed=True)
@@ -51,11 +51,11 @@ class Calibration:
 
         return base * _least(error, 0.1, -low / high * 1.05, len(rows), rows.device)
 
-    def activation_steps(self, values: Observed, bits: Iterable[int]) -> dict[int, Step]:
+    def activation_steps(self, values: Observed, bits: Iterable[int]) -> dict[int, QParams]:
         """Return one affine step for each number of bits; the zero point is 0 where no value is below 0."""
         return {count: self._activation_step(values, count) for count in bits}
 
-    def _activation_step(self, observed: Observed, bits: int) -> Step:
+    def _activation_step(self, observed: Observed, bits: int) -> QParams:
         values = observed.values()
         _, high = integer_range(bits, signed=False)
         least, most = min(observed.least, 0.0), max(observed.most, 0.0)
@@ -101,11 +101,11 @@ class Observed:
         return self._parts[0]
 
 
-def affine_step(least: float, most: float, high: int, device: torch.device) -> Step:
+def affine_step(least: float, most: float, high: int, device: torch.device) -> QParams:
     """Return the step with which the integers 0 to ``high`` reach from ``least`` (at most 0) to ``most`` (at least 0)."""
     scale = torch.tensor([max((most - least) / high, 1e-12)], dtype=torch.float32, device=device)
     zero_point = torch.round(-least / scale).clamp(0, high).to(torch.int32)
-    return Step(scale, zero_point)
+    return QParams(scale, zero_point)
 
 
 def _above_zero(scale: Tensor) -> Tensor:

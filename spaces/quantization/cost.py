@@ -54,7 +54,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 @dataclass(frozen=True)
-class Extent:
+class LayerSizes:
     """How large the parts of a network are, whatever their bits.
 
     Attributes:
@@ -86,7 +86,7 @@ class BitCost:
     def __init__(self, found: Quantizable, network: nn.Module) -> None:
         layers = quantized_layers(network)
         packed = sum(packed_bytes(site.weights, weight_bits(layers[site.name])) for site in found.layers)
-        self.whole = Extent(
+        self.whole = LayerSizes(
             {site.name: site.weights for site in found.layers},
             {site.name: site.macs for site in found.layers},
             sum(entry.macs for entry in found.frozen),
@@ -94,7 +94,7 @@ class BitCost:
             stored_bytes(network) - packed,
         )
 
-    def of(self, bits: Mapping[str, tuple[int, int | None]], extent: Extent | None = None) -> dict[str, float]:
+    def of(self, bits: Mapping[str, tuple[int, int | None]], extent: LayerSizes | None = None) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``.
 
         Args:

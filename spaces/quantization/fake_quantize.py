@@ -24,7 +24,7 @@ FEWEST, MOST = 2, 8
 
 
 @dataclass(frozen=True)
-class Step:
+class QParams:
     """What makes integers of values.
 
     Attributes:
@@ -43,14 +43,14 @@ def integer_range(bits: int, signed: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
-def to_integers(values: Tensor, step: Step, bits: int, signed: bool, axis: int | None) -> Tensor:
+def to_integers(values: Tensor, step: QParams, bits: int, signed: bool, axis: int | None) -> Tensor:
     """Return the integers that ``values`` are rounded to, int32 of the same shape."""
     low, high = integer_range(bits, signed)
     scale, zero_point = (along(part, values, axis) for part in (step.scale, step.zero_point))
     return torch.round(values.float() * (1.0 / scale)).add(zero_point).clamp(low, high).to(torch.int32)
 
 
-def from_integers(integers: Tensor, step: Step, axis: int | None) -> Tensor:
+def from_integers(integers: Tensor, step: QParams, axis: int | None) -> Tensor:
     """Return the values that ``integers`` stand for, float32 of the same shape."""
     scale, zero_point = (along(part, integers, axis) for part in (step.scale, step.zero_point))
     return (integers - zero_point).float() * scale
@@ -61,7 +61,7 @@ def along(part: Tensor, values: Tensor, axis: int | None) -> Tensor:
     return part if axis is None else part.reshape([-1 if dim == axis else 1 for dim in range(values.dim())])
 
 
-def fake_quantize(values: Tensor, step: Step, bits: int, signed: bool, axis: int | None) -> Tensor:
+def fake_quantize(values: Tensor, step: QParams, bits: int, signed: bool, axis: int | None) -> Tensor:
     """Return ``values`` as ``bits`` bits hold them, by PyTorch's operators (gradients pass straight through)."""
     low, high = integer_range(bits, signed)
     if axis is None:
@@ -170,7 +170,7 @@ class Quantizer(nn.Module):
         self.axis = axis
         self.learned = learned
         self.enabled = True
-        self.steps: Mapping[int, Step] = {}
+        self.steps: Mapping[int, QParams] = {}
         scale = torch.ones(channels)
         if learned:
             self.scale = nn.Parameter(scale)
@@ -180,11 +180,11 @@ class Quantizer(nn.Module):
         self.register_buffer("width", torch.tensor([bits], dtype=torch.uint8))
 
     @property
-    def step(self) -> Step:
+    def step(self) -> QParams:
         """The scale (which a training may have pushed below 0) and the zero point, as they are used."""
-        return Step(self.scale.abs().clamp_min(torch.finfo(torch.float32).tiny), self.zero_point)
+        return QParams(self.scale.abs().clamp_min(torch.finfo(torch.float32).tiny), self.zero_point)
 
-    def calibrate(self, steps: Mapping[int, Step]) -> None:
+    def calibrate(self, steps: Mapping[int, QParams]) -> None:
         """Take the step of the quantizer's own bits, and keep the others for :meth:`quantized`."""
         self.steps = dict(steps)
         with torch.no_grad():
@@ -202,7 +202,7 @@ class Quantizer(nn.Module):
         wanted = torch.is_grad_enabled() and (values.requires_grad or self.scale.requires_grad)
         if not (wanted or values.dtype == torch.float64):
             step = self.step
-            return fake_quantize(values, Step(step.scale.detach(), step.zero_point), self.bits, self.signed, self.axis)
+            return fake_quantize(values, QParams(step.scale.detach(), step.zero_point), self.bits, self.signed, self.axis)
         low, high = integer_range(self.bits, self.signed)
         factor = 1.0 / math.sqrt(max(1, values.numel() // len(self.scale)) * high)
         scale, zero_point = self.step.scale, self.zero_point
@@ -249,7 +249,7 @@ class StoredQuantizer(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return ``values`` as the quantizer's bits hold them, of the same shape and dtype."""
-        step = Step(self.step[:1], self.step[1:].to(torch.int32))
+        step = QParams(self.step[:1], self.step[1:].to(torch.int32))
         if values.dtype == torch.float64 or torch.compiler.is_compiling():
             # The operator has no form for these.
             return from_integers(to_integers(values, step, self.bits, False, None), step, None).to(values.dtype)

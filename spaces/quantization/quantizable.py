@@ -15,12 +15,12 @@ from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward, call
 from spaces.layers.macs import COUNTED, module_macs
 from spaces.quantization.addition_nodes import Addition, find_additions
-from spaces.quantization.batch_norm_folding import Fold, find_folds, fold, shared_parameters
+from spaces.quantization.batch_norm_folding import Fold, find_folds, fold_batch_norms, shared_parameters
 from spaces.quantization.layers import LAYERS, QuantizedLayer
 
 
 @dataclass(frozen=True)
-class Site:
+class QuantizableLayer:
     """A layer that can be quantized.
 
     Attributes:
@@ -39,7 +39,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Point:
+class QuantizerLocation:
     """A place where values are quantized.
 
     Attributes:
@@ -88,7 +88,7 @@ class Quantizable:
     """
 
     folds: tuple[Fold, ...]
-    layers: tuple[Site, ...]
+    layers: tuple[QuantizableLayer, ...]
     additions: tuple[Addition, ...]
     frozen: tuple[Unquantized, ...]
 
@@ -119,7 +119,7 @@ def find_quantizable(
         UnsupportedModelError: The forward pass fails, or a pattern matches nothing.
     """
     folds = find_folds(model, inputs, forward)
-    network = fold(model, folds).eval()
+    network = fold_batch_norms(model, folds).eval()
     layers = {name: module for name, module in network.named_modules() if _has_weight(module)}
     macs, read = _run(network, layers, inputs, forward)
     found_additions: list[Addition] = []
@@ -141,7 +141,7 @@ def find_quantizable(
         if reason:
             frozen.append(Unquantized(name, reason, macs.get(name, 0.0), weights))
         else:
-            sites.append(Site(name, weights, read[name], macs[name], name in edges))
+            sites.append(QuantizableLayer(name, weights, read[name], macs[name], name in edges))
     kept = []
     for addition in found_additions:
         reason = _unwanted(addition.name, include, exclude)

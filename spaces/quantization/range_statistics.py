@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spaces.forward import Forward
 from spaces.quantization.calibration import Calibration, Observed
-from spaces.quantization.fake_quantize import Quantizer, Step
+from spaces.quantization.fake_quantize import QParams, Quantizer
 from spaces.quantization.layers import QuantizedLayer, quantized_layers
 
 
@@ -40,7 +40,7 @@ class RangeStatistics:
         self._means: dict[str, Tensor] = {}
         self._shapes: dict[str, torch.Size] = {}
         observed = self._observe(network, forward, batches, inputs)
-        self._steps: dict[str, dict[int, Step]] = {
+        self._steps: dict[str, dict[int, QParams]] = {
             path: calibration.activation_steps(seen, bits[path]) for path, seen in observed.items()
         }
         self._weights: dict[str, Tensor] = {}
@@ -50,7 +50,7 @@ class RangeStatistics:
                 self._weights[path] = layer.weight.detach().clone()
                 self._steps[path] = self._weight_steps(path, layer, layer.weight)
 
-    def _weight_steps(self, path: str, layer: QuantizedLayer, weight: Tensor) -> dict[int, Step]:
+    def _weight_steps(self, path: str, layer: QuantizedLayer, weight: Tensor) -> dict[int, QParams]:
         quantizer = layer.weight_quantizer
         axis = quantizer.axis if quantizer is not None and quantizer.axis is not None else 0
         return self._calibration.weight_steps(weight, axis, self._bits[path])

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from spaces.quantization.addition_nodes import add_quantizers
-from spaces.quantization.batch_norm_folding import fold
+from spaces.quantization.batch_norm_folding import fold_batch_norms
 from spaces.quantization.fake_quantize import Quantizer, StoredQuantizer, to_integers
 from spaces.quantization.layers import quantized_layer, quantized_layers
-from spaces.quantization.stored_weight import StoredWeight, pack
+from spaces.quantization.stored_weight import StoredWeight, pack_integers
 
 PACK: dict[str, Any] = {"kind": "pack_weights"}
 """The transformation of a quantized network into its stored form."""
@@ -27,7 +27,7 @@ def quantize(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
         record: ``folds`` (pairs of a layer and the BatchNorm folded into it), ``layers`` (bits of the weights and of the
             input, or null, by layer), ``additions`` (bits by addition) and ``learned`` (whether training moves the steps).
     """
-    network = fold(model, [(layer, norm) for layer, norm in record["folds"]])
+    network = fold_batch_norms(model, [(layer, norm) for layer, norm in record["folds"]])
     places: dict[int, list[str]] = {}
     for name, module in network.named_modules(remove_duplicate=False):
         places.setdefault(id(module), []).append(name)
@@ -57,7 +57,7 @@ def pack_weights(model: nn.Module, record: Mapping[str, Any] = PACK) -> nn.Modul
         step = quantizer.step
         stored = StoredWeight(weight.shape, quantizer.bits, quantizer.axis).to(weight.device)
         with torch.no_grad():
-            stored.packed.copy_(pack(to_integers(weight, step, quantizer.bits, True, quantizer.axis), quantizer.bits))
+            stored.packed.copy_(pack_integers(to_integers(weight, step, quantizer.bits, True, quantizer.axis), quantizer.bits))
             stored.scale.copy_(step.scale)
             if layer.bias is not None:
                 layer.bias.copy_(layer.quantized_bias())

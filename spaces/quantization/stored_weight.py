@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from spaces.quantization.fake_quantize import Step, from_integers, integer_range
+from spaces.quantization.fake_quantize import QParams, from_integers, integer_range
 
 
-def pack(integers: Tensor, bits: int) -> Tensor:
+def pack_integers(integers: Tensor, bits: int) -> Tensor:
     """Return signed integers of ``bits`` bits as bytes, uint8 of shape ``(ceil(count * bits / 8),)``.
 
     Value ``i`` has the bits ``i * bits`` to ``(i + 1) * bits - 1``, the lowest first, in two's complement.
@@ -27,8 +27,8 @@ def pack(integers: Tensor, bits: int) -> Tensor:
     return (stream.reshape(-1, 8) * weights).sum(1, dtype=torch.uint8)
 
 
-def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Return the ``count`` integers that :func:`pack` packed, int32 of shape ``(count,)``."""
+def unpack_integers(packed: Tensor, bits: int, count: int) -> Tensor:
+    """Return the ``count`` integers that :func:`pack_integers` packed, int32 of shape ``(count,)``."""
     stream = ((packed[:, None] >> torch.arange(8, device=packed.device, dtype=torch.uint8)) & 1).reshape(-1)
     digits = stream[: count * bits].reshape(count, bits).to(torch.int32)
     places = [1 << place for place in range(bits - 1)] + [-(1 << (bits - 1))]
@@ -49,7 +49,7 @@ class StoredWeight(nn.Module):
         axis: Dimension that the scales go along.
 
     Attributes:
-        packed: The integers, uint8; see :func:`pack`.
+        packed: The integers, uint8; see :func:`pack_integers`.
         scale: Value of an integer's 1, float32, one per channel along ``axis``.
     """
 
@@ -72,7 +72,7 @@ class StoredWeight(nn.Module):
 
     def integers(self) -> Tensor:
         """Return the integers, int32 in the shape of the weight."""
-        return unpack(self.packed, self.bits, self.count).reshape(self.shape)
+        return unpack_integers(self.packed, self.bits, self.count).reshape(self.shape)
 
     def forward(self) -> Tensor:
         """Return the values, in the dtype of the scale; worked out once, unless the network is being exported."""
@@ -86,7 +86,7 @@ class StoredWeight(nn.Module):
 
     def _compute(self) -> Tensor:
         zero = torch.zeros(1, dtype=torch.int32, device=self.packed.device)
-        return from_integers(self.integers(), Step(self.scale, zero), self.axis)
+        return from_integers(self.integers(), QParams(self.scale, zero), self.axis)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_values": None}

@@ -20,7 +20,7 @@ _BISECTIONS = 40
 
 
 @dataclass(frozen=True)
-class Shape:
+class RatioProfile:
     """How unevenly layers are pruned; all 0 prunes the same share of each.
 
     A layer keeps the share ``c exp(depth d + width w + cost m)``, with ``c`` from the target, and ``d``, ``w``, ``m`` its
@@ -40,7 +40,7 @@ class Shape:
     cost: float = 0.0
 
 
-class Allocation:
+class RatioAllocation:
     """The numbers of channels to prune of every group of one network, and what the network costs then.
 
     Args:
@@ -83,7 +83,7 @@ class Allocation:
         limited: np.ndarray = np.minimum(np.asarray(numbers, dtype=np.int64), self._most)
         return limited
 
-    def of_target(self, macs: float, shape: Shape) -> np.ndarray:
+    def of_target(self, macs: float, shape: RatioProfile) -> np.ndarray:
         """Return the numbers of an uneven allocation that leaves at most a share of ``macs``, and nearly uses it up.
 
         Raises:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Tie:
+class GroupTie:
     """The groups that the weights of a tensor belong to, along some of its dimensions.
 
     Attributes:
@@ -29,7 +29,7 @@ class MaskedTensor:
     """A tensor of weights with its ties: a filter is written by one group and reads others."""
 
     tensor: nn.Parameter
-    ties: tuple[Tie, ...]
+    ties: tuple[GroupTie, ...]
 
 
 class Masking(ABC):

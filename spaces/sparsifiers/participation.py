@@ -18,7 +18,7 @@ _MOST_UPDATES = 100_000
 
 
 @dataclass(frozen=True)
-class Layer:
+class PrunedLayer:
     """The groups of one layer, or of several coupled ones.
 
     Attributes:
@@ -68,7 +68,7 @@ class Participation:
         penalty: The penalty function.
     """
 
-    def __init__(self, layers: Sequence[Layer], penalty: PenaltyFunction) -> None:
+    def __init__(self, layers: Sequence[PrunedLayer], penalty: PenaltyFunction) -> None:
         self.layers = tuple(layers)
         self._penalty = penalty
         width = sum(layer.size for layer in layers)
@@ -90,8 +90,8 @@ class Participation:
             if left == 0:
                 continue
             alive = self._alive(layer)
-            self._ranks[alive] += ranks_of(scores[alive])
-            self.p[alive] = lower(self.p[alive], ranks_of(self._ranks[alive]), left, self._penalty)
+            self._ranks[alive] += ascending_ranks(scores[alive])
+            self.p[alive] = lower(self.p[alive], ascending_ranks(self._ranks[alive]), left, self._penalty)
             if self._left(layer) == 0:
                 # What is left of a finished layer takes part for good.
                 self.p[self._alive(layer)] = 1.0
@@ -143,10 +143,10 @@ class Participation:
         history = state["history"].cpu().numpy()
         self._history = [(int(step), values.copy()) for step, values in zip(state["history_steps"], history, strict=True)]
 
-    def _alive(self, layer: Layer) -> np.ndarray:
+    def _alive(self, layer: PrunedLayer) -> np.ndarray:
         return layer.offset + np.flatnonzero(self.p[layer.offset : layer.offset + layer.size] > 0.0)
 
-    def _left(self, layer: Layer) -> int:
+    def _left(self, layer: PrunedLayer) -> int:
         gone = int((self.p[layer.offset : layer.offset + layer.size] == 0.0).sum())
         return layer.number - gone
 
@@ -165,7 +165,7 @@ class Participation:
             self._stride *= 2
 
 
-def ranks_of(values: np.ndarray) -> np.ndarray:
+def ascending_ranks(values: np.ndarray) -> np.ndarray:
     """Return the ascending rank of every value, from 0; ties fall to the earlier one."""
     ranks = np.empty(len(values))
     ranks[np.argsort(values, kind="stable")] = np.arange(len(values))

@@ -16,11 +16,11 @@ from spaces.channels.groups import ChannelGroups
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion
-from spaces.sparsifiers.allocation import Allocation, Shape
+from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.group_masking import GroupMasking
 from spaces.sparsifiers.masking import Masking
-from spaces.sparsifiers.participation import Layer, Participation, number_to_prune, updates_needed
+from spaces.sparsifiers.participation import Participation, PrunedLayer, number_to_prune, updates_needed
 from spaces.sparsifiers.penalty_function import PenaltyFunction, make_penalty_function
 from spaces.sparsifiers.pruned_groups import (
     Columns,
@@ -67,7 +67,7 @@ class ProbabilisticSettings:
     ratio: float = 0.5
     ratios: dict[str, float] = field(default_factory=dict)
     macs: float | None = None
-    shape: Shape = field(default_factory=Shape)
+    shape: RatioProfile = field(default_factory=RatioProfile)
     groups: GroupKind = "filters"
     draw: Draw = "group"
     importance: CriterionName = "l1"
@@ -299,13 +299,13 @@ def numbers_of(model: nn.Module, groups: ChannelGroups, settings: ProbabilisticS
     Raises:
         UnsupportedModelError: The share of MACs is out of reach.
     """
-    allocation = Allocation(model, groups, settings.max_ratio)
+    allocation = RatioAllocation(model, groups, settings.max_ratio)
     if settings.macs is not None:
         return allocation.of_target(settings.macs, settings.shape)
     return allocation.of_ratios(settings.ratios, settings.ratio)
 
 
-def derived_pace(layers: list[Layer], settings: ProbabilisticSettings, steps: float) -> tuple[PenaltyFunction, int]:
+def derived_pace(layers: list[PrunedLayer], settings: ProbabilisticSettings, steps: float) -> tuple[PenaltyFunction, int]:
     """Return the penalty function and the largest interval at which every layer is done within ``steps``, if ranks stay.
 
     Where updates at the shortest interval are not enough, the largest penalty is raised (ours), up to 1.

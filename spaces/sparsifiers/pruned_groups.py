@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
 from spaces.importance.criterion import averaged, places_on, writers
-from spaces.sparsifiers.masking import MaskedTensor, Tie
-from spaces.sparsifiers.participation import Layer
+from spaces.sparsifiers.masking import GroupTie, MaskedTensor
+from spaces.sparsifiers.participation import PrunedLayer
 from spaces.sparsifiers.random_masking import Draw
 
 GroupKind = Literal["filters", "input_channels", "columns"]
 
 
-def channel_layers(groups: ChannelGroups, numbers: np.ndarray) -> list[Layer]:
+def channel_layers(groups: ChannelGroups, numbers: np.ndarray) -> list[PrunedLayer]:
     """Return the coupled channel groups as layers, ``numbers`` of whose channels are to be pruned."""
     named = zip(groups.groups, numbers.tolist(), strict=True)
-    return [Layer(group.name, group.offset, group.size, number) for group, number in named]
+    return [PrunedLayer(group.name, group.offset, group.size, number) for group, number in named]
 
 
 def channel_tensors(model: nn.Module, groups: ChannelGroups, kind: GroupKind, draw: Draw) -> list[MaskedTensor]:
@@ -33,13 +33,13 @@ def channel_tensors(model: nn.Module, groups: ChannelGroups, kind: GroupKind, dr
     and shift as well; one draw per weight leaves these alone.
     """
     written = [(f"{name}.{tensor}", dim, places) for name, tensor, dim, places in writers(groups)]
-    ties: dict[str, list[Tie]] = {}
+    ties: dict[str, list[GroupTie]] = {}
     for own, along in (("filters", written), ("input_channels", list(_readers(groups)))):
         for name, dim, places in along:
             parameter = model.get_parameter(name)
             shape = [-1 if other == dim else 1 for other in range(parameter.dim())]
             drawn = own == kind and (parameter.dim() > 1 or draw == "group")
-            ties.setdefault(name, []).append(Tie(places_on(parameter.device, places).reshape(shape), drawn))
+            ties.setdefault(name, []).append(GroupTie(places_on(parameter.device, places).reshape(shape), drawn))
     return [MaskedTensor(model.get_parameter(name), tuple(along)) for name, along in ties.items()]
 
 
@@ -80,14 +80,14 @@ class Columns:
 
     def __init__(self, model: nn.Module, layers: list[tuple[str, int]]) -> None:
         self._weights = [model.get_parameter(f"{name}.weight") for name, _ in layers]
-        self.layers: list[Layer] = []
+        self.layers: list[PrunedLayer] = []
         self.tensors: list[MaskedTensor] = []
         offset = 0
         for (name, number), weight in zip(layers, self._weights, strict=True):
             size = weight[0].numel()
-            self.layers.append(Layer(name, offset, size, number))
+            self.layers.append(PrunedLayer(name, offset, size, number))
             places = torch.arange(offset, offset + size, device=weight.device).reshape(1, *weight.shape[1:])
-            self.tensors.append(MaskedTensor(weight, (Tie(places, drawn=True),)))
+            self.tensors.append(MaskedTensor(weight, (GroupTie(places, drawn=True),)))
             offset += size
 
     @torch.no_grad()

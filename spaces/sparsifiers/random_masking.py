@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.sparsifiers.masking import MaskedTensor, Masking, Tie
+from spaces.sparsifiers.masking import GroupTie, MaskedTensor, Masking
 
 Draw = Literal["weight", "group"]
 
@@ -28,7 +28,7 @@ class _Active:
     """
 
     tensor: nn.Parameter
-    tie: Tie | None
+    tie: GroupTie | None
     certain: Tensor
     chance: Tensor
     mask: Tensor
@@ -146,6 +146,6 @@ def _product(factors: Sequence[Tensor]) -> Tensor:
     return product
 
 
-def _block(tie: Tie) -> tuple[int, int]:
+def _block(tie: GroupTie) -> tuple[int, int]:
     groups = tie.groups[tie.groups >= 0]
     return (int(groups.min()), int(groups.max()) + 1) if len(groups) else (0, 0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from spaces.channels.check import enliven, freeze, output_difference
+from spaces.channels.check import freeze, output_difference, randomize_batch_norm
 from spaces.channels.groups import ChannelGroups, Group
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import EquivalenceError
@@ -60,7 +60,9 @@ def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Tensor, for
         if layer.kind == "layer_norm" or (layer.kind == "group_norm" and layer.groups == 1):
             reasons |= {group.name: f"{layer.name}: {counted}" for group in groups.groups if _touches(layer.outputs, group)}
     groups = freeze(groups, reasons) if reasons else groups
-    exact = enliven(copy.deepcopy(model).double(), inputs.double() if inputs.is_floating_point() else inputs, forward)
+    exact = randomize_batch_norm(
+        copy.deepcopy(model).double(), inputs.double() if inputs.is_floating_point() else inputs, forward
+    )
 
     def loses(mask: np.ndarray) -> bool:
         zeroed = zero_channels(copy.deepcopy(exact), groups, mask)

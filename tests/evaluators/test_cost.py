@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evaluators.base import EvaluationContext
-from evaluators.cost import Cost, CostSettings, count
+from evaluators.cost import Cost, CostSettings, count_costs
 from spaces import networks
 from spaces.errors import SecateursError, UnsupportedModelError
 from tests.evaluators.small_task import digits_task
@@ -40,7 +40,7 @@ def test_macs_are_half_of_what_the_flop_counter_counts(name):
     factory, shape = NETWORKS[name]
     model = factory().eval()
     inputs = torch.randn(2, *shape)
-    found = count(model, inputs)
+    found = count_costs(model, inputs)
     # On the meta device: on CPU the counter misses fused attention.
     with FlopCounterMode(display=False) as counter:
         copy.deepcopy(model).to("meta")(inputs.to("meta"))
@@ -50,31 +50,31 @@ def test_macs_are_half_of_what_the_flop_counter_counts(name):
 
 
 def test_resnet20_is_as_large_as_the_paper_says():
-    assert count(networks.resnet20(), torch.randn(1, 3, 32, 32))["macs"] == pytest.approx(41e6, rel=0.02)
+    assert count_costs(networks.resnet20(), torch.randn(1, 3, 32, 32))["macs"] == pytest.approx(41e6, rel=0.02)
 
 
 def test_size_counts_every_tensor_of_the_state_dict():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    assert count(model, torch.randn(1, 1, 4, 4))["size_bytes"] == 4 * (18 + 2 + 2 + 2 + 2 + 2) + 8
+    assert count_costs(model, torch.randn(1, 1, 4, 4))["size_bytes"] == 4 * (18 + 2 + 2 + 2 + 2 + 2) + 8
 
 
 def test_counting_leaves_the_model_as_it_was():
     model = networks.digits_cnn().train()
     before = copy.deepcopy(model.state_dict())
-    count(model, torch.randn(1, 1, 8, 8))
+    count_costs(model, torch.randn(1, 1, 8, 8))
     assert all(module.training and not module._forward_hooks for module in model.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_a_failing_forward_is_named():
     with pytest.raises(UnsupportedModelError, match=r"Conv2d on a batch of shape \(1, 3, 4, 4\) failed"):
-        count(nn.Conv2d(1, 2, 3), torch.randn(1, 3, 4, 4))
+        count_costs(nn.Conv2d(1, 2, 3), torch.randn(1, 3, 4, 4))
 
 
 def test_evaluator_takes_complete_costs_and_counts_otherwise():
     task = digits_task()
     model = task.build()
-    counted = count(model, task.example_inputs())
+    counted = count_costs(model, task.example_inputs())
     known = {"macs": 5.0, "parameters": 4.0, "size_bytes": 3.0, "bit_operations": 2.0, "more": 1.0}
 
     def evaluate(costs):

@@ -90,11 +90,11 @@ def test_best_is_the_merged_network_in_a_new_process(finished: tuple[Path, dict[
 
 
 def test_the_merged_network_answers_as_the_retrained_one(finished: tuple[Path, dict[str, Any], str]) -> None:
-    from search.run.steps import Step
+    from search.run.steps import StageStep
 
     folder, _, _ = finished
     task = load(folder / "config.yaml").build_task()
-    found = [Step(folder / "checkpoints" / name / "result", "").load(task) for name in ("2-retrain", "3-fuse")]
+    found = [StageStep(folder / "checkpoints" / name / "result", "").load(task) for name in ("2-retrain", "3-fuse")]
     inputs, _ = next(iter(task.batches("search", 64, limit=64)))
     with torch.no_grad():
         before, after = (one[0].model(inputs) for one in found if one is not None)
@@ -104,12 +104,12 @@ def test_the_merged_network_answers_as_the_retrained_one(finished: tuple[Path, d
 def test_the_exports_have_no_connected_activations(finished: tuple[Path, dict[str, Any], str]) -> None:
     import onnx_ir as ir
 
-    from spaces.fusion.onnx_models import fuse
+    from spaces.fusion.onnx_models import fuse_onnx
     from spaces.fusion.program import fuse_program
 
     folder, _, _ = finished
     read = ir.serde.deserialize_model(onnx.load(folder / "best" / "model.onnx"))
-    report = fuse(read)
+    report = fuse_onnx(read)
     assert report.merges == (), report.lines()
     program = torch.export.load(folder / "best" / "model.pt2")
     assert fuse_program(program)[1].merges == ()

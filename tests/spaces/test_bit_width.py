@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.channel_mask import ChannelMask
 from spaces.errors import InvalidCandidateError, SecateursError, UnsupportedModelError
-from spaces.fusion.modules import fuse
+from spaces.fusion.modules import fuse_activations
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.layers import quantized_layers
 from spaces.quantization.record import PACK, is_quantized, pack_weights
@@ -110,16 +110,16 @@ def test_costs_are_those_of_the_network_and_of_its_file(model: nn.Module, space:
         prepared = space.prepare(model, candidate)
         stored = pack_weights(prepared)
         costs = space.costs(candidate)
-        assert count(space.realize(model, candidate), INPUTS[:1]) == costs
-        assert count(stored, INPUTS[:1]) == costs
+        assert count_costs(space.realize(model, candidate), INPUTS[:1]) == costs
+        assert count_costs(stored, INPUTS[:1]) == costs
         assert sum(t.numel() * t.element_size() for t in stored.state_dict().values()) == costs["size_bytes"]
-    assert count(model, INPUTS[:1])["macs"] == costs["macs"]
+    assert count_costs(model, INPUTS[:1])["macs"] == costs["macs"]
 
 
 def test_bit_operations_are_macs_times_bits(model: nn.Module) -> None:
     found = space_of(model, weight_bits=(4,), activation_bits=(6,), first_last_bits=None)
     macs = {point.layer: point.macs for point in found.points if point.macs}
-    total = count(model, INPUTS[:1])["macs"]
+    total = count_costs(model, INPUTS[:1])["macs"]
     expected = sum(macs.values()) * 24 + (total - sum(macs.values())) * 1024
     assert found.costs(found.uniform(4, 6))["bit_operations"] == expected
     unquantized = space_of(model, weight_bits=(4,), activation_bits=(), first_last_bits=None)
@@ -285,7 +285,7 @@ def test_activations_of_a_quantized_network_are_merged() -> None:
     model = Chained().eval()
     space = BitWidth(model, INPUTS[:1], batches=[INPUTS])
     prepared = space.prepare(model, space.uniform(4, 8)).eval()
-    fused = fuse(prepared, INPUTS)
+    fused = fuse_activations(prepared, INPUTS)
     assert fused.report.removed == 1
     assert is_quantized(fused.model)
     with torch.no_grad():

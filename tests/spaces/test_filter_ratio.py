@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from spaces.candidate import Candidate
 from spaces.errors import EquivalenceError, InvalidCandidateError, SecateursError, UnsupportedModelError
 from spaces.filter_ratio import FilterRatio
 from spaces.filter_ratio_settings import FilterRatioSettings
 from spaces.forward import call
 from spaces.importance.criterion import Observations, score
-from spaces.ordinal import dearest
+from spaces.ordinal import costliest
 from spaces.transformation import apply
 from tests.spaces.zoo import ZOO, example, network
 
@@ -64,8 +64,8 @@ def test_a_ratio_is_the_share_of_filters_that_go(method: str, per: str) -> None:
         for group in space.groups.groups:
             ratio = ratios[{"layer": group.name, "stage": group.name.partition(".")[0], "network": "network"}[per]]
             assert named[group.name].count("0") == int(ratio * group.size + 1e-9)
-        assert count(small, example("plain"))["macs"] == space.costs(candidate)["macs"]
-        assert count(small, example("plain"))["parameters"] == space.costs(candidate)["parameters"]
+        assert count_costs(small, example("plain"))["macs"] == space.costs(candidate)["macs"]
+        assert count_costs(small, example("plain"))["parameters"] == space.costs(candidate)["parameters"]
         rebuilt = apply(network("plain"), space.transformation_of(candidate, prepared))
         rebuilt.load_state_dict(small.state_dict())
         assert space.check_prepared(prepared) < 1e-8
@@ -83,7 +83,7 @@ def test_kept_filters_come_in_multiples(method: str) -> None:
         len(domain.options) <= group.size / 4 + 1
         for domain, group in zip(space.domains.values(), space.groups.groups, strict=True)
     )
-    assert count(space.convert(prepared), example("residual"))["macs"] == space.costs(candidate)["macs"]
+    assert count_costs(space.convert(prepared), example("residual"))["macs"] == space.costs(candidate)["macs"]
 
 
 def test_the_least_important_filters_go() -> None:
@@ -109,10 +109,10 @@ def test_one_ratio_may_rank_the_whole_network() -> None:
 def test_within_a_budget_ratios_say_how_layers_share_it(method: str) -> None:
     model, space = space_of("plain", macs=0.4, method=method)
     assert space.budgeted
-    whole = count(model, example("plain"))["macs"]
+    whole = count_costs(model, example("plain"))["macs"]
     rng = np.random.default_rng(1)
     shares = []
-    for candidate in [space.sample(rng) for _ in range(8)] + [space.cheapest(), dearest(space)]:
+    for candidate in [space.sample(rng) for _ in range(8)] + [space.cheapest(), costliest(space)]:
         share = space.costs(candidate)["macs"] / whole
         assert 0.25 < share <= 0.4
         shares.append(tuple(mask.count("1") for mask in space.transformation(candidate)["candidate"].values()))
@@ -124,18 +124,18 @@ def test_within_a_budget_ratios_say_how_layers_share_it(method: str) -> None:
     assert kept[1]["second.0"] < kept[1]["first.0"]
     if method == "gradient_cut":
         prepared = trained(model, space, steep)
-        assert count(space.convert(prepared), example("plain"))["macs"] == space.costs(steep)["macs"]
+        assert count_costs(space.convert(prepared), example("plain"))["macs"] == space.costs(steep)["macs"]
 
 
 def test_a_training_cut_short_or_never_begun_still_gives_a_network_of_the_ratio() -> None:
     model, space = space_of(method="gradient_cut")
     candidate = Candidate(dict.fromkeys(space.domains, 0.5))
     untrained = space.prepare(model, candidate)
-    assert count(space.convert(untrained), example("residual"))["macs"] == space.costs(candidate)["macs"]
+    assert count_costs(space.convert(untrained), example("residual"))["macs"] == space.costs(candidate)["macs"]
     for done in (2, 8):
         prepared = trained(model, space, candidate, done=done)
         small = space.convert(prepared)
-        assert count(small, example("residual"))["macs"] == space.costs(candidate)["macs"]
+        assert count_costs(small, example("residual"))["macs"] == space.costs(candidate)["macs"]
         assert space.check_prepared(prepared) < 1e-8
         torch.testing.assert_close(small(BATCHES[0][0]), prepared(BATCHES[0][0]), rtol=1e-5, atol=1e-5)
 
@@ -155,7 +155,7 @@ def test_levels_rise_in_cost_and_gains_never_rise() -> None:
     gains = space.gains()
     for name, levels in space.levels.items():
         assert list(levels) == sorted(levels, reverse=True)
-        others = dict(dearest(space).values)
+        others = dict(costliest(space).values)
         costs = [space.costs(Candidate(others | {name: level}))["macs"] for level in levels]
         assert costs == sorted(costs)
         assert len(set(costs)) == len(costs)
@@ -172,7 +172,7 @@ def test_every_kind_of_coupling(name: str, method: str) -> None:
     if method == "one_shot":
         assert space.check_prepared(prepared) < 1e-6
     small = space.convert(prepared)
-    assert count(small, example(name))["parameters"] == space.costs(candidate)["parameters"]
+    assert count_costs(small, example(name))["parameters"] == space.costs(candidate)["parameters"]
 
 
 def test_what_can_not_be_is_refused() -> None:

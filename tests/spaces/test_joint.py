@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMaskSettings
@@ -48,7 +48,7 @@ def test_costs_known_beforehand_are_those_of_the_network_and_of_its_file(name: s
     candidate = space.sample(np.random.default_rng(seed))
     costs = space.costs(candidate)
     small = space.realize(model, candidate)
-    assert count(small, inputs) == costs
+    assert count_costs(small, inputs) == costs
     stored = pack_weights(small)
     assert sum(tensor.numel() * tensor.element_size() for tensor in stored.state_dict().values()) == costs["size_bytes"]
     extent = space.extent(candidate)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Real
 from spaces.errors import InvalidCandidateError, UnsupportedModelError
@@ -38,14 +38,14 @@ def trained(space, candidate, total=80):
 
 def test_every_candidate_costs_what_is_known_before_it_is_trained(space):
     rng = np.random.default_rng(0)
-    dense = count(mixed().eval(), INPUTS)
+    dense = count_costs(mixed().eval(), INPUTS)
     for _ in range(20):
         candidate = space.sample(rng)
         space.validate(candidate)
         assert 0.4 * dense["macs"] < space.costs(candidate)["macs"] <= 0.5 * dense["macs"]
     prepared, _ = trained(space, candidate)
     small = space.convert(prepared)
-    assert space.costs(candidate) == count(small, INPUTS)
+    assert space.costs(candidate) == count_costs(small, INPUTS)
 
 
 def test_a_trained_network_is_rebuilt_from_its_transformation(space):
@@ -68,7 +68,7 @@ def test_a_trained_network_is_rebuilt_from_its_transformation(space):
 def test_without_training_the_lowest_norms_go(space):
     candidate = space.starting_points()[0]
     small = space.realize(mixed().eval(), candidate)
-    assert count(small, INPUTS) == space.costs(candidate)
+    assert count_costs(small, INPUTS) == space.costs(candidate)
 
 
 def test_the_papers_constants_come_first_as_far_as_they_are_open():
@@ -96,7 +96,7 @@ def test_decisions_are_a_few_numbers_and_options(space):
     }
     front = PruningSchedule(mixed().eval(), INPUTS, PruningScheduleSettings(macs=(0.3, 0.7)))
     assert isinstance(front.domains["macs"], Real)
-    cheapest = front.costs(front.cheapest())["macs"] / count(mixed().eval(), INPUTS)["macs"]
+    cheapest = front.costs(front.cheapest())["macs"] / count_costs(mixed().eval(), INPUTS)["macs"]
     assert 0.2 < cheapest <= 0.3
 
 

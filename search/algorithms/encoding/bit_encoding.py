@@ -25,7 +25,7 @@ class NotABitSpaceError(SecateursError):
 
 
 @dataclass(frozen=True)
-class Block:
+class DecisionBlock:
     """Decisions whose costs depend on each other, such as the bits of one layer's weights and input.
 
     Attributes:
@@ -99,7 +99,7 @@ class BitEncoding:
         """Return the largest cost over its target, feasible up to 1; 0 without targets."""
         return max((costs[target.metric] / target.limit for target in self.targets), default=0.0)
 
-    def blocks(self, layers: Mapping[str, str]) -> list[Block]:
+    def blocks(self, layers: Mapping[str, str]) -> list[DecisionBlock]:
         """Return the decisions in blocks over which every cost is a sum.
 
         Args:
@@ -117,7 +117,7 @@ class BitEncoding:
         self._require_additive(found, start)
         return found
 
-    def _block(self, names: tuple[str, ...], base: Candidate, start: Mapping[str, float]) -> Block:
+    def _block(self, names: tuple[str, ...], base: Candidate, start: Mapping[str, float]) -> DecisionBlock:
         if math.prod(len(self.options[name]) for name in names) > MOST_COMBINATIONS:
             raise NotABitSpaceError(
                 f"the decisions {', '.join(names)} have too many combinations of bits for an exact search: expected at most "
@@ -130,9 +130,9 @@ class BitEncoding:
             for chosen in combinations
         ]
         above = {metric: np.array([cost[metric] - start[metric] for cost in costs]) for metric in self.metrics}
-        return Block(names, combinations, np.array(omega), above)
+        return DecisionBlock(names, combinations, np.array(omega), above)
 
-    def _require_additive(self, blocks: Sequence[Block], start: Mapping[str, float]) -> None:
+    def _require_additive(self, blocks: Sequence[DecisionBlock], start: Mapping[str, float]) -> None:
         """Compare the sums with the costs of the largest candidate and of one in between."""
         for position in (1.0, 0.5):
             chosen = [round(position * (len(block.combinations) - 1)) for block in blocks]
@@ -145,7 +145,7 @@ class BitEncoding:
                         "an integer programme; take optuna_sampler or progressive"
                     )
 
-    def candidate(self, blocks: Sequence[Block], chosen: Sequence[int]) -> Candidate:
+    def candidate(self, blocks: Sequence[DecisionBlock], chosen: Sequence[int]) -> Candidate:
         """Return the candidate of the ``chosen`` combination of every block."""
         values: dict[str, int] = {}
         for block, at in zip(blocks, chosen, strict=True):

@@ -14,7 +14,7 @@ from search.study.problem import Problem
 from spaces.candidate import Candidate, Value
 from spaces.domains import Choice, Domain, Mask
 from spaces.errors import SecateursError
-from spaces.ordinal import Leveled
+from spaces.ordinal import OrdinalSpace
 
 Masks = list[NDArray[np.bool_]]
 """One boolean array of shape ``(channels,)`` per layer, in the order of the space's domains."""
@@ -61,14 +61,14 @@ class ChannelEncoding:
         """
         self.problem = problem
         space = problem.space
-        self._leveled = space if isinstance(space, Leveled) else None
+        self._leveled = space if isinstance(space, OrdinalSpace) else None
         self.names = list(space.domains)
         self._levels = [self._levels_of(name) for name in self.names]
         self.domains = [_domain(space.domains[n], levels) for n, levels in zip(self.names, self._levels, strict=True)]
         self.counts = [np.array(domain.legal_counts()) for domain in self.domains]
         table = problem.tables.get("importance") if self._leveled is None else self._leveled.gains()
         self.importance = [self._importance_of(layer, table) for layer in range(len(self.names))]
-        self.ranks = [ranks_of(values) for values in self.importance]
+        self.ranks = [best_first_ranks(values) for values in self.importance]
         self.scores = self._scores()
         dense = self.costs(self.full())
         self.targets = [target for target in problem.targets if target.metric in dense and not self.budgeted]
@@ -270,7 +270,7 @@ def _domain(domain: Domain, levels: Sequence[Value] | None) -> Mask:
     return domain
 
 
-def ranks_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def best_first_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the ranks of ``values`` in (0, 1), 1 the largest, shape as given; ties fall to the earlier one."""
     ranks = np.empty(len(values))
     ranks[np.argsort(-values, kind="stable")] = 1.0 - (np.arange(len(values)) + 0.5) / len(values)

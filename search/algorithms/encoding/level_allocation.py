@@ -11,10 +11,10 @@ from search.study.problem import Problem
 from spaces.candidate import Candidate, Value
 from spaces.domains import Choice
 from spaces.errors import SecateursError
-from spaces.ordinal import Leveled
+from spaces.ordinal import OrdinalSpace
 
 
-class Allocation:
+class LevelAllocation:
     """Choices of a problem's space as steps of a ladder each, and their cost.
 
     Args:
@@ -42,7 +42,7 @@ class Allocation:
     def fits(problem: Problem) -> bool:
         """Whether every decision of the problem is a choice of numbers, the larger the dearer."""
         domains = problem.space.domains.values()
-        if isinstance(problem.space, Leveled):
+        if isinstance(problem.space, OrdinalSpace):
             return False
         return all(isinstance(domain, Choice) and not isinstance(domain.options[0], str) for domain in domains)
 
@@ -99,7 +99,7 @@ def uniform_allocation(problem: Problem, given: Mapping[str, Value] | None = Non
         SecateursError: There is no target on a cost that the space knows.
         UnreachableTargetError: Nothing keeps the targets.
     """
-    allocation = Allocation(problem, given)
+    allocation = LevelAllocation(problem, given)
     if not allocation.constrained:
         raise SecateursError("a yardstick needs a target to be compared at: set search.target to a cost of the space")
     kinds = {name: name.endswith(".weight") for name in allocation.options}
@@ -120,7 +120,7 @@ def uniform_allocation(problem: Problem, given: Mapping[str, Value] | None = Non
     return allocation.candidate(allocation.fill(best[2], list(allocation.options)))
 
 
-def random_allocation(allocation: Allocation, rng: np.random.Generator) -> Candidate:
+def random_levels(allocation: LevelAllocation, rng: np.random.Generator) -> Candidate:
     """Draw a step for every decision; random ones are lowered until the targets are kept, and raised while they are."""
     steps = {name: int(rng.integers(len(options))) for name, options in allocation.options.items()}
     names = list(steps)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.algorithms.encoding.channel_encoding import ChannelEncoding
-from search.algorithms.encoding.repair import fit
+from search.algorithms.encoding.repair import fit_to_targets
 from search.algorithms.encoding.sweep import SMALL_SPACE
 from search.study.problem import Problem
 from spaces.candidate import Candidate, Value
@@ -138,7 +138,7 @@ class Shares(Parameters):
         encoding = self._encoding
         named = zip(encoding.names, encoding.ranks, strict=True)
         scores = [float(values.get(name, 1.0)) / (1.0 - ranks) for name, ranks in named]
-        return encoding.candidate(fit(encoding, encoding.full(), scores, limit=float(values.get(LOAD, 1.0))))
+        return encoding.candidate(fit_to_targets(encoding, encoding.full(), scores, limit=float(values.get(LOAD, 1.0))))
 
     def values(self, candidate: Candidate) -> dict[str, Any]:
         masks = self._encoding.masks(candidate)

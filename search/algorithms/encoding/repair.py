@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores
 
 
-def fit(
+def fit_to_targets(
     encoding: ChannelEncoding,
     masks: Masks,
     scores: Scores,
@@ -60,7 +60,7 @@ class _Ladder:
         self.orders = [np.lexsort((-score, ~mask)) for mask, score in zip(masks, scores, strict=True)]
         self.sorted_scores = [score[order] for score, order in zip(scores, self.orders, strict=True)]
         self.counts = np.array(
-            [nearest(legal, int(mask.sum())) for legal, mask in zip(encoding.counts, masks, strict=True)], dtype=np.int64
+            [nearest_count(legal, int(mask.sum())) for legal, mask in zip(encoding.counts, masks, strict=True)], dtype=np.int64
         )
 
     def masks(self, counts: NDArray[np.int64]) -> Masks:
@@ -164,7 +164,7 @@ class _Ladder:
         return list(zip(np.concatenate(layers)[order].tolist(), np.concatenate(ends)[order].tolist(), strict=True))
 
 
-def nearest(legal: NDArray[np.int64], count: int) -> int:
+def nearest_count(legal: NDArray[np.int64], count: int) -> int:
     """Return the legal count nearest to ``count``; of two, the larger."""
     return int(legal[::-1][np.argmin(np.abs(legal[::-1] - count))])
 

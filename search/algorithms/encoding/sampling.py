@@ -7,14 +7,12 @@ from typing import Literal
 import numpy as np
 
 from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores
-from search.algorithms.encoding.repair import fit
+from search.algorithms.encoding.repair import fit_to_targets
 
 Channels = Literal["importance", "random"]
 
 
-def random_allocation(
-    encoding: ChannelEncoding, rng: np.random.Generator, channels: Channels, limit: float | None = None
-) -> Masks:
+def random_masks(encoding: ChannelEncoding, rng: np.random.Generator, channels: Channels, limit: float | None = None) -> Masks:
     """Draw a random share of every layer, and scale all shares together until the load is just under the limit.
 
     Args:
@@ -30,7 +28,7 @@ def random_allocation(
         share = rng.uniform(0.1, 1.0)
         from_top = 1.0 - (ranks if channels == "importance" or encoding.is_level(layer) else rng.permutation(ranks))
         scores.append(share / from_top)
-    return fit(encoding, encoding.full(), scores, limit=limit)
+    return fit_to_targets(encoding, encoding.full(), scores, limit=limit)
 
 
 def bernoulli(encoding: ChannelEncoding, rng: np.random.Generator, around: Masks, factor: float) -> Masks:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores, ranks_of
-from search.algorithms.encoding.level_allocation import Allocation, uniform_allocation
-from search.algorithms.encoding.repair import fit
+from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores, best_first_ranks
+from search.algorithms.encoding.level_allocation import LevelAllocation, uniform_allocation
+from search.algorithms.encoding.repair import fit_to_targets
 from search.study.problem import Problem
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
@@ -22,7 +22,7 @@ def uniform(problem: Problem) -> Candidate:
         UnreachableTargetError: Even the smallest candidate exceeds a target.
         SecateursError: No target can be computed from the space's costs.
     """
-    if Allocation.fits(problem):
+    if LevelAllocation.fits(problem):
         return uniform_allocation(problem)
     return _yardstick(problem, globally=0.0)
 
@@ -49,7 +49,7 @@ def greedy(encoding: ChannelEncoding, globally: float, limit: float) -> Masks:
             between, the two ranks are mixed.
         limit: Highest load, see :meth:`ChannelEncoding.load`.
     """
-    return fit(encoding, encoding.full(), _scores(encoding, globally), limit=limit)
+    return fit_to_targets(encoding, encoding.full(), _scores(encoding, globally), limit=limit)
 
 
 def _yardstick(problem: Problem, globally: float) -> Candidate:
@@ -64,5 +64,5 @@ def _yardstick(problem: Problem, globally: float) -> Candidate:
 
 def _scores(encoding: ChannelEncoding, globally: float) -> Scores:
     relative = [values / max(float(np.abs(values).mean()), 1e-30) for values in encoding.importance]
-    overall = np.split(ranks_of(np.concatenate(relative)), np.cumsum([len(values) for values in relative])[:-1])
+    overall = np.split(best_first_ranks(np.concatenate(relative)), np.cumsum([len(values) for values in relative])[:-1])
     return [globally * high + (1.0 - globally) * low for high, low in zip(overall, encoding.ranks, strict=True)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks
-from search.algorithms.encoding.sampling import Channels, bernoulli, blurred_scores, random_allocation
+from search.algorithms.encoding.sampling import Channels, bernoulli, blurred_scores, random_masks
 from search.algorithms.encoding.sweep import Sweep
 from search.algorithms.encoding.uniform import greedy
 from search.algorithms.genetics.individual import Individual, best_first, select_parents
@@ -105,7 +105,7 @@ class Breeder:
             if len(fresh.made) >= count:
                 return
             channels: Channels = "importance" if attempt < 2 * count or self._variation.prefixes else "random"
-            fresh.add(self._variation.individual(random_allocation(self._encoding, rng, channels)))
+            fresh.add(self._variation.individual(random_masks(self._encoding, rng, channels)))
 
 
 def _spread(masks: list[Masks], count: int) -> list[Masks]:

@@ -10,7 +10,7 @@ _DECAY = 0.8
 _FLOOR = 0.05
 
 
-class Credit:
+class OperatorSelection:
     """Draws one of a few options in proportion to how often it has led to a survivor.
 
     This is the "dynamically adjustable" part of the genetic search (ours): the evaluation factor, which weighs

@@ -10,9 +10,9 @@ from deap import tools
 from numpy.typing import NDArray
 
 from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores
-from search.algorithms.encoding.repair import fit, nearest
+from search.algorithms.encoding.repair import fit_to_targets, nearest_count
 from search.algorithms.encoding.sampling import blurred_scores
-from search.algorithms.genetics.credit import Credit
+from search.algorithms.genetics.credit import OperatorSelection
 from search.algorithms.genetics.individual import Individual, deap_draws_from
 from search.algorithms.mixed_starts import programmed
 
@@ -38,9 +38,9 @@ class Variation(ABC):
         self._crossover = crossover
         self._mutation = mutation
         self._fill = _FILL_SEVERAL if several else _FILL_SINGLE
-        self._factor_credit = Credit(list(_FACTORS))
-        self._mutation_credit = Credit(self.mutations)
-        self._crossover_credit = Credit(self.crossovers)
+        self._factor_credit = OperatorSelection(list(_FACTORS))
+        self._mutation_credit = OperatorSelection(self.mutations)
+        self._crossover_credit = OperatorSelection(self.crossovers)
 
     @abstractmethod
     def genes(self, masks: Masks) -> list[object]:
@@ -76,7 +76,7 @@ class Variation(ABC):
         limit = 1.0 if self.encoding.constrained else None
         preference = rng.lognormal(0.0, _PREFERENCE_SPREAD, size=len(masks))
         fill = bool(rng.random() < self._fill)
-        return fit(self.encoding, masks, scores, limit=limit, preference=preference, per_cost=True, fill=fill)
+        return fit_to_targets(self.encoding, masks, scores, limit=limit, preference=preference, per_cost=True, fill=fill)
 
 
 class MaskVariation(Variation):
@@ -93,7 +93,7 @@ class MaskVariation(Variation):
     def __init__(self, encoding: ChannelEncoding, crossover: float, mutation: float, several: bool) -> None:
         super().__init__(encoding, crossover, mutation, several)
         programmes = encoding.mixed and encoding.constrained and "omega" in encoding.problem.tables
-        self._bits_credit = Credit(("programme", "inherited")) if programmes else None
+        self._bits_credit = OperatorSelection(("programme", "inherited")) if programmes else None
 
     def settle(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
         super().settle(made, survived)
@@ -166,7 +166,7 @@ class MaskVariation(Variation):
         else:
             preference = np.ones(len(masks))
         limit = 1.0 if self.encoding.constrained and (load > 1.0 or rng.random() < self._fill) else load
-        return fit(self.encoding, masks, scores, limit=limit, preference=preference, per_cost=True)
+        return fit_to_targets(self.encoding, masks, scores, limit=limit, preference=preference, per_cost=True)
 
     def _programmed(self, masks: Masks) -> Masks:
         """Choose the bits for the channels that are kept; where none keep the targets, leave them."""
@@ -184,7 +184,7 @@ class MaskVariation(Variation):
     def _other_count(self, layer: int, kept: int, rng: np.random.Generator) -> int:
         """Draw another legal count for a layer, mostly a near one."""
         legal = self.encoding.counts[layer]
-        drawn = nearest(legal, round(kept * float(rng.lognormal(0.0, 0.3))))
+        drawn = nearest_count(legal, round(kept * float(rng.lognormal(0.0, 0.3))))
         if drawn != kept:
             return drawn
         position = int(np.searchsorted(legal, drawn)) + (1 if rng.random() < 0.5 else -1)

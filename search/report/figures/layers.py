@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.output.numbers import count, percent
+from search.output.numbers import format_count, format_percent
 from search.report.figures.style import (
     BLUE,
     GRID,
@@ -51,9 +51,9 @@ def channels_per_layer(layers: Sequence[Mapping[str, Any]]) -> Figure:
     axes.margins(x=0.01)
     ratios = [after / before for before, after in zip(total, kept, strict=True)]
     least = min(range(len(ratios)), key=ratios.__getitem__)
-    share = percent(sum(kept) / sum(total))
+    share = format_percent(sum(kept) / sum(total))
     axes.set_title(
-        f"{share} of {sum(total)} coupled channels kept; fewest in {layers[least]['name']} ({percent(ratios[least])})"
+        f"{share} of {sum(total)} coupled channels kept; fewest in {layers[least]['name']} ({format_percent(ratios[least])})"
     )
     outside_legend(axes)
     return figure
@@ -84,8 +84,8 @@ def relevance_kept(retention: Mapping[str, Any]) -> Figure:
     axes.grid(visible=False, axis="x")
     axes.margins(x=0.01)
     least = min(layers, key=lambda entry: float(entry["retained"]))
-    share = percent(retention["result"]["retained"])
-    axes.set_title(f"{share} of the task relevance retained; least in {least['name']} ({percent(least['retained'])})")
+    share = format_percent(retention["result"]["retained"])
+    axes.set_title(f"{share} of the task relevance retained; least in {least['name']} ({format_percent(least['retained'])})")
     outside_legend(axes)
     return figure
 
@@ -117,7 +117,7 @@ def bits_per_layer(entries: Sequence[Mapping[str, Any]]) -> Figure:
     axes.margins(x=0.01)
     total = sum(entry["weights"] for entry in entries if entry.get("weight_bits"))
     average = sum(entry["weights"] * entry["weight_bits"] for entry in entries if entry.get("weight_bits")) / max(1, total)
-    axes.set_title(f"{average:.2f} bits per weight on average over {count(total)} weights")
+    axes.set_title(f"{average:.2f} bits per weight on average over {format_count(total)} weights")
     outside_legend(axes)
     return figure
 

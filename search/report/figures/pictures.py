@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from search.report.figures.layers import bits_per_layer, channels_per_layer, relevance_kept
 from search.report.figures.participation import participation_figure
-from search.report.figures.result import result, test_points
-from search.report.figures.searches import front, progress
+from search.report.figures.result import result_figure, test_points
+from search.report.figures.searches import front_figure, progress_figure
 from search.report.figures.sensitivity import sensitivity_figure
 from search.report.figures.style import (
     BLUE,
@@ -54,12 +54,16 @@ def draw(report: Mapping[str, Any], searches: Sequence[SearchView]) -> list[Pict
     with mpl.rc_context(STYLE):
         for index, view in enumerate(searches):
             suffix = "" if index + 1 == len(searches) else f"_{view.stage}"
-            pictures.extend(_picture(f"front{suffix}", "The search", front(view, report)) for _ in range(bool(view.points)))
-            pictures.extend(_picture(f"progress{suffix}", "Progress", progress(view)) for _ in range(len(view.points) > 1))
+            pictures.extend(
+                _picture(f"front{suffix}", "The search", front_figure(view, report)) for _ in range(bool(view.points))
+            )
+            pictures.extend(
+                _picture(f"progress{suffix}", "Progress", progress_figure(view)) for _ in range(len(view.points) > 1)
+            )
         test = test_points(report)
         if len(test) > 1:
             pictures.append(
-                _picture("result", "After retraining, on the test split", result(test, report.get("test_samples") or 0))
+                _picture("result", "After retraining, on the test split", result_figure(test, report.get("test_samples") or 0))
             )
         for entry in report.get("searches") or []:
             if (entry.get("sensitivity") or {}).get("rows"):

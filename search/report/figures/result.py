@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.output.numbers import count, standard_error
+from search.output.numbers import format_count, standard_error
 from search.report.figures.style import (
     MUTED,
     PAPER,
@@ -34,7 +34,7 @@ def test_points(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     return points
 
 
-def result(points: Sequence[tuple[str, float, float]], samples: int) -> Figure:
+def result_figure(points: Sequence[tuple[str, float, float]], samples: int) -> Figure:
     """Draw the test scores of all networks, with the standard error of a mean of values from 0 to 1."""
     points = sorted(points, key=lambda point: point[2])
     figure = new_figure(height=1.3 + 0.4 * len(points))
@@ -49,7 +49,7 @@ def result(points: Sequence[tuple[str, float, float]], samples: int) -> Figure:
         big = 260 if name == "result" else 75
         axes.errorbar([score * scale], [place], xerr=[errors[place]], color=color, linewidth=1, alpha=0.6)
         axes.scatter([score * scale], [place], marker=mark, s=big, color=color, edgecolors=PAPER, zorder=4)
-        text = f"{score * scale:.2f}{unit} at {count(macs)} MACs"
+        text = f"{score * scale:.2f}{unit} at {format_count(macs)} MACs"
         axes.annotate(text, (score * scale, place), (11, 9), textcoords="offset points", va="center", fontsize=9)
     names = ["this result" if name == "result" else words(name) for name, _, _ in points]
     axes.set_yticks(range(len(points)), names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.output.numbers import count
+from search.output.numbers import format_count
 from search.report.figures.style import (
     BLUE,
     MUTED,
@@ -15,20 +15,20 @@ from search.report.figures.style import (
     new_figure,
     outside_legend,
 )
-from search.report.view import Point, SearchView, words
+from search.report.view import SearchView, TrialPoint, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def front(view: SearchView, report: Mapping[str, Any]) -> Figure:
+def front_figure(view: SearchView, report: Mapping[str, Any]) -> Figure:
     """Draw every candidate by its cost and score, the front, the chosen one and the yardsticks."""
     figure = new_figure()
     axes = figure.add_subplot()
     baseline = (report.get("baseline") or {}).get(view.cost)
     if baseline:
-        divisor, label = baseline / 100, f"{words(view.cost)} [% of the baseline's {count(baseline)}]"
+        divisor, label = baseline / 100, f"{words(view.cost)} [% of the baseline's {format_count(baseline)}]"
     else:
         divisor, prefix = _scaled([point.cost for point in view.points])
         label = f"{words(view.cost)} [{prefix}]" if prefix else words(view.cost)
@@ -55,14 +55,14 @@ def front(view: SearchView, report: Mapping[str, Any]) -> Figure:
     title = f"{len(view.points)} candidates measured in full"
     if chosen is not None:
         value = f"{chosen.score * scale:.1f} %" if scale == 100 else f"{chosen.score:.4g}"
-        cost = f"{chosen.cost / divisor:.1f} % of the {words(view.cost)}" if baseline else count(chosen.cost)
+        cost = f"{chosen.cost / divisor:.1f} % of the {words(view.cost)}" if baseline else format_count(chosen.cost)
         title = f"Chosen: {words(view.score)} {value} at {cost}, before retraining"
     axes.set_title(title)
     outside_legend(axes)
     return figure
 
 
-def _cloud(axes: Axes, view: SearchView, place: Callable[[Point], tuple[float, float]]) -> None:
+def _cloud(axes: Axes, view: SearchView, place: Callable[[TrialPoint], tuple[float, float]]) -> None:
     """Draw every candidate: filled within the targets, hollow over them."""
     for kept, face, label in (
         (False, "none", "over the target"),
@@ -75,7 +75,7 @@ def _cloud(axes: Axes, view: SearchView, place: Callable[[Point], tuple[float, f
             axes.scatter(xs, ys, s=16, facecolors=face, edgecolors=MUTED, alpha=0.6, linewidths=0.8, label=text)
 
 
-def progress(view: SearchView) -> Figure:
+def progress_figure(view: SearchView) -> Figure:
     """Draw every candidate in the order of proposing, and the best so far."""
     figure = new_figure(height=3.4)
     axes = figure.add_subplot()

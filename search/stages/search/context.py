@@ -13,7 +13,7 @@ from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
 from evaluators.latency.latency import Latency
-from evaluators.sensitivity.omega import Omega
+from evaluators.sensitivity.omega import LossIncrease
 from evaluators.task import Task
 from evaluators.tasks.observations import observations
 from evaluators.training.checkpoint import Checkpoint
@@ -21,7 +21,7 @@ from search.algorithms.integer_program import allocations
 from search.algorithms.mixed_starts import mixed_starts
 from search.config.registries import ALGORITHM, SPACE
 from search.executors.base import Evaluate, Workload
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.executors.remote_timer import evaluators_of
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.run.network import Network
@@ -33,13 +33,13 @@ from search.stages.search.settings import SearchSettings
 from search.study.problem import Objective, Problem, Target, within_reach
 from search.study.trial import Proposal
 from spaces.base import SearchSpace
-from spaces.bit_points import HasPoints
+from spaces.bit_points import QuantizingSpace
 from spaces.candidate import Candidate
 from spaces.channels.groups import ChannelGroups
 from spaces.errors import SecateursError
 from spaces.importance import criterion as importance
 from spaces.importance.criterion import Observations
-from spaces.ordinal import Leveled
+from spaces.ordinal import OrdinalSpace
 
 CALIBRATION_SAMPLES = 2048
 """Training samples, unaugmented, that a space may calibrate on, and that importance may be learnt from."""
@@ -80,7 +80,7 @@ class Learning(Protocol):
 
 
 @dataclass(frozen=True)
-class Setup:
+class SearchContext:
     """Everything a search over one network needs.
 
     Attributes:
@@ -95,11 +95,11 @@ class Setup:
     network: Network
     problem: Problem
     targets: Sequence[Target]
-    recipe: Recipe
+    recipe: TrialEvaluator
     sensitivity: SensitivityTables
 
     @staticmethod
-    def of(network: Network, run: StageRun, settings: SearchSettings) -> Setup:
+    def of(network: Network, run: StageRun, settings: SearchSettings) -> SearchContext:
         """Build the space of ``network`` and resolve the targets against the baseline.
 
         Raises:
@@ -116,7 +116,7 @@ class Setup:
             )
         if isinstance(space, Learning):
             space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
-        require_telling(space, list(settings.objectives))
+        require_informative_objective(space, list(settings.objectives))
         evaluators = evaluators_of(settings.evaluate, run.execution)
         baseline = run.baseline if run.baseline is not None else network
         # Without a storage, a configuration is only checked.
@@ -146,10 +146,10 @@ class Setup:
                     f"target {target.metric} <= {target.limit:g} is out of reach of the network that the stages before have "
                     f"left: the smallest of the space has {lowest.limit:g}, and is what is sought"
                 )
-        known: dict[str, Any] = {**tables(space, model, task, settings.importance, run.device)}
+        known: dict[str, Any] = {**make_tables(space, model, task, settings.importance, run.device)}
         known["samples"] = {"search": np.array(task.size("search"))}
         sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, folder, log)
-        if any(isinstance(evaluator, Omega) for evaluator in evaluators) and not isinstance(space, HasPoints):
+        if any(isinstance(evaluator, LossIncrease) for evaluator in evaluators) and not isinstance(space, QuantizingSpace):
             raise SecateursError(
                 f"evaluate.omega is what rounding does to the loss, and the space {settings.space.name} rounds nothing; leave "
                 "it out"
@@ -157,11 +157,11 @@ class Setup:
         if sensitivity.wanted:
             known["omega"] = sensitivity.table()
         read = {name: table for name, table in known.items() if name == "omega"}
-        recipe = Recipe(space, model, task, evaluators, run.seed, run.device, settings.training, read)
+        recipe = TrialEvaluator(space, model, task, evaluators, run.seed, run.device, settings.training, read)
         problem = Problem(space, objectives, reachable, known, settings.training is not None)
         starts = (*allocations(problem), *mixed_starts(problem), *space.starting_points())
         problem = replace(problem, starts=tuple(dict.fromkeys(starts)))
-        return Setup(network, problem, targets, recipe, sensitivity)
+        return SearchContext(network, problem, targets, recipe, sensitivity)
 
     def algorithm(self, settings: SearchSettings, seed: int) -> Any:
         """Return the search's algorithm, fresh."""
@@ -220,7 +220,7 @@ class Setup:
         """Return the bits of every quantized layer and addition of a realized network."""
         made, space = network.transformations[-1], self.problem.space
         record = next((step for step in made.get("steps", [made]) if "layers" in step), None)
-        if not isinstance(space, HasPoints) or record is None:
+        if not isinstance(space, QuantizingSpace) or record is None:
             return []
         rows = {
             name: {"weight_bits": weights, "activation_bits": inputs} for name, (weights, inputs) in record["layers"].items()
@@ -236,7 +236,7 @@ class Setup:
         """Return what the space does not touch, and why."""
         space = self.problem.space
         channels = frozen(space.groups) if isinstance(space, HasGroups) else []
-        if not isinstance(space, HasPoints):
+        if not isinstance(space, QuantizingSpace):
             return channels
         total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
         return channels + [
@@ -245,7 +245,7 @@ class Setup:
         ]
 
 
-def require_telling(space: SearchSpace, objectives: Sequence[str]) -> None:
+def require_informative_objective(space: SearchSpace, objectives: Sequence[str]) -> None:
     """Find out whether the first objective tells candidates of ``space`` apart.
 
     Raises:
@@ -258,11 +258,11 @@ def require_telling(space: SearchSpace, objectives: Sequence[str]) -> None:
         )
 
 
-def tables(
+def make_tables(
     space: SearchSpace, model: nn.Module, task: Task, criterion: str, device: torch.device
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return what algorithms may know beforehand: ``importance``, by group name; a space of levels knows its own."""
-    if not isinstance(space, HasGroups) or isinstance(space, Leveled):
+    if not isinstance(space, HasGroups) or isinstance(space, OrdinalSpace):
         return {}
     seen = observations(task, device, limit=CALIBRATION_SAMPLES)
     return {"importance": importance.score(model, space.groups, criterion, seen)}

@@ -10,7 +10,7 @@ from evaluators.training.loop import train
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.run.steps import FINALISTS
-from search.stages.search.context import Setup
+from search.stages.search.context import SearchContext
 from search.stages.search.settings import FinalistSettings
 from search.study.pareto import front, ranked
 from search.study.problem import Problem
@@ -43,7 +43,7 @@ def choose_finalists(trials: Sequence[Trial], problem: Problem, count: int) -> l
 
 
 def train_finalists(
-    finalists: Sequence[Finalist], setup: Setup, settings: FinalistSettings, run: StageRun
+    finalists: Sequence[Finalist], setup: SearchContext, settings: FinalistSettings, run: StageRun
 ) -> tuple[int, Network]:
     """Train every finalist, and return the place of the one that scores best on the search split, and its trained network.
 

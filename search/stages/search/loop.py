@@ -13,7 +13,7 @@ from search.output.progress import Bar
 from search.run.stage_run import Stopwatch
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings
-from search.study.pareto import best, finished_in_full
+from search.study.pareto import best, complete_trials
 from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from spaces.errors import SecateursError
@@ -75,7 +75,7 @@ class SearchLoop(ABC):
         for trial in recorded:
             self.checkpoints.keep(trial)
         self._any_worked = any(trial.state == "complete" for trial in recorded)
-        self._any_in_full = bool(finished_in_full(recorded, self.study.problem))
+        self._any_in_full = bool(complete_trials(recorded, self.study.problem))
         self._search(recorded)
         if len(recorded) > len(self.trials):
             raise SecateursError(
@@ -112,7 +112,7 @@ class SearchLoop(ABC):
         """Add a trial to the study, as soon as any trial has worked."""
         self._unrecorded.append(trial)
         self._any_worked = self._any_worked or trial.state == "complete"
-        self._any_in_full = self._any_in_full or bool(finished_in_full([trial], self.study.problem))
+        self._any_in_full = self._any_in_full or bool(complete_trials([trial], self.study.problem))
         if self._any_worked:
             for waiting in self._unrecorded:
                 self.study.add(waiting)

@@ -21,7 +21,7 @@ from search.run.steps import TRIALS
 from search.stages.base import Stage
 from search.stages.search.asynchronous_loop import AsynchronousLoop
 from search.stages.search.batch_loop import BatchLoop
-from search.stages.search.context import Setup
+from search.stages.search.context import SearchContext
 from search.stages.search.finalists import Finalist, choose_finalists, train_finalists
 from search.stages.search.loop import SearchFailedError
 from search.stages.search.search_note import SearchNote
@@ -33,7 +33,7 @@ from search.study.trial import Proposal, Trial
 from search.study.trial_note import costs_of
 from spaces.domains import Mask
 from spaces.errors import SecateursError
-from spaces.ordinal import Leveled
+from spaces.ordinal import OrdinalSpace
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
 
@@ -47,7 +47,7 @@ class Search(Stage):
 
     def __init__(self, settings: SearchSettings) -> None:
         self.settings = settings
-        self._setup: Setup | None = None
+        self._setup: SearchContext | None = None
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         unimportant = {"yardsticks", *(("algorithm", "budget", "batch") if variant in GREEDY else ())}
@@ -56,7 +56,7 @@ class Search(Stage):
     def check(self, network: Network, run: StageRun) -> Network:
         executor = run.execution.executor
         EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
-        setup = Setup.of(network, run, self.settings)
+        setup = SearchContext.of(network, run, self.settings)
         setup.recipe.require_training()
         setup.algorithm(self.settings, run.seed)
         for name in self.settings.yardsticks:
@@ -70,7 +70,7 @@ class Search(Stage):
 
     def run(self, network: Network, run: StageRun) -> Network:
         if self._setup is None or self._setup.network is not network:
-            self._setup = Setup.of(network, run, self.settings)
+            self._setup = SearchContext.of(network, run, self.settings)
         setup = self._setup
         write_bytes(run.folder / "tables.safetensors", save(_flat(setup.problem.tables)))
         if run.variant in GREEDY:
@@ -81,11 +81,11 @@ class Search(Stage):
             return self._search(setup, algorithm, BudgetSettings(evaluations=spent), run)
         return self._search(setup, setup.algorithm(self.settings, run.seed), self.settings.budget, run)
 
-    def _random(self, setup: Setup, spent: int, seed: int) -> Algorithm:
+    def _random(self, setup: SearchContext, spent: int, seed: int) -> Algorithm:
         """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
         space, own = setup.problem.space, self.settings.algorithm.settings
         masks = any(isinstance(domain, Mask) for domain in space.domains.values())
-        leveled = isinstance(space, Leveled) and not isinstance(own, ALGORITHM.find("optuna").Settings)
+        leveled = isinstance(space, OrdinalSpace) and not isinstance(own, ALGORITHM.find("optuna").Settings)
         found = ALGORITHM.find("random" if masks or leveled else "optuna")
         settings = found.Settings(evaluations=spent)
         if not masks and not leveled:
@@ -96,7 +96,7 @@ class Search(Stage):
         algorithm: Algorithm = found(setup.problem, settings, own_seed)
         return algorithm
 
-    def _search(self, setup: Setup, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:
+    def _search(self, setup: SearchContext, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:
         problem = setup.problem
         if run.storage is None:
             raise SecateursError("a search needs a storage to record its trials in")
@@ -154,7 +154,7 @@ class Search(Stage):
         found = [Finalist(trial.proposal, checkpoints.end(trial.number), trial.number) for trial in last]
         return self._finals(setup, found, run)
 
-    def _finals(self, setup: Setup, finalists: list[Finalist], run: StageRun) -> Network:
+    def _finals(self, setup: SearchContext, finalists: list[Finalist], run: StageRun) -> Network:
         """Return the network of the best finalist, trained where they are."""
         place, trained = 0, None
         if self.settings.finalists is not None:
@@ -163,7 +163,7 @@ class Search(Stage):
         network = self._deliver(setup, finalists[place].proposal, finalists[place].end, run)
         return network if trained is None else trained
 
-    def _deliver(self, setup: Setup, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
+    def _deliver(self, setup: SearchContext, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
         """Return the network of a proposal, and note what the report needs of it."""
         network, notes = setup.realize(proposal, end)
         metrics = notes["metrics"]
@@ -186,7 +186,7 @@ class Search(Stage):
         )
         return network
 
-    def _keep_best(self, setup: Setup, trials: list[Trial], run: StageRun) -> None:
+    def _keep_best(self, setup: SearchContext, trials: list[Trial], run: StageRun) -> None:
         """Put the best network so far on disk, unless it is there already."""
         chosen = best(trials, setup.problem)
         known = run.best.provenance() or {}

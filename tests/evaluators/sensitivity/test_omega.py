@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from evaluators.base import EvaluationContext
 from evaluators.sensitivity.estimates import KINDS, SensitivitySettings, calibration_batches
 from evaluators.sensitivity.loss_increase import divergence_table, loss_increases
-from evaluators.sensitivity.omega import Omega, omega, omega_table
+from evaluators.sensitivity.omega import LossIncrease, omega, omega_table
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate
 from spaces.networks import digits_cnn
@@ -129,7 +129,7 @@ def test_a_tied_decision_adds_up_weight_and_input(model, task):
 def test_the_evaluator_reads_the_table_and_computes_anew_after_training(space, model, task):
     (table, _), _, settings = table_of(space, model, task)
     candidate = Candidate({name: domain.options[-1] for name, domain in space.domains.items()})
-    evaluator, network = Omega(settings), space.realize(model, candidate)
+    evaluator, network = LossIncrease(settings), space.realize(model, candidate)
     generator = torch.Generator().manual_seed(0)
 
     def evaluate(**more):
@@ -168,7 +168,7 @@ def test_divergence_is_the_distance_that_one_decision_adds(space, model, task):
     assert table[name][2] == pytest.approx(rise, rel=1e-3)
     context = EvaluationContext(task, torch.Generator(), CPU, 1.0, model, {}, trained=True)
     network = prepare({**most, name: 2})
-    assert Omega(settings).evaluate(network, context)["omega"] == pytest.approx(distance(network), rel=1e-3)
+    assert LossIncrease(settings).evaluate(network, context)["omega"] == pytest.approx(distance(network), rel=1e-3)
 
 
 def test_the_loss_of_one_lowered_decision_is_measured_with_its_error(space, model, task):

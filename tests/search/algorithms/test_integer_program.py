@@ -8,7 +8,7 @@ import pytest
 
 from search.algorithms.encoding.bit_encoding import BitEncoding, NotABitSpaceError
 from search.algorithms.encoding.channel_encoding import UnreachableTargetError
-from search.algorithms.integer_program import IntegerProgram, IntegerProgramSettings, Programme, allocations
+from search.algorithms.integer_program import IntegerProgram, IntegerProgramSettings, MixedIntegerProgram, allocations
 from search.study.problem import Problem, Target
 from spaces.candidate import Candidate
 from tests.search.algorithms.bit_space import OMEGA, SIZE, BitSpace, ByTable, bit_problem
@@ -91,7 +91,7 @@ def test_a_programme_that_is_cut_short_tells_its_gap_and_keeps_the_targets():
 def test_targets_out_of_reach_together_are_an_error():
     space = BitSpace(4, activations=(4, 8))
     problem = bit_problem(space, size_bytes=0.5)
-    programme = Programme(BitEncoding(problem))
+    programme = MixedIntegerProgram(BitEncoding(problem))
     smallest = space.costs(BitEncoding(problem).candidate_of(min))["bit_operations"]
     with pytest.raises(UnreachableTargetError, match="no choice of bits keeps all of size_bytes"):
         programme.solve([Target("bit_operations", 0.99 * smallest)])

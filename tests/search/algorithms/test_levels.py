@@ -16,7 +16,7 @@ from search.study.problem import Objective, Problem, Target
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
 from spaces.domains import Choice
-from spaces.ordinal import Leveled, dearest
+from spaces.ordinal import OrdinalSpace, costliest
 from spaces.registry import lookup
 from tests.search.algorithms.synthetic_space import MACS, TOP1, drive
 
@@ -66,14 +66,14 @@ def fitness(space: Ratios) -> Any:
 
 
 def problem_of(space: Ratios, share: float = 0.5, objectives: Sequence[Objective] = (TOP1,)) -> Problem:
-    return Problem(space, objectives, [Target("macs", share * space.costs(dearest(space))["macs"])], {})
+    return Problem(space, objectives, [Target("macs", share * space.costs(costliest(space))["macs"])], {})
 
 
 @pytest.mark.parametrize("name", ["genetic", "random"])
 @pytest.mark.parametrize("objectives", [(TOP1,), (TOP1, MACS)])
 def test_they_find_the_best_levels_within_the_target(name: str, objectives: Sequence[Objective]) -> None:
     space = Ratios()
-    assert isinstance(space, Leveled)
+    assert isinstance(space, OrdinalSpace)
     problem = problem_of(space, objectives=objectives)
     algorithm = lookup(ALGORITHMS, name, "algorithm")
     trials = drive(algorithm(problem, algorithm.Settings(evaluations=80), 0), fitness(space))
@@ -96,7 +96,7 @@ def test_within_a_budget_of_the_space_levels_are_free(name: str) -> None:
     settings = algorithm.Settings(evaluations=60)
     trials = drive(algorithm(problem, settings, 0), fitness(space))
     assert {share for trial in trials for share in trial.proposal.candidate.values.values()} == set(SHARES)
-    assert uniform(problem) == dearest(space)
+    assert uniform(problem) == costliest(space)
 
 
 def test_yardsticks_use_the_target_up() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from search.algorithms import ALGORITHMS
 from search.algorithms.encoding.channel_encoding import ChannelEncoding, UnreachableTargetError
 from search.algorithms.encoding.parameters import Shares, parameters_of
-from search.algorithms.encoding.repair import fit
+from search.algorithms.encoding.repair import fit_to_targets
 from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.mixed_starts import mixed_starts, programmed
 from search.study.pareto import best, front
@@ -97,7 +97,7 @@ def test_repair_keeps_targets_that_can_be_kept_and_fills_them(
         return
     masks = [rng.random(domain.length) < 0.7 for domain in encoding.domains]
     scores = [encoding.scores[i] if encoding.is_level(i) else rng.random(d.length) for i, d in enumerate(encoding.domains)]
-    found = fit(encoding, masks, scores, limit=1.0, per_cost=per_cost)
+    found = fit_to_targets(encoding, masks, scores, limit=1.0, per_cost=per_cost)
     candidate = encoding.candidate(found)
     SPACE.validate(candidate)
     assert encoding.load_of(candidate) <= 1.0
@@ -114,7 +114,7 @@ def test_repair_keeps_targets_that_can_be_kept_and_fills_them(
 def test_what_saves_nothing_of_the_exceeded_target_is_left_alone() -> None:
     """Bytes are exceeded and bit operations are not: inputs keep their bits."""
     encoding = ChannelEncoding(mixed_problem(SPACE, size_bytes=0.4, bit_operations=1.0))
-    found = encoding.candidate(fit(encoding, encoding.full(), encoding.scores, limit=1.0, per_cost=True, fill=False))
+    found = encoding.candidate(fit_to_targets(encoding, encoding.full(), encoding.scores, limit=1.0, per_cost=True, fill=False))
     assert {value for name, value in found.values.items() if name.endswith(".activation")} == {8}
     assert encoding.load_of(found) <= 1.0
 

@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from search.algorithms.encoding.bit_encoding import BitEncoding
-from search.algorithms.integer_program import Programme
+from search.algorithms.integer_program import MixedIntegerProgram
 from search.algorithms.progressive import Progressive, ProgressiveSettings
 from search.study.problem import Target
 from tests.search.algorithms.bit_space import BitSpace, ByTable, bit_problem
@@ -28,7 +28,7 @@ def excess(space, problem, **settings):
     """Return by how much the result's Omega exceeds that of the integer programme at the same size."""
     last = trained(run(space, problem, **settings))[-1].proposal.candidate
     size = Target("size_bytes", space.costs(last)["size_bytes"])
-    return space.omega(last) / Programme(BitEncoding(problem)).solve([size]).omega - 1.0
+    return space.omega(last) / MixedIntegerProgram(BitEncoding(problem)).solve([size]).omega - 1.0
 
 
 def cases():

@@ -25,14 +25,14 @@ from evaluators.training.settings import TrainingSettings
 from search.algorithms.genetic import GeneticAlgorithm
 from search.algorithms.genetics.settings import GeneticSettings
 from search.executors.base import Evaluate, Executor, Workload
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.executors.shipment import ship
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.output.progress import Log
 from search.run.network import restore
 from search.run.stage_run import Stopwatch
 from search.stages.search.batch_loop import BatchLoop
-from search.stages.search.context import tables
+from search.stages.search.context import make_tables
 from search.stages.search.loop import SearchLoop
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings
@@ -74,25 +74,29 @@ class Pause(Evaluator):
         return {}
 
 
-def make_recipe(pause: float = 0.0, extra: tuple[Evaluator, ...] = (), training: TrainingSettings | None = None) -> Recipe:
+def make_recipe(
+    pause: float = 0.0, extra: tuple[Evaluator, ...] = (), training: TrainingSettings | None = None
+) -> TrialEvaluator:
     """Return how candidates of the channel space of a small network are measured."""
     task = build_task(TASK)
     model = restore(task, [], task.reference_model().state_dict()).model
     batches = (inputs for inputs, _ in task.batches("train", 128))
     space = ChannelMask(model, task.example_inputs(), batches=batches, forward=task.forward)
     accuracy = Accuracy(AccuracySettings(batch_norm_batches=2))
-    return Recipe(space, model, task, [Pause(PauseSettings(pause)), accuracy, Cost(CostSettings()), *extra], 0, CPU, training)
+    return TrialEvaluator(
+        space, model, task, [Pause(PauseSettings(pause)), accuracy, Cost(CostSettings()), *extra], 0, CPU, training
+    )
 
 
-def make_problem(recipe: Recipe) -> Problem:
+def make_problem(recipe: TrialEvaluator) -> Problem:
     """Return the problem of keeping accuracy at 60 % of the MACs."""
-    known = tables(recipe.space, recipe.model, recipe.task, "bn_scale", recipe.device)
+    known = make_tables(recipe.space, recipe.model, recipe.task, "bn_scale", recipe.device)
     return Problem(
         recipe.space, [Objective("top1", "maximize"), Objective("macs", "minimize")], [Target("macs", 40_000.0)], known
     )
 
 
-def make_workload(recipe: Recipe, folder: Path, threads: int = 1, build: Callable[[], Task] | None = None) -> Workload:
+def make_workload(recipe: TrialEvaluator, folder: Path, threads: int = 1, build: Callable[[], Task] | None = None) -> Workload:
     """Return what executors do for a search with ``recipe``."""
 
     def pack(device: str) -> Callable[[], Evaluate]:

@@ -19,7 +19,7 @@ from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
 from search.algorithms.base import Algorithm
 from search.executors.base import Evaluate, Workload
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.executors.shipment import ship
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.run.network import restore
@@ -154,17 +154,17 @@ class Rungs(Algorithm):
         return 7
 
 
-def training_recipe(log: Path, seconds: float = 0.0) -> Recipe:
+def training_recipe(log: Path, seconds: float = 0.0) -> TrialEvaluator:
     """Return how such a candidate is trained, for three epochs of ten steps, and measured."""
     task = build_task(TASK)
     model = restore(task, [], task.reference_model().state_dict()).model
     optimizer = OptimizerSettings("sgd", lr=0.05)
     settings = TrainingSettings(epochs=EPOCHS, batch_size=50, optimizer=optimizer)
     evaluators = [Accuracy(AccuracySettings(batch_norm_batches=0)), Cost(CostSettings())]
-    return Recipe(Strengths(log, seconds), model, task, evaluators, 0, CPU, settings)
+    return TrialEvaluator(Strengths(log, seconds), model, task, evaluators, 0, CPU, settings)
 
 
-def training_workload(recipe: Recipe, folder: Path) -> Workload:
+def training_workload(recipe: TrialEvaluator, folder: Path) -> Workload:
     """Return what executors do with the recipe."""
 
     def pack(device: str) -> Evaluate:
@@ -173,7 +173,7 @@ def training_workload(recipe: Recipe, folder: Path) -> Workload:
     return Workload(recipe.evaluate, pack, TrialCheckpoints(folder / "trials"))  # type: ignore[arg-type]
 
 
-def training_problem(recipe: Recipe) -> Problem:
+def training_problem(recipe: TrialEvaluator) -> Problem:
     """Return the problem of the highest accuracy."""
     return Problem(recipe.space, [Objective("top1", "maximize")], [], {})
 

@@ -17,7 +17,7 @@ from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
 from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings
 from search.executors.base import Job
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.executors.shipment import ship
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Proposal
@@ -33,7 +33,7 @@ TASK = TaskSettings(
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
+def recipe() -> TrialEvaluator:
     task = build_task(TASK)
     model = task.reference_model().eval()
     settings = FilterRatioSettings(method="gradient_cut", levels=4)
@@ -41,27 +41,27 @@ def recipe() -> Recipe:
     space.learn(observations(task, CPU))
     training = TrainingSettings(epochs=2, batch_size=50, optimizer=OptimizerSettings("sgd", lr=0.05))
     evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=2))]
-    return Recipe(space, model, task, evaluators, 0, CPU, training)
+    return TrialEvaluator(space, model, task, evaluators, 0, CPU, training)
 
 
-def half(recipe: Recipe) -> Candidate:
+def half(recipe: TrialEvaluator) -> Candidate:
     return Candidate(dict.fromkeys(recipe.space.domains, 0.5))
 
 
 @pytest.mark.parametrize("fidelity", [0.0, 0.5, 1.0])
-def test_whatever_the_training_the_network_has_the_ratio(recipe: Recipe, fidelity: float) -> None:
+def test_whatever_the_training_the_network_has_the_ratio(recipe: TrialEvaluator, fidelity: float) -> None:
     trial = recipe.evaluate(Job(0, Proposal(half(recipe), fidelity)))
     assert trial.error == ""
     assert trial.metrics["macs"] == recipe.space.costs(half(recipe))["macs"]
 
 
-def test_another_process_finds_the_same(recipe: Recipe) -> None:
+def test_another_process_finds_the_same(recipe: TrialEvaluator) -> None:
     job = Job(0, Proposal(half(recipe)))
     evaluate = ship(recipe, [], partial(build_task, TASK), 1, "cpu")()
     assert evaluate(job).metrics == recipe.evaluate(job).metrics
 
 
-def test_a_sampler_of_numbers_searches_it(recipe: Recipe) -> None:
+def test_a_sampler_of_numbers_searches_it(recipe: TrialEvaluator) -> None:
     space = recipe.space
     whole = space.costs(Candidate(dict.fromkeys(space.domains, 0.0)))["macs"]
     problem = Problem(space, [Objective("top1", "maximize")], [Target("macs", 0.5 * whole)], {}, trains=True)

@@ -21,7 +21,7 @@ from search.executors.base import Event, Job, Lost, Notice, Result, Saved, Workl
 from search.executors.ray import RayExecutor
 from search.executors.ray_cluster import ClusterError, Share, connect
 from search.executors.ray_settings import RaySettings
-from search.executors.recipe import Recipe
+from search.executors.recipe import TrialEvaluator
 from search.executors.serial import SerialExecutor, SerialSettings
 from search.stages.search.asynchronous_loop import AsynchronousLoop
 from search.study.problem import Objective, Problem
@@ -58,12 +58,12 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
+def recipe() -> TrialEvaluator:
     return make_recipe(pause=0.02)
 
 
 @pytest.fixture(scope="module")
-def serial(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> list[Trial]:
+def serial(recipe: TrialEvaluator, tmp_path_factory: pytest.TempPathFactory) -> list[Trial]:
     """Return the trials of the search in this process."""
     folder = tmp_path_factory.mktemp("serial")
     return search(folder, make_problem(recipe), SerialExecutor(make_workload(recipe, folder), SerialSettings()))
@@ -71,7 +71,9 @@ def serial(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> list[Tri
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_any_number_of_workers_gives_the_same_trials(recipe: Recipe, serial: list[Trial], tmp_path: Path, workers: int) -> None:
+def test_any_number_of_workers_gives_the_same_trials(
+    recipe: TrialEvaluator, serial: list[Trial], tmp_path: Path, workers: int
+) -> None:
     executor = RayExecutor(make_workload(recipe, tmp_path), RaySettings(workers=workers))
     found = search(tmp_path, make_problem(recipe), executor)
     assert timeless(found) == timeless(serial)
@@ -92,7 +94,7 @@ class Losing(RayExecutor):
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_lost_workers_change_nothing(recipe: Recipe, serial: list[Trial], tmp_path: Path, kills: int) -> None:
+def test_lost_workers_change_nothing(recipe: TrialEvaluator, serial: list[Trial], tmp_path: Path, kills: int) -> None:
     lines: list[str] = []
     executor = Losing(make_workload(recipe, tmp_path), RaySettings(workers=2))
     executor.kills = kills
@@ -192,7 +194,7 @@ def test_cancelled_jobs_give_no_result(formula: Callable[..., RayExecutor]) -> N
 
 
 def test_a_worker_with_other_data_is_an_error_that_says_so(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: TrialEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.executors.ray_pool.GIVE_UP_AFTER", 1)
 
@@ -280,7 +282,7 @@ def test_the_cluster_is_seen_from_this_machine_only() -> None:
     assert set(listening) <= loopback
 
 
-def test_trials_get_the_threads_that_the_driver_was_told(recipe: Recipe, tmp_path: Path) -> None:
+def test_trials_get_the_threads_that_the_driver_was_told(recipe: TrialEvaluator, tmp_path: Path) -> None:
     here = torch.get_num_threads()
     try:
         make_workload(recipe, tmp_path, threads=here + 1).pack("cpu")()

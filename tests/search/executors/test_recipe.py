@@ -6,7 +6,7 @@ from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from search.executors.base import Job, Workload
-from search.executors.recipe import Recipe, trial_seed
+from search.executors.recipe import TrialEvaluator, trial_seed
 from search.executors.serial import SerialExecutor, SerialSettings
 from search.study.trial import Proposal
 from spaces.candidate import Candidate
@@ -33,9 +33,9 @@ class Recording(Evaluator):
         return {self.name: drawn if self.value is None else self.value}
 
 
-def recipe(*evaluators: Evaluator, seed: int = 0) -> Recipe:
+def recipe(*evaluators: Evaluator, seed: int = 0) -> TrialEvaluator:
     task = PointTask()
-    return Recipe(MaskSpace(), task.build(), task, evaluators, seed, torch.device("cpu"))
+    return TrialEvaluator(MaskSpace(), task.build(), task, evaluators, seed, torch.device("cpu"))
 
 
 def test_cheapest_first() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluators.tasks.measure import measure
-from evaluators.training.checkpoint import unpack
+from evaluators.training.checkpoint import unpack_checkpoint
 from evaluators.training.loop import train
 from evaluators.training.state import end_of
 from search.algorithms.base import Algorithm
@@ -112,7 +112,7 @@ def test_end_states_are_kept_while_they_are_needed(tmp_path: Path) -> None:
     state = checkpoints.start(proposals[2])
     assert state is not None
     assert state.fingerprint == candidate.fingerprint
-    assert unpack(state.content) == ({}, {"number": 1})
+    assert unpack_checkpoint(state.content) == ({}, {"number": 1})
     checkpoints.retain({0}, below=1)
     assert checkpoints.start(proposals[2]) is not None
     checkpoints.retain({0}, below=2)

@@ -6,13 +6,13 @@ import torch
 from search.run.measurements import Measurements, measure_row
 from search.run.network import Network
 from search.run.stage_run import Stopwatch
-from search.run.steps import Step, key_of
+from search.run.steps import StageStep, key_of
 from tests.search.small_space import PointTask
 
 
 def test_a_step_is_done_when_its_network_is_there(tmp_path: Path) -> None:
     task = PointTask()
-    step = Step(tmp_path / "0-train" / "result", "abc")
+    step = StageStep(tmp_path / "0-train" / "result", "abc")
     step.open()
     assert step.load(task) is None
     (step.folder / "training.safetensors").write_bytes(b"")
@@ -31,10 +31,10 @@ def test_a_step_is_done_when_its_network_is_there(tmp_path: Path) -> None:
 def test_what_another_configuration_left_is_removed(tmp_path: Path) -> None:
     task = PointTask()
     folder = tmp_path / "0-train" / "result"
-    first = Step(folder, "abc")
+    first = StageStep(folder, "abc")
     first.open()
     first.finish(Network(task.build()), {})
-    second = Step(folder, "xyz")
+    second = StageStep(folder, "xyz")
     second.open()
     assert second.load(task) is None
     assert [entry.name for entry in folder.iterdir()] == ["key.json"]

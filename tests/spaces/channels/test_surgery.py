@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators.cost import count
+from evaluators.cost import count_costs
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask
 from spaces.errors import InvalidCandidateError, SecateursError
@@ -17,9 +17,9 @@ from tests.spaces.zoo import ZOO, example, network
 OPEN = list(ZOO)
 
 
-def candidates(space: ChannelMask, count: int = 3) -> list[Candidate]:
+def candidates(space: ChannelMask, count_costs: int = 3) -> list[Candidate]:
     rng = np.random.default_rng(0)
-    return [space.sample(rng) for _ in range(count)]
+    return [space.sample(rng) for _ in range(count_costs)]
 
 
 @pytest.mark.parametrize("name", OPEN)
@@ -91,7 +91,7 @@ def test_analytic_costs_equal_the_built_network(name: str) -> None:
         small = space.realize(model, candidate)
         assert costs["parameters"] == sum(p.numel() for p in small.parameters())
         assert costs["size_bytes"] == sum(t.numel() * t.element_size() for t in small.state_dict().values())
-        assert costs["macs"] == count(small, inputs)["macs"]
+        assert costs["macs"] == count_costs(small, inputs)["macs"]
         # It misses fused attention on the CPU.
         if name != "attention":
             from torch.utils.flop_counter import FlopCounterMode

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 
-from spaces.channels.check import enliven, equivalence_error, find_checked_groups, half_mask
+from spaces.channels.check import equivalence_error, find_checked_groups, half_mask, randomize_batch_norm
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.forward import call
 
@@ -39,7 +39,7 @@ def check(name: str) -> str:
     error = float("nan")
     if groups.groups:
         mask = half_mask(groups, groups.groups, seed=7)
-        enliven(model, inputs, call)
+        randomize_batch_norm(model, inputs, call)
         error = equivalence_error(model, groups, mask, inputs)
         with torch.no_grad():
             assert apply_cut(model, plan_cut(groups, mask))(inputs).shape == model(inputs).shape

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
-from spaces.fusion.modules import Fused, fuse, fuse_graph
+from spaces.fusion.modules import Fused, fuse_activations, fuse_graph
 from spaces.transformation import apply
 from tests.spaces.fusion.activation_zoo import FUNCTIONAL, INPUTS, Code, Untraceable, layers, slopes
 
@@ -24,14 +24,14 @@ def check(model: nn.Module, removed: int, inputs: Tensor = INPUTS, literal: bool
     model.eval()
     weights = copy.deepcopy(model.state_dict())
     expected, given = run(model, inputs)
-    fused = fuse(model, inputs, literal=literal)
+    fused = fuse_activations(model, inputs, literal=literal)
     assert fused.report.removed == removed, fused.report.lines()
     found, changed = run(fused.model, inputs)
     tolerance = 0.0 if fused.report.exact else 1e-6
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     assert torch.equal(changed, given), "another effect on the caller's tensor"
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
-    assert fuse(fused.model, inputs, literal=literal).report.merges == ()
+    assert fuse_activations(fused.model, inputs, literal=literal).report.merges == ()
     if removed:
         record = json.loads(json.dumps(fused.transformation, allow_nan=False))
         rebuilt = apply(forget(copy.deepcopy(model)).train(), record)
@@ -114,7 +114,7 @@ def test_the_product_of_slopes_is_wrong_where_the_first_is_negative() -> None:
 
 def test_what_was_left_is_told_with_the_reason() -> None:
     def reasons(model: nn.Module) -> str:
-        return " | ".join(left.text for left in fuse(model.eval(), INPUTS).report.left)
+        return " | ".join(left.text for left in fuse_activations(model.eval(), INPUTS).report.left)
 
     assert "read 2 times" in reasons(Code(FUNCTIONAL["two outputs read"][0]))
     assert "its slope is no constant" in reasons(Code(FUNCTIONAL["computed slope"][0]))
@@ -142,8 +142,8 @@ def test_a_class_derived_from_an_activation_is_what_its_code_says() -> None:
 def test_the_dtype_of_the_tensors_decides() -> None:
     model = layers(nn.LeakyReLU(0.001), nn.LeakyReLU(0.001))
     check(model, 1)
-    assert fuse(model.half(), INPUTS.half()).report.removed == 0
-    assert fuse(model.double(), INPUTS.double()).report.removed == 1
+    assert fuse_activations(model.half(), INPUTS.half()).report.removed == 0
+    assert fuse_activations(model.double(), INPUTS.double()).report.removed == 1
     tiny = layers(nn.LeakyReLU(1e-30), nn.LeakyReLU(1e-30))
     assert fuse_graph(fx.symbolic_trace(tiny.double()))[1].removed == 1
 
@@ -154,8 +154,8 @@ def test_what_torch_fx_can_not_trace_is_read_by_torch_export() -> None:
     fused = check(model, 2)
     assert isinstance(fused.model, Untraceable)
     shared = nn.ReLU()
-    assert "used once" in fuse(Untraceable(shared, shared), INPUTS).report.left[0].reason
-    both = fuse(Untraceable(nn.ReLU(), nn.LeakyReLU(0.1), functional=True), INPUTS)
+    assert "used once" in fuse_activations(Untraceable(shared, shared), INPUTS).report.left[0].reason
+    both = fuse_activations(Untraceable(nn.ReLU(), nn.LeakyReLU(0.1), functional=True), INPUTS)
     assert both.report.removed == 1
     assert "torch.fx can't trace" in both.report.left[-1].reason
 
@@ -166,7 +166,7 @@ def test_what_nothing_can_read_is_named() -> None:
             return F.relu(F.relu(inputs)) if inputs.sum() > 0 else inputs
 
     with pytest.raises(UnsupportedModelError, match=r"neither by torch\.fx .* nor by torch\.export"):
-        fuse(Deciding(), INPUTS)
+        fuse_activations(Deciding(), INPUTS)
 
 
 def test_code_that_is_traced_wrongly_is_caught() -> None:
@@ -176,15 +176,15 @@ def test_code_that_is_traced_wrongly_is_caught() -> None:
             return F.relu(F.relu(inputs)) * factor
 
     with pytest.raises(EquivalenceError, match="differ by"):
-        fuse(Asking(), INPUTS)
+        fuse_activations(Asking(), INPUTS)
 
 
 def test_a_record_that_does_not_fit_is_named() -> None:
-    fused = fuse(Code(FUNCTIONAL["functions"][0]).eval(), INPUTS)
+    fused = fuse_activations(Code(FUNCTIONAL["functions"][0]).eval(), INPUTS)
     assert fused.transformation is not None
     with pytest.raises(SecateursError, match="does not fit"):
         apply(Code(FUNCTIONAL["between"][0]), fused.transformation)
-    fused = fuse(layers(nn.ReLU(), nn.ReLU()), INPUTS)
+    fused = fuse_activations(layers(nn.ReLU(), nn.ReLU()), INPUTS)
     assert fused.transformation is not None
     with pytest.raises(SecateursError, match="does not fit"):
         apply(nn.Sequential(nn.Conv2d(3, 4, 3)), fused.transformation)
@@ -223,17 +223,17 @@ def calls(model: nn.Module, places: int) -> int:
 
 def check_torchvision(name: str) -> None:
     model, inputs = torchvision_model(name)
-    fused = fuse(model, inputs)
+    fused = fuse_activations(model, inputs)
     assert fused.report.merges == (), [merge.text for merge in fused.report.merges]
     assert fused.model is model
     places = [one for one, module in model.named_modules() if type(module) in (nn.ReLU, nn.ReLU6)]
     expected = calls(model, len(places)) if places else 0
     model, _ = doubled(model)
-    fused = fuse(model, inputs)
+    fused = fuse_activations(model, inputs)
     assert fused.report.removed == expected, name
     assert fused.error == 0.0
     if expected:
-        again = fuse(fused.model, inputs)
+        again = fuse_activations(fused.model, inputs)
         assert again.report.merges == ()
 
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from spaces.fusion.onnx_models import fuse, nodes
+from spaces.fusion.onnx_models import fuse_onnx, nodes
 from spaces.fusion.report import FusionReport
 from tests.spaces.fusion.onnx_zoo import PER_CHANNEL, ZOO, branch, chain, model, node, value, weight
 
@@ -19,7 +19,7 @@ each = pytest.mark.parametrize("name", ZOO)
 
 def fused(proto: ModelProto, literal: bool = False) -> tuple[ModelProto, FusionReport]:
     read = ir.serde.deserialize_model(proto)
-    report = fuse(read, literal)
+    report = fuse_onnx(read, literal)
     written = ir.serde.serialize_model(read)
     onnx.checker.check_model(written, full_check=True)
     return written, report

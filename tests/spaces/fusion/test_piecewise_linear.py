@@ -16,7 +16,7 @@ from spaces.fusion.piecewise_linear import (
     Activation,
     NotMergeableError,
     clip,
-    fold,
+    fold_chain,
     identity,
     leaky_relu,
     merge,
@@ -188,20 +188,20 @@ def test_products_are_told_from_exact_merges() -> None:
 
 
 def test_a_chain_is_folded_from_the_left_and_to_the_end() -> None:
-    runs, reasons = fold([leaky_relu(1e-30), leaky_relu(1e-30), relu(), clip(-1, 1), leaky_relu(0.1)], FLOAT)
+    runs, reasons = fold_chain([leaky_relu(1e-30), leaky_relu(1e-30), relu(), clip(-1, 1), leaky_relu(0.1)], FLOAT)
     assert [(run.start, run.stop, run.activation.text) for run in runs] == [(0, 5, "Clip 0 to 1")]
     assert not reasons
-    runs, reasons = fold([clip(-1, 1), leaky_relu(0.1), leaky_relu(0.5)], FLOAT)
+    runs, reasons = fold_chain([clip(-1, 1), leaky_relu(0.1), leaky_relu(0.5)], FLOAT)
     assert [(run.start, run.stop) for run in runs] == [(0, 1), (1, 3)]
     assert set(reasons) == {(0, 1)}
-    runs, _ = fold([relu()] * 5, FLOAT)
+    runs, _ = fold_chain([relu()] * 5, FLOAT)
     assert len(runs) == 1
 
 
 def test_what_a_caller_does_not_admit_stays_apart() -> None:
-    runs, reasons = fold([relu(), relu(), relu()], FLOAT, admissible=lambda run: "no" if run.stop == 2 else None)
+    runs, reasons = fold_chain([relu(), relu(), relu()], FLOAT, admissible=lambda run: "no" if run.stop == 2 else None)
     assert [(run.start, run.stop) for run in runs] == [(0, 3)]
-    runs, reasons = fold([relu(), relu()], FLOAT, admissible=lambda run: "no")
+    runs, reasons = fold_chain([relu(), relu()], FLOAT, admissible=lambda run: "no")
     assert len(runs) == 2
     assert reasons == {(0, 1): "no"}
 
@@ -250,9 +250,9 @@ def test_many_random_chains(chain: list[Activation], values: list[float], litera
 
 def check_chain(chain: list[Activation], values: list[float], literal: bool) -> None:
     inputs = torch.tensor(values, dtype=FLOAT).repeat(CHANNELS, 1).T.contiguous()
-    runs, _ = fold(chain, FLOAT, literal)
+    runs, _ = fold_chain(chain, FLOAT, literal)
     assert [index for run in runs for index in run.members] == list(range(len(chain)))
-    again, _ = fold([run.activation for run in runs], FLOAT, literal)
+    again, _ = fold_chain([run.activation for run in runs], FLOAT, literal)
     assert len(again) == len(runs), "a second pass found something"
     for run in runs:
         expected, safe, limit = inputs, torch.ones_like(inputs, dtype=torch.bool), inputs

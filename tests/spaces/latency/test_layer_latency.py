@@ -11,7 +11,7 @@ from torch import nn
 
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
-from spaces.latency.layer_latency import MeasuredLatency, Weights, alignment, total
+from spaces.latency.layer_latency import LatencyCoefficients, MeasuredLatency, alignment, total
 from spaces.layers.shapes import LayerShape, layer_shapes
 from spaces.networks import digits_cnn, resnet20
 
@@ -22,7 +22,7 @@ def table(counts: list[int], size: tuple[int, ...] = (4, 4), **weights: float) -
     """Return a table of one layer whose milliseconds are the product of its channels."""
     shape = LayerShape("conv", max(counts), max(counts), size, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
     grid = {(one, other): float(one * other) for one in counts for other in counts}
-    return MeasuredLatency({"layer": shape}, {"layer": {FLOAT: grid}}, Weights(**weights))
+    return MeasuredLatency({"layer": shape}, {"layer": {FLOAT: grid}}, LatencyCoefficients(**weights))
 
 
 @given(st.integers(16, 64), st.integers(16, 64))

@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from spaces.quantization.calibration import Calibration, Observed, affine_step
 from spaces.quantization.fake_quantize import (
+    QParams,
     Quantizer,
-    Step,
     StoredQuantizer,
     fake_quantize,
     from_integers,
@@ -26,8 +26,8 @@ VALUES = arrays(np.float32, (3, 8), elements=st.floats(-100, 100, width=32))
 BITS = st.integers(2, 8)
 
 
-def step(scale: float, zero_point: int = 0) -> Step:
-    return Step(torch.tensor([scale]), torch.tensor([zero_point], dtype=torch.int32))
+def step(scale: float, zero_point: int = 0) -> QParams:
+    return QParams(torch.tensor([scale]), torch.tensor([zero_point], dtype=torch.int32))
 
 
 @given(VALUES, BITS, st.floats(1e-3, 10), st.booleans(), st.data())
@@ -56,7 +56,7 @@ def test_in_training_it_does_what_the_operator_does(values: np.ndarray, bits: in
         quantizer = Quantizer(bits, signed=axis is not None, channels=channels, axis=axis)
         scales = torch.full((channels,), scale) * torch.linspace(1, 2, channels)
         zero_point = torch.zeros(channels, dtype=torch.int32) if axis is not None else torch.ones(1, dtype=torch.int32)
-        quantizer.calibrate({bits: Step(scales, zero_point)})
+        quantizer.calibrate({bits: QParams(scales, zero_point)})
         ours, theirs = (torch.from_numpy(values).requires_grad_() for _ in range(2))
         found = quantizer(ours)
         expected = fake_quantize(theirs, quantizer.step, bits, axis is not None, axis)
@@ -76,7 +76,7 @@ def test_in_training_it_does_what_the_operator_does(values: np.ndarray, bits: in
 
 def test_the_gradient_of_a_learned_step_is_that_of_lsq() -> None:
     quantizer = Quantizer(3, signed=True, channels=2, axis=0, learned=True)
-    quantizer.calibrate({3: Step(torch.tensor([0.5, 0.1]), torch.zeros(2, dtype=torch.int32))})
+    quantizer.calibrate({3: QParams(torch.tensor([0.5, 0.1]), torch.zeros(2, dtype=torch.int32))})
     values = torch.tensor([[0.6, -0.2, 9.0, -9.0], [0.04, 0.26, -0.33, 0.0]])
     quantizer(values).sum().backward()
     # Inside: round(v / s) - v / s; above: the largest integer, 3; below: the smallest, -4. Over sqrt(elements * 3).
@@ -93,7 +93,7 @@ def test_one_learned_scale_has_that_gradient_too_in_every_layout(dtype: torch.dt
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         quantizer = Quantizer(4, signed=False, learned=True)
-        quantizer.calibrate({4: Step(torch.tensor([0.4]), torch.tensor([5], dtype=torch.int32))})
+        quantizer.calibrate({4: QParams(torch.tensor([0.4]), torch.tensor([5], dtype=torch.int32))})
         moved = values.clone().to(memory_format=layout).requires_grad_()
         (quantizer(moved) * weights).sum().backward()
         exact = values.double() / 0.4
@@ -142,7 +142,7 @@ def test_mse_calibration_beats_the_whole_range_and_every_nearby_scale(bits: int)
     found = Calibration().weight_steps(weight, 0, [bits])[bits]
 
     def error(scale: torch.Tensor) -> torch.Tensor:
-        one = Step(scale, torch.zeros(4, dtype=torch.int32))
+        one = QParams(scale, torch.zeros(4, dtype=torch.int32))
         return (fake_quantize(weight, one, bits, True, 0) - weight).square().sum(1)
 
     whole = weight.abs().amax(1) / integer_range(bits, True)[1]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spaces.errors import SecateursError
-from spaces.sparsifiers.participation import Layer, Participation, number_to_prune, ranks_of, updates_needed
+from spaces.sparsifiers.participation import Participation, PrunedLayer, ascending_ranks, number_to_prune, updates_needed
 from spaces.sparsifiers.penalty_function import (
     PENALTY_FUNCTIONS,
     CentreSymmetricExponential,
@@ -121,7 +121,7 @@ def test_an_unknown_penalty_names_the_nearest() -> None:
 
 def participation(*layers: tuple[int, int]) -> Participation:
     offsets = np.cumsum([0, *(size for size, _ in layers)])
-    made = [Layer(f"l{i}", int(offsets[i]), size, number) for i, (size, number) in enumerate(layers)]
+    made = [PrunedLayer(f"l{i}", int(offsets[i]), size, number) for i, (size, number) in enumerate(layers)]
     return Participation(made, CentreSymmetricExponential(A, U))
 
 
@@ -188,4 +188,4 @@ def test_the_history_stays_short_and_goes_through_a_state() -> None:
 
 
 def test_ties_fall_to_the_earlier_group() -> None:
-    assert ranks_of(np.asarray([2.0, 1.0, 1.0])).tolist() == [2, 0, 1]
+    assert ascending_ranks(np.asarray([2.0, 1.0, 1.0])).tolist() == [2, 0, 1]

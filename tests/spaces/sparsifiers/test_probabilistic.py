@@ -14,7 +14,7 @@ from spaces.channels.cost import ChannelCost
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.forward import call
-from spaces.sparsifiers.allocation import Allocation, Shape
+from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile
 from spaces.sparsifiers.probabilistic import COLUMNS_REMARK, SHORTEST_INTERVAL, Probabilistic, ProbabilisticSettings
 from tests.spaces.sparsifiers.test_gradient_cut import INPUTS, adamw, batch, mixed, sgd
 
@@ -224,8 +224,8 @@ def test_a_share_of_macs_is_kept_and_nearly_used_up() -> None:
 def test_the_shape_moves_pruning_between_layers() -> None:
     _, _, sparsifier = begun(FAST)
     groups = sparsifier.channel_groups
-    allocation = Allocation(mixed(), groups, 0.95)
-    even, late, early = (allocation.of_target(0.5, Shape(depth=depth)) for depth in (0.0, 1.0, -1.0))
+    allocation = RatioAllocation(mixed(), groups, 0.95)
+    even, late, early = (allocation.of_target(0.5, RatioProfile(depth=depth)) for depth in (0.0, 1.0, -1.0))
     assert late[-1] < even[-1] < early[-1]
     assert late[0] > early[0]
     dense = allocation.costs(np.zeros(len(groups.groups), dtype=np.int64))["macs"]

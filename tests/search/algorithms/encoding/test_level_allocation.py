@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from search.algorithms.encoding.level_allocation import Allocation, random_allocation, uniform_allocation
+from search.algorithms.encoding.level_allocation import LevelAllocation, random_levels, uniform_allocation
 from search.algorithms.encoding.uniform import uniform
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.study.problem import Objective, Problem, Target
@@ -59,11 +59,11 @@ def test_uniform_gives_all_the_same_and_fills_up_in_graph_order() -> None:
 
 
 def test_random_ones_keep_the_target_and_leave_no_step_unused() -> None:
-    allocation = Allocation(problem(500))
+    allocation = LevelAllocation(problem(500))
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(40):
-        candidate = random_allocation(allocation, rng)
+        candidate = random_levels(allocation, rng)
         seen.add(candidate.fingerprint)
         assert Bits().costs(candidate)["size_bytes"] <= 500
         for name, options in allocation.options.items():

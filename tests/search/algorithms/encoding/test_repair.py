@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.algorithms.encoding.channel_encoding import ChannelEncoding, UnreachableTargetError
-from search.algorithms.encoding.repair import fit, nearest
+from search.algorithms.encoding.repair import fit_to_targets, nearest_count
 from search.algorithms.encoding.uniform import greedy
 from tests.search.algorithms.synthetic_space import SyntheticSpace, problem_of
 
@@ -29,7 +29,7 @@ def test_repaired_masks_are_legal_under_the_target_and_leave_no_budget(situation
     except UnreachableTargetError:
         return
     before = [mask.copy() for mask in masks]
-    repaired = fit(encoding, masks, scores, limit=1.0, preference=preference, per_cost=per_cost, fill=fill)
+    repaired = fit_to_targets(encoding, masks, scores, limit=1.0, preference=preference, per_cost=per_cost, fill=fill)
     assert all(np.array_equal(a, b) for a, b in zip(masks, before, strict=True))
     space.validate(encoding.candidate(repaired))
     assert encoding.load(repaired) <= 1.0
@@ -47,7 +47,7 @@ def test_kept_channels_stay_and_the_weakest_go_first():
     encoding = ChannelEncoding(problem_of(SyntheticSpace([8]), 0.5))
     mask = np.array([True, True, True, True, True, True, False, False])
     scores = np.array([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 1.0, 1.0])
-    (repaired,) = fit(encoding, [mask], [scores], limit=1.0)
+    (repaired,) = fit_to_targets(encoding, [mask], [scores], limit=1.0)
     assert repaired.tolist() == [True, False, True, False, True, True, False, False]
 
 
@@ -55,14 +55,14 @@ def test_the_strongest_removed_channels_come_back_first():
     encoding = ChannelEncoding(problem_of(SyntheticSpace([8]), 0.5))
     mask = np.array([True] + [False] * 7)
     scores = np.array([0.0, 0.1, 0.8, 0.2, 0.7, 0.3, 0.4, 1.0])
-    (repaired,) = fit(encoding, [mask], [scores], limit=1.0)
+    (repaired,) = fit_to_targets(encoding, [mask], [scores], limit=1.0)
     assert np.flatnonzero(repaired).tolist() == [0, 2, 4, 7]
 
 
 def test_without_a_limit_only_the_counts_change():
     encoding = ChannelEncoding(problem_of(SyntheticSpace([9, 8], multiple=4), 0.5))
     masks = [np.arange(9) < 7, np.arange(8) < 1]
-    repaired = fit(encoding, masks, encoding.ranks, limit=None)
+    repaired = fit_to_targets(encoding, masks, encoding.ranks, limit=None)
     assert [int(mask.sum()) for mask in repaired] == [8, 4]
 
 
@@ -75,13 +75,13 @@ def test_a_repair_asks_for_few_costs(monkeypatch):
     for share in (0.2, 0.9):
         asked.clear()
         masks = [rng.random(64) < share for _ in range(12)]
-        fit(encoding, masks, encoding.ranks, limit=1.0, per_cost=True)
+        fit_to_targets(encoding, masks, encoding.ranks, limit=1.0, per_cost=True)
         assert len(asked) <= 2 * 12 + 50
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 4), (5, 4), (6, 8), (7, 8), (100, 10)])
 def test_nearest_legal_count(count, expected):
-    assert nearest(np.array([4, 8, 10]), count) == expected
+    assert nearest_count(np.array([4, 8, 10]), count) == expected
 
 
 def test_greedy_masks_between_uniform_and_global_are_all_at_the_limit():

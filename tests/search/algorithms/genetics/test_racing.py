@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from search.algorithms.encoding.channel_encoding import ChannelEncoding
-from search.algorithms.encoding.sampling import random_allocation
+from search.algorithms.encoding.sampling import random_masks
 from search.algorithms.genetic import GeneticAlgorithm
 from search.algorithms.genetics.individual import Fitness, Individual
 from search.algorithms.genetics.racing import Race, RacingSettings
@@ -71,7 +71,7 @@ def members(count, seed=0):
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
-        masks = random_allocation(encoding, rng, "random")
+        masks = random_masks(encoding, rng, "random")
         candidate = encoding.candidate(masks)
         made.append(Individual(masks, masks, candidate, SPACE.costs(candidate)))
     return problem, made

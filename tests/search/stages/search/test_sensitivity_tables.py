@@ -10,7 +10,7 @@ import torch
 
 from evaluators.cost import Cost, CostSettings
 from evaluators.sensitivity.estimates import SensitivitySettings
-from evaluators.sensitivity.omega import Omega
+from evaluators.sensitivity.omega import LossIncrease
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.small_images import Digits, DigitsSettings
@@ -41,7 +41,7 @@ def setting(task):
 def tables(task, setting, tmp_path):
     def make(settings=SETTINGS, seed=0, folder=tmp_path, omega=True):
         told = []
-        evaluators = [Cost(CostSettings()), *([Omega(settings)] if omega else [])]
+        evaluators = [Cost(CostSettings()), *([LossIncrease(settings)] if omega else [])]
         return SensitivityTables(*setting, task, evaluators, CPU, seed, folder, told.append), told
 
     return make
