@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 from search.algorithms.base import Algorithm
 from search.executors.base import Job
-from search.executors.recipe import TrialEvaluator
 from search.executors.trial_checkpoints import TrialCheckpoints
+from search.executors.trial_evaluator import TrialEvaluator
 from search.study.trial import Trial
 
 BATCH = 64
 
 
-def measured(algorithm: Algorithm, recipe: TrialEvaluator, checkpoints: TrialCheckpoints | None = None) -> Iterator[Trial]:
+def measured(algorithm: Algorithm, evaluator: TrialEvaluator, checkpoints: TrialCheckpoints | None = None) -> Iterator[Trial]:
     """Yield every trial of a whole search, each told to ``algorithm`` before the next is measured.
 
     Args:
         algorithm: What to try next.
-        recipe: How it is measured.
+        evaluator: How it is measured.
         checkpoints: Where trainings and their end states are kept, of candidates that are trained. All stay there.
 
     Raises:
@@ -29,9 +29,9 @@ def measured(algorithm: Algorithm, recipe: TrialEvaluator, checkpoints: TrialChe
         for proposal in algorithm.ask(BATCH):
             job = Job(number, proposal)
             if checkpoints is None:
-                trial = recipe.evaluate(job)
+                trial = evaluator.evaluate(job)
             else:
-                trial = recipe.evaluate(job, checkpoints.of(proposal), checkpoints.start(proposal))
+                trial = evaluator.evaluate(job, checkpoints.of(proposal), checkpoints.start(proposal))
                 checkpoints.keep(trial)
             if trial.error:
                 raise RuntimeError(trial.error)

@@ -43,7 +43,7 @@ from evaluators.tasks.small_images import FashionMNIST
 from search.algorithms.genetics.racing import RacingSettings
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.executors.base import Job
-from search.executors.recipe import TrialEvaluator
+from search.executors.trial_evaluator import TrialEvaluator
 from search.output.atomic import write_json
 from search.stages.search.context import CALIBRATION_SAMPLES
 from search.study.trial import Proposal, Trial
@@ -176,13 +176,13 @@ class Bench:
     def _ours(self, watch: Stopwatch, space: ChannelMask, index: int) -> Trial:
         """Evaluate a candidate as the search does, and time its parts."""
         evaluators_run = [Cost(CostSettings()), Accuracy(self.case.accuracy)]
-        recipe = TrialEvaluator(space, self.model, self.case.task, evaluators_run, 0, CPU)
+        evaluator = TrialEvaluator(space, self.model, self.case.task, evaluators_run, 0, CPU)
         with watch.around(
             build=(ChannelMask, "realize"),
             recalibrate=(evaluators.accuracy, "recalibrate"),
             score=(evaluators.accuracy, "measure"),
         ):
-            trial = watch.time("ours", recipe.evaluate, Job(index, Proposal(self.candidates[index])))
+            trial = watch.time("ours", evaluator.evaluate, Job(index, Proposal(self.candidates[index])))
         watch.rest("rest", "ours", ["build", "recalibrate", "score"])
         return trial
 

@@ -54,8 +54,8 @@ def gradient_cut(importance: CriterionName) -> Row:
 
     def row(bench: FilterBench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
         sparsifier = GradientCut(GradientCutSettings(macs=_share(task, reference, limit), importance=importance))
-        trained, settled = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, "one_cycle")
-        removed = remove_channels(Network(trained), sparsifier, task, settled)
+        trained, complete = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, "one_cycle")
+        removed = remove_channels(Network(trained), sparsifier, task, complete)
         if removed is None:
             raise RuntimeError("gradient cut removed nothing")
         return removed[0].model, 0

@@ -6,7 +6,7 @@ Every row starts from the same checkpoint, and ends at 10 % of its bytes and 1.5
 32 bits), with the same number of evaluations on the search split and the same number of epochs after them, distilled from the
 checkpoint. The joint rows search channels and bits together and train once, quantized. `prune, then quantize` divides its
 evaluations among several shares of MACs, takes the best of the pruned networks, trains it, chooses its bits by the integer
-programme and trains again. `uniform x uniform` takes the best share of channels for the same bits everywhere. Every cell is a
+program and trains again. `uniform x uniform` takes the best share of channels for the same bits everywhere. Every cell is a
 JSON file under ``--results`` and is not computed again; a killed benchmark goes on where it stopped. Prints mean and standard
 deviation over the seeds, and writes ``joint.json`` beside their folder.
 """

@@ -18,8 +18,8 @@ from benchmarks.pruning_bench import CPU, PEAK_LR, Bench
 from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.cost import Cost, CostSettings, count_costs
 from evaluators.sensitivity.estimates import SensitivitySettings, calibration_batches
-from evaluators.sensitivity.loss_increase import divergence_table
-from evaluators.sensitivity.omega import sum_of
+from evaluators.sensitivity.loss_increase import sum_of
+from evaluators.sensitivity.measured_increase import divergence_table
 from evaluators.task import Task
 from evaluators.training.loop import train
 from search.algorithms.base import Algorithm
@@ -33,7 +33,7 @@ from search.algorithms.mixed_starts import NODES, SHARES, kept_channels, mixed_s
 from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings, SamplerName
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.executors.base import Job
-from search.executors.recipe import TrialEvaluator
+from search.executors.trial_evaluator import TrialEvaluator
 from search.output.atomic import write_json
 from search.study.pareto import best
 from search.study.problem import Objective, Problem, Target
@@ -168,14 +168,14 @@ class Setting:
         problem = Problem(space, [Objective("loss", "minimize")], targets, known)
         return dataclasses.replace(problem, starts=tuple(mixed_starts(problem)))
 
-    def recipe(self, space: SearchSpace, model: nn.Module) -> TrialEvaluator:
+    def evaluator(self, space: SearchSpace, model: nn.Module) -> TrialEvaluator:
         """Return how candidates are measured: on the search split."""
         evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=4))]
         return TrialEvaluator(space, model, self.task, evaluators, self.bench.seed, CPU)
 
     def searched(self, problem: Problem, algorithm: Algorithm) -> Trial:
         """Return the best trial of a search."""
-        return _chosen(list(measured(algorithm, self.recipe(problem.space, self.reference))), problem)
+        return _chosen(list(measured(algorithm, self.evaluator(problem.space, self.reference))), problem)
 
 
 Row = Callable[[Setting], Outcome]
@@ -228,7 +228,7 @@ def _random(setting: Setting) -> Outcome:
 def _uniform(setting: Setting) -> Outcome:
     """Keep the same share of every layer, with the same bits everywhere; the best share on the search split."""
     problem = setting.problem()
-    recipe = setting.recipe(problem.space, setting.reference)
+    evaluator = setting.evaluator(problem.space, setting.reference)
     encoding = ChannelEncoding(problem)
     shares = [kept_channels(encoding, share, globally=False) for share in SHARES]
     trials: list[Trial] = []
@@ -237,7 +237,7 @@ def _uniform(setting: Setting) -> Outcome:
             candidate = uniform_allocation(problem, masks)
         except UnreachableTargetError:
             continue
-        trials.append(recipe.evaluate(Job(len(trials), Proposal(candidate))))
+        trials.append(evaluator.evaluate(Job(len(trials), Proposal(candidate))))
     return _delivered(setting, problem, _chosen(trials, problem))
 
 
@@ -248,15 +248,15 @@ def _prune_then_quantize(setting: Setting) -> Outcome:
     least Omega, by the checkpoint's table. The bits that are delivered are chosen by a table of the pruned, trained network.
     """
     sizes, joint = setting.sizes, setting.problem()
-    recipe = setting.recipe(joint.space, setting.reference)
+    evaluator = setting.evaluator(joint.space, setting.reference)
     each = (sizes.evaluations - len(SPLITS)) // len(SPLITS)
     trials: list[Trial] = []
     for split in SPLITS:
         problem = setting.channels(split)
         found = setting.searched(problem, _genetic(setting, problem, each, min(sizes.population, max(2, each // 2))))
         masks = found.proposal.candidate.values
-        programme = MixedIntegerProgram(BitEncoding(joint, masks), IntegerProgramSettings(gap=1e-3, nodes=NODES))
-        trials.append(recipe.evaluate(Job(len(trials), Proposal(programme.solve(()).candidate))))
+        program = MixedIntegerProgram(BitEncoding(joint, masks), IntegerProgramSettings(gap=1e-3, nodes=NODES))
+        trials.append(evaluator.evaluate(Job(len(trials), Proposal(program.solve(()).candidate))))
     chosen = _chosen(trials, joint)
     names = set(joint.tables["importance"])
     masks = {name: value for name, value in chosen.proposal.candidate.values.items() if name in names}

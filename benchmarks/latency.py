@@ -98,11 +98,11 @@ def measure(task: Shape, row: Row, settings: LatencySettings) -> dict[str, Any]:
     latency, model, began = Latency(settings), task.build(), time.process_time()
     space = ChannelMask(model, task.example_inputs(), ChannelMaskSettings(round_to=step))
     tables = LatencyTables(latency, model, model, task, None, print)
-    tables.teach(space)
+    tables.fit(space)
     spent = time.process_time() - began
     full = {name: "1" * domain.length for name, domain in space.domains.items()}
     whole = space.costs(replace(space.cheapest(), values=full))
-    targets = [Target("macs", MACS * whole["macs"]), *([Target("latency_ms", LATENCY * tables.baseline())] if timed else [])]
+    targets = [Target("macs", MACS * whole["macs"]), *([Target("latency_ms", LATENCY * tables.reference())] if timed else [])]
     known = {"importance": importance.score(model, space.groups, "l1")}
     candidate = uniform(Problem(space, [Objective("top1", "maximize")], targets, known))
     costs = space.costs(candidate)

@@ -5,7 +5,7 @@
 Every row starts from the same checkpoint and has the bytes of a network with 4, 3 or 2 bits in every layer but the first and
 the last, which have 8; inputs and additions have 8 bits. Quantization-aware training (learned steps, distillation from the
 checkpoint) lasts 3 epochs, but for `trained along` (the first seed only), whose search trains one more per step, and the rows
-that say `not trained` or `raw Omega`. At 2 bits there is nothing to choose. The network of the integer programme is exported,
+that say `not trained` or `raw Omega`. At 2 bits there is nothing to choose. The network of the integer program is exported,
 and compared on test images with ONNX Runtime. Every cell is a JSON file under ``--results`` and is not computed again. Prints
 mean and standard deviation over the seeds, and writes ``mixed_precision.json`` beside their folder.
 """
@@ -33,7 +33,7 @@ from search.output.atomic import write_json
 from spaces.quantization.layers import quantized_layers
 
 UNTRAINED = (4.0, 3.0)
-EXPORTED = "integer programme (ours)"
+EXPORTED = "integer program (ours)"
 PLAN = Plan(
     "mixed_precision",
     "benchmarks.mixed_precision_rows:ROWS",

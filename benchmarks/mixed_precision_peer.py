@@ -15,7 +15,7 @@ def mct_quantized(task: Task, model: nn.Module, weight_bytes: float, samples: in
     """Return ``model`` quantized after training by the toolkit, and the bytes of its weights.
 
     Its default target platform (weights of 2, 4 or 8 bits, inputs of 8), its defaults for the rest (thresholds by squared
-    error, bias correction, mixed precision by an integer programme over distances of activations).
+    error, bias correction, mixed precision by an integer program over distances of activations).
 
     Args:
         task: Data to calibrate on: the train split, unaugmented.

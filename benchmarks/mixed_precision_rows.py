@@ -16,8 +16,8 @@ from benchmarks.pruning_bench import CPU, Bench, Sizes
 from benchmarks.quantized_cells import quantized_training
 from evaluators.cost import Cost, CostSettings
 from evaluators.sensitivity.estimates import SensitivitySettings, calibration_batches
-from evaluators.sensitivity.loss_increase import divergence_table
-from evaluators.sensitivity.omega import LossIncrease, sum_of
+from evaluators.sensitivity.loss_increase import LossIncrease, sum_of
+from evaluators.sensitivity.measured_increase import divergence_table
 from evaluators.task import Task
 from evaluators.training.optimizers import OptimizerSettings
 from search.algorithms.base import Algorithm
@@ -26,8 +26,8 @@ from search.algorithms.integer_program import IntegerProgram, IntegerProgramSett
 from search.algorithms.progressive import Indicator, Progressive, ProgressiveSettings
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.executors.base import Job
-from search.executors.recipe import TrialEvaluator
 from search.executors.trial_checkpoints import TrialCheckpoints
+from search.executors.trial_evaluator import TrialEvaluator
 from search.output.atomic import write_json
 from search.study.pareto import best
 from search.study.problem import Objective, Problem, Target
@@ -193,7 +193,7 @@ def _trained_along(setting: Setting) -> Outcome:
     training = dataclasses.replace(quantized_training(setting.bench, 1), schedule="constant")
     training = dataclasses.replace(training, optimizer=OptimizerSettings("adamw", lr=3e-4, momentum=0.9, weight_decay=1e-4))
     omega = LossIncrease(dataclasses.replace(setting.sensitivity, sensitivity="adam"))
-    recipe = TrialEvaluator(
+    evaluator = TrialEvaluator(
         problem.space,
         setting.reference,
         setting.task,
@@ -210,7 +210,7 @@ def _trained_along(setting: Setting) -> Outcome:
     while not algorithm.finished:
         for proposal in algorithm.ask(1):
             start = checkpoints.start(proposal)
-            trial = recipe.evaluate(Job(len(trials), proposal), checkpoints.of(proposal), start)
+            trial = evaluator.evaluate(Job(len(trials), proposal), checkpoints.of(proposal), start)
             if trial.error:
                 raise RuntimeError(trial.error)
             checkpoints.keep(trial)
@@ -220,7 +220,7 @@ def _trained_along(setting: Setting) -> Outcome:
     chosen = best(trials, problem)
     if chosen is None:
         raise RuntimeError("no candidate was measured in full")
-    prepared = recipe.prepare(chosen.proposal, checkpoints.end(chosen.number))
+    prepared = evaluator.prepare(chosen.proposal, checkpoints.end(chosen.number))
     checkpoints.close()
     candidate = chosen.proposal.candidate
     trained = sum(trial.proposal.fidelity > 0 for trial in trials)
@@ -239,13 +239,13 @@ def _toolkit(setting: Setting) -> Outcome:
 
 
 ROWS: dict[str, Row] = {
-    "integer programme (ours)": _allocated(_integer_program, epochs=True),
+    "integer program (ours)": _allocated(_integer_program, epochs=True),
     "progressive (ours)": _allocated(_progressive("per_saving"), epochs=True),
     "progressive, trained along (ours)": _trained_along,
     "progressive, raw Omega": _allocated(_progressive("raw"), epochs=False),
     "uniform": _allocated(_uniform, epochs=True),
     "random search": _allocated(_random, epochs=True),
-    "integer programme, not trained (ours)": _allocated(_integer_program, epochs=False),
+    "integer program, not trained (ours)": _allocated(_integer_program, epochs=False),
     "progressive, not trained (ours)": _allocated(_progressive("per_saving"), epochs=False),
     "uniform, not trained": _allocated(_uniform, epochs=False),
     "model-compression-toolkit, not trained": _toolkit,

@@ -17,8 +17,8 @@ from evaluators.cost import Cost, CostSettings, count_costs
 from evaluators.task import Task
 from search.algorithms.halving import HalvingSettings
 from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings
-from search.executors.recipe import TrialEvaluator
 from search.executors.trial_checkpoints import TrialCheckpoints
+from search.executors.trial_evaluator import TrialEvaluator
 from search.output.atomic import write_json
 from search.run.network import Network
 from search.stages.removal import remove_channels
@@ -93,8 +93,8 @@ def pruned(
 ) -> nn.Module:
     """Return the network after a whole training with a sparsifier, without what that decided against."""
     sparsifier = kind(settings_for(task, reference, limit, base))
-    model, settled = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, schedule="one_cycle")
-    removed = remove_channels(Network(model), sparsifier, task, settled)
+    model, complete = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, schedule="one_cycle")
+    removed = remove_channels(Network(model), sparsifier, task, complete)
     if removed is None:
         raise RuntimeError("nothing was removed")
     return removed[0].model
@@ -130,16 +130,16 @@ def searched(bench: Bench[PruningSizes], task: Task, reference: nn.Module, limit
     space = PruningSchedule(reference, task.example_inputs(), PruningScheduleSettings(macs=(share,)), forward=task.forward)
     training = bench.training(bench.sizes.epochs, PEAK_LR, distilled=True)
     evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=4))]
-    recipe = TrialEvaluator(space, reference, task, evaluators, bench.seed, CPU, training)
+    evaluator = TrialEvaluator(space, reference, task, evaluators, bench.seed, CPU, training)
     starts = space.starting_points()
     problem = Problem(space, [Objective("top1", "maximize")], [Target("macs", limit)], {}, trains=True, starts=starts)
     settings = OptunaSamplerSettings(evaluations=bench.sizes.trials, halving=HalvingSettings((0.25, 0.5)))
     checkpoints = TrialCheckpoints(path.with_name(f"{path.stem}-trials"))
-    trials = list(measured(OptunaSampler(problem, settings, bench.seed), recipe, checkpoints))
+    trials = list(measured(OptunaSampler(problem, settings, bench.seed), evaluator, checkpoints))
     chosen = best(trials, problem)
     if chosen is None:
         raise RuntimeError("no schedule was run to its end")
-    network = space.convert(recipe.prepare(chosen.proposal, checkpoints.end(chosen.number)))
+    network = space.convert(evaluator.prepare(chosen.proposal, checkpoints.end(chosen.number)))
     write_json(path.with_name(f"{path.stem}-schedule.json"), dict(chosen.proposal.candidate.values))
     checkpoints.close()
     return network, 0

@@ -110,7 +110,7 @@ class Bench(Generic[S]):
         epochs: int | None = None,
         schedule: Schedule = "constant",
     ) -> tuple[nn.Module, bool]:
-        """Return the checkpoint after sparse training, with distillation from itself, and whether the sparsifier was settled.
+        """Return the checkpoint after sparse training, with distillation from itself, and whether the sparsifier was complete.
 
         Args:
             task: Data, loss and score.

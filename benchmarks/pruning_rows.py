@@ -19,7 +19,7 @@ from search.algorithms.encoding.uniform import uniform
 from search.algorithms.genetic import GeneticAlgorithm
 from search.algorithms.genetics.settings import GeneticSettings
 from search.algorithms.random import RandomSearch, RandomSettings
-from search.executors.recipe import TrialEvaluator
+from search.executors.trial_evaluator import TrialEvaluator
 from search.study.pareto import best
 from search.study.problem import Objective, Problem, Target
 from spaces.candidate import Candidate
@@ -52,8 +52,8 @@ def _problem(space: ChannelMask, model: nn.Module, limit: float, criterion: str,
 
 def _search(bench: SearchBench, task: Task, model: nn.Module, problem: Problem, algorithm: Algorithm) -> Candidate:
     evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=4))]
-    recipe = TrialEvaluator(problem.space, model, task, evaluators, bench.seed, CPU)
-    chosen = best(list(measured(algorithm, recipe)), problem)
+    evaluator = TrialEvaluator(problem.space, model, task, evaluators, bench.seed, CPU)
+    chosen = best(list(measured(algorithm, evaluator)), problem)
     if chosen is None:
         raise RuntimeError("no candidate was measured in full")
     return chosen.proposal.candidate

@@ -35,7 +35,7 @@ from evaluators.training.settings import TrainingSettings
 from search.algorithms.genetic import GeneticAlgorithm
 from search.algorithms.genetics.racing import RacingSettings
 from search.algorithms.genetics.settings import GeneticSettings
-from search.executors.recipe import TrialEvaluator
+from search.executors.trial_evaluator import TrialEvaluator
 from search.output.atomic import write_tensors
 from search.stages.search.context import CALIBRATION_SAMPLES
 from search.study.pareto import best
@@ -139,10 +139,10 @@ def run(plan: Plan, task: Classification, model: nn.Module, racing: RacingSettin
     settings = GeneticSettings(population=plan.population, generations=plan.generations, elite=plan.elite, racing=racing)
     algorithm = GeneticAlgorithm(problem, settings, seed)
     accuracy = Accuracy(AccuracySettings(batch_norm_batches=plan.batch_norm_batches))
-    recipe = TrialEvaluator(space, model, task, [Cost(CostSettings()), accuracy], seed, CPU)
+    evaluator = TrialEvaluator(space, model, task, [Cost(CostSettings()), accuracy], seed, CPU)
     trials: list[Trial] = []
     improvements: list[tuple[float, int, float]] = []
-    for trial in measured(algorithm, recipe):
+    for trial in measured(algorithm, evaluator):
         trials.append(trial)
         top1 = trial.metrics["top1"] if trial.proposal.fidelity == 1.0 else 0.0
         if top1 > max((score for _, _, score in improvements), default=0.0):

@@ -40,10 +40,10 @@ from search.algorithms.base import Algorithm
 from search.executors.base import Evaluate, Executor, Job, Workload
 from search.executors.ray import RayExecutor
 from search.executors.ray_settings import RaySettings
-from search.executors.recipe import TrialEvaluator
 from search.executors.serial import SerialExecutor, SerialSettings
 from search.executors.shipment import ship
 from search.executors.trial_checkpoints import TrialCheckpoints
+from search.executors.trial_evaluator import TrialEvaluator
 from search.output.progress import Log
 from search.run.stage_run import Stopwatch, device_of
 from search.stages.search.batch_loop import BatchLoop
@@ -148,17 +148,17 @@ def real(data: str, evaluations: int, repeats: int, images: int) -> Row:
     model = task.reference_model().eval()
     space = ChannelMask(model, task.example_inputs(), forward=task.forward)
     evaluators = [Accuracy(AccuracySettings(batch_norm_batches=2)), Cost(CostSettings())]
-    recipe = TrialEvaluator(space, model, task, evaluators, 0, device_of("cpu"))
+    evaluator = TrialEvaluator(space, model, task, evaluators, 0, device_of("cpu"))
     problem = Problem(space, [Objective("top1", "maximize"), Objective("macs", "minimize")], [], {})
 
     def pack(device: str) -> Callable[[], Evaluate]:
-        return ship(recipe, [], partial(build_task, settings), 1, device)
+        return ship(evaluator, [], partial(build_task, settings), 1, device)
 
     jobs = [Job(number, proposal) for number, proposal in enumerate(Listed(problem, evaluations).ask(evaluations))]
     rows: list[Row] = []
     for repeat in range(repeats):
         for workers in (1, 2) if repeat % 2 == 0 else (2, 1):
-            executor = on_ray(pack, recipe.evaluate, workers, 1.0)
+            executor = on_ray(pack, evaluator.evaluate, workers, 1.0)
             rows.append(timed(executor, problem, evaluations, evaluations))
             executor.close()
             rows[-1]["plain_seconds"] = seconds_in(workers, pack("cpu"), jobs)

@@ -2,7 +2,7 @@
 
 EVALUATORS = {
     "cost": "evaluators.cost:Cost",
-    "omega": "evaluators.sensitivity.omega:LossIncrease",
+    "omega": "evaluators.sensitivity.loss_increase:LossIncrease",
     "accuracy": "evaluators.accuracy:Accuracy",
     "latency": "evaluators.latency.latency:Latency",
 }

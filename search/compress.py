@@ -24,7 +24,7 @@ class Compressed:
 
     Attributes:
         model: The smaller network, in evaluation mode on the CPU.
-        report: The content of report.json: ``baseline`` and ``result``, the front, the yardsticks.
+        report: The content of report.json: ``reference`` and ``result``, the front, the baselines.
         folder: The run folder, with report.html and ``best/``.
     """
 

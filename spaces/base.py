@@ -64,7 +64,7 @@ class SearchSpace(ABC):
             InvalidCandidateError: A decision is missing, unknown or outside its domain.
         """
 
-    def take_over(self, prepared: nn.Module, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    def inherit_weights(self, prepared: nn.Module, weights: Mapping[str, Tensor], model: nn.Module) -> None:
         """Give ``prepared`` the trained weights of another candidate's prepared network, in place.
 
         Taken are parameters, and those buffers that ``model`` has too: the others hold decisions of the other candidate.

@@ -224,7 +224,7 @@ class BitWidth(SearchSpace):
             raise EquivalenceError(f"the stored integers change the network's outputs by {error:.3g}; expected the same")
         return error
 
-    def take_over(self, prepared: nn.Module, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    def inherit_weights(self, prepared: nn.Module, weights: Mapping[str, Tensor], model: nn.Module) -> None:
         """Give ``prepared`` the weights and biases of another candidate's network, and learned steps for the same bits.
 
         Steps for other bits are calibrated anew for the weights, and stay as calibrated for activations.

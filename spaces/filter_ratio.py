@@ -236,8 +236,8 @@ class RecordedCut(GradientCut):
         super().__init__(settings, channels)
         self._whole = whole
 
-    def conclude(self) -> None:
-        super().conclude()
+    def finish(self) -> None:
+        super().finish()
         decided, mask = self.keep_masks(), self._model.get_buffer(PREPARED)
         for group in self._whole.groups:
             if group.name in decided:

@@ -241,7 +241,7 @@ def _epochs(
                 seconds=time.perf_counter() - began,
             )
             history.epochs.append(record)
-            if sparsifier is not None and not sparsifier.settled:
+            if sparsifier is not None and not sparsifier.complete:
                 history.unsettled = record.epoch
             elif settings.early_stop is not None:
                 leader = history.best
@@ -260,7 +260,7 @@ def _epochs(
     if settings.early_stop is not None and best:
         model.load_state_dict(best)
     if sparsifier is not None:
-        sparsifier.conclude()
+        sparsifier.finish()
     return history
 
 

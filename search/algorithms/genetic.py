@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from search.algorithms.base import Algorithm
 from search.algorithms.encoding.channel_encoding import ChannelEncoding
-from search.algorithms.genetics.breeding import Breeder
 from search.algorithms.genetics.individual import Fitness, Individual, select_survivors
 from search.algorithms.genetics.racing import Race
+from search.algorithms.genetics.reproduction import Breeder
 from search.algorithms.genetics.settings import GeneticSettings
 from search.algorithms.ledger import Ledger
 from search.study.pareto import gains, is_finite

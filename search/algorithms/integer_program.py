@@ -21,12 +21,12 @@ from spaces.errors import SecateursError
 
 @dataclass(frozen=True)
 class IntegerProgramSettings:
-    """Options of the integer programme.
+    """Options of the integer program.
 
     Attributes:
         budgets: Number of budgets that a front is swept with, where a cost is an objective too; the first is the target.
-        gap: Relative distance from the optimum at which a programme may end; 0 solves it exactly.
-        nodes: Most nodes of branch and bound for one programme, or None; what is left then is the gap that is reported.
+        gap: Relative distance from the optimum at which a program may end; 0 solves it exactly.
+        nodes: Most nodes of branch and bound for one program, or None; what is left then is the gap that is reported.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -46,7 +46,7 @@ class IntegerProgramSettings:
 
 @dataclass(frozen=True)
 class Solution:
-    """The answer to one programme.
+    """The answer to one program.
 
     Attributes:
         candidate: The allocation.
@@ -103,7 +103,7 @@ class IntegerProgram(Algorithm):
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """The programmes: ``fingerprint``, ``omega``, ``gap`` and ``limits`` of each solution."""
+        """The programs: ``fingerprint``, ``omega``, ``gap`` and ``limits`` of each solution."""
         return {
             "programmes": [
                 {"fingerprint": one.candidate.fingerprint, "omega": one.omega, "gap": one.gap, "limits": dict(one.limits)}
@@ -113,7 +113,7 @@ class IntegerProgram(Algorithm):
 
 
 class MixedIntegerProgram:
-    """The integer programme of one problem, to be solved under the targets and further limits.
+    """The integer program of one problem, to be solved under the targets and further limits.
 
     Args:
         encoding: Decisions, Omega and costs.
@@ -146,7 +146,7 @@ class MixedIntegerProgram:
                     candidate, self._encoding.omega(candidate), gap, {target.metric: target.limit for target in asked}
                 )
             tightened = [limit - 2.0 * over for limit, over in zip(tightened, excess, strict=True)]
-        raise SecateursError("the integer programme exceeds its limits by rounding: expected limits that are not this narrow")
+        raise SecateursError("the integer program exceeds its limits by rounding: expected limits that are not this narrow")
 
     def sweep(self, metric: str, budgets: int) -> list[Solution]:
         """Return the different solutions at evenly spaced budgets of a cost, from the most allowed to the least possible."""
@@ -198,7 +198,7 @@ class MixedIntegerProgram:
             reachable = ", ".join(f"{target.metric} <= {target.limit:g}" for target in asked)
             raise UnreachableTargetError(f"no choice of bits keeps all of {reachable}; raise one of them")
         if found.x is None:
-            raise SecateursError(f"the integer programme has no answer ({found.message.strip()}); raise algorithm.nodes")
+            raise SecateursError(f"the integer program has no answer ({found.message.strip()}); raise algorithm.nodes")
         positions = np.split(found.x, np.cumsum(sizes)[:-1])
         return [int(part.argmax()) for part in positions], max(0.0, float(found.mip_gap or 0.0))
 

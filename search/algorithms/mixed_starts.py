@@ -56,8 +56,8 @@ def programmed(problem: Problem, masks: dict[str, Value]) -> Candidate | None:
     if "omega" not in problem.tables:
         return None
     try:
-        programme = MixedIntegerProgram(BitEncoding(problem, masks), IntegerProgramSettings(gap=1e-3, nodes=NODES))
-        return programme.solve(()).candidate
+        program = MixedIntegerProgram(BitEncoding(problem, masks), IntegerProgramSettings(gap=1e-3, nodes=NODES))
+        return program.solve(()).candidate
     except UnreachableTargetError:
         return None
 

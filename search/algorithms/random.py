@@ -26,7 +26,7 @@ class RandomSettings:
 
     Attributes:
         evaluations: Number of candidates.
-        channels: Which channels of a layer stay: the most ``importance`` (a strong yardstick), or ``random`` ones.
+        channels: Which channels of a layer stay: the most ``importance`` (a strong baseline), or ``random`` ones.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -42,7 +42,7 @@ class RandomSettings:
 class RandomSearch(Algorithm):
     """Draws how much every layer keeps, scales it to just under the target, and never draws a candidate twice.
 
-    The yardstick of every search with as many evaluations (Li and Talwalkar 2019, arXiv 1902.07638): it shares repair
+    The baseline of every search with as many evaluations (Li and Talwalkar 2019, arXiv 1902.07638): it shares repair
     and budget filling with the genetic search. Without a target it spreads candidates over all costs.
     """
 

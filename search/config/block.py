@@ -25,16 +25,16 @@ class Limit:
     """An upper limit on a cost.
 
     Attributes:
-        value: The limit: a share of the baseline's cost where ``relative``, else in the metric's unit.
-        relative: Whether ``value`` is a share of the baseline.
+        value: The limit: a share of the reference's cost where ``relative``, else in the metric's unit.
+        relative: Whether ``value`` is a share of the reference.
     """
 
     value: float
     relative: bool
 
-    def absolute(self, baseline: float) -> float:
-        """Return the limit in the metric's unit, for a baseline network that costs ``baseline``."""
-        return self.value * baseline if self.relative else self.value
+    def absolute(self, reference: float) -> float:
+        """Return the limit in the metric's unit, for a reference network that costs ``reference``."""
+        return self.value * reference if self.relative else self.value
 
     def __str__(self) -> str:
         return f"<= {self.value * 100:.12g}%" if self.relative else f"<= {self.value!r}"
@@ -46,14 +46,14 @@ _LIMIT = re.compile(
 
 
 def parse_limit(text: str | float) -> Limit:
-    """Read a target such as ``"<= 40%"`` (of the baseline) or ``"<= 1200000"`` (in the metric's unit).
+    """Read a target such as ``"<= 40%"`` (of the reference) or ``"<= 1200000"`` (in the metric's unit).
 
     Raises:
         ValueError: ``text`` is no such limit, or one that no network or every network meets.
     """
     found = None if isinstance(text, bool) else _LIMIT.match(str(text))
     if found is None:
-        raise ValueError(f'expected "<= 40%" (of the baseline) or "<= 1200000" (in the metric\'s unit), got {text!r}')
+        raise ValueError(f'expected "<= 40%" (of the reference) or "<= 1200000" (in the metric\'s unit), got {text!r}')
     value = float(found["number"].replace("_", ""))
     if value <= 0:
         raise ValueError(f"a limit must be above 0, got {text!r}: no network costs nothing")

@@ -96,7 +96,7 @@ def _quantized(document: Document, stages: Sequence[Block | None]) -> Iterable[F
 
 
 def _teacher_before_reference(document: Document, stages: Sequence[Block | None]) -> Iterable[Fault]:
-    """Refuse to learn from the baseline before there is one."""
+    """Refuse to learn from the reference before there is one."""
     for index, stage in enumerate(stages):
         if stage is None or STAGE.find(stage.name).compresses:
             return

@@ -88,7 +88,7 @@ class LimitText:
         if isinstance(value, Limit):
             return value
         if not isinstance(value, str | int | float):
-            raise ValueError(f'expected "<= 40%" (of the baseline) or a number, got {value!r}')
+            raise ValueError(f'expected "<= 40%" (of the reference) or a number, got {value!r}')
         return parse_limit(value)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

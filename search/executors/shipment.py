@@ -1,4 +1,4 @@
-"""Shipments: a recipe on its way to another process, where it evaluates as it would here."""
+"""A trial evaluator made ready for another process, where it evaluates as it would here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from evaluators.task import Task
 from evaluators.training.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.executors.base import Evaluate
-from search.executors.recipe import TrialEvaluator
+from search.executors.trial_evaluator import TrialEvaluator
 from search.run.network import Network, restore
 from spaces.errors import SecateursError
 
@@ -26,13 +26,13 @@ class ShipmentError(SecateursError):
 
 @dataclass(frozen=True)
 class Shipment:
-    """A recipe without what the other process makes itself (the task, the network's structure).
+    """A trial evaluator without what the other process makes itself (the task, the network's structure).
 
     The space travels as it is, with all that was measured for it: measured again on another kind of machine, the last bits
     might differ.
 
     Attributes:
-        recipe: The recipe, pickled for the wire; task, device, network and what is on an accelerator are left out.
+        evaluator: The trial evaluator, pickled for the wire; task, device, network and what is on an accelerator are left out.
         network: Weights and the changes of structure, packed.
         placed: Tensors that belong on the device, packed.
         build_task: Returns the task; it finds its data where the other process is.
@@ -41,7 +41,7 @@ class Shipment:
         threads: Torch threads to evaluate with.
     """
 
-    recipe: bytes
+    evaluator: bytes
     network: bytes
     placed: bytes
     build_task: Callable[[], Task]
@@ -50,7 +50,7 @@ class Shipment:
     threads: int
 
     def __call__(self) -> Evaluate:
-        """Return the recipe's ``evaluate``, in this process.
+        """Return the trial evaluator's ``evaluate``, in this process.
 
         Raises:
             ShipmentError: Model or data are not the driver's.
@@ -68,37 +68,37 @@ class Shipment:
         network.model.to(device).eval()
         placed = {name: tensor.to(device) for name, tensor in unpack_checkpoint(self.placed)[0].items()}
         kept = {"task": task, "device": device}
-        reader = _Reader(io.BytesIO(self.recipe), kept, _parts(network), placed)
-        recipe: TrialEvaluator = reader.load()
-        return recipe.evaluate
+        reader = _Reader(io.BytesIO(self.evaluator), kept, _parts(network), placed)
+        evaluator: TrialEvaluator = reader.load()
+        return evaluator.evaluate
 
 
 def ship(
-    recipe: TrialEvaluator,
+    evaluator: TrialEvaluator,
     transformations: Sequence[dict[str, Any]],
     build_task: Callable[[], Task],
     threads: int,
     device: str,
 ) -> Shipment:
-    """Return ``recipe`` as a shipment.
+    """Return ``evaluator`` as a shipment.
 
     Args:
-        recipe: How a candidate is measured.
+        evaluator: Builds, trains and measures a candidate.
         transformations: How the structure of its network came from the task's own.
         build_task: Returns the task, in any process.
         device: The configuration's device.
         threads: Torch threads to evaluate with.
     """
-    network = Network(recipe.model, tuple(transformations))
+    network = Network(evaluator.model, tuple(transformations))
     placed: dict[str, Tensor] = {}
     buffer = io.BytesIO()
-    _writer(buffer, {"task": recipe.task, "device": recipe.device}, _parts(network), placed).dump(recipe)
+    _writer(buffer, {"task": evaluator.task, "device": evaluator.device}, _parts(network), placed).dump(evaluator)
     return Shipment(
-        recipe=buffer.getvalue(),
+        evaluator=buffer.getvalue(),
         network=pack_checkpoint(network.tensors(), {"transformations": list(transformations)}),
         placed=pack_checkpoint(placed, {}),
         build_task=build_task,
-        fingerprint=recipe.task.fingerprint,
+        fingerprint=evaluator.task.fingerprint,
         device=device,
         threads=threads,
     )

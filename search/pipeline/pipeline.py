@@ -1,4 +1,4 @@
-"""The pipeline: stages one after the other, for the result and beside it for every yardstick."""
+"""The pipeline: stages one after the other, for the result and beside it for every baseline."""
 
 from __future__ import annotations
 
@@ -95,31 +95,31 @@ class _Pipeline:
         """Go through the stages, measure what came out of them, and return the report."""
         stages = [_stage(block) for block in self.config.stages]
         flows = {RESULT: self._start()}
-        baseline: Flow | None = None
-        dense_asked = any(DENSE in getattr(stage.settings, "yardsticks", ()) for stage in self.config.stages)
+        reference: Flow | None = None
+        dense_asked = any(DENSE in getattr(stage.settings, "baselines", ()) for stage in self.config.stages)
         for number, stage in enumerate(stages):
-            if stage.compresses and baseline is None:
-                baseline = flows[RESULT]
+            if stage.compresses and reference is None:
+                reference = flows[RESULT]
                 if dense_asked:
-                    flows[DENSE] = replace(baseline, entries=())
-            flows = self._stage(number, stage, flows, baseline)
-        baseline = baseline if baseline is not None else flows[RESULT]
+                    flows[DENSE] = replace(reference, entries=())
+            flows = self._stage(number, stage, flows, reference)
+        reference = reference if reference is not None else flows[RESULT]
         measurements = Measurements(self.run_folder.checkpoints / "measurements.json")
         rows = {}
         self.log.write(f"measuring what came out on the test split, {len(flows) + 1} networks")
-        for role, flow in {"baseline": baseline, **flows}.items():
+        for role, flow in {"reference": reference, **flows}.items():
             model = flow.network.stored().model.to(self.device)
             rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
         latency = None
         if (timed := latency_of(self.config)) is not None:
-            key = key_of(baseline.key, {role: flow.key for role, flow in flows.items()})
-            latency = measurements.row("latency", key, partial(measure_latency, timed, baseline, flows, self.task))
+            key = key_of(reference.key, {role: flow.key for role, flow in flows.items()})
+            latency = measurements.row("latency", key, partial(measure_latency, timed, reference, flows, self.task))
             for role, row in rows.items():
                 row["latency_ms"] = latency["networks"][role]["median"]
         kept = Measurements(self.run_folder.checkpoints / "retention.json")
-        retention = Retention(baseline.network, self.task, self.device)
+        retention = Retention(reference.network, self.task, self.device)
         shares = {role: kept.row(role, flow.key, partial(retention.of, flow.network)) for role, flow in flows.items()}
-        return build_report(self.config, baseline, flows, rows, shares, latency, self._seconds(), self.task.size("test"))
+        return build_report(self.config, reference, flows, rows, shares, latency, self._seconds(), self.task.size("test"))
 
     def _start(self) -> Flow:
         """Return the network that the run starts from: the same one on resume, wherever its weights came from."""
@@ -132,29 +132,29 @@ class _Pipeline:
             done = step.load(self.task)
         return Flow(_there(done, step)[0], key)
 
-    def _stage(self, number: int, stage: Stage, flows: dict[str, Flow], baseline: Flow | None) -> dict[str, Flow]:
+    def _stage(self, number: int, stage: Stage, flows: dict[str, Flow], reference: Flow | None) -> dict[str, Flow]:
         """Return the flows that leave a stage."""
         before = flows[RESULT]
-        after = {RESULT: self._step(number, stage, RESULT, before, baseline, {})}
+        after = {RESULT: self._step(number, stage, RESULT, before, reference, {})}
         found = after[RESULT].entries[-1].notes
         if stage.searches:
-            for yardstick in getattr(self.config.stages[number].settings, "yardsticks", ()):
-                if yardstick != DENSE:
-                    after[yardstick] = self._step(number, stage, yardstick, before, baseline, found)
+            for baseline in getattr(self.config.stages[number].settings, "baselines", ()):
+                if baseline != DENSE:
+                    after[baseline] = self._step(number, stage, baseline, before, reference, found)
             if DENSE in flows:
                 after[DENSE] = flows[DENSE]
         else:
             for variant, flow in flows.items():
                 if variant != RESULT:
-                    after[variant] = self._step(number, stage, variant, flow, baseline, found) if stage.trains else flow
+                    after[variant] = self._step(number, stage, variant, flow, reference, found) if stage.trains else flow
         return after
 
-    def _step(self, number: int, stage: Stage, variant: str, flow: Flow, baseline: Flow | None, found: dict[str, Any]) -> Flow:
+    def _step(self, number: int, stage: Stage, variant: str, flow: Flow, reference: Flow | None, found: dict[str, Any]) -> Flow:
         """Run a stage on one flow, unless that is done already."""
         name = self.config.stages[number].name
         label = f"{number}-{name}"
         depends_on = stage.depends_on(variant, self.settings[number][name])
-        key = key_of(flow.key, variant, baseline.key if baseline is not None else "", depends_on)
+        key = key_of(flow.key, variant, reference.key if reference is not None else "", depends_on)
         step = StageStep(self.run_folder.checkpoints / label / variant, key)
         step.open()
         done = step.load(self.task)
@@ -170,7 +170,7 @@ class _Pipeline:
                 build_task=partial(build_task, self.config.task),
                 device=self.device,
                 execution=self.config.execution,
-                baseline=baseline.network if baseline is not None else None,
+                reference=reference.network if reference is not None else None,
                 best=self.best,
                 storage=self.storage,
                 log=self.log,
@@ -204,13 +204,13 @@ class _Pipeline:
         self.best.replace(flow.network, {"step": label, **found, "key": flow.key})
 
     def _seconds(self) -> list[dict[str, Any]]:
-        """Return the wall-clock seconds of every stage: of the result, and of the yardsticks beside it."""
+        """Return the wall-clock seconds of every stage: of the result, and of the baselines beside it."""
         stages = []
         for number, block in enumerate(self.config.stages):
             folder = self.run_folder.checkpoints / f"{number}-{block.name}"
             seconds = {path.parent.name: Stopwatch.read(path) for path in sorted(folder.glob("*/seconds.json"))}
             result = seconds.pop(RESULT, 0.0)
-            stages.append({"name": block.name, "seconds": result, "yardstick_seconds": seconds})
+            stages.append({"name": block.name, "seconds": result, "baseline_seconds": seconds})
         return stages
 
 

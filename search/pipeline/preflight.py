@@ -45,7 +45,7 @@ def preflight(config: Config) -> Iterator[str]:
         SecateursError: The model or its data cannot be had, its outputs do not fit the data, nothing is open to a search,
             or no candidate can meet a target.
     """
-    from evaluators.cost import count_costs as count_costs
+    from evaluators.cost import count_costs
     from evaluators.tasks.measure import measure
 
     if config.storage is not None:

@@ -34,7 +34,7 @@ def rehearse(config: Config) -> Iterator[str]:
     """
     yield from preflight(config)
     task = config.build_task()
-    network = baseline = Network(task.reference_model().eval())
+    network = reference = Network(task.reference_model().eval())
     unknown = False
     for number, block in enumerate(config.stages):
         stage: Stage = STAGE.build(block)
@@ -43,7 +43,7 @@ def rehearse(config: Config) -> Iterator[str]:
         step = f"{number}-{block.name}"
         try:
             with placed(step):
-                network = stage.check(network, _stage_run(config, task, step, baseline))
+                network = stage.check(network, _stage_run(config, task, step, reference))
         except UnreachableTargetError:
             if not unknown:
                 raise
@@ -52,7 +52,7 @@ def rehearse(config: Config) -> Iterator[str]:
         unknown = unknown or (hasattr(block.settings, "sparsifier") and SPARSIFIER.find(block.settings.sparsifier.name).removes)
 
 
-def _stage_run(config: Config, task: Task, step: str, baseline: Network) -> StageRun:
+def _stage_run(config: Config, task: Task, step: str, reference: Network) -> StageRun:
     nowhere = Path()
     return StageRun(
         name=config.name,
@@ -64,7 +64,7 @@ def _stage_run(config: Config, task: Task, step: str, baseline: Network) -> Stag
         build_task=partial(build_task, config.task),
         device=device_of(config.execution.device),
         execution=config.execution,
-        baseline=baseline,
+        reference=reference,
         best=Best(nowhere, {}, {}),
         storage=None,
         log=Log(None, None),

@@ -12,7 +12,7 @@ from search.output.atomic import write_json
 from search.pipeline.pipeline import run
 from search.report.page import render
 
-KEPT = ("seed", "baseline", "result", "yardsticks", "target_met")
+KEPT = ("seed", "reference", "result", "baselines", "target_met")
 """What the first run's report holds of every seed's."""
 
 
@@ -20,7 +20,7 @@ def repeat(config: Config, folder: Path, seeds: int, console: Console | None = N
     """Run a pipeline with ``seeds`` seeds, or go on with that, and return the first one's report.json.
 
     The first run is the one without repetition; the others are in ``NAME-seed-N`` beside it. With more than one,
-    report.json has ``seeds``: of every run its ``seed``, ``baseline``, ``result``, ``yardsticks`` and ``target_met``.
+    report.json has ``seeds``: of every run its ``seed``, ``reference``, ``result``, ``baselines`` and ``target_met``.
 
     Args:
         config: What to run; its seed is the first.

@@ -1,4 +1,4 @@
-"""Retention of task-relevant features: how much of what the baseline tells the classes apart by is left, layer by layer."""
+"""Retention of task-relevant features: how much of what the reference tells the classes apart by is left, layer by layer."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ SAMPLES = 2048
 
 
 class Retention:
-    """Measures the networks of a run against its baseline.
+    """Measures the networks of a run against its reference.
 
     Relevance is the criterion ``task_relevance``, Fisher's ratio between the classes of a channel's pooled activation. That a
     pruned network is judged by the share it keeps is the method's (Gao, Wang, Jing, Yu, Scientia Sinica Informationis 2022).
 
     Args:
-        baseline: The network that entered the first compression stage.
+        reference: The network that entered the first compression stage.
         task: Data and labels.
         device: Where networks run.
     """
 
-    def __init__(self, baseline: Network, task: Task, device: torch.device) -> None:
-        self._baseline = baseline
+    def __init__(self, reference: Network, task: Task, device: torch.device) -> None:
+        self._reference = reference
         self._task = task
         self._device = device
 
@@ -44,8 +44,8 @@ class Retention:
         """Return what ``network`` keeps; None where no channel was removed, layers are gone, or the task has no class labels.
 
         Returns:
-            ``chosen``, the share of the baseline's relevance in the channels that were kept, and ``retained``, the relevance
-            of the network as it is, trained again, over the baseline's; for the whole network and, in ``layers``, with
+            ``chosen``, the share of the reference's relevance in the channels that were kept, and ``retained``, the relevance
+            of the network as it is, trained again, over the reference's; for the whole network and, in ``layers``, with
             ``name``, ``channels`` and ``kept``, for every open group whose relevance is not 0.
         """
         cuts = [Cut.from_json(step) for step in _steps(self._changes(network)) if step["kind"] == "slice_channels"]
@@ -67,7 +67,7 @@ class Retention:
         return {**_shares(before, after, mask), "layers": layers}
 
     def _changes(self, network: Network) -> tuple[dict[str, Any], ...]:
-        return network.transformations[len(self._baseline.transformations) :]
+        return network.transformations[len(self._reference.transformations) :]
 
     @cached_property
     def _has_labels(self) -> bool:
@@ -76,7 +76,7 @@ class Retention:
 
     @cached_property
     def _groups(self) -> ChannelGroups | None:
-        model = self._baseline.model.to(self._device).eval()
+        model = self._reference.model.to(self._device).eval()
         try:
             return find_checked_groups(model, self._task.example_inputs().to(self._device), forward=self._task.forward)
         except UnsupportedModelError:
@@ -85,7 +85,7 @@ class Retention:
     @cached_property
     def _relevance(self) -> np.ndarray:
         assert self._groups is not None
-        return self._measured(self._baseline, self._groups)
+        return self._measured(self._reference, self._groups)
 
     def _measured(self, network: Network, groups: ChannelGroups) -> np.ndarray:
         """Return the relevance of every channel of ``network``, of shape ``(groups.width,)``."""

@@ -26,7 +26,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Flow:
-    """A network on its way through the pipeline: the result, or a yardstick.
+    """A network on its way through the pipeline: the result, or a baseline.
 
     Attributes:
         network: The network.
@@ -55,7 +55,7 @@ class Flow:
 
 def build_report(
     config: Config,
-    baseline: Flow,
+    reference: Flow,
     flows: Mapping[str, Flow],
     rows: Mapping[str, Any],
     retention: Mapping[str, Any],
@@ -65,21 +65,21 @@ def build_report(
 ) -> dict[str, Any]:
     """Return report.json.
 
-    ``baseline``, ``result`` and every entry of ``yardsticks`` hold ``top1``, ``loss``, ``metrics``, ``parameters``, ``macs``,
-    ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split. A yardstick also has, where it comes from a
+    ``reference``, ``result`` and every entry of ``baselines`` hold ``top1``, ``loss``, ``metrics``, ``parameters``, ``macs``,
+    ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split. A baseline also has, where it comes from a
     search stage: ``before_retraining`` (metrics on the search split), ``fingerprint`` and ``layers``. ``searches`` has, per
     search stage: ``stage``, ``objectives``, ``target`` (limits in the metric's unit), ``target_met``, ``pareto``, ``trials``
     (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``, ``metrics`` and, of a failed one, ``error``),
     ``failed``, ``ended_by``, ``worker_seconds`` (what its trials took, added up), ``asynchronous`` (trials were told as they
-    were finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer programme
+    were finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer program
     with their ``gap``), ``sensitivity`` (:meth:`.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen``
     (a trial), ``finalists`` (each ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``,
     ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
     ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
-    ``yardstick_histories`` those of the yardsticks. ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``,
+    ``baseline_histories`` those of the baselines. ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``,
     ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``, ``nodes``, ``reason``) and ``max_abs_error``.
-    ``retention`` has, for the result and the yardsticks from which channels were removed, by role: ``chosen`` and
-    ``retained`` (shares of the baseline's task relevance, see :class:`.Retention`) and ``layers``, each with
+    ``retention`` has, for the result and the baselines from which channels were removed, by role: ``chosen`` and
+    ``retained`` (shares of the reference's task relevance, see :class:`.Retention`) and ``layers``, each with
     ``name``, ``channels``, ``kept`` and the same two. ``output_changes`` has, per stage whose training made what it removed
     zero: ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
     ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
@@ -91,10 +91,10 @@ def build_report(
 
     Args:
         config: The run's configuration.
-        baseline: The network that entered the first compression stage.
-        flows: The result and the yardsticks, at the end of the pipeline.
-        rows: The figures of ``baseline`` and of every flow on the test split.
-        retention: What every flow keeps of the baseline's task relevance, None where that is not known.
+        reference: The network that entered the first compression stage.
+        flows: The result and the baselines, at the end of the pipeline.
+        rows: The figures of ``reference`` and of every flow on the test split.
+        retention: What every flow keeps of the reference's task relevance, None where that is not known.
         latency: The latency of all networks, None where it was not measured.
         stages: Name and seconds of every stage.
         test_samples: How many samples scores were measured on.
@@ -111,10 +111,10 @@ def build_report(
         "seed": config.seed,
         "target": {metric: target["text"] for metric, target in limits.items()} or None,
         "target_met": _met(limits),
-        "baseline": rows["baseline"],
+        "reference": rows["reference"],
         "result": rows[RESULT],
         "pareto": last["pareto"] if last else [],
-        "yardsticks": {name: {**rows[name], **_candidate(flow)} for name, flow in flows.items() if name != RESULT},
+        "baselines": {name: {**rows[name], **_candidate(flow)} for name, flow in flows.items() if name != RESULT},
         "searches": searches,
         "stages": stages,
         "test_samples": test_samples,
@@ -130,7 +130,7 @@ def build_report(
         "participation": _participation(result),
         "remarks": [entry.notes["remark"] for entry in result.entries if entry.notes.get("remark")],
         "histories": [history for history in histories if history["variant"] == RESULT],
-        "yardstick_histories": [history for history in histories if history["variant"] != RESULT],
+        "baseline_histories": [history for history in histories if history["variant"] != RESULT],
     }
 
 
@@ -163,7 +163,7 @@ def _met(limits: Mapping[str, Any]) -> bool | None:
 
 
 def _candidate(flow: Flow) -> dict[str, Any]:
-    """Return what a yardstick's candidate was before retraining; nothing for the dense one."""
+    """Return what a baseline's candidate was before retraining; nothing for the dense one."""
     search = flow.last_search()
     if search is None:
         return {}
@@ -187,7 +187,7 @@ def _participation(result: Flow) -> list[dict[str, Any]]:
 
 
 def _histories(flows: Mapping[str, Flow]) -> list[dict[str, Any]]:
-    """Return every training, each once: yardsticks share the result's up to the search."""
+    """Return every training, each once: baselines share the result's up to the search."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for variant, flow in flows.items():
         own = variant != RESULT

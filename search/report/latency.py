@@ -9,10 +9,10 @@ from search.report.view import Row, words
 
 
 def latency_rows(report: Mapping[str, Any]) -> list[Row]:
-    """Return a row per network: its median with the interval, its share of the baseline's, and what the table predicted."""
+    """Return a row per network: its median with the interval, its share of the reference's, and what the table predicted."""
     latency = report.get("latency") or {}
     networks: Mapping[str, Any] = latency.get("networks") or {}
-    base = networks.get("baseline", {}).get("median")
+    base = networks.get("reference", {}).get("median")
     rows = []
     for role, timing in networks.items():
         share = f"{timing['median'] / base * 100:.1f} %" if base else "-"

@@ -22,15 +22,15 @@ def latency_of(config: Config) -> Latency | None:
     return found[-1] if found else None
 
 
-def measure_latency(latency: Latency, baseline: Flow, flows: Mapping[str, Flow], task: Task) -> dict[str, Any]:
-    """Return the latency of the baseline and of all ``flows``, run in turn, for report.json.
+def measure_latency(latency: Latency, reference: Flow, flows: Mapping[str, Flow], task: Task) -> dict[str, Any]:
+    """Return the latency of the reference and of all ``flows``, run in turn, for report.json.
 
     ``backend``, ``device``, ``threads``, ``batch_size`` and ``machine`` (the processor or GPU) say how; ``networks`` has
     by role ``median``, ``low`` and ``high`` (milliseconds, the interval is of 95 %) and ``repetitions``. ``predicted`` is what
     the layer table said of the result, null without one or where a later stage changed the network's structure, and ``error``
     its relative difference from the measured median.
     """
-    networks = {"baseline": baseline.network, **{role: flow.network for role, flow in flows.items()}}
+    networks = {"reference": reference.network, **{role: flow.network for role, flow in flows.items()}}
     timings = latency.timings([network.model for network in networks.values()], task)
     found = {role: asdict(timing) for role, timing in zip(networks, timings, strict=True)}
     predicted = _predicted(latency, flows[RESULT])

@@ -46,14 +46,14 @@ def render(folder: str | Path) -> Path:
         report=report,
         headline=_headline(report),
         networks=_networks(report),
-        yardsticks=_yardsticks(report),
+        baselines=_baselines(report),
         latency=latency_rows(report),
         latency_text=latency_text(report),
         pictures={picture.name: picture for picture in pictures},
         searches=[_search_row(entry, view) for entry, view in _paired(report, views)],
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
         sensitivity=[_sensitivity(entry) for entry in report.get("searches") or [] if entry.get("sensitivity")],
-        programmes=[row for entry in report.get("searches") or [] for row in _programmes(entry)],
+        programs=[row for entry in report.get("searches") or [] for row in _programmes(entry)],
         stages=_stages(report),
         whole_cost=_whole_cost(report),
         seeds=seed_rows(report),
@@ -108,7 +108,7 @@ def _page(**content: Any) -> str:
 
 
 def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
-    before, after = report.get("baseline") or {}, report.get("result") or {}
+    before, after = report.get("reference") or {}, report.get("result") or {}
     met = report.get("target_met")
     tiles = []
     if before.get("macs") and after.get("macs"):
@@ -156,7 +156,7 @@ def _figures_of(network: Mapping[str, Any]) -> list[tuple[str, float | None, str
 
 
 def _networks(report: Mapping[str, Any]) -> list[Row]:
-    before = {name: (value, text) for name, value, text in _figures_of(report.get("baseline") or {})}
+    before = {name: (value, text) for name, value, text in _figures_of(report.get("reference") or {})}
     rows = []
     for name, value, text in _figures_of(report.get("result") or {}):
         first, first_text = before.get(name, (None, "-"))
@@ -172,9 +172,9 @@ def _networks(report: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _yardsticks(report: Mapping[str, Any]) -> list[Row]:
-    networks = {"result": report.get("result"), **(report.get("yardsticks") or {}), "baseline": report.get("baseline")}
-    base = (report.get("baseline") or {}).get("macs")
+def _baselines(report: Mapping[str, Any]) -> list[Row]:
+    networks = {"result": report.get("result"), **(report.get("baselines") or {}), "reference": report.get("reference")}
+    base = (report.get("reference") or {}).get("macs")
     own = score_of(report.get("result"))
     rows = []
     for name, network in networks.items():
@@ -270,7 +270,7 @@ def _correlation(value: float | None) -> str:
 
 
 def _programmes(entry: Mapping[str, Any]) -> list[Row]:
-    """Return the integer programmes that a search solved."""
+    """Return the integer programs that a search solved."""
     return [
         Row(
             ", ".join(f"{words(metric)} <= {metric_value(metric, limit)}" for metric, limit in one["limits"].items()),
@@ -281,12 +281,12 @@ def _programmes(entry: Mapping[str, Any]) -> list[Row]:
 
 
 def _stages(report: Mapping[str, Any]) -> list[tuple[str, float, str, str]]:
-    """Return, per stage: name, share of the longest's time, its own in words, and what its yardsticks took."""
+    """Return, per stage: name, share of the longest's time, its own in words, and what its baselines took."""
     entries = [entry for entry in report.get("stages") or [] if isinstance(entry.get("seconds"), int | float)]
     longest = max((entry["seconds"] for entry in entries), default=0.0) or 1.0
     rows = []
     for entry in entries:
-        beside = sum((entry.get("yardstick_seconds") or {}).values())
+        beside = sum((entry.get("baseline_seconds") or {}).values())
         share = entry["seconds"] / longest
         rows.append((words(str(entry.get("name", ""))), share, _seconds(entry["seconds"]) or "-", _seconds(beside)))
     return rows
@@ -299,11 +299,11 @@ def _whole_cost(report: Mapping[str, Any]) -> str:
     workers = sum(entry.get("worker_seconds") or 0.0 for entry in searches)
     epochs = sum(len(entry.get("epochs") or []) for entry in report.get("histories") or [])
     own = sum(entry.get("seconds") or 0.0 for entry in report.get("stages") or [])
-    beside = sum(sum((entry.get("yardstick_seconds") or {}).values()) for entry in report.get("stages") or [])
+    beside = sum(sum((entry.get("baseline_seconds") or {}).values()) for entry in report.get("stages") or [])
     parts = [f"{evaluations} evaluations ({_seconds(workers)} of workers' time)"] if evaluations else []
     parts += [f"{epochs} epochs of training"] if epochs else []
     parts += [f"{_seconds(own)} in all"] if own else []
-    parts += [f"and {_seconds(beside)} for the yardsticks"] if beside else []
+    parts += [f"and {_seconds(beside)} for the baselines"] if beside else []
     return ", ".join(parts)
 
 
@@ -324,7 +324,7 @@ def _frozen(report: Mapping[str, Any]) -> list[Row]:
 
 
 def _retention(report: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """Return what networks keep of the baseline's task relevance, and what the result keeps layer by layer."""
+    """Return what networks keep of the reference's task relevance, and what the result keeps layer by layer."""
     found = {role: entry for role, entry in (report.get("retention") or {}).items() if "retained" in entry}
     networks = [
         Row(

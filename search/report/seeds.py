@@ -11,18 +11,18 @@ from search.report.view import Row, score_of, words
 
 
 def seed_rows(report: Mapping[str, Any]) -> list[Row]:
-    """Return, per network (result, yardsticks, baseline), mean and spread over the seeds; nothing for a single one."""
+    """Return, per network (result, baselines, reference), mean and spread over the seeds; nothing for a single one."""
     runs = report.get("seeds") or []
     if len(runs) < 2:
         return []
-    roles = ["result", *(runs[0].get("yardsticks") or {}), "baseline"]
-    rows = [_row(role, [_of(run, role) for run in runs], [_of(run, "baseline") for run in runs]) for role in roles]
+    roles = ["result", *(runs[0].get("baselines") or {}), "reference"]
+    rows = [_row(role, [_of(run, role) for run in runs], [_of(run, "reference") for run in runs]) for role in roles]
     return [row for row in rows if row is not None]
 
 
 def _of(run: Mapping[str, Any], role: str) -> Mapping[str, Any]:
     found: Mapping[str, Any] = (
-        run.get(role) if role in ("result", "baseline") else (run.get("yardsticks") or {}).get(role)
+        run.get(role) if role in ("result", "reference") else (run.get("baselines") or {}).get(role)
     ) or {}
     return found
 
@@ -39,7 +39,7 @@ def _row(role: str, networks: Sequence[Mapping[str, Any]], bases: Sequence[Mappi
     sizes = [network["size_bytes"] for network in networks if network.get("size_bytes")]
     cells = (
         _spread([score for _, score in own], loss),
-        "" if role == "baseline" else _spread(changes, loss, signed=True),
+        "" if role == "reference" else _spread(changes, loss, signed=True),
         format_percent(statistics.fmean(shares)) if shares else "-",
         format_bytes(statistics.fmean(sizes)) if sizes else "-",
         ", ".join(f"{score:.4f}" if loss else f"{score * 100:.2f}" for _, score in own),

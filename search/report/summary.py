@@ -14,7 +14,7 @@ from search.output.numbers import format_bytes, format_count, format_percent, po
 
 def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:
     """Print what a run has reached, from its report.json."""
-    before, after = report.get("baseline") or {}, report.get("result") or {}
+    before, after = report.get("reference") or {}, report.get("result") or {}
     table = Table(title=str(report.get("name", folder.name)), title_justify="left")
     for column in ("", "before", "after", "change"):
         table.add_column(column, justify="left" if not column else "right")

@@ -63,20 +63,20 @@ class StageRun:
     Attributes:
         name: The run's name.
         step: The stage's place and name, such as ``2-search``.
-        variant: ``result``, or the yardstick that passes through.
+        variant: ``result``, or the baseline that passes through.
         folder: Where the stage may keep what it needs to go on after a kill.
         seed: The run's seed.
         task: Data, loss and score.
         build_task: Returns the task anew, in any process.
         device: Where networks run.
         execution: The configuration's settings of how trials are executed.
-        baseline: The network that entered the first compression stage; None before it.
+        reference: The network that entered the first compression stage; None before it.
         best: Writes ``best/``.
         storage: The run's Optuna storage; None while a pipeline is only checked.
         log: Progress.
         stopwatch: Seconds spent in the stage, over all resumes.
         notes: What the stage leaves for the report; JSON.
-        found: Notes of the same stage's ``result``, for a yardstick.
+        found: Notes of the same stage's ``result``, for a baseline.
     """
 
     name: str
@@ -88,7 +88,7 @@ class StageRun:
     build_task: Callable[[], Task]
     device: torch.device
     execution: Any
-    baseline: Network | None
+    reference: Network | None
     best: Best
     storage: BaseStorage | None
     log: Log

@@ -27,7 +27,7 @@ FINALISTS = "finalists"
 
 @dataclass(frozen=True)
 class StageStep:
-    """One stage of the pipeline, for the result or for one yardstick.
+    """One stage of the pipeline, for the result or for one baseline.
 
     Attributes:
         folder: Where it keeps what it needs to go on, and its network when it is done.

@@ -17,9 +17,9 @@ class Stage(ABC):
 
     Class attributes:
         Settings: Frozen dataclass of the options that the configuration may give.
-        compresses: Whether compression starts here: the network that enters the first such stage is the baseline.
-        trains: Whether the yardsticks and the dense network pass through this stage as the result does.
-        searches: Whether the stage removes something, so that the networks after it differ from the baseline.
+        compresses: Whether compression starts here: the network that enters the first such stage is the reference.
+        trains: Whether the baselines and the dense network pass through this stage as the result does.
+        searches: Whether the stage removes something, so that the networks after it differ from the reference.
         rewrites: Whether the stage changes how the result is computed, but not what.
     """
 

@@ -23,11 +23,11 @@ CALIBRATION = 8
 
 
 def remove_channels(
-    network: Network, sparsifier: Sparsifier, task: Task, settled: bool = True
+    network: Network, sparsifier: Sparsifier, task: Task, complete: bool = True
 ) -> tuple[Network, dict[str, Any]] | None:
     """Return the smaller network without the channels that a sparsifier decided against, and what the report needs of it.
 
-    A sparsifier that was not settled by the end of training took the rest away at once: the statistics of BatchNorm are
+    A sparsifier that was not complete by the end of training took the rest away at once: the statistics of BatchNorm are
     those of a larger network then, and are measured again.
 
     None where it removes nothing: it has no channel groups, or keeps every channel. The notes have ``layers``, ``frozen``,
@@ -49,7 +49,7 @@ def remove_channels(
     error = equivalence_error(model, groups, mask, inputs, task.forward)
     small = apply_cut(model, cut)
     change = output_change(model, small, task) if sparsifier.lossless else None
-    if not settled:
+    if not complete:
         count, size = whole_batches(task.size("train"), BATCH, CALIBRATION)
         recalibrate(small, task.batches("train", size, limit=count * size), task.forward)
     named = {name: "".join("1" if bit else "0" for bit in bits) for name, bits in kept.items()}

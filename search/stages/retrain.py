@@ -1,4 +1,4 @@
-"""Retrain: training of the smaller network, with the baseline as its teacher where distillation is asked for."""
+"""Retrain: training of the smaller network, with the reference as its teacher where distillation is asked for."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class SparseTrainingSettings(TrainingSettings):
 class SparseTraining(Stage):
     """Trains the network with a sparsifier, and removes the channels that it decided against.
 
-    The dense yardstick trains as long without it.
+    The dense baseline trains as long without it.
     """
 
     Settings = SparseTrainingSettings
@@ -55,7 +55,7 @@ class SparseTraining(Stage):
         sparsifier = None if run.variant == DENSE else SPARSIFIER.build(self.settings.sparsifier)
         trained, history = train_network(network, run, self.settings, sparsifier=sparsifier)
         removed = (
-            None if sparsifier is None else remove_channels(trained, sparsifier, run.task, settled=history.best is not None)
+            None if sparsifier is None else remove_channels(trained, sparsifier, run.task, complete=history.best is not None)
         )
         if removed is None:
             return trained

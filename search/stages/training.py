@@ -28,9 +28,9 @@ class TrainingStage(Stage):
 def train_network(
     network: Network, run: StageRun, settings: TrainingSettings, sparsifier: Sparsifier | None = None
 ) -> tuple[Network, History]:
-    """Return a trained copy of ``network`` and its epochs; the baseline is the teacher where distillation is asked for."""
+    """Return a trained copy of ``network`` and its epochs; the reference is the teacher where distillation is asked for."""
     trained = network.copy()
-    teacher = run.baseline.model if run.baseline is not None and settings.distillation is not None else None
+    teacher = run.reference.model if run.reference is not None and settings.distillation is not None else None
     epochs: list[EpochRecord] = []
     with run.log.bar(run.label, settings.epochs, at_most=settings.early_stop is not None) as bar:
         bar.update(0)

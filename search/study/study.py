@@ -33,19 +33,19 @@ class Study:
         storage: The run's storage.
         name: The study's name, such as ``NAME/2-search``.
         problem: What is sought; its space says how candidates are described.
-        baseline: What the network costs that all is compared with, by metric; for the notes of trials.
+        reference: What the network costs that all is compared with, by metric; for the notes of trials.
 
     Raises:
         StudyError: A study of this name has other objectives.
         StorageError: A study of this name is another run's, or the storage does not answer.
     """
 
-    def __init__(self, storage: BaseStorage, name: str, problem: Problem, baseline: Mapping[str, float] | None = None) -> None:
+    def __init__(self, storage: BaseStorage, name: str, problem: Problem, reference: Mapping[str, float] | None = None) -> None:
         import optuna
 
         self.name = name
         self.problem = problem
-        self._baseline = dict(baseline or {})
+        self._reference = dict(reference or {})
         directions = [objective.direction for objective in problem.objectives]
         self._study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
         claim = getattr(storage, "claim", None)
@@ -88,7 +88,7 @@ class Study:
                 "warm_start": trial.proposal.warm_start,
                 "metrics": dict(trial.metrics),
                 "seconds": trial.seconds,
-                NOTE: trial_note(trial, problem, self._baseline),
+                NOTE: trial_note(trial, problem, self._reference),
                 **({"error": trial.error} if trial.error else {}),
             },
             system_attrs={"constraints": [violation(trial, problem)]} if complete and problem.targets else {},

@@ -1,4 +1,4 @@
-"""Trials: what is proposed, what was measured, and the one recipe that turns the first into the second."""
+"""Trials: what is proposed and what was measured."""
 
 from __future__ import annotations
 

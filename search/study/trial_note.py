@@ -20,19 +20,19 @@ NOTE = "note"
 _WORDS = {"macs": "MACs", "size_bytes": "size", "bit_operations": "bit operations", "latency_ms": "latency in ms"}
 
 
-def trial_note(trial: Trial, problem: Problem, baseline: Mapping[str, float]) -> str:
-    """Return the note, in Markdown: metrics with their share of the baseline's, fidelity, fingerprint.
+def trial_note(trial: Trial, problem: Problem, reference: Mapping[str, float]) -> str:
+    """Return the note, in Markdown: metrics with their share of the reference's, fidelity, fingerprint.
 
     Args:
         trial: The trial.
         problem: What is sought; its space knows the costs that were not measured.
-        baseline: The costs of the network that all is compared with.
+        reference: The costs of the network that all is compared with.
     """
     candidate, fidelity = trial.proposal.candidate, trial.proposal.fidelity
-    values = {**trial.metrics, **{name: value for name, value in problem.space.costs(candidate).items() if name in baseline}}
-    lines = ["| | value | of the baseline |", "|---|---|---|"]
+    values = {**trial.metrics, **{name: value for name, value in problem.space.costs(candidate).items() if name in reference}}
+    lines = ["| | value | of the reference |", "|---|---|---|"]
     for name, value in values.items():
-        share = format_percent(value / baseline[name]) if baseline.get(name) else ""
+        share = format_percent(value / reference[name]) if reference.get(name) else ""
         lines.append(f"| {_WORDS.get(name, name)} | {metric_value(name, value)} | {share} |")
     for target in problem.targets:
         met = target.metric in values and target.violation(values) == 0.0

@@ -19,7 +19,7 @@ class Sparsifier(ABC):
     The loop calls, once: :meth:`trace`, :meth:`start` and :meth:`bind`; then in every step, in this order:
     :meth:`before_forward`, the forward pass, :meth:`penalty` (added to the loss), the backward pass, :meth:`after_backward`,
     the optimizer's step,
-    :meth:`after_step`; and at the end :meth:`conclude`. Every hook does nothing unless overridden. Plain tensors in,
+    :meth:`after_step`; and at the end :meth:`finish`. Every hook does nothing unless overridden. Plain tensors in,
     nothing from the evaluators.
 
     Class attributes:
@@ -55,7 +55,7 @@ class Sparsifier(ABC):
     def after_step(self) -> None:
         """Change weights, after the optimizer's step."""
 
-    def conclude(self) -> None:
+    def finish(self) -> None:
         """Bring the network to the aim where the training ended before it; the network is judged next."""
 
     @property
@@ -64,7 +64,7 @@ class Sparsifier(ABC):
         return False
 
     @property
-    def settled(self) -> bool:
+    def complete(self) -> bool:
         """Whether what is trained is the final network: only then do epochs count for early stopping."""
         return True
 

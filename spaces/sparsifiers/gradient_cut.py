@@ -211,7 +211,7 @@ class GradientCut(Sparsifier):
             zero_channels(self._model, self._groups, ~gone)
 
     @torch.no_grad()
-    def conclude(self) -> None:
+    def finish(self) -> None:
         """Where training ended before the decay did, make zero at once all that would have been cut."""
         if not self.finished:
             if not self._frozen:
@@ -244,7 +244,7 @@ class GradientCut(Sparsifier):
         return self._step >= self._zero_by
 
     @property
-    def settled(self) -> bool:
+    def complete(self) -> bool:
         return self.finished
 
     @property

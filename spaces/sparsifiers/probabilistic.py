@@ -210,7 +210,7 @@ class Probabilistic(Sparsifier):
         self._masking.restore()
         self._step += 1
 
-    def conclude(self) -> None:
+    def finish(self) -> None:
         """Remove what is missing, the groups of lowest p first; and tell a prepared network which channels stay."""
         self._participation.finish(self._step)
         self._masking.set(self._participation.p)
@@ -225,7 +225,7 @@ class Probabilistic(Sparsifier):
         return self._participation.done
 
     @property
-    def settled(self) -> bool:
+    def complete(self) -> bool:
         return self._participation.done
 
     @property

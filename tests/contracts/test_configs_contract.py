@@ -21,7 +21,7 @@ SHORT = [
     "stages.search.algorithm.population=4",
     "stages.search.algorithm.generations=2",
     "stages.search.algorithm.elite=1",
-    "stages.search.yardsticks=[uniform]",
+    "stages.search.baselines=[uniform]",
     "stages.retrain.epochs=1",
 ]
 
@@ -75,7 +75,7 @@ def test_quickstart_runs(tmp_path: Path) -> None:
     run(load(path, SHORT), tmp_path / "quickstart")
     report = json.loads((tmp_path / "quickstart" / "report.json").read_text())
     assert report["target_met"] is True
-    assert report["result"]["macs"] <= 0.4 * report["baseline"]["macs"]
+    assert report["result"]["macs"] <= 0.4 * report["reference"]["macs"]
     assert (tmp_path / "quickstart" / "report.html").exists()
     assert {"weights.safetensors", "architecture.json", "model.onnx"} <= {
         entry.name for entry in (tmp_path / "quickstart" / "best").iterdir()

@@ -205,7 +205,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "SearchSettings": {
         "target": ({},),
-        "yardsticks": ([], ["uniform"], ["global_magnitude"], ["random"], ["dense_same_training"], ["uniform", "random"]),
+        "baselines": ([], ["uniform"], ["global_magnitude"], ["random"], ["dense_same_training"], ["uniform", "random"]),
         "budget": ({}, {"evaluations": 3}, {"evaluations": 1}, {"seconds": 30}, {"seconds": 0.01}),
         "batch": (1, 3, 16),
         "importance": CRITERIA,

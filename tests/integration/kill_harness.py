@@ -39,7 +39,7 @@ stages:
       evaluate: [{accuracy: {batch_norm_batches: 2}}, cost, tests.integration.pausing.Pause]
       objectives: {top1: maximize, macs: minimize}
       target: {macs: "<= 60%"}
-      yardsticks: [uniform]
+      baselines: [uniform]
       batch: 4
   - retrain: {epochs: 3, batch_size: 50, optimizer: {name: sgd, lr: 0.05}}
 """

@@ -43,7 +43,7 @@ SEARCH = (
       objectives: {top1: maximize}
       target: {macs: "<= 40%"}
       training: {epochs: 2, batch_size: 50, optimizer: {name: sgd, lr: 0.05}}
-      yardsticks: [uniform]
+      baselines: [uniform]
       batch: 4
   - retrain: {epochs: 1, batch_size: 50, optimizer: {name: sgd, lr: 0.05}}
 """
@@ -63,7 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dic
 @pytest.mark.parametrize("kind", ["cut", "search"])
 def test_the_result_is_smaller_and_reported(whole: dict[str, tuple[Path, dict[str, Any]]], kind: str) -> None:
     folder, report = whole[kind]
-    assert report["result"]["macs"] <= 0.4 * report["baseline"]["macs"]
+    assert report["result"]["macs"] <= 0.4 * report["reference"]["macs"]
     assert report["equivalence_max_abs_error"] < 1e-6
     assert sum(parameter.numel() for parameter in load_best(folder).parameters()) == report["result"]["parameters"]
     assert any(layer["kept"] < layer["channels"] for layer in report["layers"])
@@ -83,7 +83,7 @@ def test_the_result_is_smaller_and_reported(whole: dict[str, tuple[Path, dict[st
         trials = report["searches"][0]["trials"]
         assert len(trials) == 8
         assert all(trial["state"] == "complete" and trial["feasible"] for trial in trials)
-        assert report["yardsticks"]["uniform"]["macs"] <= 0.4 * report["baseline"]["macs"]
+        assert report["baselines"]["uniform"]["macs"] <= 0.4 * report["reference"]["macs"]
 
 
 @pytest.mark.slow

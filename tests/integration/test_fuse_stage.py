@@ -33,7 +33,7 @@ stages:
       evaluate: [{accuracy: {batch_norm_batches: 2}}, cost]
       objectives: {top1: maximize}
       target: {macs: "<= 70%"}
-      yardsticks: [uniform]
+      baselines: [uniform]
   - retrain: {epochs: 1, batch_size: 50, optimizer: {name: sgd, lr: 0.05}}
   - fuse: {}
 """
@@ -80,7 +80,7 @@ def test_best_is_the_merged_network_in_a_new_process(finished: tuple[Path, dict[
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     parameters, total = done.stdout.split()
-    assert int(parameters) == report["result"]["parameters"] < report["baseline"]["parameters"]
+    assert int(parameters) == report["result"]["parameters"] < report["reference"]["parameters"]
     model = load_best(folder)
     torch.manual_seed(0)
     expected = model(torch.randn(2, 1, 8, 8)).detach().sum()

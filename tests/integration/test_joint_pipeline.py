@@ -37,7 +37,7 @@ stages:
       evaluate: [{omega: {samples: 32, compare: false}}, accuracy, cost]
       objectives: {top1: maximize}
       target: {size_bytes: "<= 13%", bit_operations: "<= 1.5%"}
-      yardsticks: [uniform]
+      baselines: [uniform]
       batch: 4
       finalists:
         count: 2
@@ -57,12 +57,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def test_every_target_is_met_by_the_file_that_is_delivered(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, report = whole
     tensors = load_file(folder / "best" / "weights.safetensors")
-    for found in (report["result"], report["yardsticks"]["uniform"]):
-        assert found["size_bytes"] <= 0.13 * report["baseline"]["size_bytes"]
-        assert found["bit_operations"] <= 0.015 * report["baseline"]["bit_operations"]
+    for found in (report["result"], report["baselines"]["uniform"]):
+        assert found["size_bytes"] <= 0.13 * report["reference"]["size_bytes"]
+        assert found["bit_operations"] <= 0.015 * report["reference"]["bit_operations"]
     assert report["result"]["size_bytes"] == sum(t.numel() * t.element_size() for t in tensors.values())
     assert report["target_met"] is True
-    assert report["result"]["macs"] < report["baseline"]["macs"]
+    assert report["result"]["macs"] < report["reference"]["macs"]
 
 
 def test_the_report_has_channels_and_bits_as_they_are_in_the_network(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -146,10 +146,10 @@ def test_optuna_searches_it_on_workers(tmp_path: Path) -> None:
         "{name: genetic, population: 6, generations: 3}", "{name: optuna, sampler: nsga2, evaluations: 12}"
     )
     changed = changed.replace("objectives: {top1: maximize}", "objectives: {top1: maximize, size_bytes: minimize}")
-    changed = changed.replace("yardsticks: [uniform]", "yardsticks: [random]")
+    changed = changed.replace("baselines: [uniform]", "baselines: [random]")
     changed += "execution: {executor: ray, workers: 2}\n"
     finish(start(write_config(tmp_path, changed), tmp_path / "run"))
     report = read_report(tmp_path / "run")
     assert report["target_met"] is True
     assert len(report["searches"][0]["trials"]) == 12
-    assert report["yardsticks"]["random"]["bit_operations"] <= 0.015 * report["baseline"]["bit_operations"]
+    assert report["baselines"]["random"]["bit_operations"] <= 0.015 * report["reference"]["bit_operations"]

@@ -21,7 +21,7 @@ SEARCH = {
     "evaluate": [{"accuracy": {"batch_norm_batches": 2}}, "cost"],
     "objectives": {"top1": "maximize"},
     "target": {"size_bytes": "<= 15%"},
-    "yardsticks": ["uniform"],
+    "baselines": ["uniform"],
     "batch": 3,
 }
 OPTIMIZER = {"name": "sgd", "lr": 0.02}

@@ -33,7 +33,7 @@ def config(algorithm: str, mode: str, space: str = "channel_mask") -> str:
       evaluate: [{{accuracy: {{batch_norm_batches: 1}}}}, cost, {{latency: {{mode: {mode}, points: 2, repetitions: 5}}}}]
       objectives: {{top1: maximize, latency_ms: minimize}}
       target: {{latency_ms: "<= 90%"}}
-      yardsticks: [random]
+      baselines: [random]
       batch: 4
 """
 
@@ -73,7 +73,7 @@ def test_searches_seek_the_latency_of_the_table_and_the_report_measures_it(tmp_p
     report = ran(tmp_path, config(algorithm, "table"))
     latency, search = report["latency"], report["searches"][0]
     assert latency["machine"] == "exact"
-    assert set(latency["networks"]) == {"baseline", "result", "random"}
+    assert set(latency["networks"]) == {"reference", "result", "random"}
     assert report["result"]["latency_ms"] == latency["networks"]["result"]["median"]
     assert latency["predicted"] == search["metrics"]["latency_ms"]
     assert latency["error"] == pytest.approx(latency["predicted"] / report["result"]["latency_ms"] - 1.0)
@@ -81,7 +81,7 @@ def test_searches_seek_the_latency_of_the_table_and_the_report_measures_it(tmp_p
     assert search["metrics"]["latency_ms"] <= search["target"]["latency_ms"]
     assert all(point["latency_ms"] > 0.0 for point in search["pareto"])
     stored = json.loads((tmp_path / "run" / "checkpoints" / "0-search" / "latency.json").read_text())
-    assert search["target"]["latency_ms"] == pytest.approx(0.9 * stored["baseline"])
+    assert search["target"]["latency_ms"] == pytest.approx(0.9 * stored["reference"])
     assert "<h2>Latency</h2>" in (tmp_path / "run" / "report.html").read_text()
 
 

@@ -38,21 +38,21 @@ def test_the_report_keeps_the_contract(finished: tuple[Path, dict[str, Any]]) ->
     assert report["name"] == "tiny"
     assert report["seed"] == 3
     assert report["target_met"] is True
-    rows = [report["baseline"], report["result"], *report["yardsticks"].values()]
-    assert set(report["yardsticks"]) == {"uniform", "random", "dense_same_training"}
+    rows = [report["reference"], report["result"], *report["baselines"].values()]
+    assert set(report["baselines"]) == {"uniform", "random", "dense_same_training"}
     assert all(set(row) >= ROW for row in rows)
-    assert report["result"]["macs"] <= 0.6 * report["baseline"]["macs"]
-    assert report["yardsticks"]["dense_same_training"]["macs"] == report["baseline"]["macs"]
+    assert report["result"]["macs"] <= 0.6 * report["reference"]["macs"]
+    assert report["baselines"]["dense_same_training"]["macs"] == report["reference"]["macs"]
     for name in ("uniform", "random"):
-        assert 0.4 * report["baseline"]["macs"] < report["yardsticks"][name]["macs"] <= 0.6 * report["baseline"]["macs"]
+        assert 0.4 * report["reference"]["macs"] < report["baselines"][name]["macs"] <= 0.6 * report["reference"]["macs"]
     assert report["equivalence_max_abs_error"] < 1e-4
     assert [stage["name"] for stage in report["stages"]] == ["train", "sparse_training", "search", "retrain", "export"]
     assert report["pareto"] == report["searches"][-1]["pareto"]
     assert all(set(point) == {"trial", "fingerprint", "top1", "macs"} for point in report["pareto"])
     assert report["searches"][0]["chosen"] in {point["trial"] for point in report["pareto"]}
     assert [history["stage"] for history in report["histories"]] == ["0-train", "1-sparse_training", "3-retrain"]
-    assert {history["variant"] for history in report["yardstick_histories"]} == set(report["yardsticks"])
-    dense = [history for history in report["yardstick_histories"] if history["variant"] == "dense_same_training"]
+    assert {history["variant"] for history in report["baseline_histories"]} == set(report["baselines"])
+    dense = [history for history in report["baseline_histories"] if history["variant"] == "dense_same_training"]
     assert [history["stage"] for history in dense] == ["1-sparse_training", "3-retrain"]
     assert all(layer["kept"] <= layer["channels"] for layer in report["layers"])
 

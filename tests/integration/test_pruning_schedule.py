@@ -30,7 +30,7 @@ stages:
       evaluate: [{accuracy: {batch_norm_batches: 2}}, cost]
       objectives: {top1: maximize}
       target: {macs: "<= 40%"}
-      yardsticks: [random]
+      baselines: [random]
       training: {epochs: 4, batch_size: 50, optimizer: {name: sgd, lr: 0.05}}
       batch: 3
 """
@@ -62,9 +62,9 @@ def test_a_search_over_the_schedule_ends_the_same_when_killed_inside_a_trial(
     run(config, tmp_path / "whole")
     report = read_report(tmp_path / "whole")
     assert report["target_met"] is True
-    assert report["result"]["macs"] <= 0.4 * report["baseline"]["macs"]
+    assert report["result"]["macs"] <= 0.4 * report["reference"]["macs"]
     assert [trial["fidelity"] for trial in report["searches"][0]["trials"]] == [0.25] * 4 + [0.5] * 2 + [1.0]
-    assert report["yardsticks"]["random"]["macs"] <= 0.4 * report["baseline"]["macs"]
+    assert report["baselines"]["random"]["macs"] <= 0.4 * report["reference"]["macs"]
     storage = open_journal(tmp_path / "whole" / "study.journal")
     studies = [optuna.load_study(study_name=f"tiny/1-search{name}", storage=storage) for name in ("", "/random")]
     # After the space's own starts, which both begin with.
@@ -124,7 +124,7 @@ def test_columns_are_reported_as_no_saving(tmp_path: Path) -> None:
     config = load(write_config(tmp_path, text))
     run(config, tmp_path / "run")
     report = read_report(tmp_path / "run")
-    assert report["result"]["macs"] == report["baseline"]["macs"]
+    assert report["result"]["macs"] == report["reference"]["macs"]
     assert "save no MACs" in report["remarks"][0]
     assert "save no MACs" in (tmp_path / "run" / "report.html").read_text()
 

@@ -32,7 +32,7 @@ stages:
       evaluate: [accuracy, cost]
       objectives: {top1: maximize}
       target: {size_bytes: "<= 20%"}
-      yardsticks: [uniform]
+      baselines: [uniform]
       batch: 4
   - retrain: {epochs: 2, batch_size: 50, optimizer: {name: sgd, lr: 0.01}, distillation: {}}
   - export: {formats: [onnx, torch_export]}
@@ -51,10 +51,10 @@ def test_the_reported_bytes_are_those_of_the_file(finished: tuple[Path, dict[str
     tensors = load_file(file)
     assert sum(t.numel() * t.element_size() for t in tensors.values()) == report["result"]["size_bytes"]
     assert file.stat().st_size <= report["result"]["size_bytes"] + 64 * 1024
-    assert report["result"]["size_bytes"] <= 0.2 * report["baseline"]["size_bytes"]
-    assert report["yardsticks"]["uniform"]["size_bytes"] <= 0.2 * report["baseline"]["size_bytes"]
-    assert report["result"]["bit_operations"] < report["baseline"]["bit_operations"] / 16
-    assert report["result"]["macs"] == report["baseline"]["macs"]
+    assert report["result"]["size_bytes"] <= 0.2 * report["reference"]["size_bytes"]
+    assert report["baselines"]["uniform"]["size_bytes"] <= 0.2 * report["reference"]["size_bytes"]
+    assert report["result"]["bit_operations"] < report["reference"]["bit_operations"] / 16
+    assert report["result"]["macs"] == report["reference"]["macs"]
     assert report["target_met"] is True
 
 

@@ -22,7 +22,7 @@ SEARCHES = {
     "joint-nsga2": (
         "space: {name: joint, bits: {weight_bits: [2, 4, 8], activation_bits: [4, 8]}, calibration_samples: 64}, "
         "algorithm: {name: optuna, sampler: nsga2, population: 4, evaluations: 12}, "
-        f'evaluate: [accuracy, cost], {TWO}, target: {{bit_operations: "<= 3%"}}, yardsticks: [random], batch: 4'
+        f'evaluate: [accuracy, cost], {TWO}, target: {{bit_operations: "<= 3%"}}, baselines: [random], batch: 4'
     ),
     "joint-genetic-finalists": (
         "space: {name: joint, bits: {weight_bits: [2, 4, 8], activation_bits: [4, 8]}, calibration_samples: 64}, "
@@ -50,7 +50,7 @@ SEARCHES = {
     "filters-genetic": (
         "space: {name: filter_ratio, method: gradient_cut, levels: 10}, "
         "algorithm: {name: genetic, population: 4, generations: 2, elite: 1, racing: null}, evaluate: [accuracy, cost], "
-        f'objectives: {{top1: maximize}}, target: {{macs: "<= 50%"}}, yardsticks: [uniform], batch: 4, training: {{{TRAINED}}}'
+        f'objectives: {{top1: maximize}}, target: {{macs: "<= 50%"}}, baselines: [uniform], batch: 4, training: {{{TRAINED}}}'
     ),
     "filters-tpe": (
         "space: {name: filter_ratio, per: layer, macs: 0.5}, algorithm: {name: optuna, evaluations: 12, startup: 4}, "

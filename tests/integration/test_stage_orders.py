@@ -72,8 +72,8 @@ def test_all_methods_in_one_run(tmp_path: Path) -> None:
     run(load(write_config(tmp_path, pipeline(*stages))), tmp_path / "run")
     report = read_report(tmp_path / "run")
     assert [stage["name"] for stage in report["stages"]][2] == "search"
-    assert report["result"]["macs"] <= 0.7 * report["baseline"]["macs"]
-    assert report["result"]["bit_operations"] <= 0.06 * report["baseline"]["bit_operations"]
+    assert report["result"]["macs"] <= 0.7 * report["reference"]["macs"]
+    assert report["result"]["bit_operations"] <= 0.06 * report["reference"]["bit_operations"]
     assert report["deployment"]["integer_layers"] + report["deployment"]["float_layers"] > 0
     assert load_best(tmp_path / "run") is not None
 
@@ -90,7 +90,7 @@ def test_a_target_that_the_network_of_an_earlier_search_can_not_reach_is_reporte
     assert report["searches"][0]["target_met"] is True
     assert {trial["feasible"] for trial in report["searches"][1]["trials"]} == {False}
     limit = report["searches"][1]["target"]["macs"]
-    assert limit == pytest.approx(0.02 * report["baseline"]["macs"])
+    assert limit == pytest.approx(0.02 * report["reference"]["macs"])
     # The smallest network of the second space it is, then.
     assert limit < report["result"]["macs"] < 0.6 * report["searches"][0]["metrics"]["macs"]
     assert "is out of reach of the network that the stages before have left" in (tmp_path / "run" / "log.txt").read_text()

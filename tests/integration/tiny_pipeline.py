@@ -34,7 +34,7 @@ stages:
       evaluate: [{accuracy: {batch_norm_batches: 2}}, cost]
       objectives: {top1: maximize, macs: minimize}
       target: {macs: "<= 60%"}
-      yardsticks: [uniform, random, dense_same_training]
+      baselines: [uniform, random, dense_same_training]
       batch: 4
   - retrain: {epochs: 4, batch_size: 50, optimizer: {name: sgd, lr: 0.05}, early_stop: {patience: 3}, distillation: {}}
 """
@@ -127,7 +127,7 @@ def kill_when(process: BaseProcess, reached: Callable[[], bool]) -> None:
 def timeless(report: Any) -> Any:
     """Return a report without what a clock has a part in."""
     if isinstance(report, dict):
-        clocks = ("seconds", "yardstick_seconds", "worker_seconds")
+        clocks = ("seconds", "baseline_seconds", "worker_seconds")
         return {name: timeless(value) for name, value in report.items() if name not in clocks}
     return [timeless(item) for item in report] if isinstance(report, list) else report
 

@@ -116,7 +116,7 @@ def test_list_names_everything_registered() -> None:
 
 
 def test_report_renders_anew(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", {**sample(trials=30), "searches": [], "histories": [], "layers": [], "yardsticks": {}})
+    folder = write_run(tmp_path / "run", {**sample(trials=30), "searches": [], "histories": [], "layers": [], "baselines": {}})
     result = invoke("report", str(folder))
     assert result.exit_code == 0, result.exception
     assert (folder / "report.html").exists()

@@ -175,7 +175,7 @@ def test_another_candidates_training_is_taken_over(model: nn.Module, space: BitW
         for parameter in source.parameters():
             parameter.mul_(1.5)
     prepared = space.prepare(model, after)
-    space.take_over(prepared, source.state_dict(), model)
+    space.inherit_weights(prepared, source.state_dict(), model)
     found, given = dict(prepared.named_parameters()), dict(source.named_parameters())
     for name in ("inner.0.weight", "up.bias", "inner.0.weight_quantizer.scale", "head.input_quantizer.scale"):
         assert torch.equal(found[name], given[name]), name

@@ -46,7 +46,7 @@ def trained(model: nn.Module, space: FilterRatio, candidate: Candidate, steps: i
         sparsifier.after_backward()
         optimizer.step()
         sparsifier.after_step()
-    sparsifier.conclude()
+    sparsifier.finish()
     return prepared.eval()
 
 

@@ -32,7 +32,7 @@ def trained(space, candidate, total=80):
     prepared.train()
     for number in range(total):
         step(prepared, optimizer, sparsifier, number)
-    sparsifier.conclude()
+    sparsifier.finish()
     return prepared.eval(), sparsifier
 
 

@@ -142,7 +142,7 @@ class BitEncoding:
                 if not math.isclose(total, costs[metric], rel_tol=1e-9):
                     raise NotABitSpaceError(
                         f"{metric} is no sum over layers ({total:g} against {costs[metric]:g}): expected costs that are, for "
-                        "an integer programme; take optuna_sampler or progressive"
+                        "an integer program; take optuna_sampler or progressive"
                     )
 
     def candidate(self, blocks: Sequence[DecisionBlock], chosen: Sequence[int]) -> Candidate:

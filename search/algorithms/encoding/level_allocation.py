@@ -1,4 +1,4 @@
-"""Yardsticks over ordered choices, such as bits: the same for every layer, or drawn at random, at the cost of the target."""
+"""Baselines over ordered choices, such as bits: the same for every layer, or drawn at random, at the cost of the target."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def uniform_allocation(problem: Problem, given: Mapping[str, Value] | None = Non
     """
     allocation = LevelAllocation(problem, given)
     if not allocation.constrained:
-        raise SecateursError("a yardstick needs a target to be compared at: set search.target to a cost of the space")
+        raise SecateursError("a baseline needs a target to be compared at: set search.target to a cost of the space")
     kinds = {name: name.endswith(".weight") for name in allocation.options}
     levels = [
         sorted({float(v) for n, o in allocation.options.items() if kinds[n] == weight for v in o}) for weight in (True, False)

@@ -1,4 +1,4 @@
-"""Greedy masks by importance: the yardsticks, and where the genetic search starts from."""
+"""Greedy masks by importance: the baselines, and where the genetic search starts from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def uniform(problem: Problem) -> Candidate:
     """Return the candidate that keeps the same share of every layer, the most important channels first.
 
     The share is the largest that keeps the targets; what whole channels leave of the budget is filled up, so that the
-    yardstick costs as much as what it is compared with. Where the decisions are numbers, such as bits, all layers get the same.
+    baseline costs as much as what it is compared with. Where the decisions are numbers, such as bits, all layers get the same.
 
     Raises:
         UnreachableTargetError: Even the smallest candidate exceeds a target.
@@ -24,7 +24,7 @@ def uniform(problem: Problem) -> Candidate:
     """
     if LevelAllocation.fits(problem):
         return uniform_allocation(problem)
-    return _yardstick(problem, globally=0.0)
+    return _baseline(problem, globally=0.0)
 
 
 def global_magnitude(problem: Problem) -> Candidate:
@@ -37,7 +37,7 @@ def global_magnitude(problem: Problem) -> Candidate:
         UnreachableTargetError: Even the smallest candidate exceeds a target.
         SecateursError: No target can be computed from the space's costs.
     """
-    return _yardstick(problem, globally=1.0)
+    return _baseline(problem, globally=1.0)
 
 
 def greedy(encoding: ChannelEncoding, globally: float, limit: float) -> Masks:
@@ -52,11 +52,11 @@ def greedy(encoding: ChannelEncoding, globally: float, limit: float) -> Masks:
     return fit_to_targets(encoding, encoding.full(), _scores(encoding, globally), limit=limit)
 
 
-def _yardstick(problem: Problem, globally: float) -> Candidate:
+def _baseline(problem: Problem, globally: float) -> Candidate:
     encoding = ChannelEncoding(problem)
     if not encoding.constrained and not encoding.budgeted:
         raise SecateursError(
-            f"a yardstick needs a target to be compared at: expected one on a cost of the space, got targets on "
+            f"a baseline needs a target to be compared at: expected one on a cost of the space, got targets on "
             f"{[target.metric for target in problem.targets]}; set search.target"
         )
     return encoding.candidate(greedy(encoding, globally, limit=1.0))

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores
 from search.algorithms.encoding.repair import fit_to_targets, nearest_count
 from search.algorithms.encoding.sampling import blurred_scores
-from search.algorithms.genetics.credit import OperatorSelection
 from search.algorithms.genetics.individual import Individual, deap_draws_from
+from search.algorithms.genetics.operator_selection import OperatorSelection
 from search.algorithms.mixed_starts import programmed
 
 _FACTORS = {"factor 0.3": 0.3, "factor 0.6": 0.6, "factor 0.85": 0.85, "factor 1": 1.0}
@@ -92,8 +92,8 @@ class MaskVariation(Variation):
 
     def __init__(self, encoding: ChannelEncoding, crossover: float, mutation: float, several: bool) -> None:
         super().__init__(encoding, crossover, mutation, several)
-        programmes = encoding.mixed and encoding.constrained and "omega" in encoding.problem.tables
-        self._bits_credit = OperatorSelection(("programme", "inherited")) if programmes else None
+        programs = encoding.mixed and encoding.constrained and "omega" in encoding.problem.tables
+        self._bits_credit = OperatorSelection(("programme", "inherited")) if programs else None
 
     def settle(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
         super().settle(made, survived)

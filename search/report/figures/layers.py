@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from search.output.numbers import format_count, format_percent
 from search.report.figures.style import (
+    BASELINE_MARKS,
     BLUE,
     GRID,
     MUTED,
     ORANGE,
     PAPER,
     SKY,
-    YARDSTICK_MARKS,
     new_figure,
     outside_legend,
 )
@@ -60,7 +60,7 @@ def channels_per_layer(layers: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def relevance_kept(retention: Mapping[str, Any]) -> Figure:
-    """Draw what every layer keeps of the baseline's relevance: the result as bars, the yardsticks as marks."""
+    """Draw what every layer keeps of the reference's relevance: the result as bars, the baselines as marks."""
     layers = retention["result"]["layers"]
     figure = new_figure(width=max(9.0, min(24.0, 0.3 * len(layers))), height=4.4)
     axes = figure.add_subplot()
@@ -71,7 +71,7 @@ def relevance_kept(retention: Mapping[str, Any]) -> Figure:
     for role, found in retention.items():
         shown = [(places[entry["name"]], 100 * entry["retained"]) for entry in found["layers"] if entry["name"] in places]
         if role != "result" and shown:
-            mark, color = YARDSTICK_MARKS.get(role, ("X", SKY))
+            mark, color = BASELINE_MARKS.get(role, ("X", SKY))
             xs, ys = [place for place, _ in shown], [share for _, share in shown]
             axes.scatter(xs, ys, s=28, marker=mark, color=color, edgecolors=PAPER, zorder=4, label=words(role))
     every = math.ceil(len(layers) / 80)
@@ -80,7 +80,7 @@ def relevance_kept(retention: Mapping[str, Any]) -> Figure:
         list(range(len(names)))[::every], names[::every], rotation=60, ha="right", rotation_mode="anchor", fontsize=8
     )
     axes.axhline(100, color=MUTED, linewidth=0.8)
-    axes.set_ylabel("of the baseline's relevance [%]")
+    axes.set_ylabel("of the reference's relevance [%]")
     axes.grid(visible=False, axis="x")
     axes.margins(x=0.01)
     least = min(layers, key=lambda entry: float(entry["retained"]))

@@ -1,4 +1,4 @@
-"""The figure of the result: its test score beside baseline and yardsticks."""
+"""The figure of the result: its test score beside reference and baselines."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from search.output.numbers import format_count, standard_error
 from search.report.figures.style import (
+    BASELINE_MARKS,
     MUTED,
     PAPER,
     RED,
     SKY,
-    YARDSTICK_MARKS,
     new_figure,
 )
 from search.report.view import score_of, words
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def test_points(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """Return name, MACs and score of every network that was measured on the test split."""
-    networks = {"baseline": report.get("baseline"), "result": report.get("result"), **(report.get("yardsticks") or {})}
+    networks = {"reference": report.get("reference"), "result": report.get("result"), **(report.get("baselines") or {})}
     kind = score_of(report.get("result"))
     points = []
     for name, network in networks.items():
@@ -43,7 +43,7 @@ def result_figure(points: Sequence[tuple[str, float, float]], samples: int) -> F
     scale, unit = (100.0, " %") if share else (1.0, "")
     axes.set_xlabel("score on the test split" + (" [%]" if share else ""))
     errors = [standard_error(score, samples) * scale if share and samples else 0.0 for _, _, score in points]
-    marks = {"baseline": ("o", MUTED), "result": ("*", RED), **YARDSTICK_MARKS}
+    marks = {"reference": ("o", MUTED), "result": ("*", RED), **BASELINE_MARKS}
     for place, (name, macs, score) in enumerate(points):
         mark, color = marks.get(name, ("X", SKY))
         big = 260 if name == "result" else 75
@@ -62,9 +62,9 @@ def result_figure(points: Sequence[tuple[str, float, float]], samples: int) -> F
     title = "Before and after, on the test split"
     if rivals and own is not None:
         lead = (own - max(rivals)) * scale
-        title = f"The result is {abs(lead):.2f} points {'ahead of' if lead > 0 else 'behind'} the best yardstick at equal cost"
+        title = f"The result is {abs(lead):.2f} points {'ahead of' if lead > 0 else 'behind'} the best baseline at equal cost"
         if abs(lead) < 0.005:
-            title = "The result and the best yardstick at equal cost score the same"
+            title = "The result and the best baseline at equal cost score the same"
         elif abs(lead) < math.sqrt(2) * max(errors):
             title += f",\nwithin the standard error of {samples:,} test samples"
     axes.set_title(title)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from search.output.numbers import format_count
 from search.report.figures.style import (
+    BASELINE_MARKS,
     BLUE,
     MUTED,
     PAPER,
     RED,
-    YARDSTICK_MARKS,
     new_figure,
     outside_legend,
 )
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def front_figure(view: SearchView, report: Mapping[str, Any]) -> Figure:
-    """Draw every candidate by its cost and score, the front, the chosen one and the yardsticks."""
+    """Draw every candidate by its cost and score, the front, the chosen one and the baselines."""
     figure = new_figure()
     axes = figure.add_subplot()
-    baseline = (report.get("baseline") or {}).get(view.cost)
-    if baseline:
-        divisor, label = baseline / 100, f"{words(view.cost)} [% of the baseline's {format_count(baseline)}]"
+    reference = (report.get("reference") or {}).get(view.cost)
+    if reference:
+        divisor, label = reference / 100, f"{words(view.cost)} [% of the reference's {format_count(reference)}]"
     else:
         divisor, prefix = _scaled([point.cost for point in view.points])
         label = f"{words(view.cost)} [{prefix}]" if prefix else words(view.cost)
@@ -43,8 +43,8 @@ def front_figure(view: SearchView, report: Mapping[str, Any]) -> Figure:
     if chosen is not None:
         place = ([chosen.cost / divisor], [chosen.score * scale])
         axes.scatter(*place, marker="*", s=230, color=RED, edgecolors=PAPER, zorder=5, label=f"chosen, trial {chosen.number}")
-    for name, (mark, color) in YARDSTICK_MARKS.items():
-        before = ((report.get("yardsticks") or {}).get(name) or {}).get("before_retraining") or {}
+    for name, (mark, color) in BASELINE_MARKS.items():
+        before = ((report.get("baselines") or {}).get(name) or {}).get("before_retraining") or {}
         if before.get(view.cost) is not None and before.get(view.score) is not None:
             place = ([before[view.cost] / divisor], [before[view.score] * scale])
             axes.scatter(*place, marker=mark, s=60, color=color, edgecolors=PAPER, zorder=4, label=words(name))
@@ -55,7 +55,7 @@ def front_figure(view: SearchView, report: Mapping[str, Any]) -> Figure:
     title = f"{len(view.points)} candidates measured in full"
     if chosen is not None:
         value = f"{chosen.score * scale:.1f} %" if scale == 100 else f"{chosen.score:.4g}"
-        cost = f"{chosen.cost / divisor:.1f} % of the {words(view.cost)}" if baseline else format_count(chosen.cost)
+        cost = f"{chosen.cost / divisor:.1f} % of the {words(view.cost)}" if reference else format_count(chosen.cost)
         title = f"Chosen: {words(view.score)} {value} at {cost}, before retraining"
     axes.set_title(title)
     outside_legend(axes)

@@ -47,7 +47,7 @@ STYLE: Any = {
     "legend.fontsize": 9,
     "svg.fonttype": "none",
 }
-YARDSTICK_MARKS = {
+BASELINE_MARKS = {
     "uniform": ("s", ORANGE),
     "global_magnitude": ("D", PURPLE),
     "random": ("^", GREEN),

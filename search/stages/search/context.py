@@ -13,7 +13,7 @@ from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
 from evaluators.latency.latency import Latency
-from evaluators.sensitivity.omega import LossIncrease
+from evaluators.sensitivity.loss_increase import LossIncrease
 from evaluators.task import Task
 from evaluators.tasks.observations import observations
 from evaluators.training.checkpoint import Checkpoint
@@ -21,9 +21,9 @@ from search.algorithms.integer_program import allocations
 from search.algorithms.mixed_starts import mixed_starts
 from search.config.registries import ALGORITHM, SPACE
 from search.executors.base import Evaluate, Workload
-from search.executors.recipe import TrialEvaluator
 from search.executors.remote_timer import evaluators_of
 from search.executors.trial_checkpoints import TrialCheckpoints
+from search.executors.trial_evaluator import TrialEvaluator
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.stages.removal import frozen
@@ -88,19 +88,19 @@ class SearchContext:
         problem: The space and what is sought in it.
         targets: The targets as they were set. What earlier stages left can be too large for one, when nobody would want the
             run to fail on it: then the problem has the smallest candidate's cost instead.
-        recipe: How a candidate is measured.
+        evaluator: How a candidate is measured.
         sensitivity: The table of Omega, and how far it can be trusted.
     """
 
     network: Network
     problem: Problem
     targets: Sequence[Target]
-    recipe: TrialEvaluator
+    evaluator: TrialEvaluator
     sensitivity: SensitivityTables
 
     @staticmethod
     def of(network: Network, run: StageRun, settings: SearchSettings) -> SearchContext:
-        """Build the space of ``network`` and resolve the targets against the baseline.
+        """Build the space of ``network`` and resolve the targets against the reference.
 
         Raises:
             SecateursError: Nothing in the network is open, or objectives and targets name what nothing measures.
@@ -118,7 +118,7 @@ class SearchContext:
             space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
         require_informative_objective(space, list(settings.objectives))
         evaluators = evaluators_of(settings.evaluate, run.execution)
-        baseline = run.baseline if run.baseline is not None else network
+        reference = run.reference if run.reference is not None else network
         # Without a storage, a configuration is only checked.
         folder = run.folder if run.storage is not None else None
         log = functools.partial(_log, run)
@@ -126,15 +126,15 @@ class SearchContext:
         latency = None
         if timed is not None:
             shared = None if folder is None else folder.parent
-            latency = LatencyTables(timed, model, baseline.model, task, shared, log)
-            latency.teach(space)
+            latency = LatencyTables(timed, model, reference.model, task, shared, log)
+            latency.fit(space)
         limits = {}
         for metric, limit in settings.target.items():
             value = 0.0
             if limit.relative and latency is not None and metric in latency.metrics:
-                value = latency.baseline()
+                value = latency.reference()
             elif limit.relative:
-                value = _measured(metric, evaluators, baseline, task, run.device)
+                value = _measured(metric, evaluators, reference, task, run.device)
             limits[metric] = limit.absolute(value)
         _require_measured([*settings.objectives, *limits], evaluators, task)
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
@@ -157,11 +157,11 @@ class SearchContext:
         if sensitivity.wanted:
             known["omega"] = sensitivity.table()
         read = {name: table for name, table in known.items() if name == "omega"}
-        recipe = TrialEvaluator(space, model, task, evaluators, run.seed, run.device, settings.training, read)
+        evaluator = TrialEvaluator(space, model, task, evaluators, run.seed, run.device, settings.training, read)
         problem = Problem(space, objectives, reachable, known, settings.training is not None)
         starts = (*allocations(problem), *mixed_starts(problem), *space.starting_points())
         problem = replace(problem, starts=tuple(dict.fromkeys(starts)))
-        return SearchContext(network, problem, targets, recipe, sensitivity)
+        return SearchContext(network, problem, targets, evaluator, sensitivity)
 
     def algorithm(self, settings: SearchSettings, seed: int) -> Any:
         """Return the search's algorithm, fresh."""
@@ -172,12 +172,12 @@ class SearchContext:
         threads = run.execution.threads_per_trial
 
         def pack(device: str) -> Callable[[], Evaluate]:
-            # Only a recipe that leaves this process needs what takes it there.
+            # Only an evaluator that leaves this process needs what takes it there.
             from search.executors.shipment import ship
 
-            return ship(self.recipe, self.network.transformations, run.build_task, threads, device)
+            return ship(self.evaluator, self.network.transformations, run.build_task, threads, device)
 
-        return Workload(self.recipe.evaluate, pack, checkpoints, threads, run.execution.device)
+        return Workload(self.evaluator.evaluate, pack, checkpoints, threads, run.execution.device)
 
     def realize(self, proposal: Proposal, end: Checkpoint | None = None) -> tuple[Network, dict[str, Any]]:
         """Return the network of a proposal as it was measured, and notes: ``metrics``, and ``equivalence_error``.
@@ -191,19 +191,19 @@ class SearchContext:
         Raises:
             EquivalenceError: It differs by more than rounding.
         """
-        space, recipe, candidate = self.problem.space, self.recipe, proposal.candidate
+        space, evaluator, candidate = self.problem.space, self.evaluator, proposal.candidate
         notes: dict[str, Any] = {}
-        if recipe.trains(candidate):
+        if evaluator.trains(candidate):
             sparsifier = space.sparsifier(candidate)
-            prepared = recipe.prepare(proposal, end, sparsifier=sparsifier)
+            prepared = evaluator.prepare(proposal, end, sparsifier=sparsifier)
             if sparsifier is not None:
                 notes["participation"] = sparsifier.record()
             error = space.check_prepared(prepared) if isinstance(space, CheckableTrained) else 0.0
             model, transformation = space.convert(prepared), space.transformation_of(candidate, prepared)
         else:
             error = space.check(self.network.model, candidate) if isinstance(space, Checkable) else 0.0
-            model, transformation = space.realize(recipe.model, candidate), space.transformation(candidate)
-        metrics = recipe.score(model, proposal)
+            model, transformation = space.realize(evaluator.model, candidate), space.transformation(candidate)
+        metrics = evaluator.score(model, proposal)
         notes |= {"metrics": metrics, "equivalence_error": float(error)}
         return Network(model, (*self.network.transformations, transformation)), notes
 

@@ -24,7 +24,7 @@ class Finalist:
     Attributes:
         proposal: What was measured.
         end: The end state of its trial's training, or None.
-        trial: The trial's number, None for a yardstick that is no trial.
+        trial: The trial's number, None for a baseline that is no trial.
     """
 
     proposal: Proposal
@@ -43,7 +43,7 @@ def choose_finalists(trials: Sequence[Trial], problem: Problem, count: int) -> l
 
 
 def train_finalists(
-    finalists: Sequence[Finalist], setup: SearchContext, settings: FinalistSettings, run: StageRun
+    finalists: Sequence[Finalist], context: SearchContext, settings: FinalistSettings, run: StageRun
 ) -> tuple[int, Network]:
     """Train every finalist, and return the place of the one that scores best on the search split, and its trained network.
 
@@ -51,11 +51,11 @@ def train_finalists(
     """
     rows: list[dict[str, object]] = []
     best: tuple[float, int, Network] | None = None
-    baseline = run.baseline if run.baseline is not None else setup.network
+    reference = run.reference if run.reference is not None else context.network
     distilled = settings.training.distillation is not None
     with run.log.bar(f"{run.label}: finalists", len(finalists)) as bar:
         for place, finalist in enumerate(finalists):
-            network, _ = setup.realize(finalist.proposal, finalist.end)
+            network, _ = context.realize(finalist.proposal, finalist.end)
             fingerprint = finalist.proposal.candidate.fingerprint
             history = train(
                 network.model,
@@ -64,7 +64,7 @@ def train_finalists(
                 seed=run.seed,
                 device=run.device,
                 checkpoint=FileCheckpoint(run.folder / FINALISTS / f"{fingerprint}.safetensors"),
-                teacher=baseline.copy().model if distilled else None,
+                teacher=reference.copy().model if distilled else None,
             )
             record = history.best if settings.training.early_stop is not None else history.epochs[-1]
             score = (record if record is not None else history.epochs[-1]).search_score

@@ -1,4 +1,4 @@
-"""The latency that a search knows beforehand: the baseline's, and that of every candidate from a table of its layers."""
+"""The latency that a search knows beforehand: the reference's, and that of every candidate from a table of its layers."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class LatencyTables:
     Args:
         latency: The search's evaluator of latency.
         model: The network that enters the search.
-        baseline: The network that relative limits refer to.
+        reference: The network that relative limits refer to.
         task: Data and forward pass.
-        folder: Where the answers are kept, for the search and its yardsticks; None keeps only what the cache keeps.
+        folder: Where the answers are kept, for the search and its baselines; None keeps only what the cache keeps.
         log: Takes a line about what is being measured.
     """
 
@@ -44,14 +44,14 @@ class LatencyTables:
         self,
         latency: Latency,
         model: nn.Module,
-        baseline: nn.Module,
+        reference: nn.Module,
         task: Task,
         folder: Path | None,
         log: Callable[[str], None],
     ) -> None:
-        self._latency, self._model, self._baseline, self._task, self._log = latency, model, baseline, task, log
+        self._latency, self._model, self._reference, self._task, self._log = latency, model, reference, task, log
         self._path = None if folder is None else folder / FILE
-        described = {**asdict(latency.settings), "model": self._key(model), "baseline": self._key(baseline)}
+        described = {**asdict(latency.settings), "model": self._key(model), "reference": self._key(reference)}
         self._stored: dict[str, Any] = {"of": described}
         if self._path is not None and self._path.exists():
             found = json.loads(self._path.read_text())
@@ -63,7 +63,7 @@ class LatencyTables:
         """What the evaluator measures."""
         return self._latency.metrics
 
-    def teach(self, space: SearchSpace) -> None:
+    def fit(self, space: SearchSpace) -> None:
         """Let ``space`` know the latency of its candidates, where that is the evaluator's mode.
 
         Raises:
@@ -80,11 +80,11 @@ class LatencyTables:
             self._store("table", self._measured(space).to_json())
         space.use_latency(MeasuredLatency.from_json(self._stored["table"]))
 
-    def baseline(self) -> float:
-        """Return the measured latency of the baseline."""
-        if "baseline" not in self._stored:
-            self._store("baseline", self._network(self._baseline))
-        return float(self._stored["baseline"])
+    def reference(self) -> float:
+        """Return the measured latency of the reference."""
+        if "reference" not in self._stored:
+            self._store("reference", self._network(self._reference))
+        return float(self._stored["reference"])
 
     def _measured(self, space: Any) -> MeasuredLatency:
         settings, conditions, timer = self._latency.settings, self._latency.settings.conditions, self._latency.timer

@@ -15,8 +15,8 @@ from torch import nn
 
 from evaluators.base import Evaluator
 from evaluators.sensitivity.estimates import FORWARD_BATCH, MEASURES, SensitivitySettings, calibration_batches
-from evaluators.sensitivity.loss_increase import divergence_table, loss_increases
-from evaluators.sensitivity.omega import LossIncrease, Place, omega_table
+from evaluators.sensitivity.loss_increase import LossIncrease, Place, omega_table
+from evaluators.sensitivity.measured_increase import divergence_table, loss_increases
 from evaluators.task import Task
 from search.output.atomic import write_json
 from spaces.base import SearchSpace

@@ -10,7 +10,7 @@ from evaluators.training.settings import TrainingSettings
 from search.config.registries import AlgorithmBlock, EvaluatorBlock, LimitField, SpaceBlock
 from spaces.importance.criterion import CriterionName
 
-Yardstick = Literal["uniform", "global_magnitude", "random", "dense_same_training"]
+Baseline = Literal["uniform", "global_magnitude", "random", "dense_same_training"]
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class SearchSettings:
         algorithm: What decides what to try next.
         evaluate: What measures a candidate.
         objectives: Metrics that are sought, with the direction of each; the first is the primary one.
-        target: Upper limits of costs: of the baseline's (``"<= 40%"``) or in the metric's unit (``"<= 1.2e6"``).
-        yardsticks: What is put beside the result at the same cost.
+        target: Upper limits of costs: of the reference's (``"<= 40%"``) or in the metric's unit (``"<= 1.2e6"``).
+        baselines: What is put beside the result at the same cost.
         budget: When the search ends, beside the algorithm's own end.
         batch: Number of proposals asked for at a time, whatever the number of workers.
-        importance: Criterion of the importance table, from which first generations and greedy yardsticks are made:
+        importance: Criterion of the importance table, from which first generations and greedy baselines are made:
             ``bn_scale``, ``l1``, ``l2``, ``geometric_median``; or, learnt from training samples, ``taylor``,
             ``task_relevance`` or their product ``relevance_loss``.
         finalists: How the best few candidates are trained when the search is over, so that the best of them then is delivered;
@@ -81,7 +81,7 @@ class SearchSettings:
     evaluate: tuple[EvaluatorBlock, ...]
     objectives: dict[str, Direction]
     target: dict[str, LimitField] = field(default_factory=dict)
-    yardsticks: tuple[Yardstick, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     batch: int = 16
     importance: CriterionName = "bn_scale"
@@ -95,5 +95,5 @@ class SearchSettings:
             raise ValueError("objectives must name at least one metric, such as {top1: maximize, macs: minimize}")
         if not self.evaluate:
             raise ValueError("evaluate must name at least one evaluator, such as [accuracy, cost]")
-        if len(set(self.yardsticks)) < len(self.yardsticks):
-            raise ValueError(f"yardsticks are named twice: {list(self.yardsticks)}")
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError(f"baselines are named twice: {list(self.baselines)}")

@@ -1,4 +1,4 @@
-"""Search: which of the space's networks is the best one, with yardsticks at the same cost beside it."""
+"""Search: which of the space's networks is the best one, with baselines at the same cost beside it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
 
 
 class Search(Stage):
-    """Searches the space of the network that enters, or finds the yardstick that ``run.variant`` names."""
+    """Searches the space of the network that enters, or finds the baseline that ``run.variant`` names."""
 
     Settings = SearchSettings
     compresses = True
@@ -47,43 +47,43 @@ class Search(Stage):
 
     def __init__(self, settings: SearchSettings) -> None:
         self.settings = settings
-        self._setup: SearchContext | None = None
+        self._context: SearchContext | None = None
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        unimportant = {"yardsticks", *(("algorithm", "budget", "batch") if variant in GREEDY else ())}
+        unimportant = {"baselines", *(("algorithm", "budget", "batch") if variant in GREEDY else ())}
         return {name: value for name, value in settings.items() if name not in unimportant}
 
     def check(self, network: Network, run: StageRun) -> Network:
         executor = run.execution.executor
         EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
-        setup = SearchContext.of(network, run, self.settings)
-        setup.recipe.require_training()
-        setup.algorithm(self.settings, run.seed)
-        for name in self.settings.yardsticks:
+        context = SearchContext.of(network, run, self.settings)
+        context.evaluator.require_training()
+        context.algorithm(self.settings, run.seed)
+        for name in self.settings.baselines:
             if name in GREEDY:
-                GREEDY[name](setup.problem)
-        space = setup.problem.space
-        candidate = next(iter(setup.problem.starts), None) or space.sample(np.random.default_rng(run.seed))
+                GREEDY[name](context.problem)
+        space = context.problem.space
+        candidate = next(iter(context.problem.starts), None) or space.sample(np.random.default_rng(run.seed))
         return Network(
-            space.realize(setup.recipe.model, candidate), (*network.transformations, space.transformation(candidate))
+            space.realize(context.evaluator.model, candidate), (*network.transformations, space.transformation(candidate))
         )
 
     def run(self, network: Network, run: StageRun) -> Network:
-        if self._setup is None or self._setup.network is not network:
-            self._setup = SearchContext.of(network, run, self.settings)
-        setup = self._setup
-        write_bytes(run.folder / "tables.safetensors", save(_flat(setup.problem.tables)))
+        if self._context is None or self._context.network is not network:
+            self._context = SearchContext.of(network, run, self.settings)
+        context = self._context
+        write_bytes(run.folder / "tables.safetensors", save(_flat(context.problem.tables)))
         if run.variant in GREEDY:
-            return self._finals(setup, [Finalist(Proposal(GREEDY[run.variant](setup.problem)))], run)
+            return self._finals(context, [Finalist(Proposal(GREEDY[run.variant](context.problem)))], run)
         if run.variant == "random":
             spent = len(run.found["trials"])
-            algorithm = self._random(setup, spent, run.seed)
-            return self._search(setup, algorithm, BudgetSettings(evaluations=spent), run)
-        return self._search(setup, setup.algorithm(self.settings, run.seed), self.settings.budget, run)
+            algorithm = self._random(context, spent, run.seed)
+            return self._search(context, algorithm, BudgetSettings(evaluations=spent), run)
+        return self._search(context, context.algorithm(self.settings, run.seed), self.settings.budget, run)
 
-    def _random(self, setup: SearchContext, spent: int, seed: int) -> Algorithm:
+    def _random(self, context: SearchContext, spent: int, seed: int) -> Algorithm:
         """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
-        space, own = setup.problem.space, self.settings.algorithm.settings
+        space, own = context.problem.space, self.settings.algorithm.settings
         masks = any(isinstance(domain, Mask) for domain in space.domains.values())
         leveled = isinstance(space, OrdinalSpace) and not isinstance(own, ALGORITHM.find("optuna").Settings)
         found = ALGORITHM.find("random" if masks or leveled else "optuna")
@@ -91,25 +91,25 @@ class Search(Stage):
         if not masks and not leveled:
             alike = own if isinstance(own, found.Settings) and spent >= own.bracket else settings
             settings = replace(alike, sampler="random", evaluations=spent)
-        # A seed of its own: Optuna's samplers start with random draws, which would be this yardstick's as well.
+        # A seed of its own: Optuna's samplers start with random draws, which would be this baseline's as well.
         own_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
-        algorithm: Algorithm = found(setup.problem, settings, own_seed)
+        algorithm: Algorithm = found(context.problem, settings, own_seed)
         return algorithm
 
-    def _search(self, setup: SearchContext, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:
-        problem = setup.problem
+    def _search(self, context: SearchContext, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:
+        problem = context.problem
         if run.storage is None:
             raise SecateursError("a search needs a storage to record its trials in")
         suffix = "" if run.variant == RESULT else f"/{run.variant}"
-        baseline = costs_of(run.baseline if run.baseline is not None else setup.network, run.task, run.device)
-        study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem, baseline)
+        reference = costs_of(run.reference if run.reference is not None else context.network, run.task, run.device)
+        study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem, reference)
         checkpoints = TrialCheckpoints(run.folder / TRIALS)
-        executor = EXECUTOR.build(run.execution.executor, setup.workload(run, checkpoints))
+        executor = EXECUTOR.build(run.execution.executor, context.workload(run, checkpoints))
         limits = [limit for limit in (algorithm.budget, budget.evaluations) if limit is not None]
 
         def keep_best(trials: list[Trial]) -> None:
             if run.variant == RESULT:
-                self._keep_best(setup, trials, run)
+                self._keep_best(context, trials, run)
 
         seconds_left = None if budget.seconds is None else lambda: (budget.seconds or 0.0) - run.stopwatch.seconds
         loop_class = AsynchronousLoop if _asynchronous(run) else BatchLoop
@@ -139,7 +139,7 @@ class Search(Stage):
                 f"{next((trial.error for trial in reversed(trials) if trial.error), 'none')}. Raise the search's budget"
             )
         run.notes.update(
-            trials=[_row(trial, replace(problem, targets=setup.targets)) for trial in trials],
+            trials=[_row(trial, replace(problem, targets=context.targets)) for trial in trials],
             failed=sum(trial.state == "failed" for trial in trials),
             worker_seconds=sum(trial.seconds for trial in trials),
             ended_by=loop.ended_by or "algorithm",
@@ -147,32 +147,32 @@ class Search(Stage):
             pareto=[_point(trial, problem) for trial in front(trials, problem)],
             algorithm=dict(algorithm.notes),
         )
-        if run.variant == RESULT and (compared := setup.sensitivity.comparison()) is not None:
+        if run.variant == RESULT and (compared := context.sensitivity.comparison()) is not None:
             run.notes["sensitivity"] = compared
         finals = self.settings.finalists
         last = [chosen] if finals is None else choose_finalists(trials, problem, finals.count)
         found = [Finalist(trial.proposal, checkpoints.end(trial.number), trial.number) for trial in last]
-        return self._finals(setup, found, run)
+        return self._finals(context, found, run)
 
-    def _finals(self, setup: SearchContext, finalists: list[Finalist], run: StageRun) -> Network:
+    def _finals(self, context: SearchContext, finalists: list[Finalist], run: StageRun) -> Network:
         """Return the network of the best finalist, trained where they are."""
         place, trained = 0, None
         if self.settings.finalists is not None:
-            place, trained = train_finalists(finalists, setup, self.settings.finalists, run)
+            place, trained = train_finalists(finalists, context, self.settings.finalists, run)
         run.notes["trial"] = finalists[place].trial
-        network = self._deliver(setup, finalists[place].proposal, finalists[place].end, run)
+        network = self._deliver(context, finalists[place].proposal, finalists[place].end, run)
         return network if trained is None else trained
 
-    def _deliver(self, setup: SearchContext, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
+    def _deliver(self, context: SearchContext, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
         """Return the network of a proposal, and note what the report needs of it."""
-        network, notes = setup.realize(proposal, end)
+        network, notes = context.realize(proposal, end)
         metrics = notes["metrics"]
         run.notes.update(
             fingerprint=proposal.candidate.fingerprint,
             **notes,
-            layers=setup.layers(network),
-            bits=setup.bits(network),
-            frozen=setup.frozen(),
+            layers=context.layers(network),
+            bits=context.bits(network),
+            frozen=context.frozen(),
             objectives=dict(self.settings.objectives),
             target={
                 target.metric: {
@@ -181,23 +181,23 @@ class Search(Stage):
                     "value": metrics[target.metric],
                     "met": target.violation(metrics) == 0.0,
                 }
-                for target in setup.targets
+                for target in context.targets
             },
         )
         return network
 
-    def _keep_best(self, setup: SearchContext, trials: list[Trial], run: StageRun) -> None:
+    def _keep_best(self, context: SearchContext, trials: list[Trial], run: StageRun) -> None:
         """Put the best network so far on disk, unless it is there already."""
-        chosen = best(trials, setup.problem)
+        chosen = best(trials, context.problem)
         known = run.best.provenance() or {}
         if chosen is None or (known.get("step"), known.get("trial")) == (run.step, chosen.number):
             return
         end = TrialCheckpoints(run.folder / TRIALS).end(chosen.number)
-        network, notes = setup.realize(chosen.proposal, end)
+        network, notes = context.realize(chosen.proposal, end)
         metrics = notes["metrics"]
         fingerprint = chosen.proposal.candidate.fingerprint
         run.best.replace(network, {"step": run.step, "trial": chosen.number, "fingerprint": fingerprint, "metrics": metrics})
-        names = [objective.metric for objective in setup.problem.objectives]
+        names = [objective.metric for objective in context.problem.objectives]
         words = ", ".join(f"{name} {metrics[name]:.6g}" for name in names)
         run.log.write(f"{run.label}: best is trial {chosen.number}: {words}", console=False)
 

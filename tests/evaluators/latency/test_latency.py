@@ -94,7 +94,7 @@ def test_a_quantized_network_is_timed_as_it_is_stored() -> None:
     assert timing.median > 0.0
 
 
-def test_in_table_mode_a_candidate_is_told_by_the_space_and_the_baseline_is_measured() -> None:
+def test_in_table_mode_a_candidate_is_told_by_the_space_and_the_reference_is_measured() -> None:
     task, timer = digits_task(), Scripted()
     evaluator = Latency(LatencySettings(mode="table"), timer)
     candidate = Candidate({"a": 1})

@@ -9,8 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 from search.algorithms.encoding.channel_encoding import ChannelEncoding
 from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.genetic import GeneticAlgorithm
-from search.algorithms.genetics.breeding import Breeder
 from search.algorithms.genetics.individual import Fitness, Individual, deap_draws_from, select_survivors
+from search.algorithms.genetics.reproduction import Breeder
 from search.algorithms.genetics.settings import GeneticSettings
 from search.algorithms.genetics.variation import FactorVariation
 from search.algorithms.random import RandomSearch, RandomSettings

@@ -1,4 +1,4 @@
-"""The integer programme, against brute force."""
+"""The integer program, against brute force."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ def test_a_programme_that_is_cut_short_tells_its_gap_and_keeps_the_targets():
 def test_targets_out_of_reach_together_are_an_error():
     space = BitSpace(4, activations=(4, 8))
     problem = bit_problem(space, size_bytes=0.5)
-    programme = MixedIntegerProgram(BitEncoding(problem))
+    program = MixedIntegerProgram(BitEncoding(problem))
     smallest = space.costs(BitEncoding(problem).candidate_of(min))["bit_operations"]
     with pytest.raises(UnreachableTargetError, match="no choice of bits keeps all of size_bytes"):
-        programme.solve([Target("bit_operations", 0.99 * smallest)])
+        program.solve([Target("bit_operations", 0.99 * smallest)])
 
 
 def test_starts_for_a_sampler_lie_between_the_target_and_half_way_down():

@@ -99,7 +99,7 @@ def test_within_a_budget_of_the_space_levels_are_free(name: str) -> None:
     assert uniform(problem) == costliest(space)
 
 
-def test_yardsticks_use_the_target_up() -> None:
+def test_baselines_use_the_target_up() -> None:
     space = Ratios()
     problem = problem_of(space)
     level = space.costs(uniform(problem))["macs"] / problem.targets[0].limit

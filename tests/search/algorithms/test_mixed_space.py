@@ -153,10 +153,10 @@ def test_starts_keep_the_targets_and_come_first() -> None:
     assert mixed_starts(mixed_problem(SPACE)) == []
 
 
-def test_yardsticks_keep_every_target() -> None:
+def test_baselines_keep_every_target() -> None:
     problem = mixed_problem(SPACE, **SHARES)
-    for yardstick in (uniform, global_magnitude):
-        costs = SPACE.costs(yardstick(problem))
+    for baseline in (uniform, global_magnitude):
+        costs = SPACE.costs(baseline(problem))
         assert problem.violation(costs) == 0.0
         assert max(costs[target.metric] / target.limit for target in problem.targets) > 0.9
     with pytest.raises(UnreachableTargetError):

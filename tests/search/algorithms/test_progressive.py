@@ -1,4 +1,4 @@
-"""The progressive loop: what it proposes, and how near it comes to the integer programme."""
+"""The progressive loop: what it proposes, and how near it comes to the integer program."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def trained(trials):
 
 
 def excess(space, problem, **settings):
-    """Return by how much the result's Omega exceeds that of the integer programme at the same size."""
+    """Return by how much the result's Omega exceeds that of the integer program at the same size."""
     last = trained(run(space, problem, **settings))[-1].proposal.candidate
     size = Target("size_bytes", space.costs(last)["size_bytes"])
     return space.omega(last) / MixedIntegerProgram(BitEncoding(problem)).solve([size]).omega - 1.0

@@ -133,8 +133,8 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         config(search(algorithm="progressive", evaluate=["omega", "accuracy", "cost"])),
         "0-search: ",
     ),
-    "integer programme over channels": (config(search(algorithm="integer_program")), "0-search: "),
-    "integer programme without omega": (config(bits(algorithm="integer_program")), "expected `omega` in search.evaluate"),
+    "integer program over channels": (config(search(algorithm="integer_program")), "0-search: "),
+    "integer program without omega": (config(bits(algorithm="integer_program")), "expected `omega` in search.evaluate"),
     "a table over schedules": (
         config(
             search(
@@ -152,7 +152,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a target out of reach": (config(search(target={"macs": "<= 0.01%"})), "the smallest network in this space has"),
     "a target that is met": (config(search(target={"macs": "<= 1e12"})), "within <= 1000000000000.0"),
-    "a yardstick without a target": (config(search(yardsticks=["uniform"])), "yardstick needs a target"),
+    "a baseline without a target": (config(search(baselines=["uniform"])), "baseline needs a target"),
     "nothing included": (
         config(search(space={"name": "channel_mask", "include": ["nowhere*"]})),
         "0-search: the name pattern 'nowhere*' matches no layer of the network; its layers are called like 'features.0'",

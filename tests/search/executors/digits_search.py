@@ -25,9 +25,9 @@ from evaluators.training.settings import TrainingSettings
 from search.algorithms.genetic import GeneticAlgorithm
 from search.algorithms.genetics.settings import GeneticSettings
 from search.executors.base import Evaluate, Executor, Workload
-from search.executors.recipe import TrialEvaluator
 from search.executors.shipment import ship
 from search.executors.trial_checkpoints import TrialCheckpoints
+from search.executors.trial_evaluator import TrialEvaluator
 from search.output.progress import Log
 from search.run.network import restore
 from search.run.stage_run import Stopwatch
@@ -74,7 +74,7 @@ class Pause(Evaluator):
         return {}
 
 
-def make_recipe(
+def make_evaluator(
     pause: float = 0.0, extra: tuple[Evaluator, ...] = (), training: TrainingSettings | None = None
 ) -> TrialEvaluator:
     """Return how candidates of the channel space of a small network are measured."""
@@ -88,21 +88,23 @@ def make_recipe(
     )
 
 
-def make_problem(recipe: TrialEvaluator) -> Problem:
+def make_problem(evaluator: TrialEvaluator) -> Problem:
     """Return the problem of keeping accuracy at 60 % of the MACs."""
-    known = make_tables(recipe.space, recipe.model, recipe.task, "bn_scale", recipe.device)
+    known = make_tables(evaluator.space, evaluator.model, evaluator.task, "bn_scale", evaluator.device)
     return Problem(
-        recipe.space, [Objective("top1", "maximize"), Objective("macs", "minimize")], [Target("macs", 40_000.0)], known
+        evaluator.space, [Objective("top1", "maximize"), Objective("macs", "minimize")], [Target("macs", 40_000.0)], known
     )
 
 
-def make_workload(recipe: TrialEvaluator, folder: Path, threads: int = 1, build: Callable[[], Task] | None = None) -> Workload:
-    """Return what executors do for a search with ``recipe``."""
+def make_workload(
+    evaluator: TrialEvaluator, folder: Path, threads: int = 1, build: Callable[[], Task] | None = None
+) -> Workload:
+    """Return what executors do for a search with ``evaluator``."""
 
     def pack(device: str) -> Callable[[], Evaluate]:
-        return ship(recipe, [], build or partial(build_task, TASK), threads, device)
+        return ship(evaluator, [], build or partial(build_task, TASK), threads, device)
 
-    return Workload(recipe.evaluate, pack, TrialCheckpoints(folder / "trials"), threads)
+    return Workload(evaluator.evaluate, pack, TrialCheckpoints(folder / "trials"), threads)
 
 
 def search(

@@ -19,9 +19,9 @@ from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
 from search.algorithms.base import Algorithm
 from search.executors.base import Evaluate, Workload
-from search.executors.recipe import TrialEvaluator
 from search.executors.shipment import ship
 from search.executors.trial_checkpoints import TrialCheckpoints
+from search.executors.trial_evaluator import TrialEvaluator
 from search.run.network import restore
 from search.study.problem import Objective, Problem
 from search.study.trial import Proposal, Trial
@@ -154,7 +154,7 @@ class Rungs(Algorithm):
         return 7
 
 
-def training_recipe(log: Path, seconds: float = 0.0) -> TrialEvaluator:
+def training_evaluator(log: Path, seconds: float = 0.0) -> TrialEvaluator:
     """Return how such a candidate is trained, for three epochs of ten steps, and measured."""
     task = build_task(TASK)
     model = restore(task, [], task.reference_model().state_dict()).model
@@ -164,18 +164,18 @@ def training_recipe(log: Path, seconds: float = 0.0) -> TrialEvaluator:
     return TrialEvaluator(Strengths(log, seconds), model, task, evaluators, 0, CPU, settings)
 
 
-def training_workload(recipe: TrialEvaluator, folder: Path) -> Workload:
-    """Return what executors do with the recipe."""
+def training_workload(evaluator: TrialEvaluator, folder: Path) -> Workload:
+    """Return what executors do with the evaluator."""
 
     def pack(device: str) -> Evaluate:
-        return ship(recipe, [], partial(build_task, TASK), 1, device)  # type: ignore[return-value]
+        return ship(evaluator, [], partial(build_task, TASK), 1, device)  # type: ignore[return-value]
 
-    return Workload(recipe.evaluate, pack, TrialCheckpoints(folder / "trials"))  # type: ignore[arg-type]
+    return Workload(evaluator.evaluate, pack, TrialCheckpoints(folder / "trials"))  # type: ignore[arg-type]
 
 
-def training_problem(recipe: TrialEvaluator) -> Problem:
+def training_problem(evaluator: TrialEvaluator) -> Problem:
     """Return the problem of the highest accuracy."""
-    return Problem(recipe.space, [Objective("top1", "maximize")], [], {})
+    return Problem(evaluator.space, [Objective("top1", "maximize")], [], {})
 
 
 def steps(log: Path) -> dict[str, list[int]]:

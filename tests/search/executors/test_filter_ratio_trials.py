@@ -17,8 +17,8 @@ from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
 from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings
 from search.executors.base import Job
-from search.executors.recipe import TrialEvaluator
 from search.executors.shipment import ship
+from search.executors.trial_evaluator import TrialEvaluator
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Proposal
 from spaces.candidate import Candidate
@@ -33,7 +33,7 @@ TASK = TaskSettings(
 
 
 @pytest.fixture(scope="module")
-def recipe() -> TrialEvaluator:
+def evaluator() -> TrialEvaluator:
     task = build_task(TASK)
     model = task.reference_model().eval()
     settings = FilterRatioSettings(method="gradient_cut", levels=4)
@@ -44,25 +44,25 @@ def recipe() -> TrialEvaluator:
     return TrialEvaluator(space, model, task, evaluators, 0, CPU, training)
 
 
-def half(recipe: TrialEvaluator) -> Candidate:
-    return Candidate(dict.fromkeys(recipe.space.domains, 0.5))
+def half(evaluator: TrialEvaluator) -> Candidate:
+    return Candidate(dict.fromkeys(evaluator.space.domains, 0.5))
 
 
 @pytest.mark.parametrize("fidelity", [0.0, 0.5, 1.0])
-def test_whatever_the_training_the_network_has_the_ratio(recipe: TrialEvaluator, fidelity: float) -> None:
-    trial = recipe.evaluate(Job(0, Proposal(half(recipe), fidelity)))
+def test_whatever_the_training_the_network_has_the_ratio(evaluator: TrialEvaluator, fidelity: float) -> None:
+    trial = evaluator.evaluate(Job(0, Proposal(half(evaluator), fidelity)))
     assert trial.error == ""
-    assert trial.metrics["macs"] == recipe.space.costs(half(recipe))["macs"]
+    assert trial.metrics["macs"] == evaluator.space.costs(half(evaluator))["macs"]
 
 
-def test_another_process_finds_the_same(recipe: TrialEvaluator) -> None:
-    job = Job(0, Proposal(half(recipe)))
-    evaluate = ship(recipe, [], partial(build_task, TASK), 1, "cpu")()
-    assert evaluate(job).metrics == recipe.evaluate(job).metrics
+def test_another_process_finds_the_same(evaluator: TrialEvaluator) -> None:
+    job = Job(0, Proposal(half(evaluator)))
+    evaluate = ship(evaluator, [], partial(build_task, TASK), 1, "cpu")()
+    assert evaluate(job).metrics == evaluator.evaluate(job).metrics
 
 
-def test_a_sampler_of_numbers_searches_it(recipe: TrialEvaluator) -> None:
-    space = recipe.space
+def test_a_sampler_of_numbers_searches_it(evaluator: TrialEvaluator) -> None:
+    space = evaluator.space
     whole = space.costs(Candidate(dict.fromkeys(space.domains, 0.0)))["macs"]
     problem = Problem(space, [Objective("top1", "maximize")], [Target("macs", 0.5 * whole)], {}, trains=True)
     sampler = OptunaSampler(problem, OptunaSamplerSettings(evaluations=6, batch=3), 0)
@@ -70,6 +70,6 @@ def test_a_sampler_of_numbers_searches_it(recipe: TrialEvaluator) -> None:
     while not sampler.finished:
         for proposal in sampler.ask(3):
             assert space.costs(proposal.candidate)["macs"] <= 0.5 * whole
-            sampler.tell(recipe.evaluate(Job(asked, proposal)))
+            sampler.tell(evaluator.evaluate(Job(asked, proposal)))
             asked += 1
     assert asked == 6

@@ -21,8 +21,8 @@ from search.executors.base import Event, Job, Lost, Notice, Result, Saved, Workl
 from search.executors.ray import RayExecutor
 from search.executors.ray_cluster import ClusterError, Share, connect
 from search.executors.ray_settings import RaySettings
-from search.executors.recipe import TrialEvaluator
 from search.executors.serial import SerialExecutor, SerialSettings
+from search.executors.trial_evaluator import TrialEvaluator
 from search.stages.search.asynchronous_loop import AsynchronousLoop
 from search.study.problem import Objective, Problem
 from search.study.trial import Proposal, Trial
@@ -31,15 +31,23 @@ from spaces.candidate import Candidate
 from spaces.domains import Choice, Domain
 from spaces.errors import SecateursError
 from tests.processes import processes
-from tests.search.executors.digits_search import TASK, kill_workers, make_problem, make_recipe, make_workload, search, timeless
+from tests.search.executors.digits_search import (
+    TASK,
+    kill_workers,
+    make_evaluator,
+    make_problem,
+    make_workload,
+    search,
+    timeless,
+)
 from tests.search.executors.formula import Formula
 from tests.search.executors.rising_trials import (
     STEPS,
     Rising,
     Rungs,
     steps,
+    training_evaluator,
     training_problem,
-    training_recipe,
     training_workload,
 )
 
@@ -58,24 +66,24 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def recipe() -> TrialEvaluator:
-    return make_recipe(pause=0.02)
+def evaluator() -> TrialEvaluator:
+    return make_evaluator(pause=0.02)
 
 
 @pytest.fixture(scope="module")
-def serial(recipe: TrialEvaluator, tmp_path_factory: pytest.TempPathFactory) -> list[Trial]:
+def serial(evaluator: TrialEvaluator, tmp_path_factory: pytest.TempPathFactory) -> list[Trial]:
     """Return the trials of the search in this process."""
     folder = tmp_path_factory.mktemp("serial")
-    return search(folder, make_problem(recipe), SerialExecutor(make_workload(recipe, folder), SerialSettings()))
+    return search(folder, make_problem(evaluator), SerialExecutor(make_workload(evaluator, folder), SerialSettings()))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_any_number_of_workers_gives_the_same_trials(
-    recipe: TrialEvaluator, serial: list[Trial], tmp_path: Path, workers: int
+    evaluator: TrialEvaluator, serial: list[Trial], tmp_path: Path, workers: int
 ) -> None:
-    executor = RayExecutor(make_workload(recipe, tmp_path), RaySettings(workers=workers))
-    found = search(tmp_path, make_problem(recipe), executor)
+    executor = RayExecutor(make_workload(evaluator, tmp_path), RaySettings(workers=workers))
+    found = search(tmp_path, make_problem(evaluator), executor)
     assert timeless(found) == timeless(serial)
     assert sum(trial.state == "complete" for trial in found) >= 20
 
@@ -94,11 +102,11 @@ class Losing(RayExecutor):
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_lost_workers_change_nothing(recipe: TrialEvaluator, serial: list[Trial], tmp_path: Path, kills: int) -> None:
+def test_lost_workers_change_nothing(evaluator: TrialEvaluator, serial: list[Trial], tmp_path: Path, kills: int) -> None:
     lines: list[str] = []
-    executor = Losing(make_workload(recipe, tmp_path), RaySettings(workers=2))
+    executor = Losing(make_workload(evaluator, tmp_path), RaySettings(workers=2))
     executor.kills = kills
-    found = search(tmp_path, make_problem(recipe), executor, log=lines.append)
+    found = search(tmp_path, make_problem(evaluator), executor, log=lines.append)
     assert executor.kills <= 0
     assert timeless(found) == timeless(serial)
     assert any("its worker was lost" in line and "process died" in line for line in lines), lines
@@ -194,7 +202,7 @@ def test_cancelled_jobs_give_no_result(formula: Callable[..., RayExecutor]) -> N
 
 
 def test_a_worker_with_other_data_is_an_error_that_says_so(
-    recipe: TrialEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluator: TrialEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.executors.ray_pool.GIVE_UP_AFTER", 1)
 
@@ -202,9 +210,9 @@ def test_a_worker_with_other_data_is_an_error_that_says_so(
         data = replace(TASK.data, settings=replace(TASK.data.settings, search_size=200))
         return build_task(replace(TASK, data=data))
 
-    workload = make_workload(recipe, tmp_path, build=other)
+    workload = make_workload(evaluator, tmp_path, build=other)
     with pytest.raises(SecateursError, match="another model or other data than the driver"):
-        search(tmp_path, make_problem(recipe), RayExecutor(workload, RaySettings(workers=1)))
+        search(tmp_path, make_problem(evaluator), RayExecutor(workload, RaySettings(workers=1)))
 
 
 class Names(SearchSpace):
@@ -282,17 +290,17 @@ def test_the_cluster_is_seen_from_this_machine_only() -> None:
     assert set(listening) <= loopback
 
 
-def test_trials_get_the_threads_that_the_driver_was_told(recipe: TrialEvaluator, tmp_path: Path) -> None:
+def test_trials_get_the_threads_that_the_driver_was_told(evaluator: TrialEvaluator, tmp_path: Path) -> None:
     here = torch.get_num_threads()
     try:
-        make_workload(recipe, tmp_path, threads=here + 1).pack("cpu")()
+        make_workload(evaluator, tmp_path, threads=here + 1).pack("cpu")()
         assert torch.get_num_threads() == here + 1
     finally:
         torch.set_num_threads(here)
 
 
 def test_a_lost_workers_training_goes_on_elsewhere(tmp_path: Path) -> None:
-    whole, cut = training_recipe(tmp_path / "whole.log"), training_recipe(tmp_path / "cut.log", seconds=0.02)
+    whole, cut = training_evaluator(tmp_path / "whole.log"), training_evaluator(tmp_path / "cut.log", seconds=0.02)
     jobs = [Job(number, proposal) for number, proposal in enumerate(Rising().waiting[:2])]
     executor = RayExecutor(training_workload(cut, tmp_path), RaySettings(workers=1))
     found: list[Trial] = []
@@ -317,10 +325,10 @@ def test_a_lost_workers_training_goes_on_elsewhere(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_rungs_on_workers_that_are_lost_are_the_rungs_without(tmp_path: Path) -> None:
-    folder, whole = tmp_path / "serial", training_recipe(tmp_path / "whole.log")
+    folder, whole = tmp_path / "serial", training_evaluator(tmp_path / "whole.log")
     serial = SerialExecutor(training_workload(whole, folder), SerialSettings())
     expected = search(folder, training_problem(whole), serial, algorithm=Rungs())
-    cut = training_recipe(tmp_path / "cut.log", seconds=0.01)
+    cut = training_evaluator(tmp_path / "cut.log", seconds=0.01)
     executor = RayExecutor(training_workload(cut, tmp_path), RaySettings(workers=2))
     killed: list[int] = []
 

@@ -14,9 +14,9 @@ from evaluators.training.state import end_of
 from search.algorithms.base import Algorithm
 from search.executors.base import Job
 from search.executors.ray_worker import Begun, RayWorker, TrainedSoFar
-from search.executors.recipe import trial_seed
 from search.executors.serial import SerialExecutor, SerialSettings
 from search.executors.trial_checkpoints import MissingStateError, TrialCheckpoints
+from search.executors.trial_evaluator import trial_seed
 from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
 from tests.search.executors.digits_search import CPU, search, timeless
@@ -27,8 +27,8 @@ from tests.search.executors.rising_trials import (
     Rungs,
     Shrink,
     steps,
+    training_evaluator,
     training_problem,
-    training_recipe,
     training_workload,
 )
 
@@ -40,9 +40,9 @@ class Kill(BaseException):
 
 
 def serially(folder: Path, log: Path, algorithm: type[Algorithm] = Rising) -> list[Trial]:
-    recipe = training_recipe(log)
-    executor = SerialExecutor(training_workload(recipe, folder), SerialSettings())
-    return search(folder, training_problem(recipe), executor, algorithm=algorithm())
+    evaluator = training_evaluator(log)
+    executor = SerialExecutor(training_workload(evaluator, folder), SerialSettings())
+    return search(folder, training_problem(evaluator), executor, algorithm=algorithm())
 
 
 def kept(folder: Path) -> list[int]:
@@ -78,10 +78,10 @@ def test_a_killed_driver_goes_on_in_the_middle_of_a_trial(tmp_path: Path, monkey
 
 
 def test_a_worker_sends_every_epoch_and_goes_on_from_what_it_is_sent(tmp_path: Path) -> None:
-    recipe = training_recipe(tmp_path / "log")
+    evaluator = training_evaluator(tmp_path / "log")
     job = Job(5, Proposal(Candidate({"strength": 1e-4})))
     worker = RayWorker(str(tmp_path), [])
-    worker.prepare(lambda: recipe.evaluate)
+    worker.prepare(lambda: evaluator.evaluate)
     begun, *epochs, trials = worker.evaluate([job], {}, {})
     assert begun == Begun()
     assert [type(epoch) for epoch in epochs] == [TrainedSoFar] * EPOCHS
@@ -159,71 +159,71 @@ def test_a_kill_within_a_rung_changes_nothing(tmp_path: Path, monkeypatch: pytes
 
 
 def test_another_candidate_takes_over_weights_and_moments(tmp_path: Path) -> None:
-    recipe = training_recipe(tmp_path / "log")
+    evaluator = training_evaluator(tmp_path / "log")
     checkpoints = TrialCheckpoints(tmp_path / "trials")
     first = Proposal(Candidate({"strength": 1e-6}))
-    checkpoints.keep(recipe.evaluate(Job(0, first), checkpoints.of(first)))
+    checkpoints.keep(evaluator.evaluate(Job(0, first), checkpoints.of(first)))
     other = Proposal(Candidate({"strength": 1e-4}), 1 / EPOCHS, 0)
     state = checkpoints.start(other)
     assert state is not None
-    trial = recipe.evaluate(Job(1, other), checkpoints.of(other), state)
+    trial = evaluator.evaluate(Job(1, other), checkpoints.of(other), state)
     assert steps(tmp_path / "log")["0.000100"] == EVERY_STEP[:STEPS]
 
     # The same by hand.
-    prepared = recipe.space.prepare(recipe.model, other.candidate)
+    prepared = evaluator.space.prepare(evaluator.model, other.candidate)
     weights, moments = end_of(state.content)
     assert set(moments.tensors) == {f"{place}.momentum_buffer" for place in range(len(moments.names))}
     prepared.load_state_dict(weights)
-    assert recipe.training is not None
+    assert evaluator.training is not None
     seed = trial_seed(0, other.candidate)
     sparsifier = Shrink(1e-4, tmp_path / "by hand.log", 0.0)
-    train(prepared, recipe.task, recipe.training, seed=seed, device=CPU, sparsifier=sparsifier, until=1, moments=moments)
-    assert recipe.score(prepared, other) == trial.metrics
-    cold = recipe.evaluate(Job(1, Proposal(other.candidate, 1 / EPOCHS)))
+    train(prepared, evaluator.task, evaluator.training, seed=seed, device=CPU, sparsifier=sparsifier, until=1, moments=moments)
+    assert evaluator.score(prepared, other) == trial.metrics
+    cold = evaluator.evaluate(Job(1, Proposal(other.candidate, 1 / EPOCHS)))
     assert cold.metrics != trial.metrics
 
 
 def test_a_rung_that_adds_no_epoch_has_an_end_state_too(tmp_path: Path) -> None:
-    recipe = training_recipe(tmp_path / "log")
+    evaluator = training_evaluator(tmp_path / "log")
     checkpoints = TrialCheckpoints(tmp_path / "trials")
     candidate = Candidate({"strength": 1e-4})
     # Of three epochs both are one.
     rungs = [Proposal(candidate, 0.1), Proposal(candidate, 0.2, 0), Proposal(candidate, 1.0, 1)]
     trials = []
     for number, proposal in enumerate(rungs):
-        trials.append(recipe.evaluate(Job(number, proposal), checkpoints.of(proposal), checkpoints.start(proposal)))
+        trials.append(evaluator.evaluate(Job(number, proposal), checkpoints.of(proposal), checkpoints.start(proposal)))
         checkpoints.keep(trials[-1])
     assert steps(tmp_path / "log")["0.000100"] == EVERY_STEP
     assert trials[1].metrics == trials[0].metrics
-    assert trials[2].metrics == recipe.evaluate(Job(0, Proposal(candidate))).metrics
+    assert trials[2].metrics == evaluator.evaluate(Job(0, Proposal(candidate))).metrics
 
 
 def test_a_trial_without_what_it_starts_from_fails_and_says_so(tmp_path: Path) -> None:
-    recipe = training_recipe(tmp_path / "log")
-    trial = recipe.evaluate(Job(4, Proposal(Candidate({"strength": 1e-4}), 1.0, 3)))
+    evaluator = training_evaluator(tmp_path / "log")
+    trial = evaluator.evaluate(Job(4, Proposal(Candidate({"strength": 1e-4}), 1.0, 3)))
     assert trial.state == "failed"
     assert "end state of trial 3" in trial.error
 
 
 def test_no_fidelity_trains_nothing_and_measures_all(tmp_path: Path) -> None:
-    recipe = training_recipe(tmp_path / "log")
-    trial = recipe.evaluate(Job(0, Proposal(Candidate({"strength": 1e-4}), 0.0)))
-    assert trial.metrics["top1"] == measure(recipe.model, recipe.task, "search")["top1"]
+    evaluator = training_evaluator(tmp_path / "log")
+    trial = evaluator.evaluate(Job(0, Proposal(Candidate({"strength": 1e-4}), 0.0)))
+    assert trial.metrics["top1"] == measure(evaluator.model, evaluator.task, "search")["top1"]
     assert not (tmp_path / "log").exists()
 
 
 def test_a_worker_goes_on_from_the_end_state_it_is_sent(tmp_path: Path) -> None:
-    recipe = training_recipe(tmp_path / "log")
+    evaluator = training_evaluator(tmp_path / "log")
     checkpoints = TrialCheckpoints(tmp_path / "trials")
     candidate = Candidate({"strength": 1e-4})
     first, second = Proposal(candidate, 1 / EPOCHS), Proposal(candidate, 1.0, 0)
-    checkpoints.keep(recipe.evaluate(Job(0, first), checkpoints.of(first)))
+    checkpoints.keep(evaluator.evaluate(Job(0, first), checkpoints.of(first)))
     state = checkpoints.start(second)
     assert state is not None
     worker = RayWorker(str(tmp_path), [])
-    worker.prepare(lambda: recipe.evaluate)
+    worker.prepare(lambda: evaluator.evaluate)
     _, *epochs, trials = worker.evaluate([Job(1, second)], {}, {1: state})
     assert len(epochs) == EPOCHS - 1
     assert steps(tmp_path / "log")["0.000100"] == EVERY_STEP
     assert isinstance(trials, list)
-    assert timeless(trials) == timeless([recipe.evaluate(Job(1, second), None, state)])
+    assert timeless(trials) == timeless([evaluator.evaluate(Job(1, second), None, state)])

@@ -1,4 +1,4 @@
-"""What a pruned network keeps of the baseline's task relevance."""
+"""What a pruned network keeps of the reference's task relevance."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def task() -> Classification:
     )
 
 
-def sliced(baseline: Network, task: Classification, seed: int) -> Network:
-    space = ChannelMask(baseline.model, task.example_inputs(), ChannelMaskSettings(compensate=False))
+def sliced(reference: Network, task: Classification, seed: int) -> Network:
+    space = ChannelMask(reference.model, task.example_inputs(), ChannelMaskSettings(compensate=False))
     candidate = space.sample(np.random.default_rng(seed))
-    return Network(space.realize(baseline.model, candidate), (*baseline.transformations, space.transformation(candidate)))
+    return Network(space.realize(reference.model, candidate), (*reference.transformations, space.transformation(candidate)))
 
 
 @pytest.mark.parametrize("name", list(ZOO))
@@ -70,16 +70,16 @@ def test_the_groups_of_a_slice_are_the_rest_of_the_groups(name: str) -> None:
 
 
 def test_shares_are_those_of_the_relevance(task: Classification) -> None:
-    baseline = Network(task.reference_model().eval())
-    small = sliced(baseline, task, 1)
+    reference = Network(task.reference_model().eval())
+    small = sliced(reference, task, 1)
     with torch.no_grad():
         for parameter in small.model.parameters():
             parameter += 0.05
-    found = Retention(baseline, task, CPU).of(small)
+    found = Retention(reference, task, CPU).of(small)
     assert found is not None
-    groups = find_groups(baseline.model, task.example_inputs())
+    groups = find_groups(reference.model, task.example_inputs())
     seen = observations(task, CPU, limit=SAMPLES)
-    before = score(baseline.model, groups, "task_relevance", seen)
+    before = score(reference.model, groups, "task_relevance", seen)
     masks = small.transformations[-1]["candidate"]
     own = find_groups(small.model, task.example_inputs())
     after = score(small.model, own, "task_relevance", observations(task, CPU, limit=SAMPLES))
@@ -94,42 +94,42 @@ def test_shares_are_those_of_the_relevance(task: Classification) -> None:
 
 
 def test_a_slice_within_a_sequence_is_seen(task: Classification) -> None:
-    baseline = Network(task.reference_model().eval())
-    first = sliced(baseline, task, 2)
+    reference = Network(task.reference_model().eval())
+    first = sliced(reference, task, 2)
     second = sliced(first, task, 3)
     # As the joint space records it, and behind a stage that has removed channels by itself.
     wrapped = {"kind": "sequence", "steps": [second.transformations[-1]]}
     joint = Network(second.model, (*first.transformations, wrapped))
-    retention = Retention(baseline, task, CPU)
+    retention = Retention(reference, task, CPU)
     assert retention.of(joint) == retention.of(second) is not None
 
 
 def test_a_slice_of_a_slice_is_measured_against_the_first(task: Classification) -> None:
-    baseline = Network(task.reference_model().eval())
-    first = sliced(baseline, task, 2)
+    reference = Network(task.reference_model().eval())
+    first = sliced(reference, task, 2)
     second = sliced(first, task, 3)
-    found = Retention(baseline, task, CPU).of(second)
+    found = Retention(reference, task, CPU).of(second)
     assert found is not None
     widths = [m.out_channels for m in second.model.modules() if isinstance(m, nn.Conv2d)]
     assert found["layers"][0]["kept"] == widths[0]
     later = Retention(first, task, CPU).of(second)
     assert later is not None
     assert later["layers"][0]["channels"] == found["layers"][0]["channels"] - (
-        baseline.model.features[0].out_channels - first.model.features[0].out_channels
+        reference.model.features[0].out_channels - first.model.features[0].out_channels
     )
 
 
 def test_without_removal_or_without_labels_there_is_nothing_to_say(
     task: Classification, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    baseline = Network(task.reference_model().eval())
-    assert Retention(baseline, task, CPU).of(Network(copy.deepcopy(baseline.model))) is None
+    reference = Network(task.reference_model().eval())
+    assert Retention(reference, task, CPU).of(Network(copy.deepcopy(reference.model))) is None
     monkeypatch.setattr(task, "labels", lambda targets: None)
-    assert Retention(baseline, task, CPU).of(sliced(baseline, task, 1)) is None
+    assert Retention(reference, task, CPU).of(sliced(reference, task, 1)) is None
 
 
 def test_the_test_split_is_not_read(task: Classification, monkeypatch: pytest.MonkeyPatch) -> None:
-    baseline = Network(task.reference_model().eval())
+    reference = Network(task.reference_model().eval())
     batches, read = task.batches, set()
 
     def watched(split, *arguments, **options):
@@ -137,5 +137,5 @@ def test_the_test_split_is_not_read(task: Classification, monkeypatch: pytest.Mo
         return batches(split, *arguments, **options)
 
     monkeypatch.setattr(task, "batches", watched)
-    assert Retention(baseline, task, CPU).of(sliced(baseline, task, 1)) is not None
+    assert Retention(reference, task, CPU).of(sliced(reference, task, 1)) is not None
     assert read == {"train"}

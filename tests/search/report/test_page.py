@@ -22,7 +22,7 @@ def test_the_page_says_what_was_reached_and_needs_nothing_else(tmp_path: Path) -
     assert "2.51x" in page
     assert "-0.21" in page
     assert "93.61 %" in page
-    assert "0.43 points ahead of the best yardstick" in page
+    assert "0.43 points ahead of the best baseline" in page
     assert "network output &lt;must stay&gt;" in page
     assert "2.4e-06" in page
     assert page.count("<svg") == 6
@@ -37,7 +37,7 @@ def test_the_page_says_what_was_reached_and_needs_nothing_else(tmp_path: Path) -
 def test_a_lead_that_chance_explains_is_said_to_be_one(tmp_path: Path) -> None:
     report = sample()
     assert "standard error" not in page_of(tmp_path, report)
-    report["result"]["top1"] = report["yardsticks"]["global_magnitude"]["top1"] + 0.001
+    report["result"]["top1"] = report["baselines"]["global_magnitude"]["top1"] + 0.001
     assert "within the standard error of 10,000 test samples" in page_of(tmp_path, report)
     del report["test_samples"]
     assert "standard error" not in page_of(tmp_path, report)
@@ -56,18 +56,18 @@ def test_rendering_again_gives_the_same_page(tmp_path: Path) -> None:
 
 
 def without_search(report: dict[str, Any]) -> None:
-    report.update(searches=[], pareto=[], layers=[], frozen=[], yardsticks={}, target=None, target_met=None)
+    report.update(searches=[], pareto=[], layers=[], frozen=[], baselines={}, target=None, target_met=None)
 
 
 def without_top1(report: dict[str, Any]) -> None:
     report.update(histories=[], searches=[])
-    for row in (report["baseline"], report["result"], *report["yardsticks"].values()):
+    for row in (report["reference"], report["result"], *report["baselines"].values()):
         row.update(top1=None, metrics={"iou": 0.61})
 
 
 def only_loss(report: dict[str, Any]) -> None:
-    report.update(histories=[], searches=[], yardsticks={})
-    for row in (report["baseline"], report["result"], *report["yardsticks"].values()):
+    report.update(histories=[], searches=[], baselines={})
+    for row in (report["reference"], report["result"], *report["baselines"].values()):
         row.update(top1=None, metrics={})
 
 
@@ -182,7 +182,7 @@ def test_latency_is_shown_with_its_interval_and_what_was_predicted(tmp_path: Pat
         "threads": 1,
         "batch_size": 1,
         "machine": "A Processor",
-        "networks": {"baseline": timing, "result": {**timing, "median": 0.4}},
+        "networks": {"reference": timing, "result": {**timing, "median": 0.4}},
         "predicted": 0.42,
         "error": 0.05,
     }

@@ -17,9 +17,9 @@ def seeded(scores: list[float]) -> dict[str, object]:
     runs = [
         {
             "seed": seed,
-            "baseline": network(0.9, 1e6),
+            "reference": network(0.9, 1e6),
             "result": network(score, 4e5),
-            "yardsticks": {"uniform": network(score - 0.01, 4e5)},
+            "baselines": {"uniform": network(score - 0.01, 4e5)},
         }
         for seed, score in enumerate(scores)
     ]
@@ -27,11 +27,11 @@ def seeded(scores: list[float]) -> dict[str, object]:
 
 
 def test_mean_and_spread_are_over_the_seeds() -> None:
-    result, uniform, baseline = seed_rows(seeded([0.88, 0.9, 0.92]))
+    result, uniform, reference = seed_rows(seeded([0.88, 0.9, 0.92]))
     assert (result.name, result.strong) == ("this result", True)
     assert result.cells == ("90.00 ± 2.00 %", "+0.00 ± 2.00", "40.0 %", "10.8 kB", "88.00, 90.00, 92.00")
     assert uniform.cells[:2] == ("89.00 ± 2.00 %", "-1.00 ± 2.00")
-    assert baseline.cells[:3] == ("90.00 ± 0.00 %", "", "100.0 %")
+    assert reference.cells[:3] == ("90.00 ± 0.00 %", "", "100.0 %")
     assert seed_rows(seeded([0.88])) == []
     assert seed_rows(sample(20)) == []
 

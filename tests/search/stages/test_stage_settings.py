@@ -76,9 +76,9 @@ def test_search_settings() -> None:
         ({"batch": 0}, "batch must be at least 1"),
         ({"objectives": {}}, "objectives must name"),
         ({"evaluate": []}, "evaluate must name"),
-        ({"yardsticks": ["uniform", "uniform"]}, "twice"),
+        ({"baselines": ["uniform", "uniform"]}, "twice"),
         ({"budget": {"seconds": 0}}, "seconds must be above 0"),
-        ({"yardsticks": ["unifrom"]}, "uniform"),
+        ({"baselines": ["unifrom"]}, "uniform"),
     ],
 )
 def test_wrong_search_settings(changes: dict[str, Any], message: str) -> None:

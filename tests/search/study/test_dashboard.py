@@ -216,12 +216,12 @@ def test_a_browser_shows_the_study_its_front_and_its_trials(served: str, tmp_pat
     for text in (NAME, "Pareto Front", "Objective X: top1", "Objective Y: macs", "Best Trials", "Params = [first: 0.5"):
         assert text in study
     trials = page(f"{served}/dashboard/studies/0/trials?numbers=3", tmp_path)
-    for text in ("Trial 3", "MACs", "of the baseline", "30.0 %", trial(3).proposal.candidate.fingerprint):
+    for text in ("Trial 3", "MACs", "of the reference", "30.0 %", trial(3).proposal.candidate.fingerprint):
         assert text in trials
 
 
 def test_stock_optuna_reads_the_same(folder: Path) -> None:
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.journal")))
     found = optuna.load_study(study_name=NAME, storage=storage)
-    assert found.trials[3].user_attrs["note"].startswith("| | value | of the baseline |")
+    assert found.trials[3].user_attrs["note"].startswith("| | value | of the reference |")
     assert found.trials[3].user_attrs["metrics"] == dict(trial(3).metrics)

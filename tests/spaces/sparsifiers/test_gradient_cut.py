@@ -298,7 +298,7 @@ def test_the_decay_may_end_before_training_does() -> None:
         if gone.any():
             largest[number] = float(largest_weights(model, sparsifier.channel_groups)[gone].max())
         heads[number] = model.head.weight.detach().clone()
-        assert sparsifier.finished == sparsifier.settled == (number >= 23)
+        assert sparsifier.finished == sparsifier.complete == (number >= 23)
 
     train(model, sparsifier, 40, adamw(0.9)(model), watch=watch)
     assert 0 < largest[22] < 1e-6
@@ -312,7 +312,7 @@ def test_a_training_that_ends_early_is_concluded_with_all_that_was_asked_for() -
         model = mixed()
         sparsifier = GradientCut(GradientCutSettings(ratio=0.5))
         train(model, sparsifier, done, total=30)
-        sparsifier.conclude()
+        sparsifier.finish()
         for group in sparsifier.channel_groups.groups:
             assert int((~sparsifier.keep_masks()[group.name]).sum()) == group.size // 2
         assert removed_change(model, sparsifier) < 1e-5

@@ -47,7 +47,7 @@ def trained(settings: ProbabilisticSettings, total: int = 200) -> tuple[nn.Modul
     model, optimizer, sparsifier = begun(settings, total)
     for number in range(total):
         step(model, optimizer, sparsifier, number)
-    sparsifier.conclude()
+    sparsifier.finish()
     return model, sparsifier
 
 
@@ -130,7 +130,7 @@ def test_pruning_ends_within_its_share_and_then_masks_are_fixed() -> None:
         step(model, optimizer, sparsifier, number)
         if number == 45:
             assert sparsifier.finished
-            assert sparsifier.settled
+            assert sparsifier.complete
             masks = sparsifier.keep_masks()
     dead = ~masks["stem.0"]
     assert (model.stem[0].weight[dead] == 0).all()
@@ -146,7 +146,7 @@ def test_a_run_that_is_too_short_removes_the_groups_of_lowest_probability() -> N
         step(model, optimizer, sparsifier, number)
     assert not sparsifier.finished
     p = {g.name: sparsifier._participation.p[g.offset : g.offset + g.size].copy() for g in sparsifier.channel_groups.groups}
-    sparsifier.conclude()
+    sparsifier.finish()
     for name, mask in sparsifier.keep_masks().items():
         assert p[name][~mask.numpy()].max() <= p[name][mask.numpy()].min()
 

@@ -1,4 +1,4 @@
-"""The yardsticks over bits keep the target, leave no step unused, and are what they are called."""
+"""The baselines over bits keep the target, leave no step unused, and are what they are called."""
 
 from __future__ import annotations
 

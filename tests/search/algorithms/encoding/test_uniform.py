@@ -44,7 +44,7 @@ def test_legal_counts_are_kept():
         space.validate(make(problem_of(space, 0.5)))
 
 
-def test_a_yardstick_needs_a_target():
+def test_a_baseline_needs_a_target():
     with pytest.raises(SecateursError, match="needs a target"):
         uniform(problem_of(SyntheticSpace([8, 8]), None))
 

@@ -29,7 +29,7 @@ stages:
       evaluate: [accuracy, cost]
       objectives: {top1: maximize}
       target: {size_bytes: "<= 20%"}
-      yardsticks: [uniform]
+      baselines: [uniform]
       finalists: {count: 2, training: {epochs: 2, batch_size: 50, optimizer: {name: sgd, lr: 0.01}, distillation: {}}}
 """
 
@@ -67,7 +67,7 @@ def test_a_stage_trains_them_and_delivers_the_best(tmp_path: Path) -> None:
     assert (search["chosen"], search["fingerprint"]) == (best["trial"], best["fingerprint"])
     chosen = next(row for row in search["trials"] if row["trial"] == best["trial"])
     assert search["metrics"]["top1"] == pytest.approx(chosen["metrics"]["top1"])
-    assert report["result"]["loss"] < report["yardsticks"]["uniform"]["loss"] * 3
+    assert report["result"]["loss"] < report["baselines"]["uniform"]["loss"] * 3
     assert not (tmp_path / "tiny" / "checkpoints" / "1-search" / "result" / "finalists").exists()
 
 

@@ -10,7 +10,7 @@ import torch
 
 from evaluators.cost import Cost, CostSettings
 from evaluators.sensitivity.estimates import SensitivitySettings
-from evaluators.sensitivity.omega import LossIncrease
+from evaluators.sensitivity.loss_increase import LossIncrease
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.small_images import Digits, DigitsSettings

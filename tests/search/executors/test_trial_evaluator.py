@@ -6,8 +6,8 @@ from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from search.executors.base import Job, Workload
-from search.executors.recipe import TrialEvaluator, trial_seed
 from search.executors.serial import SerialExecutor, SerialSettings
+from search.executors.trial_evaluator import TrialEvaluator, trial_seed
 from search.study.trial import Proposal
 from spaces.candidate import Candidate
 from tests.search.small_space import MaskSpace, PointTask
@@ -33,14 +33,14 @@ class Recording(Evaluator):
         return {self.name: drawn if self.value is None else self.value}
 
 
-def recipe(*evaluators: Evaluator, seed: int = 0) -> TrialEvaluator:
+def evaluator(*evaluators: Evaluator, seed: int = 0) -> TrialEvaluator:
     task = PointTask()
     return TrialEvaluator(MaskSpace(), task.build(), task, evaluators, seed, torch.device("cpu"))
 
 
 def test_cheapest_first() -> None:
     order: list[str] = []
-    trial = recipe(Recording("slow", 10, order), Recording("quick", 0, order)).evaluate(Job(3, Proposal(CANDIDATE)))
+    trial = evaluator(Recording("slow", 10, order), Recording("quick", 0, order)).evaluate(Job(3, Proposal(CANDIDATE)))
     assert order == ["quick", "slow"]
     assert (trial.number, trial.state) == (3, "complete")
     assert trial.seconds > 0
@@ -49,7 +49,7 @@ def test_cheapest_first() -> None:
 def test_randomness_depends_on_seed_and_candidate_only() -> None:
     def draw(candidate: Candidate, seed: int = 0, number: int = 0) -> float:
         torch.rand(number + 1)
-        return recipe(Recording("a", 0, []), seed=seed).evaluate(Job(number, Proposal(candidate))).metrics["a"]
+        return evaluator(Recording("a", 0, []), seed=seed).evaluate(Job(number, Proposal(candidate))).metrics["a"]
 
     assert draw(CANDIDATE) == draw(CANDIDATE, number=7)
     assert draw(CANDIDATE) != draw(OTHER)
@@ -62,7 +62,7 @@ def test_an_exception_makes_a_failed_trial_with_its_text() -> None:
         def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
             raise RuntimeError("the sensor is off")
 
-    trial = recipe(Broken("a", 0, [])).evaluate(Job(0, Proposal(CANDIDATE)))
+    trial = evaluator(Broken("a", 0, [])).evaluate(Job(0, Proposal(CANDIDATE)))
     assert trial.state == "failed"
     assert trial.error == "RuntimeError: the sensor is off"
     assert not trial.metrics
@@ -70,13 +70,13 @@ def test_an_exception_makes_a_failed_trial_with_its_text() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_metric_that_is_no_number_fails_the_trial(value: float) -> None:
-    trial = recipe(Recording("a", 0, [], value)).evaluate(Job(0, Proposal(CANDIDATE)))
+    trial = evaluator(Recording("a", 0, [], value)).evaluate(Job(0, Proposal(CANDIDATE)))
     assert trial.state == "failed"
     assert "a is " in trial.error
 
 
 def test_the_serial_executor_works_in_order_and_cancels() -> None:
-    executor = SerialExecutor(Workload(recipe(Recording("a", 0, [])).evaluate, pack=lambda device: None), SerialSettings())
+    executor = SerialExecutor(Workload(evaluator(Recording("a", 0, [])).evaluate, pack=lambda device: None), SerialSettings())
     assert executor.free == 1
     for number in range(3):
         executor.submit(Job(number, Proposal(CANDIDATE)))

@@ -1,4 +1,4 @@
-"""The one recipe of a trial: build the smaller network, train it where the space says so, measure it."""
+"""The evaluation of a trial: build the smaller network, train it where the space says so, measure it."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class TrialEvaluator:
             if same:
                 prepared.load_state_dict(weights)
             else:
-                self.space.take_over(prepared, weights, self.model)
+                self.space.inherit_weights(prepared, weights, self.model)
         if proposal.fidelity == 0.0:
             return prepared.to(self.device).eval()
         continued = Continued(checkpoint, start) if start is not None and same else None

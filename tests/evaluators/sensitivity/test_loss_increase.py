@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from evaluators.base import EvaluationContext
 from evaluators.sensitivity.estimates import KINDS, SensitivitySettings, calibration_batches
-from evaluators.sensitivity.loss_increase import divergence_table, loss_increases
-from evaluators.sensitivity.omega import LossIncrease, omega, omega_table
+from evaluators.sensitivity.loss_increase import LossIncrease, omega, omega_table
+from evaluators.sensitivity.measured_increase import divergence_table, loss_increases
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate
 from spaces.networks import digits_cnn

@@ -1,0 +1,116 @@
+"""What one decision's bits do by themselves, measured on the network that they make: what Omega is to predict."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.task import Batch, Task
+from spaces.evaluation_mode import evaluation_mode
+
+Prepare = Callable[[Mapping[str, int]], nn.Module]
+"""From bits of every decision to the quantized network."""
+
+
+@dataclass(frozen=True)
+class Increase:
+    """A measured rise.
+
+    Attributes:
+        value: Mean over the samples.
+        standard_error: Its standard error, of the differences batch by batch.
+    """
+
+    value: float
+    standard_error: float
+
+
+def loss_increases(
+    prepare: Prepare, most: Mapping[str, int], bits: Mapping[str, int], task: Task, batches: Sequence[Batch]
+) -> dict[str, Increase]:
+    """Return the rise of the mean loss when one decision alone is lowered, one after the other.
+
+    Args:
+        prepare: Returns the quantized network of a choice of bits, on the batches' device.
+        most: The most bits of every decision, from which one is lowered.
+        bits: What to lower each of these decisions to.
+        task: Loss and forward pass.
+        batches: At least two, of inputs and targets.
+    """
+
+    def losses(network: nn.Module) -> list[float]:
+        answers = _answers(network, task, batches)
+        return [float(task.loss(outputs, targets)) for outputs, (_, targets) in zip(answers, batches, strict=True)]
+
+    base = losses(prepare(most))
+    found = {}
+    for decision, count in bits.items():
+        found[decision] = _increase(losses(prepare({**most, decision: count})), base, batches)
+    return found
+
+
+def divergence_table(
+    prepare: Prepare,
+    most: Mapping[str, int],
+    options: Mapping[str, Sequence[int]],
+    reference: nn.Module,
+    task: Task,
+    batches: Sequence[Batch],
+) -> dict[str, dict[int, float]]:
+    """Return how much further every choice of bits takes the answers away from the reference network's (ours).
+
+    The distance is the task's :meth:`~evaluators.task.Task.distillation_loss` at temperature 1; for a classification the KL
+    divergence, in nats, whose second order is the whole quadratic form of the Gauss-Newton matrix, where sensitivities of
+    single weights know its diagonal only. One forward pass per choice; no label is read, so that there is no noise of them.
+
+    Args:
+        prepare: Returns the quantized network of a choice of bits, on the batches' device.
+        most: The most bits of every decision, from which one at a time is lowered.
+        options: All bits of each decision.
+        reference: The network without quantization.
+        task: Distance and forward pass.
+        batches: Inputs and targets.
+    """
+    expected = list(_answers(reference, task, batches))
+    base = _distance(prepare(most), expected, task, batches)
+    table = {}
+    for decision, counts in options.items():
+        rises = {}
+        for count in counts:
+            changed = {**most, decision: count}
+            distance = base if changed == dict(most) else _distance(prepare(changed), expected, task, batches)
+            rises[int(count)] = max(0.0, distance - base)
+        table[decision] = rises
+    return table
+
+
+def divergence(model: nn.Module, reference: nn.Module, task: Task, batches: Sequence[Batch]) -> float:
+    """Return the distance of a network's answers from the reference network's, as :func:`divergence_table` measures it."""
+    return _distance(model, list(_answers(reference, task, batches)), task, batches)
+
+
+def _distance(model: nn.Module, expected: Sequence[Tensor], task: Task, batches: Sequence[Batch]) -> float:
+    total, samples = 0.0, 0
+    for answers, wanted in zip(_answers(model, task, batches), expected, strict=True):
+        total += float(task.distillation_loss(answers, wanted, 1.0)) * len(wanted)
+        samples += len(wanted)
+    return total / samples
+
+
+def _answers(model: nn.Module, task: Task, batches: Sequence[Batch]) -> Iterator[Tensor]:
+    with evaluation_mode(model):
+        for inputs, _ in batches:
+            with torch.no_grad():
+                answers = task.forward(model, inputs)
+            yield answers
+
+
+def _increase(after: Sequence[float], before: Sequence[float], batches: Sequence[Batch]) -> Increase:
+    changes = [one - other for one, other in zip(after, before, strict=True)]
+    sizes = [len(inputs) for inputs, _ in batches]
+    mean = sum(change * size for change, size in zip(changes, sizes, strict=True)) / sum(sizes)
+    return Increase(mean, statistics.stdev(changes) / len(changes) ** 0.5)
