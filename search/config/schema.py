@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from search.config.block import Block
 from search.config.document import Document, Fault, Key, Path
 from search.config.registries import Registered
+from search.config.renamed import RENAMED_OPTIONS
 from spaces.errors import SecateursError
 from spaces.registry import suggestion
 
@@ -60,7 +61,10 @@ def _translate(hint: Any, value: Any, detail: ErrorDetails, document: Document, 
     )
     if kind in ("unexpected_keyword_argument", "extra_forbidden", "unexpected_positional_argument"):
         known = _keys(settings) if settings is not None else []
-        return document.fault((*place, *rest), f"unknown key; {suggestion(str(detail['loc'][-1]), known)}")
+        key = str(detail["loc"][-1])
+        if (now := RENAMED_OPTIONS.get(key)) in known:
+            return document.fault((*place, *rest), f"was renamed: write {now!r} instead of {key!r}")
+        return document.fault((*place, *rest), f"unknown key; {suggestion(key, known)}")
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return document.fault((*place, *rest), "is missing, and has no default")
     if kind == "value_error":

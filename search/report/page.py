@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from search.config.renamed import with_present_names
 from search.output.numbers import format_bytes, format_count, format_percent, metric_value, points, times
 from search.report.bits import bit_rows, deployment_text
 from search.report.latency import latency_rows, latency_text
@@ -91,7 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ReportError(f"{path} is not JSON: {error}; the same `run` command writes it anew") from None
     if not isinstance(report, dict):
         raise ReportError(f"{path}: expected a JSON object, got a {type(report).__name__}")
-    return report
+    return with_present_names(report)
 
 
 def _page(**content: Any) -> str:

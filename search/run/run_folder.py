@@ -21,6 +21,9 @@ from search.run.differences import differences
 from spaces.errors import SecateursError
 
 _PACKAGES = ("secateurs", "torch", "torchvision", "numpy", "optuna", "deap", "safetensors", "onnx", "onnxruntime")
+FORMAT = 2
+"""Version of the files of a run folder that a run goes on from; a folder without one is of version 1."""
+
 _NO_CONTENT = (".lock", "log.txt", "environment.json")
 
 
@@ -87,9 +90,17 @@ class RunFolder:
         """
         environment_path = self.path / "environment.json"
         if not self.resumed:
-            write_json(environment_path, {**environment(), "task_fingerprint": task_fingerprint, "run_id": uuid.uuid4().hex})
+            made = {"format": FORMAT, "task_fingerprint": task_fingerprint, "run_id": uuid.uuid4().hex}
+            write_json(environment_path, {**environment(), **made})
             write_text(self.config_path, _yaml(config))
             return []
+        recorded = json.loads(environment_path.read_text())
+        if recorded.get("format") != FORMAT:
+            raise RunFolderError(
+                f"{self.path} was made by an earlier version, whose configurations said 'yardsticks' for what is now "
+                "'baselines' (and 'baseline' for what is now 'reference'). Its network and its report can still be read, but "
+                "it can't be gone on with: give this run another name"
+            )
         before, after = yaml.safe_load(self.config_path.read_text()), yaml.safe_load(_yaml(config))
         found = list(differences(_without_password(before), _without_password(after)))
         refused = [difference for difference in found if not difference.allowed]
@@ -99,15 +110,12 @@ class RunFolder:
                 f"{self.path} holds another run: {refused[0]}{more}. Only execution.* may differ, and a search's "
                 "budgets may grow: give the run another name, or give the old value back"
             )
-        recorded = json.loads(environment_path.read_text())
         if recorded["task_fingerprint"] != task_fingerprint:
             raise RunFolderError(
                 f"{self.path} was made with another model or other data: task (the content of task.data, "
                 f"task.model.checkpoint or the model) had fingerprint {recorded['task_fingerprint']} and now has "
                 f"{task_fingerprint}: give the run another name"
             )
-        if "run_id" not in recorded:
-            write_json(environment_path, {**recorded, "run_id": uuid.uuid4().hex})
         now = environment()
         changed = [
             f"{name} was {recorded.get('versions', {}).get(name)} and is now {value}"
