@@ -1,4 +1,4 @@
-"""What may change, and how a choice becomes a model."""
+"""Search spaces: the decisions that are open in a network, and the network that a choice makes."""
 
 SPACES = {
     "channel_mask": "spaces.channel_mask:ChannelMask",

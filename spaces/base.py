@@ -99,7 +99,7 @@ class SearchSpace(ABC):
         return None
 
     def describe(self, candidate: Candidate) -> dict[str, Value]:
-        """Return what a person reads of ``candidate`` (such as the keep ratio of every layer)."""
+        """Return ``candidate`` in readable values, such as the keep ratio of every layer."""
         return dict(candidate.values)
 
     @abstractmethod

@@ -43,7 +43,7 @@ class BitWidthSettings:
         method: How ranges are calibrated: ``mse`` (least squared error) or ``percentile``.
         percentile: Share of the values inside the range, in percent, for ``percentile``.
         learned_step: Whether training moves the steps (LSQ).
-        bias_correction: Whether biases take up the mean error of rounded weights.
+        bias_correction: Whether to correct biases by the mean error of rounded weights.
         latency: Milliseconds of every layer by ``"WEIGHT_BITSxINPUT_BITS"``, by layer: ``{conv1: {4x8: 0.1, 8x8: 0.2}}``. With
             it, the cost ``latency_ms`` is known.
     """
@@ -64,6 +64,7 @@ class BitWidthSettings:
     latency: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Raise ValueError for an option out of its range, with the option's name."""
         if not self.weight_bits:
             raise ValueError("weight_bits: expected at least one number of bits, such as [2, 4, 8]")
         for name in ("weight_bits", "activation_bits"):
@@ -90,9 +91,9 @@ class BitWidth(SearchSpace):
 
     Attributes:
         points: Every place where values are quantized, in graph order; those with the same decision have the same bits.
-        found: What can be quantized.
-        frozen: What stays in float, and why.
-        cost: What bits cost.
+        found: Layers and additions that can be quantized.
+        frozen: Layers and additions that stay in float, each with the reason.
+        cost: Costs of a choice of bits.
 
     Raises:
         UnsupportedModelError: The forward pass fails, a pattern matches nothing, or nothing can be quantized.
@@ -109,6 +110,7 @@ class BitWidth(SearchSpace):
         forward: Forward = call,
         batches: Iterable[Tensor] = (),
     ) -> None:
+        """Find what can be quantized, and observe its ranges on ``batches``."""
         self._settings = settings = settings or BitWidthSettings()
         self._inputs = inputs
         self._forward = forward
@@ -178,7 +180,7 @@ class BitWidth(SearchSpace):
         return prepared
 
     def prepare_changed(self, model: nn.Module, candidate: Candidate, batches: Iterable[Tensor]) -> nn.Module:
-        """Return the same of a network that is not the space's own any more, such as one with fewer channels.
+        """Return a quantized copy of a network with the same modules and other shapes, such as one with fewer channels.
 
         Args:
             model: A network with the same modules; left unchanged.
@@ -212,7 +214,11 @@ class BitWidth(SearchSpace):
         return self.check_prepared(self.prepare(model, candidate))
 
     def check_prepared(self, prepared: nn.Module) -> float:
-        """Do the same as :meth:`check` for a network that was trained."""
+        """Return the difference of :meth:`check` for a prepared network, trained or not.
+
+        Raises:
+            EquivalenceError: The stored integers answer otherwise.
+        """
         device = next(prepared.parameters()).device
         training, inputs = prepared.training, self._inputs.to(device)
         with torch.no_grad():
@@ -260,7 +266,7 @@ class BitWidth(SearchSpace):
         }
 
     def use_latency(self, latency: LayerLatency) -> None:
-        """Let ``latency_ms`` be among the costs."""
+        """Add ``latency_ms`` to the costs, summed over layers by ``latency``."""
         self._latency = latency
 
     def _bit_pairs(self, site: QuantizableLayer) -> tuple[tuple[int, int], ...]:
@@ -294,7 +300,7 @@ class BitWidth(SearchSpace):
         return {"kind": "quantize", "candidate": dict(candidate.values), **self._record(candidate.values)}
 
     def extent(self, candidate: Candidate) -> LayerSizes:
-        """Return how large the layers are, whatever their bits."""
+        """Return the layer sizes of the network, the same for all bits."""
         return self.cost.whole
 
     def layer_bits(self, values: Mapping[str, Any]) -> dict[str, tuple[int, int | None]]:

@@ -30,11 +30,14 @@ class Candidate:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
+        """Return the values as JSON text with sorted names; equal candidates have equal texts."""
         return json.dumps(dict(self.values), sort_keys=True, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> Candidate:
+        """Return the candidate that :meth:`to_json` wrote as ``text``."""
         return Candidate(json.loads(text))
 
     def __hash__(self) -> int:
+        """Return the hash of the fingerprint."""
         return hash(self.fingerprint)

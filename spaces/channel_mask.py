@@ -38,8 +38,8 @@ class ChannelMaskSettings:
         include: Name patterns of layers whose output channels may go; empty for all.
         exclude: Name patterns of layers whose output channels stay.
         max_ratio: Largest share of a group's channels that may be removed.
-        compensate: Whether the layers that read removed channels take up what the kept ones tell about them (see
-            :mod:`spaces.channels.compensation`); needs calibration batches.
+        compensate: Whether to correct the consuming layers by least squares, so that kept channels stand in for the
+            removed ones (see :mod:`spaces.channels.compensation`); needs calibration batches.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -50,6 +50,7 @@ class ChannelMaskSettings:
     compensate: bool = True
 
     def __post_init__(self) -> None:
+        """Raise ValueError for an option out of its range, with the option's name."""
         if self.round_to < 1:
             raise ValueError(f"round_to must be at least 1, got {self.round_to}")
         if not 0.0 < self.max_ratio <= 1.0:
@@ -80,6 +81,7 @@ class ChannelMask(SearchSpace):
         forward: Forward = call,
         batches: Iterable[Tensor] = (),
     ) -> None:
+        """Find the coupled channel groups, and compare one sliced network with its masked form."""
         settings = settings or ChannelMaskSettings()
         self.groups = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
         self._inputs = inputs
@@ -101,6 +103,7 @@ class ChannelMask(SearchSpace):
 
     @cached_property
     def domains(self) -> Mapping[str, Mask]:
+        """Legal keep-masks of every open group, by group name, in graph order."""
         step = self._settings.round_to
         domains = {}
         for group in self.groups.groups:
@@ -109,6 +112,7 @@ class ChannelMask(SearchSpace):
         return domains
 
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        """Return a copy whose removed channels are zero, and stay zero in training."""
         mask = self._mask(candidate)
         prepared = masked_copy(model, self.groups, mask)
         prepared.load_state_dict(self._compensation.weights(model, mask, dense=True), strict=False)
@@ -116,10 +120,12 @@ class ChannelMask(SearchSpace):
         return prepared
 
     def convert(self, prepared: nn.Module) -> nn.Module:
+        """Return the network without the channels that the prepared network holds at zero."""
         mask = prepared.get_buffer(PREPARED).cpu().numpy()
         return apply_cut(unmasked(prepared), plan_cut(self.groups, mask))
 
     def realize(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        """Return the network without the removed channels; its consuming layers are corrected for them."""
         mask = self._mask(candidate)
         return apply_cut(model, plan_cut(self.groups, mask), self._compensation.weights(model, mask))
 
@@ -133,13 +139,14 @@ class ChannelMask(SearchSpace):
         return output_difference(sliced, masked, self._inputs, self._forward)
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
+        """Return ``macs``, ``parameters``, ``size_bytes``, and ``latency_ms`` where layers were measured."""
         costs = self._cost.of(self.groups.mask(candidate.values))  # type: ignore[arg-type]
         if self._latency is not None:
             costs["latency_ms"] = total(self._latency, self.loads(candidate))
         return costs
 
     def open_layers(self) -> dict[str, OpenLayer]:
-        """Return every layer with MACs, and whether its input and output channels may go."""
+        """Return every layer with MACs, by name, with its shape and the sides whose channels may go."""
         step, found = self._settings.round_to, {}
         for layer in self.groups.layers:
             if layer.macs > 0 and layer.name in self._shapes:
@@ -148,12 +155,12 @@ class ChannelMask(SearchSpace):
         return found
 
     def loads(self, candidate: Candidate) -> dict[str, Load]:
-        """Return the channels of every layer with MACs."""
+        """Return input and output channels of every layer with MACs, in float, by layer name."""
         channels = self._cost.channels(self.groups.mask(candidate.values))  # type: ignore[arg-type]
         return {name: (*counts, FLOAT_BITS, FLOAT_BITS) for name, counts in channels.items()}
 
     def use_latency(self, latency: LayerLatency) -> None:
-        """Let ``latency_ms`` be among the costs."""
+        """Add ``latency_ms`` to the costs, summed over layers by ``latency``."""
         self._latency = latency
 
     def cheapest(self) -> Candidate:
@@ -162,9 +169,11 @@ class ChannelMask(SearchSpace):
         return Candidate({name: "1" * kept + "0" * (self.domains[name].length - kept) for name, kept in fewest.items()})
 
     def describe(self, candidate: Candidate) -> dict[str, Value]:
+        """Return the share of channels that every group keeps."""
         return {name: str(mask).count("1") / len(str(mask)) for name, mask in candidate.values.items()}
 
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the kept indices of every tensor, as JSON data of the kind ``slice_channels``."""
         cut = plan_cut(self.groups, self._mask(candidate))
         return {"kind": "slice_channels", "candidate": dict(candidate.values), **cut.to_json()}
 

@@ -17,7 +17,7 @@ class Domain(ABC):
 
     @abstractmethod
     def contains(self, value: object) -> bool:
-        """Whether ``value`` is legal."""
+        """Return whether ``value`` is legal."""
 
     @abstractmethod
     def sample(self, rng: np.random.Generator) -> Value:
@@ -44,19 +44,21 @@ class Mask(Domain):
     multiple: int = 1
 
     def contains(self, value: object) -> bool:
+        """Return whether ``value`` is a text of ``length`` characters 0 or 1 that keeps a legal number of channels."""
         if not isinstance(value, str) or len(value) != self.length or set(value) - {"0", "1"}:
             return False
         return self.allows(value.count("1"))
 
     def allows(self, kept: int) -> bool:
-        """Whether that many channels may be kept."""
+        """Return whether ``kept`` channels may be kept."""
         return kept == self.length or (self.minimum <= kept <= self.length and kept % self.multiple == 0)
 
     def legal_counts(self) -> list[int]:
-        """Every number of channels that may be kept, ascending."""
+        """Return every number of channels that may be kept, ascending."""
         return [kept for kept in range(1, self.length + 1) if self.allows(kept)]
 
     def sample(self, rng: np.random.Generator) -> str:
+        """Draw the number of kept channels, then the channels, each evenly."""
         kept = int(rng.choice(self.legal_counts()))
         mask = np.zeros(self.length, dtype=bool)
         mask[rng.permutation(self.length)[:kept]] = True
@@ -64,6 +66,7 @@ class Mask(Domain):
 
     @property
     def describe(self) -> str:
+        """Length and legal numbers, in words."""
         step = f", a multiple of {self.multiple}" if self.multiple > 1 else ""
         return f"{self.length} characters '0' or '1' with at least {self.minimum} kept{step}"
 
@@ -75,13 +78,16 @@ class Choice(Domain):
     options: Sequence[Value]
 
     def contains(self, value: object) -> bool:
+        """Return whether ``value`` is one of the options, of the same type."""
         return any(value == option and type(value) is type(option) for option in self.options)
 
     def sample(self, rng: np.random.Generator) -> Value:
+        """Draw an option evenly."""
         return self.options[int(rng.integers(len(self.options)))]
 
     @property
     def describe(self) -> str:
+        """The options, in words."""
         return "one of " + ", ".join(repr(option) for option in self.options)
 
 
@@ -94,9 +100,11 @@ class Real(Domain):
     log: bool = False
 
     def contains(self, value: object) -> bool:
+        """Return whether ``value`` is a float within the bounds."""
         return isinstance(value, float) and self.low <= value <= self.high
 
     def sample(self, rng: np.random.Generator) -> float:
+        """Draw a number evenly, or with an even logarithm."""
         if self.log:
             drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
             return min(max(drawn, self.low), self.high)
@@ -104,4 +112,5 @@ class Real(Domain):
 
     @property
     def describe(self) -> str:
+        """The bounds, in words."""
         return f"a number from {self.low:g} to {self.high:g}"

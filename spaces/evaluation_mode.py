@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Evaluation mode of a network inside a ``with`` block."""
 
 from __future__ import annotations
 

@@ -56,6 +56,7 @@ class FilterRatio(SearchSpace):
         forward: Forward = call,
         batches: Iterable[Tensor] = (),
     ) -> None:
+        """Find the groups that may be cut and, where the criterion needs no batches, score their filters."""
         self._settings = settings = settings or FilterRatioSettings()
         cuts = settings.method == "gradient_cut"
         compensate = settings.compensate and not cuts
@@ -82,16 +83,17 @@ class FilterRatio(SearchSpace):
 
     @cached_property
     def domains(self) -> Mapping[str, Choice]:
+        """Legal ratios of every layer, stage or of the network, ascending."""
         return {name: Choice(tuple(self._ratios(groups))) for name, groups in self._decided.items()}
 
     @cached_property
     def levels(self) -> Mapping[str, Sequence[Value]]:
-        """The ratios of every decision, the highest first: it leaves the cheapest network."""
+        """Ratios of every decision, the highest first: it leaves the cheapest network."""
         return {name: tuple(reversed(domain.options)) for name, domain in self.domains.items()}
 
     @property
     def budgeted(self) -> bool:
-        """Whether all candidates have the same MACs, that of the setting ``macs``."""
+        """True if all candidates have the same MACs, that of the setting ``macs``."""
         return self._settings.macs is not None
 
     def gains(self) -> Mapping[str, np.ndarray]:
@@ -107,6 +109,7 @@ class FilterRatio(SearchSpace):
         return found
 
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        """Return a copy with the removed filters at zero; for ``gradient_cut`` all are there and decay in training."""
         named = self._kept(candidate)
         if self._settings.method == "one_shot":
             return self._masks.prepare(model, named)
@@ -115,12 +118,15 @@ class FilterRatio(SearchSpace):
         return prepared
 
     def convert(self, prepared: nn.Module) -> nn.Module:
+        """Return the network without the filters that the prepared network's keep-mask removes."""
         return self._masks.convert(prepared)
 
     def realize(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        """Return the network without the least important filters, as many as the ratios ask for."""
         return self._masks.realize(model, self._kept(candidate))
 
     def sparsifier(self, candidate: Candidate) -> Sparsifier | None:
+        """Return the gradient cut of the candidate's ratios; None for ``one_shot``."""
         if self._settings.method == "one_shot":
             return None
         self.validate(candidate)
@@ -135,7 +141,7 @@ class FilterRatio(SearchSpace):
         return self._masks.check(model, self._kept(candidate))
 
     def check_prepared(self, prepared: nn.Module) -> float:
-        """Return the same for a trained candidate, after the proof that what was cut has no effect any more.
+        """Return the difference of :meth:`check` for a trained network, after a proof that cut filters have no effect left.
 
         Raises:
             EquivalenceError: The sliced network answers otherwise than the masked one, or than the trained one.
@@ -147,6 +153,7 @@ class FilterRatio(SearchSpace):
         return equivalence_error(plain, self._masks.groups, mask, self._inputs, self._forward)
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
+        """Return ``macs``, ``parameters`` and ``size_bytes``; nothing where training decides how many filters a layer loses."""
         self.validate(candidate)
         if self._settings.scope == "global" and self._settings.method == "gradient_cut":
             return {}
@@ -158,16 +165,18 @@ class FilterRatio(SearchSpace):
         return Candidate({name: levels[0] for name, levels in self.levels.items()})
 
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the kept indices of every tensor, as JSON data of the kind ``slice_channels``."""
         return self._masks.transformation(self._kept(candidate))
 
     def transformation_of(self, candidate: Candidate, prepared: nn.Module) -> dict[str, Any]:
+        """Return the :meth:`transformation` of the filters that training kept."""
         mask = prepared.get_buffer(PREPARED).cpu().numpy()
         named = {g.name: _text(mask[g.offset : g.offset + g.size]) for g in self._masks.groups.groups}
         return self._masks.transformation(Candidate(named))
 
     @cached_property
     def _decided(self) -> dict[str, tuple[Group, ...]]:
-        """The groups of every decision, in graph order."""
+        """Groups of every decision, in graph order."""
         groups = self.groups.groups
         if self._settings.per == "network":
             return {NETWORK: groups}
@@ -233,10 +242,12 @@ class RecordedCut(GradientCut):
     """
 
     def __init__(self, settings: GradientCutSettings, channels: ChannelGroups, whole: ChannelGroups) -> None:
+        """Keep ``whole``, over which the keep-mask goes."""
         super().__init__(settings, channels)
         self._whole = whole
 
     def finish(self) -> None:
+        """End the cut, and write its decision into the keep-mask of the prepared network."""
         super().finish()
         decided, mask = self.keep_masks(), self._model.get_buffer(PREPARED)
         for group in self._whole.groups:

@@ -15,7 +15,7 @@ class FilterRatioSettings:
     """Options of the space of ratios.
 
     Attributes:
-        per: What has a ratio of its own: every ``layer``, every ``stage`` (layers whose names begin alike, or else of equal
+        per: Unit with a ratio of its own: every ``layer``, every ``stage`` (layers whose names begin alike, or else of equal
             width), or the whole ``network``.
         method: ``one_shot`` removes the least important filters at once; ``gradient_cut`` trains every candidate so that
             they decay to zero (needs ``search.training``).
@@ -28,7 +28,8 @@ class FilterRatioSettings:
         round_to: Kept filters of a group come in multiples of this (what the hardware likes), or are all kept.
         include: Name patterns of layers whose filters may go; empty for all.
         exclude: Name patterns of layers whose filters stay.
-        compensate: With ``one_shot``, whether the layers that read removed filters take up what the kept ones tell about them.
+        compensate: With ``one_shot``, whether to correct the consuming layers by least squares, so that kept filters stand in
+            for the removed ones.
         exponent: Weight of task relevance against the effect on the loss in ``relevance_loss``.
         smoothing: Share that importance keeps of what was seen before, at every step of ``gradient_cut``.
         ramp: Share of the steps of ``gradient_cut`` in which the number of cut filters rises.
@@ -56,6 +57,7 @@ class FilterRatioSettings:
     decay: float = GradientCutSettings.decay
 
     def __post_init__(self) -> None:
+        """Raise ValueError for an option out of its range, with the option's name."""
         if self.levels < 2:
             raise ValueError(f"levels: expected at least 2, got {self.levels}")
         if self.scope == "global" and (self.per != "network" or self.macs is not None):

@@ -1,4 +1,4 @@
-"""How a network is run on a batch of inputs."""
+"""Forward pass: the function that runs a network on a batch of inputs."""
 
 from __future__ import annotations
 

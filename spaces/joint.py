@@ -39,6 +39,7 @@ class JointSettings:
     calibration_samples: int = 256
 
     def __post_init__(self) -> None:
+        """Raise ValueError for an option out of its range, with the option's name."""
         if self.calibration_samples < 1:
             raise ValueError(f"calibration_samples: expected at least 1, got {self.calibration_samples}")
         if self.bits.latency:
@@ -61,7 +62,7 @@ class Joint(SearchSpace):
     Attributes:
         groups: The channel groups.
         points: Every place where values are quantized, as in the whole network.
-        frozen: What stays in float, and why.
+        frozen: Layers and additions that stay in float, each with the reason.
 
     Raises:
         UnsupportedModelError: No channel of the network can be removed, or nothing in it can be quantized.
@@ -78,13 +79,14 @@ class Joint(SearchSpace):
         forward: Forward = call,
         batches: Iterable[Tensor] = (),
     ) -> None:
+        """Build the space of channels and the space of bits over the same batches."""
         settings = settings or JointSettings()
         self._forward = forward
         self._latency: LayerLatency | None = None
         self._batches: list[Tensor] = []
         seen = self._first(batches, settings.calibration_samples)
         self._masks = ChannelMask(model, inputs, settings.channels, forward, seen)
-        # What is left, where the masks did not look at any.
+        # Exhaust the generator: ChannelMask reads no batches if compensation is off, and calibration needs them.
         for _ in seen:
             pass
         self._batches = self._batches or [inputs]
@@ -103,7 +105,7 @@ class Joint(SearchSpace):
 
     @cached_property
     def domains(self) -> Mapping[str, Domain]:
-        """A keep-mask per channel group, then the bits of every layer and addition, each in graph order."""
+        """Legal keep-masks per channel group, then legal bits of every layer and addition, each in graph order."""
         return {**self._masks.domains, **self._bits.domains}
 
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
@@ -138,7 +140,11 @@ class Joint(SearchSpace):
         return max(self._masks.check(model, masks), self.check_prepared(self.prepare(model, candidate)))
 
     def check_prepared(self, prepared: nn.Module) -> float:
-        """Do the same for a network that was trained, whose channels are gone since it was prepared."""
+        """Return the difference between fake and stored bits of a prepared network, whose channels are gone already.
+
+        Raises:
+            EquivalenceError: The stored integers answer otherwise.
+        """
         return self._bits.check_prepared(prepared)
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
@@ -160,11 +166,11 @@ class Joint(SearchSpace):
         return quantized | {n: (*one[:2], *quantized[n][2:]) if n in quantized else one for n, one in kept.items()}
 
     def use_latency(self, latency: LayerLatency) -> None:
-        """Let ``latency_ms`` be among the costs."""
+        """Add ``latency_ms`` to the costs, summed over layers by ``latency``."""
         self._latency = latency
 
     def extent(self, candidate: Candidate) -> LayerSizes:
-        """Return how large the layers of a candidate's network are."""
+        """Return the layer sizes of a candidate's network."""
         return self._cost.extent(self.groups.mask(candidate.values))  # type: ignore[arg-type]
 
     def cheapest(self) -> Candidate:

@@ -1,4 +1,4 @@
-"""What is left of a network's layers and tensors when channels go, for the costs of channels and bits together."""
+"""Layer sizes of a network after channels are removed, for the costs of channels and bits together."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from spaces.quantization.layers import channel_axis, quantized_layers
 from spaces.quantization.quantizable import Quantizable
 
 _OWN = ("bias", "weight_quantizer.scale", "weight_quantizer.zero_point")
-"""What a quantized layer has one of per output channel."""
+"""Tensors of a quantized layer that have one element per output channel."""
 
 
 class JointCost:
-    """The extent of a quantized network that any keep-mask leaves, without building it.
+    """Layer sizes of a quantized network under any keep-mask, without building the network.
 
     Args:
-        found: What can be quantized in the whole network.
-        network: It, quantized, with any bits.
-        groups: Its channel groups, found before it was quantized.
-        whole: How large its parts are.
+        found: Layers and additions of the whole network that can be quantized.
+        network: The whole network, quantized with any bits.
+        groups: Channel groups of the network, found before it was quantized.
+        whole: Layer sizes of the whole network.
     """
 
     def __init__(self, found: Quantizable, network: nn.Module, groups: ChannelGroups, whole: LayerSizes) -> None:
+        """Count the layers and tensors of the quantized ``network`` by the channels of ``groups``."""
         self._whole = whole
         self._counts = counts = ChannelCost(network, dataclasses.replace(groups, ties=_ties(network, groups)))
         dense, elements = counts.counts(np.ones(groups.width, dtype=bool))
@@ -46,7 +47,7 @@ class JointCost:
         self._parameters = whole.parameters - float(elements @ self._trained)
 
     def extent(self, mask: np.ndarray) -> LayerSizes:
-        """Return what a whole keep-mask, boolean of shape ``(width,)``, leaves."""
+        """Return the layer sizes under a keep-mask of all groups, boolean of shape ``(width,)``."""
         macs, elements = self._counts.counts(mask)
         gone = {name: before - float(macs[self._calls[name]].sum()) for name, before in self._traced.items()}
         return LayerSizes(

@@ -44,6 +44,7 @@ class BasicBlock(nn.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        """Make the layers, for so many input and output channels."""
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
@@ -69,6 +70,7 @@ class SmallResNet(nn.Module):
     """
 
     def __init__(self, blocks: int, in_channels: int, classes: int, width: int) -> None:
+        """Make the layers, with initialized weights."""
         super().__init__()
         self.conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
@@ -112,6 +114,7 @@ class PlainNetwork(nn.Module):
     """Convolutions one after the other, global average pooling and a linear classifier."""
 
     def __init__(self, features: Sequence[nn.Module], channels: int, classes: int) -> None:
+        """Put ``features``, of so many output ``channels``, before a new classifier; all weights are initialized."""
         super().__init__()
         self.features = nn.Sequential(*features)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -126,17 +129,17 @@ class PlainNetwork(nn.Module):
 
 
 def resnet20(in_channels: int = 3, classes: int = 10, width: int = 16) -> nn.Module:
-    """ResNet-20 for small images: 0.27 M parameters, 41 M MACs at 3x32x32 (He et al. 2016, arXiv 1512.03385)."""
+    """Build ResNet-20 for small images: 0.27 M parameters, 41 M MACs at 3x32x32 (He et al. 2016, arXiv 1512.03385)."""
     return SmallResNet(3, in_channels, classes, width)
 
 
 def resnet56(in_channels: int = 3, classes: int = 10, width: int = 16) -> nn.Module:
-    """ResNet-56 for small images: 0.86 M parameters, 126 M MACs at 3x32x32 (He et al. 2016, arXiv 1512.03385)."""
+    """Build ResNet-56 for small images: 0.86 M parameters, 126 M MACs at 3x32x32 (He et al. 2016, arXiv 1512.03385)."""
     return SmallResNet(9, in_channels, classes, width)
 
 
 def resnet110(in_channels: int = 3, classes: int = 10, width: int = 16) -> nn.Module:
-    """ResNet-110 for small images: 1.7 M parameters, 253 M MACs at 3x32x32 (He et al. 2016, arXiv 1512.03385)."""
+    """Build ResNet-110 for small images: 1.7 M parameters, 253 M MACs at 3x32x32 (He et al. 2016, arXiv 1512.03385)."""
     return SmallResNet(18, in_channels, classes, width)
 
 
@@ -152,7 +155,7 @@ def _vgg_features(in_channels: int, stages: Sequence[Sequence[int]]) -> list[nn.
 
 
 def vgg16_bn(in_channels: int = 3, classes: int = 10) -> nn.Module:
-    """VGG-16 with BatchNorm for small images: 13 convolutions, global average pooling and one linear layer.
+    """Build VGG-16 with BatchNorm for small images: 13 convolutions, global average pooling and one linear layer.
 
     14.7 M parameters, 313 M MACs at 3x32x32. Simonyan, Zisserman 2015, arXiv 1409.1556, in the form with one linear layer
     that the pruning papers use on small images; pools that would take the map below 2 pixels are skipped.
@@ -162,7 +165,7 @@ def vgg16_bn(in_channels: int = 3, classes: int = 10) -> nn.Module:
 
 
 def vgg_small(in_channels: int = 3, classes: int = 10) -> nn.Module:
-    """A small VGG with BatchNorm: six convolutions of 32, 32, 64, 64, 128, 128 channels; 0.29 M parameters.
+    """Build a small VGG with BatchNorm: six convolutions of 32, 32, 64, 64, 128, 128 channels; 0.29 M parameters.
 
     After Simonyan, Zisserman 2015, arXiv 1409.1556; pools that would take the map below 2 pixels are skipped.
     """
@@ -170,7 +173,7 @@ def vgg_small(in_channels: int = 3, classes: int = 10) -> nn.Module:
 
 
 def digits_cnn(in_channels: int = 1, classes: int = 10, width: int = 16) -> nn.Module:
-    """A network for the 8x8 digits that trains in seconds: two convolutions, a residual block, one convolution.
+    """Build a network for 8x8 digits that trains in seconds: two convolutions, a residual block, one convolution.
 
     ``width`` channels, then 2 and 4 times as many; 0.04 M parameters, 0.9 M MACs at width 16.
     """

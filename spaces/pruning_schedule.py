@@ -51,7 +51,7 @@ class PruningScheduleSettings:
         flatness: ``u``, the height of the penalty function's centre as a share of ``A``.
         share: Share of the steps in which all layers are pruned; ``t`` follows from it and the steps there are.
         importance: Criteria of the ranks; input channels are ranked by ``l1`` or ``l2`` (by ``l1`` where another is chosen).
-        groups: What is pruned together: ``filters`` or ``input_channels``.
+        groups: Unit that is pruned: ``filters`` or ``input_channels``.
         draw: A Bernoulli draw per ``weight`` or per ``group``.
         depth: How much more of later layers is kept.
         width: How much more of wide layers is kept.
@@ -78,6 +78,7 @@ class PruningScheduleSettings:
     max_ratio: float = 0.95
 
     def __post_init__(self) -> None:
+        """Raise ValueError for an option out of its range, with the option's name."""
         for name in ("macs", "largest", "flatness", "share", "depth", "width", "cost"):
             values = getattr(self, name)
             if not 1 <= len(values) <= 2 or list(values) != sorted(set(values)):
@@ -119,6 +120,7 @@ class PruningSchedule(SearchSpace):
         forward: Forward = call,
         batches: Iterable[Tensor] = (),
     ) -> None:
+        """Find the coupled channel groups, and raise if no schedule reaches the lowest share of MACs."""
         self._settings = settings = settings or PruningScheduleSettings()
         self.groups: ChannelGroups = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
         self._inputs, self._forward = inputs, forward
@@ -132,6 +134,7 @@ class PruningSchedule(SearchSpace):
 
     @cached_property
     def domains(self) -> Mapping[str, Domain]:
+        """Ranges and options of every setting that is left open."""
         settings, domains = self._settings, dict[str, Domain]()
         for name in ("macs", "largest", "flatness", "share", "depth", "width", "cost"):
             values = getattr(settings, name)
@@ -155,7 +158,7 @@ class PruningSchedule(SearchSpace):
         return [Candidate(values), *([Candidate(ours)] if open_draw and ours != values else [])]
 
     def schedule(self, candidate: Candidate) -> ProbabilisticSettings:
-        """Return how the pruning runs for a candidate."""
+        """Return the settings of probabilistic pruning that a candidate stands for."""
         self.validate(candidate)
         settings = self._settings
         chosen: dict[str, Any] = {name: candidate.values.get(name, getattr(settings, name)[0]) for name in (*PAPER, "macs")}
@@ -167,6 +170,7 @@ class PruningSchedule(SearchSpace):
         )
 
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
+        """Return a copy of ``model`` to prune in training, its keep-mask that of the lowest L1 norms until training decides."""
         self.validate(candidate)
         prepared = copy.deepcopy(model)
         kept = np.ones(self.groups.width, dtype=bool)
@@ -178,10 +182,12 @@ class PruningSchedule(SearchSpace):
         return prepared
 
     def convert(self, prepared: nn.Module) -> nn.Module:
+        """Return the network without the channels that the keep-mask of the prepared network removes."""
         plain, mask = self._parted(prepared)
         return apply_cut(plain, plan_cut(self.groups, mask))
 
     def sparsifier(self, candidate: Candidate) -> Probabilistic:
+        """Return the probabilistic pruning that runs as ``candidate`` says."""
         return Probabilistic(self.schedule(candidate), self.groups)
 
     def check_prepared(self, prepared: nn.Module) -> float:
@@ -194,7 +200,7 @@ class PruningSchedule(SearchSpace):
         return equivalence_error(plain, self.groups, mask, self._inputs, self._forward)
 
     def numbers(self, candidate: Candidate) -> np.ndarray:
-        """Return how many channels of every group go, of shape ``(groups,)``."""
+        """Return the number of removed channels of every group, int64 of shape ``(groups,)``."""
         if candidate.fingerprint not in self._numbers:
             schedule = self.schedule(candidate)
             assert schedule.macs is not None
@@ -202,6 +208,7 @@ class PruningSchedule(SearchSpace):
         return self._numbers[candidate.fingerprint]
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
+        """Return ``macs``, ``parameters`` and ``size_bytes``, which the schedule fixes before training."""
         return self._allocation.costs(self.numbers(candidate))
 
     def cheapest(self) -> Candidate:
@@ -210,9 +217,11 @@ class PruningSchedule(SearchSpace):
         return Candidate({**self.starting_points()[0].values, **lowest})
 
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the cut of an untrained network, as JSON data of the kind ``slice_channels``."""
         return self._transformation(self._allocation.mask(self.numbers(candidate)))
 
     def transformation_of(self, candidate: Candidate, prepared: nn.Module) -> dict[str, Any]:
+        """Return the cut that training decided, as JSON data of the kind ``slice_channels``."""
         return self._transformation(self._parted(prepared)[1])
 
     def _transformation(self, mask: np.ndarray) -> dict[str, Any]:

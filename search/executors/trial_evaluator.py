@@ -92,11 +92,11 @@ class TrialEvaluator:
         return metrics
 
     def trains(self, candidate: Candidate) -> bool:
-        """Whether a trial of ``candidate`` trains: the space has a sparsifier for it, or ``training`` is set."""
+        """Return whether a trial of ``candidate`` trains: the space has a sparsifier for it, or ``training`` is set."""
         return self.training is not None or self.space.sparsifier(candidate) is not None
 
     def require_training(self) -> None:
-        """Find out whether candidates could be trained, where the space asks for it.
+        """Raise if the space trains its candidates and they cannot be trained.
 
         Raises:
             SecateursError: There are no settings to train with, or class labels are needed and the task has none.

@@ -1,0 +1,1 @@
+"""The search stage: space, targets, trials, finalists and baselines of one search."""

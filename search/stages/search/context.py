@@ -246,10 +246,10 @@ class SearchContext:
 
 
 def require_informative_objective(space: SearchSpace, objectives: Sequence[str]) -> None:
-    """Find out whether the first objective tells candidates of ``space`` apart.
+    """Raise if the first objective is the same for all candidates that differ only in removed channels.
 
     Raises:
-        SecateursError: It is Omega, over a space that removes channels.
+        SecateursError: The first objective is Omega, over a space that removes channels.
     """
     if isinstance(space, HasGroups) and objectives[0] == "omega":
         raise SecateursError(

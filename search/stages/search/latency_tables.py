@@ -1,4 +1,4 @@
-"""The latency that a search knows beforehand: the reference's, and that of every candidate from a table of its layers."""
+"""Latency known before a search: of the reference, and of every candidate from a table of its layers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from spaces.latency.layer_latency import LatencySpace, MeasuredLatency
 
 FILE = "latency.json"
 SIZES = ((1.0, 1.0), (0.7, 0.7), (0.45, 0.45), (0.25, 0.25), (0.9, 0.35), (0.35, 0.9))
-"""How large the networks are to which a table is fitted: the shares that every second decision, and the others, leave."""
+"""Shares kept by even-numbered and by odd-numbered decisions, of each network that a table is fitted to."""
 
 
 class LatencyTables:
-    """What one search knows of latency; measured once, so that the search that goes on after a kill knows the same.
+    """Latency of the reference and of layers; measured once and kept, so that a resumed search reads the same.
 
     Args:
         latency: The search's evaluator of latency.
@@ -49,6 +49,7 @@ class LatencyTables:
         folder: Path | None,
         log: Callable[[str], None],
     ) -> None:
+        """Read the answers kept in ``folder``, unless they are of other networks or settings."""
         self._latency, self._model, self._reference, self._task, self._log = latency, model, reference, task, log
         self._path = None if folder is None else folder / FILE
         described = {**asdict(latency.settings), "model": self._key(model), "reference": self._key(reference)}
@@ -60,14 +61,14 @@ class LatencyTables:
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """What the evaluator measures."""
+        """Metrics that the evaluator measures."""
         return self._latency.metrics
 
     def fit(self, space: SearchSpace) -> None:
-        """Let ``space`` know the latency of its candidates, where that is the evaluator's mode.
+        """Give ``space`` a table of layer latencies in mode ``table``; in other modes do nothing.
 
         Raises:
-            SecateursError: It can't add it up from its layers, or a layer can't be measured.
+            SecateursError: The space can't add up latency from layers, or a layer can't be measured.
         """
         if self._latency.settings.mode != "table":
             return
@@ -119,7 +120,7 @@ class LatencyTables:
 
 
 def _candidate(space: SearchSpace, even: float, odd: float) -> Candidate:
-    """Return a candidate whose every second decision leaves about the share ``even`` of what it could, the others ``odd``."""
+    """Return a candidate that keeps the share ``even`` in even-numbered decisions and ``odd`` in the others."""
     shares = (even, odd)
     return Candidate({name: _value(domain, shares[place % 2]) for place, (name, domain) in enumerate(space.domains.items())})
 

@@ -1,4 +1,4 @@
-"""What a search shows while it runs, in one line that is as short for a large network as for a small one."""
+"""Progress of a search in one line, as short for a large network as for a small one."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class SearchNote:
     """
 
     def __init__(self, problem: Problem) -> None:
+        """Start with no trial seen."""
         self._problem = problem
         self._seen = 0
         self._best: Trial | None = None

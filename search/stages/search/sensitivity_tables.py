@@ -1,4 +1,4 @@
-"""The table of Omega that a search reads, made once and kept beside its trials; and how far it can be trusted."""
+"""Table of Omega that a search reads, made once and kept beside its trials, and its comparison with measured loss."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HasPoints(Protocol):
 
 
 class SensitivityTables:
-    """What is known of the sensitivity of one search's network.
+    """Sensitivity of one search's network to the bits of its layers.
 
     Args:
         space: The space; nothing is measured for one that quantizes nothing.
@@ -60,6 +60,7 @@ class SensitivityTables:
         folder: Path | None,
         log: Callable[[str], None],
     ) -> None:
+        """Collect the decisions on bits of ``space``; nothing is measured yet."""
         self._space, self._model, self._task = space, model, task
         self._device, self._seed, self._log = device, seed, log
         self._path = None if folder is None else folder / FILE
@@ -75,11 +76,11 @@ class SensitivityTables:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is anything to measure, and somebody who reads it."""
+        """True if the space quantizes something and ``omega`` is among the evaluators."""
         return self._settings is not None and bool(self._places)
 
     def table(self) -> Table:
-        """Return what every choice of bits adds to Omega, by decision, measured once."""
+        """Return the part of Omega of every choice of bits, by decision and bits, measured once."""
         if self._path is None or self._settings is None:
             return {name: dict.fromkeys(options, 0.0) for name, options in self.options.items()}
         found = self._stored(self._settings)["table"]

@@ -15,7 +15,7 @@ Baseline = Literal["uniform", "global_magnitude", "random", "dense_same_training
 
 @dataclass(frozen=True)
 class BudgetSettings:
-    """When a search ends, beside the algorithm's own end; both count across resumes.
+    """Limits of a search beside the algorithm's own end; both count across resumes.
 
     Attributes:
         evaluations: Number of evaluated proposals, or None.
@@ -28,6 +28,7 @@ class BudgetSettings:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
+        """Raise ValueError for an option out of its range, with the option's name."""
         for name, value in (("evaluations", self.evaluations), ("seconds", self.seconds)):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
@@ -35,11 +36,11 @@ class BudgetSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalistSettings:
-    """How the best candidates of a search are told apart.
+    """Training that decides between the best candidates of a search.
 
     Attributes:
-        count: How many are trained: the best ones or, with several objectives, some spread over the front.
-        training: How each of them is trained; later stages go on from there.
+        count: Number of candidates that are trained: the best ones or, with several objectives, some spread over the front.
+        training: Training of each of them; later stages go on from there.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -48,6 +49,7 @@ class FinalistSettings:
     training: TrainingSettings
 
     def __post_init__(self) -> None:
+        """Raise ValueError for an option out of its range, with the option's name."""
         if self.count < 1:
             raise ValueError(f"count: expected at least 1, got {self.count}")
 
@@ -89,6 +91,7 @@ class SearchSettings:
     training: TrainingSettings | None = None
 
     def __post_init__(self) -> None:
+        """Raise ValueError for an option out of its range, with the option's name."""
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         if not self.objectives:

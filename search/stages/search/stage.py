@@ -46,14 +46,17 @@ class Search(Stage):
     searches = True
 
     def __init__(self, settings: SearchSettings) -> None:
+        """Keep the settings."""
         self.settings = settings
         self._context: SearchContext | None = None
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the settings that decide the network of ``variant``: without the algorithm for a greedy baseline."""
         unimportant = {"baselines", *(("algorithm", "budget", "batch") if variant in GREEDY else ())}
         return {name: value for name, value in settings.items() if name not in unimportant}
 
     def check(self, network: Network, run: StageRun) -> Network:
+        """Build the space, the algorithm and the greedy baselines, and return the network of a first candidate."""
         executor = run.execution.executor
         EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
         context = SearchContext.of(network, run, self.settings)
@@ -69,6 +72,7 @@ class Search(Stage):
         )
 
     def run(self, network: Network, run: StageRun) -> Network:
+        """Search, or make the baseline that ``run.variant`` names, and return its network."""
         if self._context is None or self._context.network is not network:
             self._context = SearchContext.of(network, run, self.settings)
         context = self._context
