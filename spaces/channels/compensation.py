@@ -1,4 +1,4 @@
-"""Compensation: the layers that read a removed channel read instead what the kept channels tell about it.
+"""Compensation: correct the layers that read removed channels by least squares on the kept channels.
 
 Over a few batches, the mean and the covariance of every layer's input channels are measured once. For any keep-mask the best
 linear prediction of the removed channels from the kept ones then follows in closed form, and is folded into the weights of

@@ -1,4 +1,4 @@
-"""Coupled channel groups: which channels of a network can be removed, and what goes with them. Found once per model."""
+"""Coupled channel groups: the channels of a network that are removed together. Found once per model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.trace import ChannelTrace, LayerTrace
-from spaces.channels.tracing import trace_channels
+from spaces.channels.channel_trace import ChannelTrace, LayerTrace
+from spaces.channels.labelled_pass import trace_channels
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.forward import Forward, call
 
@@ -109,7 +109,7 @@ def find_groups(
     exclude: Sequence[str] = (),
     forward: Forward = call,
 ) -> ChannelGroups:
-    """Find the coupled channel groups of ``model`` by one labelled forward pass, and check them by slicing.
+    """Find the coupled channel groups of ``model`` by one labelled forward pass.
 
     Args:
         model: The network; left unchanged.

@@ -25,6 +25,7 @@ class ChannelAtoms:
         return torch.arange(first, first + count)
 
     def find(self, atom: int) -> int:
+        """Return the representative of the set that ``atom`` belongs to."""
         parent = self._parent
         while parent[atom] != atom:
             parent[atom] = parent[parent[atom]]

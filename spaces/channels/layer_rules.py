@@ -10,44 +10,46 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spaces.channels.channel_trace import LayerTrace
+from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.labels import along, varying, vector
-from spaces.channels.trace import LayerTrace
-from spaces.channels.tracer import Tracer
 
 Rule = Callable[..., None]
 
 
-def _record(tracer: Tracer, **fields: Any) -> None:
-    tracer.trace.layers.append(LayerTrace(name=tracer.where, **fields))
+def _record(tracker: LabelTracker, **fields: Any) -> None:
+    tracker.trace.layers.append(LayerTrace(name=tracker.where, **fields))
 
 
-def _open_layer(tracer: Tracer, inputs: Tensor, weight: Tensor, kinds: tuple[type, ...], channel_dim: int) -> Tensor | None:
+def _open_layer(
+    tracker: LabelTracker, inputs: Tensor, weight: Tensor, kinds: tuple[type, ...], channel_dim: int
+) -> Tensor | None:
     """Return the input's channel atoms, or None (and freeze them) where this use of the weight cannot be followed."""
-    labels = tracer.labels(inputs)
-    if tracer.owner(weight) is None or not isinstance(tracer.stack[-1][1], kinds):
-        tracer.atoms.freeze(labels, f"{tracer.where}: uses a weight outside the layer that owns it")
+    labels = tracker.labels(inputs)
+    if tracker.owner(weight) is None or not isinstance(tracker.stack[-1][1], kinds):
+        tracker.atoms.freeze(labels, f"{tracker.where}: uses a weight outside the layer that owns it")
         return None
     atoms = vector(labels, channel_dim)
     if atoms is None:
-        tracer.atoms.freeze(labels, f"{tracer.where}: its input channels are not one dimension")
+        tracker.atoms.freeze(labels, f"{tracker.where}: its input channels are not one dimension")
     return atoms
 
 
-def _fresh(tracer: Tracer, weight: Tensor, dim: int, count: int) -> Tensor:
-    earlier = tracer.tied(weight, dim)
-    return tracer.atoms.new(count) if earlier is None else earlier
+def _fresh(tracker: LabelTracker, weight: Tensor, dim: int, count: int) -> Tensor:
+    earlier = tracker.tied(weight, dim)
+    return tracker.atoms.new(count) if earlier is None else earlier
 
 
-def _couple_groups(tracer: Tracer, inputs: Tensor, outputs: Tensor, groups: int) -> None:
-    """A convolution's group leaves whole: its input and output channels are one decision."""
+def _couple_groups(tracker: LabelTracker, inputs: Tensor, outputs: Tensor, groups: int) -> None:
+    """Unite the input and output channels of each of the layer's groups, since a group leaves whole."""
     joined = torch.cat([inputs.reshape(groups, -1), outputs.reshape(groups, -1)], 1)
-    tracer.atoms.unite(joined, joined[:, -1:].expand_as(joined))
-    tracer.atoms.freeze(joined[(joined == 0).any(1)], f"{tracer.where}: groups channels with values of no channel")
+    tracker.atoms.unite(joined, joined[:, -1:].expand_as(joined))
+    tracker.atoms.freeze(joined[(joined == 0).any(1)], f"{tracker.where}: groups channels with values of no channel")
 
 
 def _convolution(transposed: bool, spatial: int) -> Rule:
     def rule(
-        tracer: Tracer,
+        tracker: LabelTracker,
         output: Tensor,
         input: Tensor,
         weight: Tensor,
@@ -57,7 +59,7 @@ def _convolution(transposed: bool, spatial: int) -> Rule:
     ) -> None:
         groups = int(kwargs.get("groups", args[3] if len(args) > 3 else 1))
         channel_dim = input.dim() - spatial - 1
-        atoms = _open_layer(tracer, input, weight, (nn.modules.conv._ConvNd,), channel_dim)
+        atoms = _open_layer(tracker, input, weight, (nn.modules.conv._ConvNd,), channel_dim)
         if atoms is None:
             return
         out_channels = output.shape[channel_dim]
@@ -66,24 +68,24 @@ def _convolution(transposed: bool, spatial: int) -> Rule:
         positions = math.prod((input if transposed else output).shape[channel_dim + 1 :])
         kernel = math.prod(weight.shape[2:])
         if groups == 1:
-            outputs = _fresh(tracer, weight, out_dim, out_channels)
-            tracer.tie(weight, in_dim, atoms)
-            tracer.tie(weight, out_dim, outputs)
+            outputs = _fresh(tracker, weight, out_dim, out_channels)
+            tracker.tie(weight, in_dim, atoms)
+            tracker.tie(weight, out_dim, outputs)
             macs = float(positions * kernel)
         else:
-            outputs = tracer.atoms.new(out_channels)
-            tracer.tie(weight, 0, atoms if transposed else outputs)
-            _couple_groups(tracer, atoms, outputs, groups)
+            outputs = tracker.atoms.new(out_channels)
+            tracker.tie(weight, 0, atoms if transposed else outputs)
+            _couple_groups(tracker, atoms, outputs, groups)
             macs = float(positions * kernel * len(atoms) / groups)
-        tracer.tie(bias, 0, outputs)
+        tracker.tie(bias, 0, outputs)
         if out_channels == 1:
-            tracer.atoms.freeze(outputs, f"{tracer.where}: has a single output channel")
-            tracer.set_labels(output, torch.zeros((), dtype=torch.int64).expand(output.shape))
+            tracker.atoms.freeze(outputs, f"{tracker.where}: has a single output channel")
+            tracker.set_labels(output, torch.zeros((), dtype=torch.int64).expand(output.shape))
         else:
-            tracer.set_labels(output, along(outputs, channel_dim, output.shape))
+            tracker.set_labels(output, along(outputs, channel_dim, output.shape))
         kind = "conv_transpose" if transposed else "conv"
         _record(
-            tracer,
+            tracker,
             kind=kind,
             inputs=atoms,
             outputs=outputs,
@@ -95,43 +97,43 @@ def _convolution(transposed: bool, spatial: int) -> Rule:
     return rule
 
 
-def _linear(tracer: Tracer, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
-    atoms = _open_layer(tracer, input, weight, (nn.Linear,), input.dim() - 1)
+def _linear(tracker: LabelTracker, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+    atoms = _open_layer(tracker, input, weight, (nn.Linear,), input.dim() - 1)
     if atoms is None:
         return
-    outputs = _fresh(tracer, weight, 0, output.shape[-1])
-    tracer.tie(weight, 1, atoms)
-    tracer.tie(weight, 0, outputs)
-    tracer.tie(bias, 0, outputs)
+    outputs = _fresh(tracker, weight, 0, output.shape[-1])
+    tracker.tie(weight, 1, atoms)
+    tracker.tie(weight, 0, outputs)
+    tracker.tie(bias, 0, outputs)
     if len(outputs) == 1:
-        tracer.atoms.freeze(outputs, f"{tracer.where}: has a single output")
-        tracer.set_labels(output, torch.zeros((), dtype=torch.int64).expand(output.shape))
+        tracker.atoms.freeze(outputs, f"{tracker.where}: has a single output")
+        tracker.set_labels(output, torch.zeros((), dtype=torch.int64).expand(output.shape))
     else:
-        tracer.set_labels(output, along(outputs, output.dim() - 1, output.shape))
+        tracker.set_labels(output, along(outputs, output.dim() - 1, output.shape))
     positions = float(math.prod(output.shape[:-1]))
-    _record(tracer, kind="linear", inputs=atoms, outputs=outputs, macs=positions, channel_dim=-1)
+    _record(tracker, kind="linear", inputs=atoms, outputs=outputs, macs=positions, channel_dim=-1)
 
 
-def _norm_atoms(tracer: Tracer, input: Tensor, channel_dim: int, kinds: tuple[type, ...]) -> Tensor | None:
-    labels = tracer.labels(input)
+def _norm_atoms(tracker: LabelTracker, input: Tensor, channel_dim: int, kinds: tuple[type, ...]) -> Tensor | None:
+    labels = tracker.labels(input)
     atoms = vector(labels, channel_dim)
     if atoms is None:
-        tracer.atoms.freeze(labels, f"{tracer.where}: normalizes over more than the channels")
+        tracker.atoms.freeze(labels, f"{tracker.where}: normalizes over more than the channels")
         return None
-    if not tracer.stack or not isinstance(tracer.stack[-1][1], kinds):
-        tracer.atoms.freeze(labels, f"{tracer.where}: normalizes outside a layer that is known")
+    if not tracker.stack or not isinstance(tracker.stack[-1][1], kinds):
+        tracker.atoms.freeze(labels, f"{tracker.where}: normalizes outside a layer that is known")
         return None
     return atoms
 
 
-def _module_channel_dim(tracer: Tracer, fallback: int) -> int:
-    entered = tracer.stack[-1][2]
-    wide = varying(tracer.labels(entered)) if entered is not None else []
+def _module_channel_dim(tracker: LabelTracker, fallback: int) -> int:
+    entered = tracker.stack[-1][2]
+    wide = varying(tracker.labels(entered)) if entered is not None else []
     return wide[0] - entered.dim() if entered is not None and len(wide) == 1 else fallback
 
 
 def _batch_norm(
-    tracer: Tracer,
+    tracker: LabelTracker,
     output: Tensor,
     input: Tensor,
     running_mean: Tensor | None,
@@ -141,17 +143,17 @@ def _batch_norm(
     *args: Any,
     **kwargs: Any,
 ) -> None:
-    atoms = _norm_atoms(tracer, input, 1, (nn.modules.batchnorm._NormBase,))
+    atoms = _norm_atoms(tracker, input, 1, (nn.modules.batchnorm._NormBase,))
     if atoms is None:
         return
     for tensor in (weight, bias, running_mean, running_var):
-        tracer.tie(tensor, 0, atoms)
-    tracer.set_labels(output, along(atoms, 1, output.shape))
-    _record(tracer, kind="norm", inputs=atoms, outputs=atoms, channel_dim=1 - input.dim())
+        tracker.tie(tensor, 0, atoms)
+    tracker.set_labels(output, along(atoms, 1, output.shape))
+    _record(tracker, kind="norm", inputs=atoms, outputs=atoms, channel_dim=1 - input.dim())
 
 
 def _instance_norm(
-    tracer: Tracer,
+    tracker: LabelTracker,
     output: Tensor,
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -161,11 +163,11 @@ def _instance_norm(
     *args: Any,
     **kwargs: Any,
 ) -> None:
-    _batch_norm(tracer, output, input, running_mean, running_var, weight, bias)
+    _batch_norm(tracker, output, input, running_mean, running_var, weight, bias)
 
 
 def _layer_norm(
-    tracer: Tracer,
+    tracker: LabelTracker,
     output: Tensor,
     input: Tensor,
     normalized_shape: Any,
@@ -175,19 +177,19 @@ def _layer_norm(
     **kwargs: Any,
 ) -> None:
     if len(normalized_shape) != 1:
-        tracer.atoms.freeze(tracer.labels(input), f"{tracer.where}: normalizes over more than the channels")
+        tracker.atoms.freeze(tracker.labels(input), f"{tracker.where}: normalizes over more than the channels")
         return
-    atoms = _norm_atoms(tracer, input, input.dim() - 1, (nn.LayerNorm, nn.RMSNorm))
+    atoms = _norm_atoms(tracker, input, input.dim() - 1, (nn.LayerNorm, nn.RMSNorm))
     if atoms is None:
         return
-    tracer.tie(weight, 0, atoms)
-    tracer.tie(bias, 0, atoms)
-    tracer.set_labels(output, along(atoms, output.dim() - 1, output.shape))
-    _record(tracer, kind="layer_norm", inputs=atoms, outputs=atoms, channel_dim=_module_channel_dim(tracer, -1))
+    tracker.tie(weight, 0, atoms)
+    tracker.tie(bias, 0, atoms)
+    tracker.set_labels(output, along(atoms, output.dim() - 1, output.shape))
+    _record(tracker, kind="layer_norm", inputs=atoms, outputs=atoms, channel_dim=_module_channel_dim(tracker, -1))
 
 
 def _group_norm(
-    tracer: Tracer,
+    tracker: LabelTracker,
     output: Tensor,
     input: Tensor,
     num_groups: int,
@@ -196,15 +198,15 @@ def _group_norm(
     *args: Any,
     **kwargs: Any,
 ) -> None:
-    atoms = _norm_atoms(tracer, input, 1, (nn.GroupNorm,))
+    atoms = _norm_atoms(tracker, input, 1, (nn.GroupNorm,))
     if atoms is None:
         return
-    tracer.tie(weight, 0, atoms)
-    tracer.tie(bias, 0, atoms)
+    tracker.tie(weight, 0, atoms)
+    tracker.tie(bias, 0, atoms)
     if num_groups > 1:
-        _couple_groups(tracer, atoms, atoms, num_groups)
-    tracer.set_labels(output, along(atoms, 1, output.shape))
-    _record(tracer, kind="group_norm", inputs=atoms, outputs=atoms, groups=num_groups, channel_dim=1 - input.dim())
+        _couple_groups(tracker, atoms, atoms, num_groups)
+    tracker.set_labels(output, along(atoms, 1, output.shape))
+    _record(tracker, kind="group_norm", inputs=atoms, outputs=atoms, groups=num_groups, channel_dim=1 - input.dim())
 
 
 LAYER_RULES: dict[Any, Rule] = {

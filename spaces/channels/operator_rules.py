@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
+from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.labels import along, compact, varying
-from spaces.channels.tracer import Tracer
 
 VIEWS = frozenset("view reshape _unsafe_view _reshape_alias flatten unflatten view_as".split())
 SAME = frozenset("_to_copy to clone contiguous lift_fresh detach alias".split())
@@ -33,92 +33,94 @@ ALONG_DIM = frozenset("softmax _softmax log_softmax _log_softmax cumsum".split()
 IGNORED = frozenset("zeros_like ones_like empty_like rand_like new_zeros new_ones new_empty sym_size size".split())
 
 
-def propagate(tracer: Tracer, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     """Give the outputs of an operator their labels."""
     name = operator.overloadpacket.__name__
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
-    stored = any(id(tensor) in tracer.names for tensor in tensors)
-    labelled = any(tensor in tracer.labelled for tensor in tensors)
+    stored = any(id(tensor) in tracker.names for tensor in tensors)
+    labelled = any(tensor in tracker.labelled for tensor in tensors)
     if not (labelled or stored) or name in IGNORED:
         return
     if not labelled and name not in MOVES:
         return
     base = name.rstrip("_")
     if name in MOVES or base in MOVES:
-        _move(tracer, operator, args, kwargs, output)
+        _move(tracker, operator, args, kwargs, output)
     elif base in SPLITS:
-        _split(tracer, operator, args, kwargs, output)
+        _split(tracker, operator, args, kwargs, output)
     elif base in POSITIONS:
-        _position(tracer, operator, base, args, kwargs, output)
+        _position(tracker, operator, base, args, kwargs, output)
     elif base == "constant_pad_nd":
-        _pad(tracer, args, output)
+        _pad(tracker, args, output)
     elif torch.Tag.pointwise in operator.tags or base in ACTIVATIONS:
-        _pointwise(tracer, base, tensors, output)
+        _pointwise(tracker, base, tensors, output)
     elif base in REDUCTIONS:
-        _reduce(tracer, base, args, kwargs, output)
+        _reduce(tracker, base, args, kwargs, output)
     elif base.lstrip("_").startswith(WINDOWS):
-        _window(tracer, base, args, output)
-    elif base in ALONG_DIM and args[1] % args[0].dim() not in varying(tracer.labels(args[0])):
-        tracer.set_labels(output, tracer.labels(args[0]))
+        _window(tracker, base, args, output)
+    elif base in ALONG_DIM and args[1] % args[0].dim() not in varying(tracker.labels(args[0])):
+        tracker.set_labels(output, tracker.labels(args[0]))
     else:
-        tracer.opaque(base, tensors)
+        tracker.opaque(base, tensors)
 
 
-def _move(tracer: Tracer, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     name = operator.overloadpacket.__name__
     if name in SAME:
-        tracer.set_labels(output, tracer.label_of(args[0]))
+        tracker.set_labels(output, tracker.label_of(args[0]))
         return
     if name == "copy_":
-        tracer.set_labels(args[0], tracer.label_of(args[1]).expand(args[0].shape))
+        tracker.set_labels(args[0], tracker.label_of(args[1]).expand(args[0].shape))
         return
     if name in VIEWS:
-        tracer.set_labels(output, tracer.rectangular(tracer.label_of(args[0]).reshape(output.shape)))
+        tracker.set_labels(output, tracker.rectangular(tracker.label_of(args[0]).reshape(output.shape)))
         return
     if name == "as_strided":
         if args[0].numel() != output.numel() or args[0].shape != output.shape:
-            tracer.opaque(name, [args[0]])
+            tracker.opaque(name, [args[0]])
         else:
-            tracer.set_labels(output, tracer.label_of(args[0]))
+            tracker.set_labels(output, tracker.label_of(args[0]))
         return
-    moved = operator(*tree_map(tracer.label_of, args), **tree_map(tracer.label_of, kwargs))
+    moved = operator(*tree_map(tracker.label_of, args), **tree_map(tracker.label_of, kwargs))
     if isinstance(output, Tensor):
-        tracer.set_labels(output, tracer.rectangular(moved))
+        tracker.set_labels(output, tracker.rectangular(moved))
     else:
         for part, labels in zip(output, moved, strict=True):
-            tracer.set_labels(part, tracer.rectangular(labels))
+            tracker.set_labels(part, tracker.rectangular(labels))
 
 
-def _split(tracer: Tracer, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    labels = tracer.label_of(args[0])
+def _split(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    labels = tracker.label_of(args[0])
     dim = kwargs.get("dim", args[2] if len(args) > 2 else 0) % labels.dim()
     parts = operator(labels, *args[1:], **kwargs)
     if dim in varying(labels):
         if all(part.shape == parts[0].shape for part in parts):
             for part in parts[1:]:
-                tracer.atoms.unite(parts[0], part)
-                tracer.atoms.freeze(parts[0][part == 0], f"{tracer.where}: split beside values of no channel")
-                tracer.atoms.freeze(part[parts[0] == 0], f"{tracer.where}: split beside values of no channel")
+                tracker.atoms.unite(parts[0], part)
+                tracker.atoms.freeze(parts[0][part == 0], f"{tracker.where}: split beside values of no channel")
+                tracker.atoms.freeze(part[parts[0] == 0], f"{tracker.where}: split beside values of no channel")
         else:
-            tracer.atoms.freeze(labels, f"{tracer.where}: split into parts of fixed, unequal size")
+            tracker.atoms.freeze(labels, f"{tracker.where}: split into parts of fixed, unequal size")
     for part, tensor in zip(parts, output, strict=True):
-        tracer.set_labels(tensor, part)
+        tracker.set_labels(tensor, part)
 
 
-def _position(tracer: Tracer, operator: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-    labels = tracer.label_of(args[0])
+def _position(
+    tracker: LabelTracker, operator: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+) -> None:
+    labels = tracker.label_of(args[0])
     if name == "roll":
         dims = args[2] if len(args) > 2 else []
         touched = {dim % labels.dim() for dim in dims} or set(range(labels.dim()))
     else:
         touched = {(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % labels.dim()}
     if (output.shape != labels.shape or name == "roll") and touched & set(varying(labels)):
-        tracer.atoms.freeze(labels, f"{tracer.where}: {name} picks channels by fixed position")
-    tracer.set_labels(output, operator(labels, *args[1:], **kwargs))
+        tracker.atoms.freeze(labels, f"{tracker.where}: {name} picks channels by fixed position")
+    tracker.set_labels(output, operator(labels, *args[1:], **kwargs))
 
 
-def _pad(tracer: Tracer, args: tuple[Any, ...], output: Tensor) -> None:
-    labels, padding = tracer.labels(args[0]), args[1]
+def _pad(tracker: LabelTracker, args: tuple[Any, ...], output: Tensor) -> None:
+    labels, padding = tracker.labels(args[0]), args[1]
     small = compact(labels)
     for place in range(len(padding) // 2):
         dim = labels.dim() - 1 - place
@@ -126,12 +128,12 @@ def _pad(tracer: Tracer, args: tuple[Any, ...], output: Tensor) -> None:
         if (before or after) and small.shape[dim] > 1:
             small = torch.constant_pad_nd(small.transpose(dim, -1), [max(before, 0), max(after, 0)], 0).transpose(dim, -1)
     if any(size not in (1, full) for size, full in zip(small.shape, output.shape, strict=True)):
-        tracer.atoms.freeze(labels, f"{tracer.where}: channels cropped at fixed positions")
+        tracker.atoms.freeze(labels, f"{tracker.where}: channels cropped at fixed positions")
         return
-    tracer.set_labels(output, small.expand(output.shape))
+    tracker.set_labels(output, small.expand(output.shape))
 
 
-def _pointwise(tracer: Tracer, name: str, tensors: list[Tensor], output: Any) -> None:
+def _pointwise(tracker: LabelTracker, name: str, tensors: list[Tensor], output: Any) -> None:
     first = output if isinstance(output, Tensor) else output[0]
     shape = first.shape
     joined: Tensor | None = None
@@ -139,9 +141,9 @@ def _pointwise(tracer: Tracer, name: str, tensors: list[Tensor], output: Any) ->
     for tensor in tensors:
         if tensor.dim() > len(shape):
             continue
-        labels = tracer.label_of(tensor)
-        if id(tensor) in tracer.names and not bool(labels.any()):
-            labels = _adopt(tracer, tensor, tensors, shape)
+        labels = tracker.label_of(tensor)
+        if id(tensor) in tracker.names and not bool(labels.any()):
+            labels = _adopt(tracker, tensor, tensors, shape)
         sources.append((compact(labels), tensor.shape))
     for labels, _ in sources:
         if bool(labels.any()):
@@ -149,7 +151,7 @@ def _pointwise(tracer: Tracer, name: str, tensors: list[Tensor], output: Any) ->
                 joined = labels
             else:
                 both = torch.broadcast_tensors(joined, labels)  # type: ignore[no-untyped-call]
-                tracer.atoms.unite(*both)
+                tracker.atoms.unite(*both)
                 joined = torch.maximum(*both)
     if joined is None:
         return
@@ -159,45 +161,45 @@ def _pointwise(tracer: Tracer, name: str, tensors: list[Tensor], output: Any) ->
         full = (1,) * (len(shape) - len(size)) + tuple(size)
         spread = labels.reshape((1,) * (len(shape) - labels.dim()) + tuple(labels.shape)).expand(joined.shape)
         if any(full[dim] > 1 for dim in wide):
-            tracer.atoms.freeze(joined[spread == 0], f"{tracer.where}: {name} with values of no channel and a fixed size")
-    tracer.set_labels(first, tracer.rectangular(joined.expand(shape)))
+            tracker.atoms.freeze(joined[spread == 0], f"{tracker.where}: {name} with values of no channel and a fixed size")
+    tracker.set_labels(first, tracker.rectangular(joined.expand(shape)))
 
 
-def _adopt(tracer: Tracer, tensor: Tensor, tensors: list[Tensor], shape: torch.Size) -> Tensor:
+def _adopt(tracker: LabelTracker, tensor: Tensor, tensors: list[Tensor], shape: torch.Size) -> Tensor:
     """Let a stored tensor with several wide dimensions (a position embedding) follow the activations it is joined to."""
     for other in tensors:
-        if other is not tensor and other in tracer.labelled:
-            labels = tracer.labels(other)
+        if other is not tensor and other in tracker.labelled:
+            labels = tracker.labels(other)
             small = compact(labels)
             wide = [dim - small.dim() for dim, size in enumerate(small.shape) if size > 1]
             if len(wide) == 1 and tensor.dim() >= -wide[0] and tensor.shape[wide[0]] == small.shape[wide[0]]:
                 atoms = small.reshape(-1)
-                tracer.tie(tensor, tensor.dim() + wide[0], atoms)
+                tracker.tie(tensor, tensor.dim() + wide[0], atoms)
                 return along(atoms, tensor.dim() + wide[0], tensor.shape)
-    return tracer.labels(tensor)
+    return tracker.labels(tensor)
 
 
-def _reduce(tracer: Tracer, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+def _reduce(tracker: LabelTracker, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     first = output if isinstance(output, Tensor) else output[0]
-    labels = tracer.labels(args[0])
+    labels = tracker.labels(args[0])
     position = 2 if name in ("norm", "linalg_vector_norm") else 1
     dims = kwargs.get("dim", args[position] if len(args) > position else None)
     listed = range(labels.dim()) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     reduced = {dim % labels.dim() for dim in listed} if labels.dim() else set()
     if reduced & set(varying(labels)):
-        tracer.atoms.freeze(labels, f"{tracer.where}: {name} over the channels")
+        tracker.atoms.freeze(labels, f"{tracker.where}: {name} over the channels")
         return
     for dim in sorted(reduced, reverse=True):
         labels = labels.narrow(dim, 0, 1) if first.dim() == args[0].dim() else labels.select(dim, 0)
-    tracer.set_labels(first, labels)
+    tracker.set_labels(first, labels)
 
 
-def _window(tracer: Tracer, name: str, args: tuple[Any, ...], output: Any) -> None:
+def _window(tracker: LabelTracker, name: str, args: tuple[Any, ...], output: Any) -> None:
     first = output if isinstance(output, Tensor) else output[0]
-    labels = tracer.labels(args[0])
+    labels = tracker.labels(args[0])
     spatial = next((int(digit) for digit in name if digit.isdigit()), 2)
     small = compact(labels)
     if any(size > 1 for size in small.shape[-spatial:]):
-        tracer.atoms.freeze(labels, f"{tracer.where}: {name} over the channels")
+        tracker.atoms.freeze(labels, f"{tracker.where}: {name} over the channels")
         return
-    tracer.set_labels(first, small.expand(first.shape))
+    tracker.set_labels(first, small.expand(first.shape))

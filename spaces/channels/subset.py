@@ -1,4 +1,4 @@
-"""The channel groups of a network that was sliced, as a subset of those of the network that it was sliced from."""
+"""Channel groups of a sliced network, as a subset of those of the network it was sliced from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spaces.channels.surgery import Cut
 
 
 def kept_channels(groups: ChannelGroups, cuts: Iterable[Cut]) -> np.ndarray:
-    """Return which channels are left after ``cuts``, one after the other, boolean of shape ``(groups.width,)``."""
+    """Return the keep-mask that is left after ``cuts``, one after the other, boolean of shape ``(groups.width,)``."""
     kept: dict[tuple[str, int], Any] = {}
     for cut in cuts:
         for tensor, dims in cut.kept.items():

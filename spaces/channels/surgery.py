@@ -26,7 +26,7 @@ _BOOKKEEPING = [
 
 @dataclass(frozen=True)
 class Cut:
-    """Which indices stay, as plain data.
+    """Indices that stay in every tensor, and the sizes that modules announce afterwards, as plain data.
 
     Attributes:
         kept: By state tensor and dimension, the indices that stay, ascending.
@@ -37,6 +37,7 @@ class Cut:
     attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the cut as JSON data; :meth:`from_json` reads it back."""
         return {
             "kept": {
                 name: {str(dim): [int(index) for index in indices] for dim, indices in dims.items()}
@@ -50,6 +51,7 @@ class Cut:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Cut:
+        """Return the cut that :meth:`to_json` wrote."""
         kept = {
             name: {int(dim): np.asarray(indices, dtype=np.int64) for dim, indices in dims.items()}
             for name, dims in data["kept"].items()

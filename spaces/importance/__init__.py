@@ -1,0 +1,1 @@
+"""Importance criteria: one score per coupled channel, a file per family of criteria."""

@@ -51,14 +51,14 @@ class CriterionOptions:
 
 
 class Criterion(ABC):
-    """Scores the coupled channels of one network, from its weights or from the batches it is shown.
+    """Scores the coupled channels of one network from its weights, or from batches shown to the criterion.
 
     A criterion that learns from batches is told of each before its forward pass (:meth:`begin`) and after its backward
     pass (:meth:`end`); between the two it may have hooks on the network, and at no other time.
 
     Class attributes:
-        labels: Whether it needs class labels.
-        gradients: Whether it needs the gradients of the objective.
+        labels: True if class labels are needed.
+        gradients: True if the gradients of the objective are needed.
 
     Args:
         model: The network, which is read whenever scores are asked for.
@@ -77,7 +77,7 @@ class Criterion(ABC):
 
     @property
     def learns(self) -> bool:
-        """Whether it has to be shown batches."""
+        """True if the criterion learns from batches, so that it must be shown some."""
         return self.labels or self.gradients
 
     def begin(self, labels: Tensor | None) -> None:
@@ -88,21 +88,21 @@ class Criterion(ABC):
         """
 
     def end(self) -> None:
-        """Take in the batch, after its backward pass and before gradients are changed."""
+        """Accumulate the batch, after its backward pass and before gradients are changed."""
 
     @abstractmethod
     def values(self) -> Tensor:
         """Return the scores of all coupled channels, float64 of shape ``(groups.width,)``, none below 0."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what was learnt from batches."""
+        """Return the state learnt from batches, by name."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`state_dict`."""
 
     def require(self, labels: Tensor | None) -> Tensor:
-        """Return ``labels``, or raise the error that says why they are needed."""
+        """Return ``labels``; raise :class:`~spaces.errors.MissingLabelsError` if they are None."""
         if labels is None:
             raise missing_labels(type(self))
         return labels
@@ -110,7 +110,7 @@ class Criterion(ABC):
 
 @dataclass(frozen=True)
 class Observations:
-    """What criteria that learn from batches are shown.
+    """Batches, loss and labels for the criteria that learn from batches.
 
     Attributes:
         batches: ``(inputs, targets)`` on the network's device.

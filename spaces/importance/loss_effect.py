@@ -1,4 +1,4 @@
-"""Importance by the effect on the loss."""
+"""Importance by the first-order effect of a removal on the loss."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Taylor(Criterion):
 
     @torch.no_grad()
     def end(self) -> None:
+        """Add the batch's effects, after its backward pass."""
         effects = torch.zeros(self.groups.width + 1, dtype=torch.float64, device=self.device)
         for parameter, dim, places in self._tensors:
             if parameter.grad is not None:
@@ -45,12 +46,15 @@ class Taylor(Criterion):
         self._weight.mul_(self.options.smoothing).add_(1.0)
 
     def values(self) -> Tensor:
+        """Return the mean absolute effects, float64 of shape ``(groups.width,)``."""
         return self._sum / self._weight.clamp_min(1.0)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the weighted sum of effects and the sum of weights."""
         return {"sum": self._sum.clone(), "weight": self._weight.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load the sums that :meth:`state_dict` returned."""
         self._sum.copy_(state["sum"])
         self._weight.copy_(state["weight"])
 

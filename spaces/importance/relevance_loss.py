@@ -28,21 +28,26 @@ class RelevanceLoss(Criterion):
         self.relevance = TaskRelevance(model, groups, options)
 
     def begin(self, labels: Tensor | None) -> None:
+        """Start the relevance term on a batch with class labels of shape ``(N,)``."""
         self.relevance.begin(labels)
 
     def end(self) -> None:
+        """Add the batch to both terms, after its backward pass."""
         self.loss_effect.end()
         self.relevance.end()
 
     def values(self) -> Tensor:
+        """Return the products of both terms, float64 of shape ``(groups.width,)``."""
         effect = relative(self.groups, self.loss_effect.values())
         relevance = relative(self.groups, self.relevance.values())
         return effect * relevance**self.options.exponent
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the state of both terms, prefixed by their names."""
         parts = {"loss_effect": self.loss_effect, "relevance": self.relevance}
         return {f"{part}.{name}": value for part, own in parts.items() for name, value in own.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load both terms from the state that :meth:`state_dict` returned."""
         for part, own in (("loss_effect", self.loss_effect), ("relevance", self.relevance)):
             own.load_state_dict({n.removeprefix(f"{part}."): v for n, v in state.items() if n.startswith(f"{part}.")})

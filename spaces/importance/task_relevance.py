@@ -1,4 +1,4 @@
-"""Importance by task relevance: how far apart a channel's activation holds the classes."""
+"""Importance by task relevance: separation of the classes by a channel's activation."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ class TaskRelevance(Criterion):
         self._labels: Tensor | None = None
 
     def begin(self, labels: Tensor | None) -> None:
+        """Watch the activations of a forward pass on a batch with class labels of shape ``(N,)``."""
         self._labels = self.require(labels)
         self._pooled = {}
         for layer, places, position in self._readers:
@@ -126,6 +127,7 @@ class TaskRelevance(Criterion):
 
     @torch.no_grad()
     def end(self) -> None:
+        """Add the batch's activations to the class statistics, and stop watching."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -141,13 +143,16 @@ class TaskRelevance(Criterion):
         self._statistics.add(torch.cat(parts, 1), labels, self.options.smoothing)
 
     def values(self) -> Tensor:
+        """Return Fisher's ratios, float64 of shape ``(groups.width,)``; 0 for channels that no layer reads."""
         ratios = self._statistics.discriminant_ratio()
         return averaged(self.groups, [(self._places, ratios)], self.device).nan_to_num(0.0)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the class statistics."""
         statistics = self._statistics
         return {name: getattr(statistics, name).clone() for name in ("count", "mean", "squares")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load the class statistics that :meth:`state_dict` returned."""
         for name in ("count", "mean", "squares"):
             setattr(self._statistics, name, state[name].to(self.device, torch.float64))

@@ -1,4 +1,4 @@
-"""Importance read off the weights alone."""
+"""Importance from the weights alone."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class FilterScore(Criterion):
 
     @torch.no_grad()
     def values(self) -> Tensor:
+        """Return the mean score of the filters of each coupled channel, float64 of shape ``(groups.width,)``."""
         return averaged(self.groups, self._parts(), self.device)
 
     def _parts(self) -> Iterable[tuple[Tensor, Tensor]]:
@@ -44,6 +45,7 @@ class L1Norm(FilterScore):
     """Sum of absolute weights (Li et al., ICLR 2017, arXiv 1608.08710)."""
 
     def rows(self, filters: Tensor) -> Tensor:
+        """Return the sum of absolute weights of every filter, of shape ``(filters,)``."""
         return filters.abs().sum(1)
 
 
@@ -51,6 +53,7 @@ class L2Norm(FilterScore):
     """Euclidean norm of the weights."""
 
     def rows(self, filters: Tensor) -> Tensor:
+        """Return the Euclidean norm of every filter, of shape ``(filters,)``."""
         norms: Tensor = torch.linalg.vector_norm(filters, dim=1)
         return norms
 
@@ -62,6 +65,7 @@ class GeometricMedian(FilterScore):
     """
 
     def rows(self, filters: Tensor) -> Tensor:
+        """Return the sum of distances from every filter to the others, of shape ``(filters,)``."""
         return torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
 
 
@@ -73,6 +77,7 @@ class BatchNormScale(L2Norm):
 
     @torch.no_grad()
     def values(self) -> Tensor:
+        """Return mean absolute scaling factors, or filter norms in groups without any, float64 of shape ``(groups.width,)``."""
         total = super().values()
         scales = averaged(self.groups, self._scales(), self.device)
         for group in self.groups.groups:

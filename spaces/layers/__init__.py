@@ -1,0 +1,1 @@
+"""Facts of single layers: multiply-accumulates, shapes and BatchNorm statistics."""

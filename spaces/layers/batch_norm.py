@@ -1,4 +1,4 @@
-"""BatchNorm statistics of a changed network, measured again."""
+"""Re-measurement of the BatchNorm statistics of a changed network."""
 
 from __future__ import annotations
 

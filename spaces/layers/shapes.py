@@ -1,4 +1,4 @@
-"""The shape of every layer with weights: all that decides how long it takes, beside its channels and its bits."""
+"""Shapes of the layers with weights: all that decides a layer's latency apart from its channels and bits."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from spaces.forward import Forward, call
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A layer in a network that was run once.
+    """Kind, channels and geometry of a layer in a network that was run once.
 
     Attributes:
-        kind: What it computes.
+        kind: Kind of computation.
         in_channels: Channels that it reads.
         out_channels: Channels that it writes.
         size: The other dimensions of its input, without the batch: height and width of an image, say.
@@ -28,7 +28,7 @@ class LayerShape:
         padding: Zeros before and behind every dimension: all before, then all behind.
         dilation: Steps within the kernel.
         groups: Groups of a convolution.
-        calls: How often it is run in one pass.
+        calls: Number of runs in one pass.
     """
 
     kind: Literal["conv", "conv_transpose", "linear"]

@@ -1,4 +1,4 @@
-"""Sparsifiers: what drives weights or scaling factors towards zero while a network trains."""
+"""Sparsifiers: methods that drive weights or scaling factors towards zero while a network trains."""
 
 SPARSIFIERS = {
     "scaling_factor": "spaces.sparsifiers.scaling_factor:ScalingFactor",

@@ -1,4 +1,4 @@
-"""Allocation: how much of every layer is pruned, from a few numbers and a target for the whole network."""
+"""Allocation: pruning ratio of every layer, from a few numbers and a target for the whole network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BISECTIONS = 40
 
 @dataclass(frozen=True)
 class RatioProfile:
-    """How unevenly layers are pruned; all 0 prunes the same share of each.
+    """Unevenness of the pruning ratios over the layers; all 0 prunes the same share of each.
 
     A layer keeps the share ``c exp(depth d + width w + cost m)``, with ``c`` from the target, and ``d``, ``w``, ``m`` its
     place in the network, its number of channels and its share of the MACs (these two as logarithms), each scaled to

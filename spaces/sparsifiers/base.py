@@ -23,27 +23,27 @@ class Sparsifier(ABC):
     nothing from the evaluators.
 
     Class attributes:
-        removes: Whether it decides by itself which channels go (:meth:`channel_groups`, :meth:`keep_masks`), so that they are
-            removed when training ends; else it prepares a search.
-        lossless: Whether what :meth:`keep_masks` leaves out has no effect any more at the end, so that removing it must
-            not change the network's outputs.
+        removes: True if the sparsifier itself decides the channels to remove (:meth:`channel_groups`, :meth:`keep_masks`), so
+            that they are removed when training ends; otherwise a search follows.
+        lossless: True if the channels that :meth:`keep_masks` leaves out have no effect any more at the end, so that
+            removing them must not change the network's outputs.
     """
 
     removes: ClassVar[bool] = False
     lossless: ClassVar[bool] = False
 
     def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
-        """Look at the structure of ``model``, on its device, by a batch of a single sample."""
+        """Trace the structure of ``model``, on its device, with ``inputs``, one sample of shape ``(1, ...)``."""
 
     @abstractmethod
     def start(self, model: nn.Module, total_steps: int) -> None:
         """Bind to ``model``, which is trained for ``total_steps`` optimizer steps."""
 
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
-        """Know the optimizer, after :meth:`start`, where its moments are to be kept from moving."""
+        """Receive the optimizer, after :meth:`start`, for sparsifiers that keep its moments from moving."""
 
     def before_forward(self, inputs: Tensor, targets: Tensor | None) -> None:
-        """See the batch before the forward pass; ``targets`` is None for a task without class labels."""
+        """Receive the batch before the forward pass; ``targets`` is None for a task without class labels."""
 
     def penalty(self) -> Tensor | None:
         """Return the scalar added to the loss, or None."""
@@ -56,16 +56,16 @@ class Sparsifier(ABC):
         """Change weights, after the optimizer's step."""
 
     def finish(self) -> None:
-        """Bring the network to the aim where the training ended before it; the network is judged next."""
+        """Complete the sparsification if training ended before it was reached; the network is judged next."""
 
     @property
     def finished(self) -> bool:
-        """Whether the aim is reached, so that training with this sparsifier may stop."""
+        """True once the sparsity asked for is reached, so that training with this sparsifier may stop."""
         return False
 
     @property
     def complete(self) -> bool:
-        """Whether what is trained is the final network: only then do epochs count for early stopping."""
+        """True if the network in training is the final one: only then do epochs count for early stopping."""
         return True
 
     @property
@@ -79,11 +79,11 @@ class Sparsifier(ABC):
 
     @property
     def remark(self) -> str:
-        """What a person should know of the result beforehand, in a sentence; empty for nothing."""
+        """A caveat about the result for the user, one sentence; empty for none."""
         return ""
 
     def record(self) -> dict[str, Any]:
-        """Return, as plain data, how it came to its aim, for the report; empty where there is nothing to show."""
+        """Return the course of the sparsification as plain data, for the report; empty if there is nothing to show."""
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:

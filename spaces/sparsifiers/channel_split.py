@@ -1,4 +1,4 @@
-"""The split of a network's channels in important and redundant ones, by importance and compression ratio."""
+"""Split of a network's channels into important and redundant ones, by importance and compression ratio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BISECTIONS = 40
 
 
 class ChannelSplit:
-    """Chooses the redundant channels, whatever their scores are.
+    """Chooses the redundant channels of a network for any importance scores.
 
     Args:
         cost: What keep-masks of the network cost.
@@ -66,7 +66,7 @@ class ChannelSplit:
             self._aims = removable(self._sizes, np.minimum(own, max_ratio), round_to)
 
     def redundant(self, scores: np.ndarray, level: float = 1.0) -> np.ndarray:
-        """Return which channels are redundant, boolean of shape ``(width,)``.
+        """Return the redundant channels as a boolean array of shape ``(width,)``.
 
         Args:
             scores: Importance of every channel, of shape ``(width,)``.
@@ -143,7 +143,7 @@ class ChannelSplit:
 
 
 def removable(sizes: np.ndarray, ratios: np.ndarray, round_to: int) -> np.ndarray:
-    """Return how many channels of groups of these sizes go at these ratios: at least one stays, and a multiple or all do."""
+    """Return the numbers of channels to remove at these ratios: at least one stays, and a multiple or all of them."""
     kept = sizes - np.minimum(np.floor(ratios * sizes + 1e-9).astype(np.int64), sizes - 1)
     return np.asarray(sizes - _raised(sizes, kept, round_to))
 

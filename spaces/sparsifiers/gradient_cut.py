@@ -25,7 +25,7 @@ ZERO = 1e-6
 """Weights that count as zero at the end."""
 
 AIM = 1e-7
-"""What cut weights decay to by the end of their decay."""
+"""Magnitude of cut weights at the end of their decay."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class GradientCut(Sparsifier):
         ]
 
     def before_forward(self, inputs: Tensor, targets: Tensor | None) -> None:
-        """Let the importance watch the forward pass, while the split may still change."""
+        """Show the batch to the importance criterion, while the split may still change."""
         if not self._frozen:
             self._criterion.begin(targets)
 
@@ -212,7 +212,7 @@ class GradientCut(Sparsifier):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Where training ended before the decay did, make zero at once all that would have been cut."""
+        """Set at once to zero all filters that would have been cut, if training ended before the decay did."""
         if not self.finished:
             if not self._frozen:
                 self._resplit(1.0)
@@ -220,7 +220,7 @@ class GradientCut(Sparsifier):
 
     @property
     def _frozen(self) -> bool:
-        """Whether the split is final; the first step always makes one."""
+        """True once the split is final; the first step always makes one."""
         return self._step > 0 and self._step >= self.settings.freeze * self._total
 
     @property
@@ -240,18 +240,21 @@ class GradientCut(Sparsifier):
 
     @property
     def finished(self) -> bool:
-        """Whether the decay is over, and what was cut is zero."""
+        """True once the decay is over and the cut filters are zero."""
         return self._step >= self._zero_by
 
     @property
     def complete(self) -> bool:
+        """True once the decay is over; epochs before that do not count for early stopping."""
         return self.finished
 
     @property
     def channel_groups(self) -> ChannelGroups | None:
+        """The channel groups that can go without a trace once they are zero; None before :meth:`trace`."""
         return self._channels
 
     def keep_masks(self) -> Mapping[str, Tensor]:
+        """Return the keep-masks of the important filters, boolean of shape ``(group.size,)``, by group name."""
         if self._channels is None:
             return {}
         kept = np.ones(self._channels.width, dtype=bool)
@@ -260,6 +263,7 @@ class GradientCut(Sparsifier):
         return {g.name: torch.from_numpy(kept[g.offset : g.offset + g.size].copy()) for g in self._channels.groups}
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return step, split, decay factors and the criterion's state."""
         learnt = {f"criterion.{name}": tensor for name, tensor in self._criterion.state_dict().items()}
         return {
             "step": torch.tensor(self._step),
@@ -269,6 +273,7 @@ class GradientCut(Sparsifier):
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from :meth:`state_dict`."""
         expected, found = tuple(self._redundant.shape), tuple(state["redundant"].shape)
         if found != expected:
             raise SecateursError(f"the state splits channels of shape {found}, this network's are of shape {expected}")

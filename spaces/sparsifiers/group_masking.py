@@ -1,4 +1,4 @@
-"""Masking of whole groups: rows of weights that take no part in a step are put aside for it, and put back."""
+"""Masking of whole groups: rows of weights are set aside for a step and restored after it."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ class GroupMasking(Masking):
 
     @torch.no_grad()
     def set(self, p: np.ndarray) -> None:
+        """Set the keep-probabilities, float64 of shape ``(groups,)``; groups at 0 are zeroed with their moments."""
         self._take(p)
         gone = [(self._p[groups] == 0.0).nonzero().flatten() for groups in self._lanes]
         touched = [bool((self._p[groups] < 1.0).any()) for groups in self._lanes]
@@ -80,6 +81,7 @@ class GroupMasking(Masking):
 
     @torch.no_grad()
     def apply(self, generator: torch.Generator) -> None:
+        """Draw the masks of a step and set masked weights to 0."""
         self._aside = []
         if not self._open:
             return
@@ -93,12 +95,14 @@ class GroupMasking(Masking):
 
     @torch.no_grad()
     def hold_moments(self) -> None:
+        """Remember the moments of masked weights, before the optimizer's step."""
         for one in self._aside:
             moments = self._moments_of(one.rows.weight)
             one.moments = [(moment, moment.index_select(one.rows.dim, one.out)) for moment in moments]
 
     @torch.no_grad()
     def restore(self) -> None:
+        """Restore masked weights and their moments to their state before the step."""
         for one in self._aside:
             one.rows.weight.index_copy_(one.rows.dim, one.out, one.content)
             for moment, content in one.moments:

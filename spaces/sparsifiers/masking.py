@@ -1,4 +1,4 @@
-"""Masks of a step: weights that take no part in it, and are afterwards as they were."""
+"""Masks of single training steps: masked weights take no part in a step and are restored after it."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Masking(ABC):
         self._p = torch.ones(0)
 
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
-        """Know whose moments masked weights have."""
+        """Receive the optimizer whose moments are restored with the masked weights."""
         self._optimizer = optimizer
 
     @abstractmethod
     def set(self, p: np.ndarray) -> None:
-        """Take over the probabilities of all groups; weights of groups at 0 become 0, and their moments."""
+        """Set the keep-probabilities, float64 of shape ``(groups,)``; at 0, a group's weights and moments are zeroed."""
 
     @abstractmethod
     def apply(self, generator: torch.Generator) -> None:
@@ -62,7 +62,7 @@ class Masking(ABC):
 
     @abstractmethod
     def restore(self) -> None:
-        """Put back masked weights and their moments as they were before the step."""
+        """Restore masked weights and their moments to their state before the step."""
 
     def _take(self, p: np.ndarray) -> None:
         """Keep the probabilities of all groups, and behind them a 1 for what belongs to none."""

@@ -1,4 +1,4 @@
-"""Participation probabilities: how likely every group is to take part in a step, and how that falls to 0 or rises to 1."""
+"""Participation probabilities: chance of every group to take part in a step, lowered to 0 or raised to 1 over training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PrunedLayer:
 
 
 def number_to_prune(size: int, ratio: float) -> int:
-    """Return how many of ``size`` groups a ratio prunes: rounded up, and at least one stays."""
+    """Return the number of ``size`` groups that a ratio prunes: rounded up, and at least one stays."""
     return min(math.ceil(ratio * size - 1e-9), size - 1)
 
 
@@ -47,7 +47,7 @@ def lower(p: np.ndarray, ranks: np.ndarray, number: int, penalty: PenaltyFunctio
 
 
 def updates_needed(size: int, number: int, penalty: PenaltyFunction) -> int:
-    """Return after how many updates ``number`` of ``size`` groups are pruned where ranks do not change."""
+    """Return the number of updates until ``number`` of ``size`` groups are pruned, if ranks do not change."""
     p, updates = np.ones(size), 0
     while number > 0 and updates < _MOST_UPDATES:
         p = lower(p, np.arange(len(p)), number, penalty)
@@ -58,7 +58,7 @@ def updates_needed(size: int, number: int, penalty: PenaltyFunction) -> int:
 
 
 class Participation:
-    """The probabilities of all groups of a network, and what decides about them.
+    """The probabilities of all groups of a network, and the ranks that lower them.
 
     Importance is ranked among the survivors of a layer, ranks are averaged over the updates, and the order of the averages is
     the rank that the penalty function sees; it is asked about what is still to be pruned.
@@ -80,7 +80,7 @@ class Participation:
 
     @property
     def done(self) -> bool:
-        """Whether every layer has lost as many groups as it should."""
+        """True once every layer has lost the number of groups asked for."""
         return all(self._left(layer) == 0 for layer in self.layers)
 
     def update(self, scores: np.ndarray, step: int) -> None:
@@ -126,7 +126,7 @@ class Participation:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all that changes."""
+        """Return probabilities, ranks, counters and history, for :meth:`load_state_dict`."""
         return {
             "p": torch.from_numpy(self.p.copy()),
             "ranks": torch.from_numpy(self._ranks.copy()),

@@ -1,4 +1,4 @@
-"""Penalty functions: by how much the participation probability of a group falls at an update, from its rank."""
+"""Penalty functions: decrease of a group's participation probability at an update, from its rank."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PenaltyFunction(ABC):
 
     @abstractmethod
     def __call__(self, ranks: np.ndarray, number: int) -> np.ndarray:
-        """Return by how much p falls at ``ranks``, of their shape, where ``number`` groups (above 0) are still to be pruned."""
+        """Return the decreases of p at ``ranks``, of their shape, while ``number`` groups (above 0) are still to be pruned."""
 
 
 class CentreSymmetricExponential(PenaltyFunction):
@@ -48,6 +48,7 @@ class CentreSymmetricExponential(PenaltyFunction):
     """
 
     def __call__(self, ranks: np.ndarray, number: int) -> np.ndarray:
+        """Return the decreases of p at ``ranks``, of their shape."""
         alpha = (np.log(2.0) - np.log(self.flatness)) / number
         centre = -np.log(self.flatness) / alpha
         falling = self.largest * np.exp(-alpha * np.minimum(ranks, centre))
@@ -61,6 +62,7 @@ class Linear(PenaltyFunction):
     """``A (1 - r / number)``: the straight line through the same ends (ours, to compare with); ``u`` has no part in it."""
 
     def __call__(self, ranks: np.ndarray, number: int) -> np.ndarray:
+        """Return the decreases of p at ``ranks``, of their shape."""
         return self.largest * (1.0 - np.asarray(ranks, dtype=np.float64) / number)
 
 

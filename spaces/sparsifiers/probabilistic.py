@@ -183,7 +183,7 @@ class Probabilistic(Sparsifier):
         self._fixed = False
 
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
-        """Know the moments that masked weights have."""
+        """Receive the optimizer whose moments are restored with masked weights."""
         self._masking.bind(optimizer)
 
     def before_forward(self, inputs: Tensor, targets: Tensor | None) -> None:
@@ -206,12 +206,12 @@ class Probabilistic(Sparsifier):
         self._masking.hold_moments()
 
     def after_step(self) -> None:
-        """Put masked weights and their moments back."""
+        """Restore masked weights and their moments."""
         self._masking.restore()
         self._step += 1
 
     def finish(self) -> None:
-        """Remove what is missing, the groups of lowest p first; and tell a prepared network which channels stay."""
+        """Prune the groups still missing, lowest p first, and write the kept channels into a prepared network's buffer."""
         self._participation.finish(self._step)
         self._masking.set(self._participation.p)
         self._fixed = True
@@ -221,18 +221,21 @@ class Probabilistic(Sparsifier):
 
     @property
     def finished(self) -> bool:
-        """Whether every layer has lost its share."""
+        """True once every layer has lost its share."""
         return self._participation.done
 
     @property
     def complete(self) -> bool:
+        """True once every layer has lost its share; epochs before that do not count for early stopping."""
         return self._participation.done
 
     @property
     def channel_groups(self) -> ChannelGroups | None:
+        """The coupled channel groups; None for columns and before :meth:`trace`."""
         return None if self.settings.groups == "columns" else self._channels
 
     def keep_masks(self) -> Mapping[str, Tensor]:
+        """Return the keep-masks of the groups that still take part, boolean of shape ``(group.size,)``, by group name."""
         if self._channels is None or not hasattr(self, "_participation"):
             return {}
         kept = self._participation.p > 0.0
@@ -240,6 +243,7 @@ class Probabilistic(Sparsifier):
 
     @property
     def remark(self) -> str:
+        """The caveat that columns stay in the network as zeros; empty for filters and input channels."""
         return COLUMNS_REMARK if self.settings.groups == "columns" else ""
 
     @property
@@ -248,9 +252,11 @@ class Probabilistic(Sparsifier):
         return self._interval
 
     def record(self) -> dict[str, Any]:
+        """Return the distribution of the probabilities over time."""
         return self._participation.record()
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return step, probabilities and the criterion's state."""
         learnt = {} if self._criterion is None else self._criterion.state_dict()
         return {
             "step": torch.tensor(self._step),
@@ -259,6 +265,7 @@ class Probabilistic(Sparsifier):
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from :meth:`state_dict`."""
         expected, found = self._participation.p.shape, tuple(state["p"].shape)
         if found != expected:
             raise SecateursError(f"the state has probabilities of shape {found}, this network's groups are of shape {expected}")
@@ -290,11 +297,11 @@ SHORTEST_INTERVAL = 4
 """Fewest steps between two updates, where the interval is derived and the penalty can be raised."""
 
 KEPT_CHANNELS = "channel_keep_mask"
-"""Buffer of a prepared network that says which channels stay, boolean of shape ``(groups.width,)``."""
+"""Name of the buffer with a prepared network's keep-mask, boolean of shape ``(groups.width,)``."""
 
 
 def numbers_of(model: nn.Module, groups: ChannelGroups, settings: ProbabilisticSettings) -> np.ndarray:
-    """Return how many channels of every group the settings prune, of shape ``(groups,)``.
+    """Return the numbers of channels to prune of every group, int64 of shape ``(groups,)``.
 
     Raises:
         UnsupportedModelError: The share of MACs is out of reach.

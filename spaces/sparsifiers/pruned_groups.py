@@ -26,7 +26,7 @@ def channel_layers(groups: ChannelGroups, numbers: np.ndarray) -> list[PrunedLay
 
 
 def channel_tensors(model: nn.Module, groups: ChannelGroups, kind: GroupKind, draw: Draw) -> list[MaskedTensor]:
-    """Return the weights of coupled channels: those that write them (``filters``) or those that read them.
+    """Return the weights to mask: those that write coupled channels (``filters``) or those that read them.
 
     Whatever sits out at random, a channel that is gone takes all with it that writes or reads it, so that removing it changes
     nothing (but the statistics of a normalization over channels). One draw per group silences a filter's bias, scaling factor

@@ -1,4 +1,4 @@
-"""Random masking: weights that take no part in a step, and are afterwards as they were."""
+"""Random masking: one mask per weight of a tensor, drawn per weight or per group."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ class RandomMasking(Masking):
 
     @torch.no_grad()
     def set(self, p: np.ndarray) -> None:
+        """Set the keep-probabilities, float64 of shape ``(groups,)``; groups at 0 are zeroed with their moments."""
         self._take(p)
         news = (p < 1.0) if self._before is None else (p == 0.0) & (self._before > 0.0)
         self._before = p.copy()
@@ -96,6 +97,7 @@ class RandomMasking(Masking):
 
     @torch.no_grad()
     def apply(self, generator: torch.Generator) -> None:
+        """Draw the masks of a step and set masked weights to 0."""
         if not self._weights:
             return
         if self._draw == "group":
@@ -113,6 +115,7 @@ class RandomMasking(Masking):
 
     @torch.no_grad()
     def hold_moments(self) -> None:
+        """Remember the moments of masked weights, before the optimizer's step."""
         pairs = [
             (moment, mask)
             for one, mask in zip(self._active, self._masks, strict=True)
@@ -125,6 +128,7 @@ class RandomMasking(Masking):
 
     @torch.no_grad()
     def restore(self) -> None:
+        """Restore masked weights and their moments to their state before the step."""
         if not self._weights:
             return
         torch._foreach_mul_(self._weights, self._masks)

@@ -81,7 +81,7 @@ class ScalingFactor(Sparsifier):
         self._factors: dict[str, nn.Parameter] = {}
 
     def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
-        """Find out whether there are scaling factors; :meth:`start` finds those of the network that is trained.
+        """Raise if ``model`` has no scaling factors to train; :meth:`start` finds those of the network that is trained.
 
         Raises:
             UnsupportedModelError: No layer has scaling factors that may be trained, or the patterns leave none.

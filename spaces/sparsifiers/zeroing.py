@@ -1,4 +1,4 @@
-"""Zero channels: what makes a coupled channel nothing, and where removing a zero channel changes nothing."""
+"""Zero channels: set coupled channels to zero, and find the groups whose zero channels go without changing an output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOLERANCE = 1e-5
 
 
 def zero_channels(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn.Module:
-    """Set all that writes the channels off ``mask`` to zero, in place: filters, biases, scaling factors, shifts.
+    """Set to zero, in place, all that writes the channels off ``mask``: filters, biases, scaling factors, shifts.
 
     Running means go with them, as they do where the zero channel is seen long enough.
     """
@@ -49,7 +49,7 @@ def largest_weights(model: nn.Module, groups: ChannelGroups) -> Tensor:
 
 
 def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:
-    """Freeze, with the reason, the groups of which a zero channel can't be removed without changing the output.
+    """Freeze, with the reason, the groups whose zero channels can't be removed without changing the output.
 
     These are channels over which a normalization takes its statistics, and those behind an activation that makes
     something of zero.

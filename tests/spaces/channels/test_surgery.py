@@ -17,9 +17,9 @@ from tests.spaces.zoo import ZOO, example, network
 OPEN = list(ZOO)
 
 
-def candidates(space: ChannelMask, count_costs: int = 3) -> list[Candidate]:
+def candidates(space: ChannelMask, number: int = 3) -> list[Candidate]:
     rng = np.random.default_rng(0)
-    return [space.sample(rng) for _ in range(count_costs)]
+    return [space.sample(rng) for _ in range(number)]
 
 
 @pytest.mark.parametrize("name", OPEN)

@@ -1,4 +1,4 @@
-"""What a labelled forward pass finds: which tensors follow which channels."""
+"""The record of one labelled forward pass: the channels that state tensors and layers follow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from spaces.channels.labels import ChannelAtoms
 
 @dataclass
 class ChannelTie:
-    """Dimension ``dim`` of a state tensor follows ``atoms``, one per position."""
+    """The channels that one dimension of a state tensor follows.
+
+    Attributes:
+        tensor: State name of the parameter or buffer.
+        dim: The dimension.
+        atoms: One atom per index along it, int64 of shape ``(size,)``.
+    """
 
     tensor: str
     dim: int
@@ -43,9 +49,13 @@ class LayerTrace:
 
 @dataclass
 class ChannelTrace:
-    """What one labelled forward pass found.
+    """The channels, ties and layers found by one labelled forward pass.
 
-    ``macs`` are the multiply-accumulates of all modules that are counted, those without channels to follow included.
+    Attributes:
+        atoms: All channel atoms, united and frozen as the pass required.
+        ties: State tensors' dimensions with the atoms they follow, in the order of first use.
+        layers: Layers with weights, one entry per call.
+        macs: Multiply-accumulates of all modules that are counted, those without channels to follow included.
     """
 
     atoms: ChannelAtoms = field(default_factory=ChannelAtoms)

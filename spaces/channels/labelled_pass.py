@@ -1,4 +1,4 @@
-"""Tracing: which channels of a network belong together, found by running it once on labelled tensors.
+"""The labelled pass: run a network once on labelled tensors and record the channels that belong together.
 
 Every tensor carries a label per element (see :mod:`spaces.channels.labels`). Operators that only move data run on the
 labels as they run on the data, so concatenation, splitting, flattening and channel shuffles are exact by construction;
@@ -17,18 +17,27 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from spaces.channels.channel_trace import ChannelTrace
+from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.layer_rules import LAYER_RULES, OPAQUE_FUNCTIONS
 from spaces.channels.operator_rules import propagate
-from spaces.channels.trace import ChannelTrace
-from spaces.channels.tracer import Tracer
 from spaces.errors import UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
 
 
 def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any], inputs: Tensor) -> ChannelTrace:
-    """Trace one forward pass in evaluation mode; the outputs are frozen."""
-    tracer = Tracer(model)
-    with evaluation_mode(model), torch.no_grad(), tracer.following(), _Dispatch(tracer), _Functions(tracer):
+    """Record the channels of one forward pass in evaluation mode; those of the outputs are frozen.
+
+    Args:
+        model: The network; left unchanged.
+        forward: Runs ``model`` on ``inputs``.
+        inputs: One batch of a single sample, of shape ``(1, ...)``.
+
+    Raises:
+        UnsupportedModelError: The outputs hold no tensor.
+    """
+    tracker = LabelTracker(model)
+    with evaluation_mode(model), torch.no_grad(), tracker.following(), _Dispatch(tracker), _Functions(tracker):
         outputs = forward(model, inputs)
     tensors = [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
     if not tensors:
@@ -37,45 +46,45 @@ def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any]
             "or dicts of tensors: wrap it, or override Task.forward"
         )
     for output in tensors:
-        tracer.atoms.freeze(tracer.labels(output), "network output")
-    return tracer.trace
+        tracker.atoms.freeze(tracker.labels(output), "network output")
+    return tracker.trace
 
 
 class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operator below the layers."""
+    """Propagates labels through every operator below the layers."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracker: LabelTracker) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._tracer = tracer
+        self._tracker = tracker
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if not self._tracer.suspended:
-            propagate(self._tracer, func, args, kwargs or {}, output)
+        if not self._tracker.suspended:
+            propagate(self._tracker, func, args, kwargs or {}, output)
         return output
 
 
 class _Functions(TorchFunctionMode):
-    """Sees the functions that take weights, whole."""
+    """Applies the layer rule of every function that takes weights."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracker: LabelTracker) -> None:
         super().__init__()
-        self._tracer = tracer
+        self._tracker = tracker
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         rule = LAYER_RULES.get(func)
         if rule is None and func not in OPAQUE_FUNCTIONS:
             return func(*args, **kwargs)
-        tracer = self._tracer
-        tracer.suspended = True
+        tracker = self._tracker
+        tracker.suspended = True
         try:
             output = func(*args, **kwargs)
             if rule is not None:
-                rule(tracer, output, *args, **kwargs)
+                rule(tracker, output, *args, **kwargs)
             else:
                 tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-                tracer.opaque(func.__name__, tensors)
+                tracker.opaque(func.__name__, tensors)
         finally:
-            tracer.suspended = False
+            tracker.suspended = False
         return output

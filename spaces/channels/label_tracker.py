@@ -1,4 +1,4 @@
-"""The tracer: the labels of every tensor of one forward pass, and what is known of the modules meanwhile."""
+"""The label tracker: labels of every tensor during one forward pass, and the modules that are running."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from spaces.channels.channel_trace import ChannelTie, ChannelTrace
 from spaces.channels.labels import along, compact
-from spaces.channels.trace import ChannelTie, ChannelTrace
 from spaces.layers.macs import module_macs
 
 
-class Tracer:
-    """What a labelled forward pass of ``model`` knows while it runs, and finds.
+class LabelTracker:
+    """Labels, running modules and findings of one labelled forward pass of ``model``.
 
     Attributes:
-        trace: What was found so far.
+        trace: The record so far.
         atoms: Its channel atoms.
         names: State names of parameters and buffers, by identity.
         modules: Modules by name.
@@ -42,7 +42,7 @@ class Tracer:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Know, inside, which module is running."""
+        """Keep :attr:`stack` up to date, and count MACs, while the context lasts."""
         handles = []
 
         def enter(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -68,7 +68,7 @@ class Tracer:
 
     @property
     def where(self) -> str:
-        """The name of the module that is running."""
+        """Name of the innermost running module."""
         return (self.stack[-1][0] or "the network itself") if self.stack else "the network itself"
 
     def owner(self, tensor: Tensor) -> str | None:
@@ -84,10 +84,11 @@ class Tracer:
         return found
 
     def set_labels(self, tensor: Tensor, labels: Tensor) -> None:
+        """Give ``tensor`` its labels, int64 of its shape."""
         self.labelled[tensor] = labels
 
     def tie(self, tensor: Tensor | None, dim: int, atoms: Tensor) -> None:
-        """Let dimension ``dim`` of a parameter or buffer follow ``atoms``; a second use unites both."""
+        """Tie dimension ``dim`` of a parameter or buffer to ``atoms``, of shape ``(size,)``; a second use unites both."""
         if tensor is None:
             return
         name = self.names.get(id(tensor))
