@@ -1,4 +1,4 @@
-"""ONNX: a network as a file or as bytes that ONNX Runtime runs, a quantized one with its integers as they are stored."""
+"""Export of networks to ONNX, as a file or as bytes; quantized weights keep their stored integers."""
 
 from __future__ import annotations
 
@@ -24,28 +24,30 @@ T = TypeVar("T")
 
 
 class ExportError(SecateursError):
-    """A network can't be written, or what was written does not answer as the network does."""
+    """A network can't be exported, or the exported file gives other outputs than the network."""
 
 
 class TaskForward(nn.Module):
     """A network as its task calls it, on one tensor."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
+        """Wrap ``model``, called by ``task.forward``."""
         super().__init__()
         self.model = model
         self._run = task.forward
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Return the task's outputs for ``inputs``."""
         return self._run(self.model, inputs)
 
 
 def write_onnx(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
-    """Write model.onnx, with any batch size, and return what ONNX Runtime answers to ``inputs``.
+    """Write model.onnx, with a free batch size, and return ONNX Runtime's outputs for ``inputs``.
 
-    The integers of a quantized network get the narrowest types that the installed ONNX Runtime takes.
+    The integers of a quantized network get the narrowest types accepted by the installed ONNX Runtime.
 
     Raises:
-        ExportError: It can't be exported, or ONNX Runtime does not run it.
+        ExportError: The network can't be exported, or ONNX Runtime does not run the file.
     """
     import onnx
 
@@ -61,10 +63,10 @@ def write_onnx(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def onnx_bytes(module: nn.Module, inputs: Tensor) -> bytes:
-    """Return ``module`` as ONNX for batches of the size of ``inputs``, in a form that the installed ONNX Runtime loads.
+    """Return ``module`` as serialized ONNX, for the batch size of ``inputs``, in a form accepted by the installed ONNX Runtime.
 
     Raises:
-        ExportError: It can't be exported, or ONNX Runtime does not load it.
+        ExportError: The network can't be exported, or ONNX Runtime does not load it.
     """
 
     def accept(program: Any) -> bytes:
@@ -76,7 +78,7 @@ def onnx_bytes(module: nn.Module, inputs: Tensor) -> bytes:
 
 
 def _first_accepted(module: nn.Module, inputs: Tensor, accept: Callable[[Any], T], any_batch: bool) -> T:
-    """Return what ``accept`` makes of the first form of a network that it does not fail on."""
+    """Return the result of ``accept`` for the first form of a network on which ``accept`` does not fail."""
     if not is_stored(module):
         return accept(_program(module, inputs, None, lambda model: None, any_batch))
     problem: Exception | None = None
@@ -121,9 +123,10 @@ def _program(module: nn.Module, inputs: Tensor, opset: int | None, finish: Calla
 
 
 class quiet:  # noqa: N801 - a context manager
-    """Keep exporters' warnings and log lines to themselves."""
+    """Context without warnings and without log lines up to WARNING."""
 
     def __enter__(self) -> None:
+        """Silence warnings and logging."""
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.simplefilter("ignore")
@@ -131,6 +134,7 @@ class quiet:  # noqa: N801 - a context manager
         logging.disable(logging.WARNING)
 
     def __exit__(self, *details: object) -> None:
+        """Restore warnings and logging."""
         logging.disable(self._level)
         self._warnings.__exit__(None, None, None)
 

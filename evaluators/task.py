@@ -1,4 +1,4 @@
-"""The task: a reference network, its data and what counts as a good answer."""
+"""The task: a reference network, its data, loss and scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Task(ABC):
-    """What a network is for: its reference model, batches of the three splits, a loss and a score.
+    """Interface of a task: the reference model, batches of the three splits, a loss and scores.
 
     Subclass it for a task of your own and name the class in the configuration (``task: {class: package.module.Class,
     arguments: {...}}``). Searches and early stopping read ``train`` and ``search`` only; ``test`` is read once, for the
@@ -36,11 +36,11 @@ class Task(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Return the network's structure from its factory, weights not loaded; twice gives two separate networks."""
+        """Return a new network from its factory, without the checkpoint's weights; two calls give two separate networks."""
 
     @abstractmethod
     def reference_model(self) -> nn.Module:
-        """Return the network a run starts from: :meth:`build` with the user's checkpoint, if one was named."""
+        """Return a new network with the user's weights, the one that enters the first stage."""
 
     @abstractmethod
     def size(self, split: Split) -> int:
@@ -66,7 +66,7 @@ class Task(ABC):
         """Return the scores of a batch: tensors of shape ``(N,)``, one value per sample, averaged over a split."""
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Run ``model`` on a batch; override where it takes or returns more than one tensor."""
+        """Return the outputs of ``model`` on a batch; override for networks with several inputs or outputs."""
         outputs: Tensor = model(inputs)
         return outputs
 
@@ -89,13 +89,13 @@ class Task(ABC):
 
     @abstractmethod
     def example_inputs(self) -> Tensor:
-        """Return one batch of a single sample, with which networks are traced and costs counted."""
+        """Return a batch of one sample, used to trace networks and count costs."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of data and model identity: a run is only resumed on the same."""
+        """Hash of data and model; a run goes on only with an equal one."""
 
 
 class MissingDataError(SecateursError):
-    """A data set is not where it was looked for."""
+    """A data set's files are not in its folder."""

@@ -1,4 +1,4 @@
-"""The command ``fuse``: an ONNX file in, the same one with its connected activations merged out."""
+"""The command ``fuse``: merge the connected activations of an ONNX file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from spaces.fusion.onnx_models import fuse_onnx, nodes
 def fuse_file(
     source: Path, target: Path, literal: bool, shapes: Mapping[str, Sequence[int]], compared: bool = True
 ) -> Iterator[str]:
-    """Merge the connected activations of the model at ``source``, write it to ``target``, and yield what was done.
+    """Merge the connected activations of the model at ``source``, write the result to ``target``, and yield lines for a log.
 
     Args:
         source: The file; left unchanged.
-        target: Where the result goes, once it was checked.
+        target: Path of the result, written after the checks.
         literal: Keep the patent's types.
         shapes: Shapes of inputs for the comparison, by name.
         compared: Whether outputs are compared in ONNX Runtime.

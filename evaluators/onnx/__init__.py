@@ -1,0 +1,1 @@
+"""ONNX Runtime sessions and the ONNX form of quantized networks."""

@@ -35,7 +35,7 @@ _INTEGERS = re.compile(r"(?:^|\.)weight_integers_(\d)$")
 
 
 def is_stored(module: nn.Module) -> bool:
-    """Whether a network has weights stored as integers."""
+    """Return True if a network has weights stored as integers."""
     return any(isinstance(part, StoredWeight) for part in module.modules())
 
 
@@ -45,10 +45,10 @@ def _width(bits: int, widths: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Form:
-    """How integers of weights are written.
+    """Integer types of the weights in an ONNX file.
 
     Attributes:
-        widths: Bits of the integer types that may be used.
+        widths: Bits of the integer types in use, ascending.
         cast: Whether integers of 2 bits become 8-bit ones before they are dequantized: ONNX Runtime 1.32 fuses them into
             operators that it does not have for them.
     """
@@ -58,11 +58,11 @@ class Form:
 
 
 def with_onnx_operators(module: nn.Module, form: Form) -> nn.Module:
-    """Return a copy of a stored network, for export only, whose integers are written as they are.
+    """Return a copy of a stored network, for export only, with ONNX's quantization operators in place of its own.
 
     Args:
         module: The network, with :class:`StoredWeight` and :class:`StoredQuantizer` in it.
-        form: How integers are written.
+        form: Integer types of the weights.
     """
     network = copy.deepcopy(module)
     version = OPSETS[min(form.widths)]
@@ -94,7 +94,7 @@ class _Weight(nn.Module):
 
 
 class _Activation(nn.Module):
-    """Clips, where there are fewer than 8 bits: ONNX Runtime 1.32 takes no narrower activations behind a ReLU."""
+    """Quantized activation; below 8 bits a clamp, as ONNX Runtime 1.32 takes no narrower activations behind a ReLU."""
 
     def __init__(self, stored: StoredQuantizer, version: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class _Activation(nn.Module):
 
 
 def narrow(model: ir.Model, form: Form) -> None:
-    """Give the integers of every quantized weight the narrowest type that holds them, in place; drop notes on the source."""
+    """Store every quantized weight in the narrowest integer type of ``form``, in place; metadata on source code is removed."""
     names = {8: "INT8", 4: "INT4", 2: "INT2"}
     for name, value in list(model.graph.initializers.items()):
         found = _INTEGERS.search(name)
@@ -135,7 +135,7 @@ def narrow(model: ir.Model, form: Form) -> None:
 
 
 def _widen(graph: ir.Graph, value: ir.Value) -> None:
-    """Put a cast to 8 bits between an initializer and what reads it; it is done once, when the model is loaded."""
+    """Insert a cast to 8 bits between an initializer and its readers; ONNX Runtime computes the cast once, at loading."""
     uses = list(value.uses())
     cast = ir.node("Cast", [value], attributes={"to": int(ir.DataType.INT8)}, name=f"{value.name}_to_int8")
     cast.outputs[0].name = f"{value.name}_as_int8"
@@ -158,7 +158,11 @@ def stored_integers(path: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def deployment(path: Path) -> dict[str, Any]:
-    """Return how ONNX Runtime computes the layers with weights of a file on this machine's CPU, after its optimizations."""
+    """Return the numbers of integer and of float layers in a file as optimized by ONNX Runtime for this machine's CPU.
+
+    Returns:
+        ``integer_layers``, ``float_layers`` and ``version`` (of ONNX Runtime).
+    """
     with tempfile.TemporaryDirectory() as folder:
         optimized = str(Path(folder) / "optimized.onnx")
         open_session(str(path), optimized_model_filepath=optimized)
@@ -171,7 +175,7 @@ def deployment(path: Path) -> dict[str, Any]:
 
 
 def forms(module: nn.Module) -> list[Form]:
-    """Return the forms of a network to try in turn, the narrowest that this onnx knows first."""
+    """Return the forms to try for a network, the one with the narrowest types known to the installed onnx first."""
     narrowest = min(_width(part.bits, WIDTHS) for part in module.modules() if isinstance(part, StoredWeight))
     found = [Form(WIDTHS[1:]), Form(WIDTHS[2:])]
     if narrowest == 2 and hasattr(onnx.TensorProto, "INT2"):

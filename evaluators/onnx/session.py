@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime."""
+"""ONNX Runtime sessions with this project's defaults."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def open_session(model: str | bytes, threads: int = 1, provider: str = "CPUExecu
 
     Args:
         model: The path of a file, or its content.
-        threads: Threads that a run computes with.
-        provider: Where it computes.
+        threads: Threads of a run.
+        provider: Name of the execution provider.
         options: Other attributes of ``SessionOptions``.
     """
     import onnxruntime

@@ -1,4 +1,4 @@
-"""Batches: their sizes, and the device that they go to."""
+"""Sizes of batches, and their transfer to a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def whole_batches(available: int, batch_size: int, batches: int) -> tuple[int, int]:
-    """Return how many batches of how many samples to measure on: a rest of a batch would count as much as a full one."""
+    """Return (number of batches, samples per batch) to measure on: full batches only, as a rest would count like one."""
     size = min(batch_size, available)
     return min(batches, available // size), size
 

@@ -1,4 +1,4 @@
-"""Image classification, the task that a configuration describes by model and data."""
+"""Image classification: the task of a configuration with ``task.model`` and ``task.data``."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ TOP5_ABOVE = 10
 
 
 class Classification(Task):
-    """Classifying images: cross-entropy, top-1 accuracy and, with more than ten classes, top-5.
+    """Classification of images: cross-entropy, top-1 accuracy and, with more than ten classes, top-5.
 
     Args:
-        model: Where the network comes from.
+        model: Factory, arguments and checkpoint of the network.
         data: The data set, made from its own settings.
     """
 
     def __init__(self, model: ModelSettings, data: DataSet) -> None:
+        """Keep the settings; no weights and no data are read yet."""
         self.model = model
         self.data = data
 
     @property
     def score_name(self) -> str:
-        """``top1``."""
+        """Name of the primary score: ``top1``."""
         return "top1"
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """``top1`` and, with more than ten classes, ``top5``."""
+        """Names of the scores: ``top1`` and, with more than ten classes, ``top5``."""
         return ("top1", "top5") if self.data.classes > TOP5_ABOVE else ("top1",)
 
     def build(self) -> nn.Module:
@@ -46,10 +47,10 @@ class Classification(Task):
         return build_model(self.model)
 
     def reference_model(self) -> nn.Module:
-        """Return the network with the checkpoint's weights, if one was named.
+        """Return a new network with the weights of the configured checkpoint, if any.
 
         Raises:
-            UnsupportedModelError: Its forward pass fails, or does not give one logit per class.
+            UnsupportedModelError: The network's forward pass fails, or does not give one logit per class.
         """
         model = self.build()
         if self.model.checkpoint is not None:
@@ -58,7 +59,7 @@ class Classification(Task):
         return model
 
     def check(self, model: nn.Module) -> None:
-        """Run ``model`` on one sample.
+        """Check the outputs of ``model`` on one sample.
 
         Raises:
             UnsupportedModelError: The forward pass fails, or does not give one logit per class.
@@ -103,7 +104,7 @@ class Classification(Task):
         return scores
 
     def labels(self, targets: Tensor) -> Tensor | None:
-        """Return the targets: they are class labels."""
+        """Return ``targets``, class labels of shape ``(N,)`` in int64."""
         return targets
 
     def example_inputs(self) -> Tensor:

@@ -27,15 +27,15 @@ class DataError(SecateursError):
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Options that every data set has.
+    """Options common to all data sets.
 
     Attributes:
         root: Folder of the files; by default the environment variable ``SECATEURS_DATA``, else ``data``.
         download: Whether to fetch missing files, where the data set can be fetched.
         search_size: Samples set aside from the training set for searches and early stopping.
         split_seed: Seed of the order in which they are set aside.
-        train_size: Only so many of the remaining samples to train on; None for all.
-        augment: ``true`` for what suits the data set, ``false`` for nothing, or a list of ``crop`` and ``flip``.
+        train_size: Number of the remaining samples to train on; None for all.
+        augment: ``true`` for the data set's natural augmentations, ``false`` for none, or a list of ``crop`` and ``flip``.
         mean: Mean of every channel on a scale of 0 to 1; None for the data set's own.
         std: Standard deviation of every channel on that scale; None for the data set's own.
     """
@@ -52,6 +52,7 @@ class DataSettings:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        """Check the ranges of the options."""
         if self.search_size < 1:
             raise ValueError(f"search_size: expected at least 1 sample, got {self.search_size}")
         if self.split_seed < 0:
@@ -62,18 +63,25 @@ class DataSettings:
             raise ValueError(f"std: expected numbers above 0, got {list(self.std)}")
 
     def folder(self) -> Path:
-        """Return the absolute folder in which the files are looked for."""
+        """Return the absolute path of the folder with the data set's files."""
         return Path(self.root or os.environ.get(ROOT_VARIABLE) or "data").expanduser().absolute()
 
     def augmentations(self, natural: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
-        """Return the augmentations to apply, ``natural`` being what suits the data set."""
+        """Return the augmentations to apply, given the data set's ``natural`` ones."""
         if isinstance(self.augment, bool):
             return natural if self.augment else ()
         return self.augment
 
 
 def missing(name: str, looked_for: str, folder: Path, downloadable: bool) -> MissingDataError:
-    """Return the error that says what was looked for, where, and how to get it."""
+    """Return the error for files that are not in ``folder``, with the ways to get them.
+
+    Args:
+        name: Registry name of the data set.
+        looked_for: The missing files, as a noun phrase.
+        folder: The folder that was searched.
+        downloadable: Whether ``data.download`` can fetch the files.
+    """
     there = [entry.name for entry in sorted(folder.iterdir())[:5]] if folder.is_dir() else []
     found = f"it begins with {', '.join(there)}" if there else "it is empty" if folder.is_dir() else "there is no such folder"
     fetch = "set data.download: true to fetch it, or " if downloadable else ""
@@ -84,7 +92,7 @@ def missing(name: str, looked_for: str, folder: Path, downloadable: bool) -> Mis
 
 
 def split_indices(samples: int, settings: DataSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the train and of the search samples in the training set, each in its fixed order.
+    """Return the positions in the training set of the train samples and of the search samples, each in a fixed order.
 
     Raises:
         DataError: ``search_size`` leaves nothing to train on.
@@ -101,7 +109,7 @@ def split_indices(samples: int, settings: DataSettings) -> tuple[np.ndarray, np.
 class DataSet(ABC):
     """Labelled images in three splits; ``size`` and ``batches`` keep the contract of :class:`evaluators.task.Task`.
 
-    Made from its frozen ``Settings``; reads its files when first asked for a batch or a size.
+    Built from a frozen ``Settings``; files are read at the first call for a batch or a size.
 
     Attributes:
         classes: Number of classes.
@@ -124,4 +132,4 @@ class DataSet(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of content, splits and preparation; where the files lie is no part of it."""
+        """Hash of content, splits and preparation, independent of the folder."""

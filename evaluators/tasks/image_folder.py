@@ -31,7 +31,7 @@ class ImageFolderSettings(DataSettings):
     """Options of :class:`ImageFolder`.
 
     Attributes:
-        image_size: Pixels along each side of what the network sees.
+        image_size: Height and width of the network's inputs, in pixels.
         resize: Shorter side before the central crop; None for ``image_size / 0.875``, as usual on ImageNet.
         smallest_area: Smallest share of an image's area that a random crop shows.
         workers: Processes that read images; 0 reads in this one.
@@ -43,6 +43,7 @@ class ImageFolderSettings(DataSettings):
     workers: int = 2
 
     def __post_init__(self) -> None:
+        """Check the ranges of the options."""
         super().__post_init__()
         if self.image_size < 1:
             raise ValueError(f"image_size: expected at least 1 pixel, got {self.image_size}")
@@ -57,7 +58,7 @@ class ImageFolderSettings(DataSettings):
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
-    """Reads and prepares single images; a key is the position in ``samples`` and the seed of the augmentation."""
+    """Single prepared images, by (position in ``samples``, seed of the augmentation or None)."""
 
     def __init__(self, samples: list[tuple[str, int]], fixed: v2.Transform, random: v2.Transform) -> None:
         self.samples = samples
@@ -90,6 +91,11 @@ class ImageFolder(DataSet):
     Settings: ClassVar[type[DataSettings]] = ImageFolderSettings
 
     def __init__(self, settings: ImageFolderSettings) -> None:
+        """Compose the transforms; no file is read yet.
+
+        Raises:
+            DataError: ``mean`` or ``std`` has not 3 values.
+        """
         self.settings = settings
         mean, std = list(settings.mean or MEAN), list(settings.std or STD)
         if len(mean) != 3 or len(std) != 3:

@@ -27,15 +27,15 @@ class Images:
 
 
 class InMemory(DataSet):
-    """A data set small enough to hold in memory, as bytes; batches are augmented and normalised whole.
+    """A data set small enough to hold in memory, as bytes; batches are augmented and normalized whole.
 
-    Unaugmented samples that are asked for again and again (the search split, batches for BatchNorm re-calibration) are
-    kept in float32, up to 1 GiB.
+    Unaugmented samples of repeated reads (the search split, batches for BatchNorm re-calibration) are kept in float32, up to
+    1 GiB.
 
     Class attributes:
-        natural: The augmentations that suit the data set.
-        padding: Pixels by which a crop may shift.
-        scale: The pixel value that stands for 1.
+        natural: The augmentations usual for the data set.
+        padding: Largest shift of a random crop, in pixels.
+        scale: The pixel value that becomes 1.
         mean, std: Of every channel, on a scale of 0 to 1.
     """
 
@@ -47,6 +47,11 @@ class InMemory(DataSet):
     std: ClassVar[tuple[float, ...]]
 
     def __init__(self, settings: DataSettings) -> None:
+        """Keep the settings; nothing is loaded yet.
+
+        Raises:
+            DataError: ``mean`` or ``std`` has another number of values than the images have channels.
+        """
         self.settings = settings
         self._mean = settings.mean if settings.mean is not None else self.mean
         self._std = settings.std if settings.std is not None else self.std
@@ -63,7 +68,7 @@ class InMemory(DataSet):
         """Return the training set or the test set.
 
         Raises:
-            MissingDataError: It is not where it was looked for.
+            MissingDataError: The files are not in the data set's folder.
         """
 
     def size(self, split: Split) -> int:

@@ -1,4 +1,4 @@
-"""A task from objects: a network and data loaders that a program has, instead of names in a configuration."""
+"""A task made of Python objects, a network and data loaders, instead of names in a configuration."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 
 class LoaderError(SecateursError):
-    """A data loader gives something that a task can't be made from."""
+    """A data loader can't serve as a split of a task."""
 
 
 class _Samples(Dataset[Any]):
-    """Single samples; a key is a position and the seed of whatever is drawn for the sample."""
+    """Single samples, by (position in the data set, seed of torch's generator for that sample)."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -39,7 +39,7 @@ class _Samples(Dataset[Any]):
 
 
 class LoaderTask(Task):
-    """What a network is for, by the data loaders it was trained with.
+    """Task made of a network and the data loaders that it was trained with.
 
     Of a loader its data set, ``collate_fn`` and ``num_workers`` are used; batch size and order are the run's. What a data set
     draws from torch's generator (augmentation by transforms v2) is the same in every run; what it draws from others is not.
@@ -67,6 +67,7 @@ class LoaderTask(Task):
         score: Score | None = None,
         score_name: str = "top1",
     ) -> None:
+        """Copy the network and read one sample of every split."""
         self._model = copy.deepcopy(model).cpu().eval()
         self._loaders: dict[Split, DataLoader[Any]] = {"train": train, "search": search, "test": test or search}
         self._loss, self._score, self._score_name = loss, score, score_name
@@ -75,21 +76,26 @@ class LoaderTask(Task):
 
     @property
     def score_name(self) -> str:
+        """Name of the score; higher is better."""
         return self._score_name
 
     def build(self) -> nn.Module:
+        """Return a copy of the network that came in, trained weights included."""
         return copy.deepcopy(self._model)
 
     def reference_model(self) -> nn.Module:
+        """Return a copy of the network that came in."""
         return self.build()
 
     def size(self, split: Split) -> int:
+        """Return the number of samples in ``split``."""
         dataset: Any = self._loaders[split].dataset
         return len(dataset)
 
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None, limit: int | None = None
     ) -> Iterator[Batch]:
+        """Yield ``(inputs, targets)`` as :meth:`Task.batches` does."""
         count = self.size(split) if limit is None else min(limit, self.size(split))
         keys = [(position, position) for position in range(count)]
         if generator is not None:
@@ -99,20 +105,24 @@ class LoaderTask(Task):
         return self._read(split, [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)])
 
     def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the mean loss of a batch, a scalar; ``label_smoothing`` has no effect on a loss that was passed in."""
         if self._loss is not None:
             return self._loss(outputs, targets)
         return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
 
     def score(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return one score per sample, shape ``(N,)``; top-1 accuracy of dense targets is the mean over positions."""
         if self._score is not None:
             return {self._score_name: self._score(outputs, targets)}
         hits = (outputs.argmax(dim=1) == targets).float()
         return {self._score_name: hits.flatten(1).mean(1) if hits.dim() > 1 else hits}
 
     def labels(self, targets: Tensor) -> Tensor | None:
+        """Return ``targets`` if they are integers of shape ``(N,)``, else None."""
         return targets if targets.dim() == 1 and not targets.is_floating_point() else None
 
     def example_inputs(self) -> Tensor:
+        """Return the first sample of the search split as a batch."""
         inputs, _ = next(iter(self.batches("search", 1, limit=1)))
         return inputs
 

@@ -1,4 +1,4 @@
-"""The user's network: made by a factory named by import path, with the weights of a plain checkpoint."""
+"""The user's network: built by a factory with an import path, with weights of a plain checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spaces.registry import resolve
 
 
 class ModelFactoryError(SecateursError):
-    """The factory does not give a network."""
+    """The factory can't be called, or returns no ``nn.Module``."""
 
 
 class WeightsError(SecateursError):
@@ -29,7 +29,7 @@ class WeightsError(SecateursError):
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Where the network comes from.
+    """Factory, arguments and checkpoint of the network.
 
     Attributes:
         factory: Import path of a callable that returns an ``nn.Module`` (``spaces.networks.resnet20``).
@@ -47,7 +47,7 @@ class ModelSettings:
 
 
 def build_model(settings: ModelSettings) -> nn.Module:
-    """Return a new network from the factory, with initial weights that depend on ``init_seed`` only.
+    """Return a new network from the factory; its initial weights depend on ``init_seed`` only.
 
     Raises:
         UnknownNameError: The import path leads nowhere.
@@ -73,7 +73,7 @@ def build_model(settings: ModelSettings) -> nn.Module:
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """Return the state dict in a file, without the wrappers and prefixes that training scripts leave.
+    """Return the state dict in a file, without the wrappers and prefixes of training scripts.
 
     ``{"state_dict": ...}`` and ``{"model": ...}`` are opened, ``module.`` (data parallel) and ``_orig_mod.`` (compiled)
     prefixes taken off. Nothing but tensors is ever unpickled.
@@ -116,7 +116,7 @@ def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load the file's weights into ``model``; every tensor must be there, and fit.
+    """Load the file's weights into ``model``, in place; names and shapes must be equal.
 
     Raises:
         WeightsError: Names or shapes differ; the message names the first of them.

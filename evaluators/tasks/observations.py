@@ -1,4 +1,4 @@
-"""What a task shows to the importance criteria that learn from batches."""
+"""Samples, loss and labels of a task, for importance criteria computed from batches."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from spaces.sparsifiers.base import Sparsifier
 def observations(
     task: Task, device: torch.device, limit: int | None = None, split: Split = "train", batch_size: int = 128
 ) -> Observations:
-    """Return the first ``limit`` samples of a split, in fixed order and unaugmented, with the task's loss and labels."""
+    """Return the first ``limit`` samples of a split (fixed order, unaugmented) with the task's loss and labels."""
     batches = ((inputs.to(device), targets.to(device)) for inputs, targets in task.batches(split, batch_size, limit=limit))
     return Observations(batches, task.loss, task.labels, task.forward)
 
 
 def require_labels(sparsifier: Sparsifier, task: Task) -> None:
-    """Find out whether the task has class labels, where the sparsifier's criterion of importance compares classes.
+    """Raise if the sparsifier's importance criterion compares classes and the task has no class labels.
 
     Raises:
-        MissingLabelsError: It has none.
+        MissingLabelsError: The task has no class labels.
     """
     name = getattr(getattr(sparsifier, "settings", None), "importance", None)
     if name is None:

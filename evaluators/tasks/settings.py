@@ -1,4 +1,4 @@
-"""From settings to a task: a classification of named data, or a class of the user's own."""
+"""Settings of a task, and the task built from them: classification of named data, or a user's own class."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OwnTaskSettings:
 
 
 def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
-    """Return the task that ``settings`` describe, or are; no data is read yet.
+    """Return the task described by ``settings``, or ``settings`` where that is a task; no data is read yet.
 
     Raises:
         UnknownNameError: The data set or the class is not known.

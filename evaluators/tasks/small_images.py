@@ -15,7 +15,7 @@ from evaluators.tasks.in_memory import Images, InMemory
 
 @dataclass(frozen=True)
 class DigitsSettings(DataSettings):
-    """Options of :class:`Digits`; ``root`` and ``download`` have no meaning there, it comes with scikit-learn."""
+    """Options of :class:`Digits`; ``root`` and ``download`` have no effect, the data is part of scikit-learn."""
 
     search_size: int = 300
 
@@ -36,7 +36,7 @@ class Digits(InMemory):
     test_samples: ClassVar[int] = 450
 
     def load(self, training: bool) -> Images:
-        """Return the training set or the test set."""
+        """Return the training set (``training``) or the test set."""
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
@@ -47,7 +47,7 @@ class Digits(InMemory):
 
 
 def _fetch(kind: str, name: str, looked_for: str, settings: DataSettings, training: bool) -> Any:
-    """Return torchvision's data set ``kind``, or raise the error that says how to get it."""
+    """Return torchvision's data set ``kind``; raise MissingDataError, with the ways to get it, if the files aren't there."""
     from torchvision import datasets
 
     folder = settings.folder()
@@ -72,14 +72,14 @@ class FashionMNIST(InMemory):
     std = (0.3530,)
 
     def load(self, training: bool) -> Images:
-        """Return the training set or the test set."""
+        """Return the training set (``training``) or the test set."""
         looked_for = "FashionMNIST/raw with its four IDX files"
         loaded = _fetch("FashionMNIST", "fashion_mnist", looked_for, self.settings, training)
         return Images(loaded.data.unsqueeze(1), loaded.targets.long())
 
 
 class CIFAR10(InMemory):
-    """32x32 colour pictures, 10 classes: 50,000 training and 10,000 test images (Krizhevsky 2009)."""
+    """32x32 color pictures, 10 classes: 50,000 training and 10,000 test images (Krizhevsky 2009)."""
 
     classes = 10
     natural: ClassVar[tuple[Augmentation, ...]] = ("crop", "flip")
@@ -91,14 +91,14 @@ class CIFAR10(InMemory):
     folder: ClassVar[str] = "cifar-10-batches-py"
 
     def load(self, training: bool) -> Images:
-        """Return the training set or the test set."""
+        """Return the training set (``training``) or the test set."""
         loaded = _fetch(self.kind, self.name, self.folder, self.settings, training)
         pixels = torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous()
         return Images(pixels, torch.tensor(loaded.targets))
 
 
 class CIFAR100(CIFAR10):
-    """32x32 colour pictures, 100 classes: 50,000 training and 10,000 test images (Krizhevsky 2009)."""
+    """32x32 color pictures, 100 classes: 50,000 training and 10,000 test images (Krizhevsky 2009)."""
 
     classes = 100
     mean = (0.5071, 0.4865, 0.4409)

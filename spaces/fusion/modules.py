@@ -1,8 +1,8 @@
 """Merging connected activations of PyTorch networks (CN113011565A), for inference.
 
-A network keeps its class where all that is merged are modules used once: the first takes the merged activation, the others
-become the identity. Where it calls activations as functions, or one module twice, it becomes its ``torch.fx`` graph. What
-``torch.fx`` can't trace is read by ``torch.export``; there, modules used once can be merged.
+A network keeps its class if all merged activations are modules used once: the first becomes the merged activation, the others
+the identity. A network that calls activations as functions, or one module twice, becomes its ``torch.fx`` graph. Networks that
+``torch.fx`` can't trace are read by ``torch.export``; in these, only modules used once are merged.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Fused:
     """A network with its connected activations merged.
 
     Attributes:
-        model: The network, in evaluation mode; the one that came in where there was nothing to merge.
-        transformation: JSON data for :func:`spaces.transformation.apply`, None where there was nothing to merge.
-        report: What was merged, and what not and why.
-        error: Largest absolute difference of its outputs.
+        model: The network, in evaluation mode; the given one if nothing was merged.
+        transformation: JSON data for :func:`spaces.transformation.apply`, None if nothing was merged.
+        report: The merges, and the activations left apart with the reasons.
+        error: Largest absolute difference between the outputs before and after.
     """
 
     model: nn.Module
@@ -84,9 +84,9 @@ def fuse_activations(model: nn.Module, inputs: Tensor, forward: Forward = call, 
 
 
 def fuse_graph(graph_module: fx.GraphModule, literal: bool = False) -> tuple[fx.GraphModule, FusionReport]:
-    """Return a copy of a traced network with its connected activations merged, and what was done.
+    """Return a copy of a traced network with its connected activations merged, and the report.
 
-    Where its nodes have no ``tensor_meta`` or ``val``, tensors are taken to have the dtype of its parameters.
+    Nodes without ``tensor_meta`` or ``val`` are assumed to have the dtype of the network's parameters.
     """
     traced = copy.deepcopy(graph_module)
     found = plan(traced.graph, traced, attributes_of(traced), literal)
@@ -95,7 +95,7 @@ def fuse_graph(graph_module: fx.GraphModule, literal: bool = False) -> tuple[fx.
 
 
 def attributes_of(owner: nn.Module) -> Constants:
-    """Return what a graph's ``get_attr`` nodes stand for."""
+    """Return a function from a graph's ``get_attr`` nodes to the tensors of ``owner``."""
 
     def value(node: fx.Node) -> Tensor | None:
         if node.op != "get_attr":
@@ -109,7 +109,7 @@ def attributes_of(owner: nn.Module) -> Constants:
 
 
 def _rewrite(traced: fx.GraphModule, found: Plan) -> list[dict[str, Any]]:
-    """Merge in the graph what was found, in place, and return it as JSON data."""
+    """Carry out a plan on the graph, in place, and return its steps as JSON data."""
     records = [node_record(step, traced) for step in found.steps]
     slopes = [slopes_of(step.activation, traced) for step in found.steps]
     for record, values in zip(records, slopes, strict=True):
@@ -120,7 +120,7 @@ def _rewrite(traced: fx.GraphModule, found: Plan) -> list[dict[str, Any]]:
 
 
 def _propagate(traced: fx.GraphModule, inputs: Tensor) -> None:
-    """Note the dtypes of tensors in the graph; a network that takes more than one tensor goes without."""
+    """Record the dtypes of tensors in the graph's nodes; networks with several inputs are left without."""
     try:
         with torch.no_grad():
             ShapeProp(traced).propagate(inputs.clone())
@@ -137,7 +137,7 @@ def _modules_used_once(traced: fx.GraphModule, network: nn.Module) -> Usable:
 
 
 def _exported(network: nn.Module, inputs: Tensor, literal: bool, obstacle: str) -> tuple[Plan, Usable]:
-    """Read a network that ``torch.fx`` can't trace with ``torch.export``."""
+    """Return the plan for a network read by ``torch.export``, because ``torch.fx`` can't trace it."""
     try:
         program = torch.export.export(network, (inputs,))
     except Exception as error:
@@ -172,7 +172,7 @@ def _path(found: TorchActivation) -> str:
 
 
 def _exported_path(node: fx.Node) -> str:
-    """Return the path of the module that an operator was called in; "" where that isn't known."""
+    """Return the path of the module that calls an operator; "" if unknown."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     return str(stack[-1][0]) if stack and node.op == "call_function" else ""
 

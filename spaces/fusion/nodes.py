@@ -1,4 +1,4 @@
-"""Activations among the nodes of a PyTorch graph: which they are, and what they do to memory."""
+"""Activations among the nodes of a PyTorch graph: kind, parameters, and use of memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from spaces.fusion.piecewise_linear import Activation, NotMergeableError, clip, identity, leaky_relu, prelu, relu
 
 Constants = Callable[[fx.Node], Tensor | None]
-"""Returns the tensor that a node always stands for, or None."""
+"""From a node to its constant tensor; None for a node without one."""
 
 _PARAMETERS = {
     "relu": (),
@@ -27,7 +27,7 @@ _PARAMETERS = {
     "clamp_min": ("min",),
     "clamp_max": ("max",),
 }
-"""Operators, and the names of what follows their input."""
+"""Operators, and the names of the arguments after their input."""
 
 _NEW_MEMORY = frozenset(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear addmm matmul mm bmm "
@@ -51,11 +51,11 @@ class TorchActivation:
     """An activation in a graph.
 
     Attributes:
-        node: Its node.
-        source: The node whose value it is applied to.
-        activation: What it does; None where it can't be read.
-        inplace: Whether it changes its input's memory.
-        reason: Why it can't be read.
+        node: The activation's node.
+        source: The node whose value is the activation's input.
+        activation: The function; None if it can't be read.
+        inplace: Whether the input's memory is overwritten.
+        reason: Why the activation can't be read.
     """
 
     node: fx.Node
@@ -66,7 +66,7 @@ class TorchActivation:
 
     @property
     def passes_on(self) -> bool:
-        """Whether its output is its input."""
+        """True for the identity."""
         return self.activation is not None and self.activation.kind == "Identity"
 
 
@@ -81,7 +81,7 @@ def find_activations(graph: fx.Graph, owner: nn.Module, constants: Constants) ->
 
 
 def has_new_memory(node: fx.Node, owner: nn.Module) -> bool:
-    """Whether nothing but the node itself can see its output's memory."""
+    """Return True if the node's output lies in memory of its own."""
     if node.op == "call_module":
         return isinstance(owner.get_submodule(str(node.target)), _NEW_MEMORY_MODULES)
     return operator_name(node) in _NEW_MEMORY
@@ -117,10 +117,10 @@ def _module(node: fx.Node, owner: nn.Module) -> TorchActivation | None:
 
 
 def of_module(module: nn.Module) -> Activation:
-    """Return what an activation module does.
+    """Return an activation module as a piecewise-linear function.
 
     Raises:
-        NotMergeableError: It can't be merged with anything.
+        NotMergeableError: The module can't be merged with any other.
     """
     if isinstance(module, nn.Hardtanh):
         return clip(module.min_val, module.max_val)
@@ -188,6 +188,6 @@ def _found(node: fx.Node, source: fx.Node, inplace: bool, read: Callable[[], Act
 
 
 def node_dtype(node: fx.Node) -> torch.dtype | None:
-    """Return the dtype of a node's output, None where the graph doesn't say."""
+    """Return the dtype of a node's output, None if the graph has no record of it."""
     known = node.meta.get("val", node.meta.get("tensor_meta"))
     return cast("torch.dtype | None", getattr(known, "dtype", None))

@@ -1,8 +1,7 @@
 """Merging connected activations of ONNX models (CN113011565A): Relu, LeakyRelu, PRelu with constant slopes, Clip, Identity.
 
-In the main graph, in subgraphs (If, Loop, Scan) and in functions. Two activations go together where the first has one
-reader, which stands in the same graph, and is no output. All else of the model is left as it was; constants that nothing
-reads any more are removed.
+Merges happen in the main graph, in subgraphs (If, Loop, Scan) and in functions. Two activations are merged if the first has
+one reader, in the same graph, and is no output. The rest of the model is unchanged; constants without readers are removed.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _PROBES = np.array([-1e6, -1000.0, -3.0, -1.0, -0.1, -1e-6, 0.0, 1e-6, 0.1, 1.0,
 
 
 def fuse_onnx(model: ir.Model, literal: bool = False) -> FusionReport:
-    """Merge the connected activations of ``model``, in place, and return what was done.
+    """Merge the connected activations of ``model``, in place, and return the report.
 
     Args:
         model: The model.
@@ -39,7 +38,7 @@ def fuse_onnx(model: ir.Model, literal: bool = False) -> FusionReport:
 
 
 def nodes(model: ir.Model) -> int:
-    """Return how many nodes a model has, in subgraphs and functions too, constants not counted."""
+    """Return the number of nodes in a model, subgraphs and functions included, constants excluded."""
     return sum(node.op_type != "Constant" for scope in scopes(model) for node in scope.graph)
 
 
@@ -63,7 +62,7 @@ class _Pass:
         }
 
     def run(self, scope: Scope) -> None:
-        """Merge in one graph."""
+        """Merge the connected activations of one graph, in place."""
         found = {node: one for node in scope.graph if (one := read_activation(node)) is not None}
         self.left += [Left(scope.name, (one.name,), one.reason) for one in found.values() if one.activation is None]
         for chain in self._chains(scope, found):
@@ -173,7 +172,7 @@ class _Pass:
         return made.outputs[0]
 
     def _drop(self, value: ir.Value) -> None:
-        """Remove a constant that nothing reads any more."""
+        """Remove a constant without readers."""
         if value.uses() or value.is_graph_output() or value.is_graph_input() or value.name in self._captured:
             return
         producer, graph = value.producer(), value.graph
@@ -188,7 +187,7 @@ class _Pass:
 
 
 def _same(one: OnnxActivation, activation: Activation) -> bool:
-    """Whether the node of ``one`` already does what is wanted, so that its constants can be used again."""
+    """Return True if the node of ``one`` computes ``activation``, so that its constants can be reused."""
     mine = one.activation
     if mine is None or mine.kind != activation.kind:
         return False
@@ -202,7 +201,7 @@ _Operand = ir.Value | ir.Tensor[Any] | None
 def _operator(
     activation: Activation, dtype: ir.DataType | None, kept: ir.Node | None
 ) -> tuple[str, list[ir.Attr], list[_Operand]]:
-    """Return type, attributes and further inputs of the node that does ``activation``."""
+    """Return type, attributes and further inputs of a node that computes ``activation``."""
     if kept is not None:
         return kept.op_type, list(kept.attributes.values()), list(kept.inputs[1:])
     if activation.kind == "LeakyReLU":
@@ -224,10 +223,10 @@ def _tensor(values: np.ndarray, dtype: ir.DataType) -> ir.Tensor[Any]:
 
 
 def _check(chain: list[Activation], merged: Activation) -> None:
-    """Compare a merged activation with what it stands for, on a few numbers.
+    """Compare a merged activation with the chain it replaces, on a few numbers.
 
     Raises:
-        EquivalenceError: They differ, which would be a defect of ours.
+        EquivalenceError: The two differ: a defect of this project.
     """
     probes = _PROBES.reshape(-1, *[1] * max(activation.slope.ndim for activation in (*chain, merged)))
     expected = probes

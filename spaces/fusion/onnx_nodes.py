@@ -34,9 +34,9 @@ class OnnxActivation:
     """An activation of an ONNX graph.
 
     Attributes:
-        node: Its node.
-        activation: What it does; None where it can't be read.
-        reason: Why it can't be read.
+        node: The activation's node.
+        activation: The function; None if it can't be read.
+        reason: Why the activation can't be read.
     """
 
     node: ir.Node
@@ -45,12 +45,12 @@ class OnnxActivation:
 
     @property
     def name(self) -> str:
-        """The node's name, or its output's."""
+        """Name of the node, or of its output."""
         return self.node.name or str(self.node.outputs[0].name)
 
 
 def read_activation(node: ir.Node) -> OnnxActivation | None:
-    """Return the activation that ``node`` is, None where it is none."""
+    """Return ``node`` as an activation, None for any other operator."""
     read = _READERS.get(node.op_type)
     if read is None or node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
         return None
@@ -61,7 +61,7 @@ def read_activation(node: ir.Node) -> OnnxActivation | None:
 
 
 def value_dtype(node: ir.Node) -> ir.DataType | None:
-    """Return the type of an activation's tensors, None where the file doesn't say."""
+    """Return the type of an activation's tensors, None if the file has no record of it."""
     for tensor in (*node.outputs, *node.inputs):
         known = _type(tensor)
         if known is not None:
@@ -89,10 +89,14 @@ def _type(value: ir.Value | None) -> ir.DataType | None:
 
 
 def constant(value: ir.Value, what: str) -> ir.TensorProtocol:
-    """Return the tensor that ``value`` always stands for.
+    """Return the constant tensor of ``value``.
+
+    Args:
+        value: An input of an activation.
+        what: Its role, for the message.
 
     Raises:
-        NotMergeableError: It is no constant.
+        NotMergeableError: ``value`` is no constant.
     """
     while (producer := value.producer()) is not None and producer.op_type == "Identity" and producer.inputs[0] is not None:
         value = producer.inputs[0]
@@ -122,7 +126,7 @@ def numbers(tensor: ir.TensorProtocol, what: str) -> np.ndarray:
     """Return a constant's values as float64.
 
     Raises:
-        NotMergeableError: They are no floating-point numbers.
+        NotMergeableError: The values are no floating-point numbers, or can't be read.
     """
     if tensor.dtype not in DTYPES:
         raise NotMergeableError(f"its {what} is of type {tensor.dtype.name}")
@@ -196,8 +200,8 @@ class Scope:
 
     Attributes:
         graph: The graph.
-        name: What it is called in reports.
-        initializers: Whether it may have initializers.
+        name: The graph's name in reports.
+        initializers: Whether the graph may have initializers.
     """
 
     graph: ir.Graph

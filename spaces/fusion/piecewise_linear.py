@@ -1,4 +1,4 @@
-"""Piecewise-linear activations, and when two in a row are one.
+"""Piecewise-linear activations, and the conditions under which two in a row are one.
 
 The family ``f_k(x) = x for x >= 0, k x otherwise`` is closed under composition (CN113011565A; the rule for negative
 slopes is ours): ``f_k2(f_k1(x))`` is ``f_k(x)`` with
@@ -8,7 +8,7 @@ slopes is ours): ``f_k2(f_k1(x))`` is ``f_k(x)`` with
 since a negative ``k1`` leaves nothing below zero for the second one to change. Clamps to intervals compose to clamps, and
 a clamp to numbers from 0 on meets a function of the family only where that is the identity.
 
-What is guaranteed, for a merged activation against the two it stands for, on any input:
+Guarantees for a merged activation against the two that it replaces, on any input:
 
 - The same numbers, bit for bit, where no product of two slopes is involved; within rounding where one is, as long as the
   value between the two neither overflows nor underflows (where it does, the merged one is the more exact of the two).
@@ -42,8 +42,8 @@ class Activation:
     """A piecewise-linear activation.
 
     Attributes:
-        kind: Its type; ``Clip`` is any clamp to an interval but ReLU's.
-        slope: Factor of what is below zero, in float64, of shape ``()`` or what a PReLU has; of no use to ``Clip``.
+        kind: The type; ``Clip`` is any clamp to an interval but ReLU's.
+        slope: Factor of values below zero, float64 of shape ``()`` or a PReLU's; unused for ``Clip``.
         low: Lower bound of a clamp.
         high: Upper bound of a clamp.
     """
@@ -55,12 +55,12 @@ class Activation:
 
     @property
     def clamps(self) -> bool:
-        """Whether it is a clamp to an interval."""
+        """True for a clamp to an interval."""
         return self.kind in ("ReLU", "Clip")
 
     @property
     def text(self) -> str:
-        """The activation as a person reads it."""
+        """Kind and parameters, for reports."""
         if self.kind == "Clip":
             return f"Clip {self.low:g} to {self.high:g}"
         if self.kind in ("ReLU", "Identity"):
@@ -113,7 +113,7 @@ def clip(low: float, high: float) -> Activation:
     """Return the clamp to ``[low, high]``; with 0 and infinity, ReLU.
 
     Raises:
-        NotMergeableError: There is nothing between the bounds.
+        NotMergeableError: ``low`` is not below ``high``.
     """
     if not low < high:
         raise NotMergeableError(f"clamps to [{low:g}, {high:g}], in which there is at most one number")
@@ -131,8 +131,8 @@ class Merged:
     """One activation in the place of several.
 
     Attributes:
-        activation: The one.
-        exact: Whether no slopes were multiplied, so that answers are equal to the last bit.
+        activation: The merged activation.
+        exact: Whether no slopes were multiplied, so that outputs are equal to the last bit.
     """
 
     activation: Activation
@@ -143,14 +143,14 @@ def merge(first: Activation, second: Activation, dtype: torch.dtype, literal: bo
     """Return ``second(first(x))`` as one activation.
 
     Args:
-        first: What is applied first.
-        second: What is applied to the result.
-        dtype: Of the tensors; slopes are multiplied only where the product is exactly 0 or a finite normal number in it.
+        first: The activation applied first.
+        second: The activation applied to the result.
+        dtype: Type of the tensors; slopes are multiplied only where the product is exactly 0 or a finite normal number in it.
         literal: Keep the patent's types: the same type stays, different types become PReLU. Otherwise a slope of 0
             then becomes ReLU, which is 0 at minus infinity where PReLU gives NaN, and a slope of 1 the identity.
 
     Raises:
-        NotMergeableError: They are not one.
+        NotMergeableError: The composition is no activation of the family.
     """
     if second.kind == "Identity":
         return Merged(first, True)
@@ -173,7 +173,7 @@ def merge(first: Activation, second: Activation, dtype: torch.dtype, literal: bo
 
 
 def _two_cases(first: np.ndarray, second: np.ndarray, kind: Kind, dtype: torch.dtype) -> tuple[np.ndarray, bool]:
-    """Return the slopes of the composition, and whether none is the rounded product of two."""
+    """Return the slopes of the composition, and True if none is a rounded product."""
     try:
         one, other = np.broadcast_arrays(first, second)
     except ValueError:
@@ -205,7 +205,7 @@ def _rounded(values: np.ndarray, dtype: torch.dtype) -> np.ndarray:
 
 
 def _with_clip(first: Activation, second: Activation) -> Activation:
-    """Return the composition where at least one of the two is a clamp other than ReLU."""
+    """Return the composition of two activations of which at least one is a clamp other than ReLU."""
     if first.clamps and not second.clamps and first.low >= 0.0:
         return first
     if second.clamps and not first.clamps:
@@ -221,7 +221,7 @@ def _with_clip(first: Activation, second: Activation) -> Activation:
 
 
 def _interval(activation: Activation) -> tuple[float, float] | None:
-    """Return the bounds of a clamp, None of what is none."""
+    """Return the bounds of a clamp, None for other activations."""
     if activation.clamps:
         return activation.low, activation.high
     return None if activation.slope.any() else (0.0, inf)
@@ -248,17 +248,16 @@ def fold_chain(
     literal: bool = False,
     admissible: Callable[[Run], str | None] = lambda run: None,
 ) -> tuple[list[Run], dict[tuple[int, int], str]]:
-    """Merge a chain pairwise, from the left, until no two neighbours can be merged.
+    """Merge a chain pairwise, from the left, until no two neighbors can be merged.
 
     Args:
         chain: Connected activations, in the order in which they are applied.
-        dtype: Of the tensors.
+        dtype: Type of the tensors.
         literal: See :func:`merge`.
-        admissible: Returns why a run of the chain can't be put in the place of its members, or None.
+        admissible: Returns the reason against replacing a run of the chain by one activation, or None.
 
     Returns:
-        The runs that are left, in order, and why neighbours were not merged, by the last member of the one and the first of
-        the other.
+        The remaining runs, in order, and the reasons against merging neighbors, by (last member of one, first of the other).
     """
     runs = [Run(index, index + 1, activation) for index, activation in enumerate(chain)]
     reasons: dict[tuple[int, int], str] = {}

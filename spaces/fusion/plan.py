@@ -1,7 +1,7 @@
-"""Which activations of a PyTorch graph become one.
+"""Selection of the activations to merge in a PyTorch graph.
 
-Beside the algebra (:mod:`spaces.fusion.piecewise_linear`) this minds memory: an in-place activation changes a tensor that
-others may read, under another name too, and what is merged must not change what they see.
+Beside the algebra (:mod:`spaces.fusion.piecewise_linear`) the selection respects memory: an in-place activation overwrites a
+tensor with other readers, under other names too, and a merge must not change the values that these readers get.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class MergeStep:
 
     Attributes:
         members: The activations, in the order in which they are applied.
-        activation: What they are together.
+        activation: Their composition.
         exact: Whether no slopes were multiplied.
-        anchor: The member in whose place the one stands: the first that isn't the identity.
+        anchor: Position of the member to be replaced by the composition: the first that isn't the identity.
     """
 
     members: tuple[TorchActivation, ...]
@@ -35,13 +35,13 @@ class MergeStep:
 
     @property
     def inplace(self) -> bool:
-        """Whether the one changes its input's memory."""
+        """True if the merged activation overwrites its input's memory."""
         return self.members[self.anchor].inplace and self.activation.kind != "PReLU"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What can be merged in a graph, and what can't and why."""
+    """Merges to carry out in a graph, and the report on them."""
 
     steps: tuple[MergeStep, ...]
     report: FusionReport
@@ -59,9 +59,9 @@ def plan(
     Args:
         graph: The graph.
         owner: The module that the graph's modules belong to.
-        constants: Returns the tensor that a node always stands for, or None.
+        constants: Returns the constant tensor of a node, or None.
         literal: See :func:`spaces.fusion.piecewise_linear.merge`.
-        usable: Returns why an activation must stay as it is, or None.
+        usable: Returns the reason against changing an activation, or None.
     """
     found = find_activations(graph, owner, constants)
     memory = _Memory(found, owner)
@@ -99,7 +99,7 @@ _Refused = tuple[tuple[TorchActivation, TorchActivation], str]
 def _chains(
     found: Mapping[fx.Node, TorchActivation], memory: _Memory, usable: Callable[[TorchActivation], str | None]
 ) -> list[tuple[list[TorchActivation], _Refused | None]]:
-    """Return the longest chains of connected activations, each with why it doesn't go on from what is before it."""
+    """Return the longest chains of connected activations, each with the reason for its start behind another activation."""
     chains: dict[fx.Node, list[TorchActivation]] = {}
     started: list[tuple[list[TorchActivation], _Refused | None]] = []
     for one in found.values():
@@ -123,13 +123,13 @@ def _chains(
 
 @dataclass(frozen=True)
 class _Memory:
-    """Who can see the memory that activations change."""
+    """Readers of the memory that in-place activations overwrite."""
 
     found: Mapping[fx.Node, TorchActivation]
     owner: nn.Module
 
     def separates(self, one: TorchActivation, other: TorchActivation) -> str | None:
-        """Return why ``other``, which reads ``one``, must stay apart from it, or None."""
+        """Return the reason against merging ``one`` with its reader ``other``, or None."""
         users = one.node.users
         if len(users) > 1:
             return f"the output of {_name(one)} is read {len(users)} times"
@@ -140,7 +140,7 @@ class _Memory:
         return f"{_name(one)} changes its input in place, which others may see"
 
     def forbids(self, chain: list[TorchActivation], run: Run) -> str | None:
-        """Return why a run of ``chain`` must not be put in the place of its members, or None."""
+        """Return the reason against replacing the members of a run of ``chain`` by one activation, or None."""
         first = next((chain[index] for index in run.members if not chain[index].passes_on), None)
         if first is None or self.unseen(first):
             return None
@@ -151,7 +151,7 @@ class _Memory:
         return None
 
     def unseen(self, one: TorchActivation) -> bool:
-        """Whether nothing but ``one`` can see the memory of its input."""
+        """Return True if only ``one`` reads the memory of its input."""
         source, reader = one.source, one.node
         while set(source.users) == {reader}:
             before = self.found.get(source)
@@ -166,7 +166,7 @@ class _Memory:
 
 
 def _next(node: fx.Node) -> fx.Node:
-    """Return the node that is run after ``node``."""
+    """Return the node that runs after ``node``."""
     following = node.next
     while following.op == "get_attr":
         following = following.next
@@ -178,7 +178,7 @@ def _name(found: TorchActivation) -> str:
 
 
 def _where(found: TorchActivation, owner: nn.Module) -> str:
-    """Return the path of the module whose code calls the activation; of the network itself, "network"."""
+    """Return the path of the module that calls the activation; "network" for the network itself."""
     if found.node.op == "call_module":
         path = str(found.node.target).rpartition(".")[0]
     else:
@@ -188,7 +188,7 @@ def _where(found: TorchActivation, owner: nn.Module) -> str:
 
 
 def _dtype(owner: nn.Module) -> torch.dtype:
-    """Return the floating-point dtype of a network's tensors: where there are several, the one with the fewest numbers."""
+    """Return the floating-point dtype of a network's tensors; of several, the one with the largest smallest normal number."""
     tensors: list[Tensor] = [*owner.parameters(), *owner.buffers()]
     dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).tiny, default=torch.get_default_dtype())

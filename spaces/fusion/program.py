@@ -16,9 +16,9 @@ from spaces.fusion.report import FusionReport
 
 
 def fuse_program(program: ExportedProgram, literal: bool = False) -> tuple[ExportedProgram, FusionReport]:
-    """Return a copy of an exported program with its connected activations merged, and what was done.
+    """Return a copy of an exported program with its connected activations merged, and the report.
 
-    Slopes of a merged PReLU become a parameter of their own, so that shared ones stay as they are for others.
+    Slopes of a merged PReLU become a new parameter, so that other readers of a shared one keep it.
     """
     fused = _copy(program)
     graph, signature = fused.graph, fused.graph_signature
@@ -50,7 +50,7 @@ def _copy(program: ExportedProgram) -> ExportedProgram:
 
 
 def parameters_of(program: ExportedProgram) -> Constants:
-    """Return what a program's placeholders of parameters, unchanged buffers and constants stand for."""
+    """Return a function from a program's placeholders to parameters, unchanged buffers and constants."""
     signature = program.graph_signature
     changed = set(signature.buffers_to_mutate.values())
     names = {

@@ -1,4 +1,4 @@
-"""Merged activations as plain data, and the networks that are rebuilt from it.
+"""Merged activations as JSON data, and networks rebuilt from that data.
 
 Two kinds of transformation: activation modules replaced where they stand, so that a network keeps its class; and a network
 traced by ``torch.fx``, in whose graph nodes are replaced, where activations are functions or modules used more than once.
@@ -34,7 +34,7 @@ def record_of(activation: Activation, inplace: bool) -> Record:
 
 
 def module_of(record: Mapping[str, Any], slopes: Tensor | None = None) -> nn.Module:
-    """Return the module that a record describes; a PReLU gets ``slopes``, of shape ``(parameters,)``."""
+    """Return the module described by a record; a PReLU gets ``slopes``, of shape ``(parameters,)``."""
     kind, inplace = record["type"], record["inplace"]
     if kind == "Identity":
         return nn.Identity()
@@ -52,7 +52,7 @@ def module_of(record: Mapping[str, Any], slopes: Tensor | None = None) -> nn.Mod
 
 
 def slopes_of(activation: Activation, owner: nn.Module) -> Tensor | None:
-    """Return a PReLU's slopes as the network's parameters are, None of other activations."""
+    """Return a PReLU's slopes in dtype and device of the network's parameters, None for other activations."""
     if activation.kind != "PReLU":
         return None
     like = next((tensor for tensor in owner.parameters() if tensor.is_floating_point()), torch.empty(()))
@@ -60,7 +60,7 @@ def slopes_of(activation: Activation, owner: nn.Module) -> Tensor | None:
 
 
 def replacement(step: MergeStep, paths: Sequence[str]) -> dict[str, Record]:
-    """Return what takes the places of the modules at ``paths``, a step's members."""
+    """Return the records that replace the modules at ``paths``, the members of a step."""
     record = record_of(step.activation, step.inplace)
     gone: Record = {"type": "Identity", "inplace": False}
     return {path: record if index == step.anchor else gone for index, path in enumerate(paths)}
@@ -77,7 +77,7 @@ def replace_activations(
 
 
 def node_record(step: MergeStep, owner: nn.Module) -> Record:
-    """Return a step as JSON data: the names of its nodes in the traced graph, and what takes their place."""
+    """Return a step as JSON data: the names of its nodes in the traced graph, and their replacement."""
     name = f"{step.members[step.anchor].node.name}_merged"
     while hasattr(owner, name):
         name += "_"
@@ -89,7 +89,7 @@ def merge_activations(model: nn.Module, transformation: Mapping[str, Any]) -> nn
     """Trace ``model`` in evaluation mode, and replace the recorded nodes.
 
     Raises:
-        KeyError: The traced graph has no such nodes, or they are not connected.
+        KeyError: The traced graph has no nodes of these names, or the nodes are not connected.
     """
     traced = fx.symbolic_trace(model.eval())
     for step in transformation["steps"]:
@@ -98,7 +98,7 @@ def merge_activations(model: nn.Module, transformation: Mapping[str, Any]) -> nn
 
 
 def merge_nodes(traced: fx.GraphModule, step: Mapping[str, Any], slopes: Tensor | None = None) -> None:
-    """Put one module in the place of the connected nodes of a recorded step, in place."""
+    """Replace the connected nodes of a recorded step by one module, in place."""
     graph = traced.graph
     named = {node.name: node for node in graph.nodes}
     members = [named[name] for name in step["nodes"]]
@@ -121,7 +121,7 @@ def merge_nodes(traced: fx.GraphModule, step: Mapping[str, Any], slopes: Tensor 
 
 
 def _source(node: fx.Node) -> fx.Node:
-    """Return the node whose value an activation is applied to."""
+    """Return the node whose value is an activation's input."""
     source = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("self"))
     if not isinstance(source, fx.Node):
         raise KeyError(f"{node.name} is applied to nothing")
@@ -129,7 +129,7 @@ def _source(node: fx.Node) -> fx.Node:
 
 
 def finished(traced: fx.GraphModule) -> fx.GraphModule:
-    """Return a rewritten network without the modules that its graph no longer calls."""
+    """Return a rewritten network without the modules unused by its graph."""
     traced.graph.lint()
     traced.delete_all_unused_submodules()
     traced.recompile()

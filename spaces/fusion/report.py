@@ -1,4 +1,4 @@
-"""What a pass over connected activations did and what it left, as a person reads it."""
+"""Report of a pass over connected activations: merges, and activations left apart with the reasons."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Merge:
     """Connected activations that became one.
 
     Attributes:
-        where: The module, graph or function they stand in.
-        nodes: Their names, in the order in which they are applied.
-        activations: What they were, with their slopes or bounds.
-        result: What they are now.
-        exact: Whether no slopes were multiplied, so that answers are equal to the last bit.
+        where: Module, graph or function of the activations.
+        nodes: Their names, in the order of application.
+        activations: The replaced activations, with slopes or bounds.
+        result: The merged activation.
+        exact: Whether no slopes were multiplied, so that outputs are equal to the last bit.
     """
 
     where: str
@@ -33,12 +33,12 @@ class Merge:
 
 @dataclass(frozen=True)
 class Left:
-    """Activations that were left as they are.
+    """Activations left unchanged.
 
     Attributes:
-        where: The module, graph or function they stand in.
+        where: Module, graph or function of the activations.
         nodes: Their names.
-        reason: Why.
+        reason: The reason against a merge.
     """
 
     where: str
@@ -53,11 +53,11 @@ class Left:
 
 @dataclass(frozen=True)
 class FusionReport:
-    """What a pass did.
+    """Merges of a pass, and activations left unchanged.
 
     Attributes:
         merges: Activations that became one, in graph order.
-        left: Connected activations that stayed apart and activations that can't be read, each with the reason.
+        left: Connected activations that stayed apart and unreadable activations, each with the reason.
     """
 
     merges: tuple[Merge, ...]
@@ -65,17 +65,17 @@ class FusionReport:
 
     @property
     def removed(self) -> int:
-        """How many activations there are less, identities not counted."""
+        """Number of activations removed, identities not counted."""
         kept = sum(merge.result != "Identity" for merge in self.merges)
         return sum(words != "Identity" for merge in self.merges for words in merge.activations) - kept
 
     @property
     def exact(self) -> bool:
-        """Whether no merge multiplied slopes."""
+        """True if no merge multiplied slopes."""
         return all(merge.exact for merge in self.merges)
 
     def lines(self) -> list[str]:
-        """Return the report for a log, one line on each entry."""
+        """Return the report for a log, one line per entry."""
         return [merge.text for merge in self.merges] + [left.text for left in self.left]
 
     def to_json(self) -> dict[str, Any]:
