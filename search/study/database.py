@@ -123,24 +123,31 @@ class Database(RDBStorage):
         return patiently(operation, self.name, self._say)
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        """Create a study, with patience, and return its number."""
         return self._patiently(lambda: super(Database, self).create_new_study(directions, study_name))
 
     def get_study_id_from_name(self, study_name: str) -> int:
+        """Return the number of a study, with patience."""
         return self._patiently(lambda: super(Database, self).get_study_id_from_name(study_name))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return Optuna's attributes of a study, with patience."""
         return self._patiently(lambda: super(Database, self).get_study_system_attrs(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """Return the directions of a study's objectives, with patience."""
         return self._patiently(lambda: super(Database, self).get_study_directions(study_id))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set one of Optuna's attributes of a study, with patience."""
         self._patiently(lambda: super(Database, self).set_study_system_attr(study_id, key, value))
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set an attribute of a study, with patience."""
         self._patiently(lambda: super(Database, self).set_study_user_attr(study_id, key, value))
 
     def get_all_studies(self) -> list[FrozenStudy]:
+        """Return all studies, with patience."""
         return self._patiently(super().get_all_studies)
 
     def _get_trials(
