@@ -1,4 +1,4 @@
-"""The configuration of a run: one YAML file, read whole, with every mistake shown at once."""
+"""Configuration of a run: one YAML file, with every mistake shown at once."""
 
 from typing import TYPE_CHECKING, Any
 

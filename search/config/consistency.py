@@ -1,4 +1,4 @@
-"""What settings that are right one by one may still get wrong together."""
+"""Check settings against each other: the order of the stages, and what each search seeks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from search.config.registries import EVALUATOR, SPACE, SPARSIFIER, STAGE
 from spaces.registry import suggestion
 
 LOSS = "nats"
-"""Unit of what is better the smaller it is, and yet no cost."""
+"""Unit of the losses: smaller is better, and yet no cost."""
 
 
 def check_consistency(document: Document, stages: Sequence[Block | None], own_scores: bool) -> list[Fault]:
-    """Return what is wrong with the order of the stages, and with what each of them seeks.
+    """Return the faults in the order of the stages, and in what each search seeks.
 
     Args:
         document: The configuration.
@@ -109,7 +109,7 @@ def _teacher_before_reference(document: Document, stages: Sequence[Block | None]
 
 
 def _removes(stage: Block | None) -> bool:
-    """Whether a stage removes channels by itself, as a sparse training may; one with faults of its own is not judged."""
+    """Return True for a stage that removes channels by itself, as a sparse training may, and for None (a faulty stage)."""
     sparsifier = getattr(stage.settings, "sparsifier", None) if stage is not None else None
     return stage is None or (sparsifier is not None and SPARSIFIER.find(sparsifier.name).removes)
 

@@ -27,7 +27,7 @@ _MAX_NODES = 100_000
 
 @dataclass(frozen=True)
 class Fault:
-    """One mistake: what is wrong, at which dotted path, and where that was written (``line 3``)."""
+    """One mistake: its dotted path, a message, and the place in the file (``line 3``)."""
 
     path: Path
     message: str
@@ -55,12 +55,12 @@ class ConfigError(SecateursError):
 
 @dataclass
 class Document:
-    """Plain data (mappings, lists, scalars) with the place every value comes from.
+    """Plain data (mappings, lists, scalars) with the place of every value in the file.
 
     Attributes:
         source: The file's name, for messages.
         data: The data itself.
-        origins: Where a path was written, such as ``line 3`` or ``override seed=1``.
+        origins: Place of each path: ``line 3`` or ``override seed=1``.
     """
 
     source: str
@@ -68,7 +68,7 @@ class Document:
     origins: dict[Path, str] = field(default_factory=dict)
 
     def origin(self, path: Path) -> str:
-        """Return where ``path``, or else the nearest thing around it, was written."""
+        """Return the place of ``path``, else of the nearest entry that contains it; empty where none is known."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]

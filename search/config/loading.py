@@ -1,4 +1,4 @@
-"""The configuration of a run: one YAML file, read whole, with every mistake shown at once."""
+"""Load the configuration of a run: one YAML file, with every mistake shown at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _folder_name(text: str) -> str:
 
 
 class Execution(BaseModel):
-    """Where and how trials are evaluated; only ``asynchronous`` changes what a search finds.
+    """Place and manner of evaluating trials; only ``asynchronous`` changes the result of a search.
 
     Attributes:
         executor: The executor, with its settings.
@@ -62,7 +62,7 @@ class Config(BaseModel):
 
     Attributes:
         name: Name of the run and of its folder.
-        seed: What all randomness of the run is drawn from.
+        seed: Seed of all randomness in the run, in [0, 2**32).
         task: Settings of the task; :meth:`build_task` makes it. Or the task itself, where a program has it.
         execution: Where and how trials are evaluated.
         storage: Database that trials are recorded in; None for a journal in the run folder.
@@ -228,7 +228,7 @@ def _hint(model: type[BaseModel], key: str) -> Any:
 
 
 def _stages(document: Document) -> tuple[list[Block | None], list[Fault]]:
-    """Return one block per stage, None for each that is wrong, and what is wrong."""
+    """Return one block per stage, None for a faulty one, and all faults."""
     value, path = document.data["stages"], ("stages",)
     if not isinstance(value, list) or not value:
         return [], [document.fault(path, "expected a list of stages, such as [train: {epochs: 10}, ...]")]

@@ -10,7 +10,7 @@ from search.config.document import Document, Fault, Path, dotted, parse_value
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> list[Fault]:
-    """Write ``overrides`` into ``document`` and return what is wrong with them.
+    """Write ``overrides`` into ``document`` and return their faults.
 
     A path leads through keys, list positions and the names of list entries: ``stages.2.search.algorithm.population=8``,
     ``stages.search.algorithm.population=8`` and ``stages.2.algorithm.population=8`` say the same. The value is YAML. A key
@@ -54,7 +54,7 @@ def _write(document: Document, keys: list[str], value: Any, origin: str) -> None
 
 
 def _step(container: Any, path: Path, key: str, following: str) -> tuple[Any, Path]:
-    """Go one key down, making room where the file leaves a key out; return what is there and its path."""
+    """Return the entry one key down and its path; a key that the file leaves out is added as an empty mapping."""
     if isinstance(container, list):
         index = _position(container, path, key)
         entry = container[index]

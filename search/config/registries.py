@@ -1,4 +1,4 @@
-"""Registered blocks: fields of a configuration that name something of a registry, with its settings."""
+"""Registered blocks: fields of a configuration that name a member of a registry, with its settings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Registered:
-    """Tells pydantic in which registry a :class:`~search.config.block.Block` is looked up.
+    """Registry in which pydantic looks up a :class:`~search.config.block.Block`.
 
     Attributes:
         module: Module of the registry.
         registry: Name of the registry, a literal dict of that module.
-        kind: What its members are, for error messages.
+        kind: Noun for its members in error messages.
     """
 
     module: str
@@ -31,7 +31,7 @@ class Registered:
     kind: str
 
     def find(self, name: str) -> Any:
-        """Return the class that ``name`` stands for: a key of the registry, or an import path of the user's own.
+        """Return the class registered as ``name``, or the one at the import path ``name``.
 
         Raises:
             UnknownNameError: There is none.
@@ -72,7 +72,7 @@ class Registered:
         raise ValueError(f"expected {forms}, got {value!r}")
 
     def build(self, block: Block, *arguments: Any) -> Any:
-        """Return the object that ``block`` describes, made with its settings after ``arguments``."""
+        """Return an instance of the class named by ``block``, made from ``arguments`` and the block's settings."""
         return self.find(block.name)(*arguments, block.settings)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -81,7 +81,7 @@ class Registered:
 
 @dataclass(frozen=True)
 class LimitText:
-    """Tells pydantic that a :class:`~search.config.block.Limit` is written as text or as a number."""
+    """Mark for pydantic: a :class:`~search.config.block.Limit` is written as text or as a number."""
 
     def parse(self, value: object) -> Limit:
         """Return the limit; see :func:`search.config.block.parse_limit`."""

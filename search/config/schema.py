@@ -1,4 +1,4 @@
-"""Plain data to settings: every mistake with its place, and with the nearest name where one is unknown."""
+"""Parse plain data into settings: every mistake with its place, an unknown name with the nearest known one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from spaces.registry import suggestion
 
 
 def validate(hint: Any, value: Any, document: Document, path: Path) -> tuple[Any, list[Fault]]:
-    """Return ``value`` as the type ``hint`` asks for, and what is wrong with it (then the first is None).
+    """Return ``value`` as the type ``hint``, and its faults; with a fault the first is None.
 
     Args:
         hint: A frozen dataclass, or an annotation of :mod:`search.config.registries`.
         value: Plain data, as read from the file.
-        document: Where the data comes from.
-        path: Where in the document ``value`` stands.
+        document: The configuration.
+        path: Path of ``value`` in it.
     """
     try:
         parsed = TypeAdapter(hint).validate_python(value)
@@ -160,7 +160,7 @@ def _keys(settings: type | None) -> list[str]:
 
 
 def _coerced(raw: Any, parsed: Any, path: Path) -> Iterable[tuple[Path, str]]:
-    """Yield where pydantic has read text as a number, a truth value as 1, and the like; and numbers that are none."""
+    """Yield the places at which pydantic reads text as a number or a truth value as 1, and numbers that are not finite."""
     if isinstance(parsed, Block):
         _, below, raw = options_of(raw)
         path, parsed = (*path, *below), parsed.settings
@@ -187,7 +187,7 @@ def _sort(value: Any) -> str:
 
 
 def _merged(faults: list[Fault]) -> list[Fault]:
-    """Join what pydantic says about each member of a union into one fault."""
+    """Join the faults that pydantic reports for each member of a union into one fault."""
     joined: dict[tuple[Path, str], Fault] = {}
     for fault in faults:
         got = fault.message.rpartition(", got ")[2]

@@ -1,4 +1,4 @@
-"""The URL of a storage: filled in from the environment, and shown to nobody with its password."""
+"""Storage URLs: filled in from the environment, and never shown with a password."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPTION = re.compile(r"(?P<before>[?&][a-z_]*(?:passw|pwd|secret|token)[a-z_]*=)
 
 
 class StorageError(SecateursError):
-    """The storage of a run's studies cannot be reached or used."""
+    """Storage of a run's studies that cannot be reached or used."""
 
 
 def hide_passwords(text: str) -> str:
@@ -45,7 +45,7 @@ class StorageUrl:
     text: str = field(repr=False)
 
     def __str__(self) -> str:
-        """The URL as it may be shown and saved: filled in, but for the password, which is hidden or left a ``${NAME}``."""
+        """Return the URL for messages and files: variables filled in, the password hidden or left a ``${NAME}``."""
         marks: dict[str, str] = {}
 
         def keep(match: re.Match[str]) -> str:
@@ -87,7 +87,7 @@ class StorageUrl:
 
     @property
     def identity(self) -> str:
-        """The URL without any password: what must stay the same for a run to go on."""
+        """URL without any password; must stay the same for a run to go on."""
         shown = str(self)
         for pattern in (_PASSWORD, _OPTION):
             shown = pattern.sub(lambda match: match["before"] + HIDDEN, shown)

@@ -1,4 +1,4 @@
-"""The ``task`` part of a configuration: a network on named data, or a class of the user's own."""
+"""Read the ``task`` part of a configuration: a network on named data, or a class of the user's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def read_task(document: Document) -> tuple[TaskSettings | OwnTaskSettings | None, list[Fault]]:
-    """Return the validated task, and what is wrong with it (then the first is None)."""
+    """Return the validated task, and its faults; with a fault the first is None."""
     value, path = document.data["task"], ("task",)
     if not isinstance(value, Mapping):
         message = f"expected {{model: ..., data: ...}} or {{class: package.module.Class, arguments: ...}}, got {value!r}"

@@ -1,4 +1,4 @@
-"""The executor: where trials are evaluated."""
+"""Interface of executors, which evaluate trials and report events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A numbered proposal on its way to a worker."""
+    """Numbered proposal on its way to a worker."""
 
     number: int
     proposal: Proposal
@@ -24,26 +24,26 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished trial."""
+    """Finished trial."""
 
     trial: Trial
 
 
 @dataclass(frozen=True)
 class Saved:
-    """The training of a job is kept up to here: whoever evaluates it again goes on from there."""
+    """Saved training of a job: a second evaluation goes on from there."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A worker was lost while it evaluated a job, which is evaluated again elsewhere.
+    """Loss of a worker during a job, which is evaluated again by another.
 
     Attributes:
         number: The job's number.
-        attempt: How often that has happened to this job now.
-        reason: What became of the worker.
+        attempt: Number of workers lost with this job so far.
+        reason: Cause of the loss in a few words.
     """
 
     number: int
@@ -53,41 +53,41 @@ class Lost:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something for the log."""
+    """Line for the log."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Idle:
-    """Nothing has happened for a moment: time to look at the clock."""
+    """Second without any other event, at which the caller can look at the clock."""
 
 
 Event = Result | Saved | Lost | Notice | Idle
 
 
 class Evaluate(Protocol):
-    """Evaluates jobs. What goes wrong in a job makes it a failed trial, never an exception."""
+    """Function that evaluates jobs. An error in a job gives a failed trial, never an exception."""
 
     def __call__(self, job: Job, checkpoint: TrainingCheckpoint | None = None, start: EndState | None = None) -> Trial:
         """Return the measured trial.
 
         Args:
-            job: What to measure.
-            checkpoint: Where a training is kept, and gone on from.
-            start: What a training starts from whose proposal names another trial for that, unless it has begun already.
+            job: The proposal to measure, with its number.
+            checkpoint: Saved state of the job's training, read first and written after each epoch.
+            start: End state of the trial in `proposal.warm_start`. Ignored if `checkpoint` exists.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What an executor is made for.
+    """Evaluation that an executor carries out, and its resources.
 
     Attributes:
         evaluate: Evaluates jobs in this process.
-        pack: Returns, for a device, something that can be sent to another process, and called there gives its ``evaluate``.
-        checkpoints: Where the trainings of trials are kept; None for trials without.
+        pack: Returns, for a device, a picklable factory of ``evaluate`` for another process.
+        checkpoints: Saved trainings of trials; None for trials that do not train.
         threads: Torch threads of a trial.
         device: The configuration's device.
     """
@@ -100,15 +100,15 @@ class Workload:
 
 
 class Executor(ABC):
-    """Evaluates jobs somewhere and reports what happens as events.
+    """Evaluator of jobs that reports events.
 
-    Made as ``Executor(workload, settings)`` with the frozen dataclass ``Settings`` of its class; starts nothing before it is
-    asked for something.
+    Made as ``Executor(workload, settings)`` with the frozen dataclass ``Settings`` of its class; starts nothing before the
+    first call of a method or property.
     """
 
     @classmethod
     def check(cls, settings: Any, threads: int) -> None:
-        """Find what is wrong before anything is computed.
+        """Check the settings before anything is computed.
 
         Raises:
             SecateursError: Nothing can be evaluated with these settings.
@@ -117,17 +117,17 @@ class Executor(ABC):
     @property
     @abstractmethod
     def free(self) -> int:
-        """How many more jobs can be started at once."""
+        """Number of further jobs that can be started at once."""
 
     @property
     @abstractmethod
     def workers(self) -> int:
-        """How many jobs can be evaluated at the same time, now."""
+        """Number of jobs that can be evaluated at the same time, now."""
 
     @property
     @abstractmethod
     def busy(self) -> int:
-        """How many workers evaluate something."""
+        """Number of workers that are evaluating a job."""
 
     @abstractmethod
     def submit(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Execution on a Ray cluster: trials side by side in workers that load model and data once."""
+"""Evaluate trials on a Ray cluster, side by side in workers that load model and data once."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ MOST_LOSSES = 10
 
 
 class RayExecutor(Executor):
-    """Evaluates jobs in workers on a Ray cluster, and those of lost workers again elsewhere.
+    """Executor with workers on a Ray cluster; the jobs of a lost worker are evaluated again by another.
 
-    Short jobs are handed out several at a time (about a quarter of a second's worth), so that the driver is not what
-    takes the time. What a worker was doing when it was lost counts against its first unfinished job; after ``retries``
-    times that job is a failed trial, and the search goes on.
+    Short jobs are handed out several at a time (about a quarter of a second's worth), so that the driver does not limit the
+    rate. The loss of a worker counts against its first unfinished job; after ``retries`` losses that job is a failed trial,
+    and the search goes on.
 
     Args:
-        workload: How a trial is evaluated, there.
-        settings: Which cluster, and how much of it.
+        workload: The evaluation to carry out.
+        settings: The cluster, and the share of it to use.
     """
 
     Settings = RaySettings
@@ -49,30 +49,36 @@ class RayExecutor(Executor):
 
     @classmethod
     def check(cls, settings: Any, threads: int) -> None:
+        """Raise unless Ray is installed and a cluster with an address can be reached."""
         require_ray()
         if settings.address is not None:
             connect(settings, Share.of(settings, threads))
 
     @property
     def free(self) -> int:
+        """Number of workers without a job; at least 1 while nothing is under way, so that the first job starts a cluster."""
         self._pool.start()
         under_way = len(self._queue) + len(self._pool.jobs)
         return max(len(self._pool.workers) - under_way, 0 if under_way else 1)
 
     @property
     def workers(self) -> int:
+        """Number of workers that have loaded model and data."""
         return len(self._pool.ready)
 
     @property
     def busy(self) -> int:
+        """Number of workers with a job."""
         return sum(1 for worker in self._pool.workers if worker.jobs)
 
     def submit(self, job: Job) -> None:
+        """Queue a job, and hand it out at once where a worker is idle."""
         self._pool.start()
         self._queue.append(job)
         self._hand_out()
 
     def events(self) -> Iterator[Event]:
+        """Yield results, saved trainings, losses and notices until no job is queued or under way."""
         while self._queue or self.busy:
             for text in self._pool.tend():
                 yield Notice(text)
@@ -91,11 +97,13 @@ class RayExecutor(Executor):
             yield from found or (Idle(),)
 
     def cancel(self) -> None:
+        """Drop the queued jobs, and end the workers that have one."""
         self._queue.clear()
         for worker in [worker for worker in self._pool.workers if worker.jobs]:
             self._pool.retire(worker)
 
     def close(self) -> None:
+        """Drop the queued jobs, and end all workers."""
         self._queue.clear()
         self._pool.close()
 
@@ -117,20 +125,20 @@ class RayExecutor(Executor):
         return jobs
 
     def _expected(self, job: Job) -> float:
-        """Return how long a job may take: a chunk's worth where that is unknown, or where it is better alone."""
+        """Return the expected seconds of a job; a whole chunk's where unknown, or after a loss, so that it goes alone."""
         if self._losses[job.number]:
             return CHUNK_SECONDS
         return self._seconds.get(job.proposal.fidelity, CHUNK_SECONDS)
 
     def _trained(self, jobs: list[Job]) -> dict[int, bytes]:
-        """Return what there is of the jobs' trainings."""
+        """Return the saved trainings of the jobs, packed, by job number."""
         if self._workload.checkpoints is None:
             return {}
         paths = {job.number: self._workload.checkpoints.of(job.proposal).path for job in jobs}
         return {number: path.read_bytes() for number, path in paths.items() if path.exists()}
 
     def _starts(self, jobs: list[Job]) -> dict[int, EndState]:
-        """Return what the jobs' trainings start from, of those that are to go on from another trial's end."""
+        """Return the end states that the jobs' trainings start from, by job number; only jobs with a warm start have one."""
         if self._workload.checkpoints is None:
             return {}
         found = {job.number: self._workload.checkpoints.start(job.proposal) for job in jobs}
@@ -169,7 +177,7 @@ class RayExecutor(Executor):
 
 
 def _device(setting: str, share: Share) -> str:
-    """Return where workers with this share run networks."""
+    """Return the device on which workers with this share run networks."""
     if setting == "auto":
         return "cuda" if share.gpus else "cpu"
     if setting.startswith("cuda") and not share.gpus:

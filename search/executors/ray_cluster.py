@@ -1,4 +1,4 @@
-"""The Ray cluster: attaching to one, or starting one that only this machine sees; and what it has room for."""
+"""Attach to a Ray cluster or start one that only this machine sees, and count the workers it has room for."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ANSWER_SECONDS = 5.0
 
 
 class ClusterError(SecateursError):
-    """There is no cluster to evaluate trials on, or none of its workers can."""
+    """Ray cluster that is missing, or on which no worker can evaluate trials."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What Ray sets aside for one worker."""
+    """CPUs and GPUs that Ray sets aside for one worker."""
 
     cpus: float
     gpus: float
@@ -39,7 +39,7 @@ class Share:
 
 
 def require_ray() -> None:
-    """Make sure that Ray is installed.
+    """Raise unless Ray is installed.
 
     Raises:
         ClusterError: It isn't.
@@ -92,7 +92,7 @@ def connect(settings: RaySettings, share: Share) -> None:
 
 
 def _listening(address: str) -> str:
-    """Return ``address`` as host:port, once somebody has been found to listen there; Ray itself would wait for minutes.
+    """Return ``address`` as host:port after a connection to it; Ray itself would wait for minutes.
 
     Raises:
         OSError: Nobody listens there, or ``auto`` finds no cluster.
@@ -126,12 +126,12 @@ def _start(**options: Any) -> None:
 
 
 def room(share: Share) -> int:
-    """Return how many workers the cluster's living nodes have room for, were nothing else on them."""
+    """Return the number of workers that fit on the cluster's living nodes, were nothing else on them."""
     return sum(_fits(resources, share) for resources in _nodes())
 
 
 def describe() -> str:
-    """Return what the cluster is, in a few words."""
+    """Return the number of nodes, CPUs and GPUs of the cluster in words."""
     nodes = _nodes()
     cpus = sum(resources.get("CPU", 0.0) for resources in nodes)
     gpus = sum(resources.get("GPU", 0.0) for resources in nodes)

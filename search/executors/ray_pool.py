@@ -1,4 +1,4 @@
-"""The pool: workers on a Ray cluster, replaced when they are lost and joined by more when nodes join."""
+"""Keep a pool of workers on a Ray cluster: lost ones are replaced, and more are started when nodes join."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ MOST_GATHER_SECONDS = 0.02
 
 @dataclass(eq=False)
 class Worker:
-    """A worker, as the driver sees it.
+    """Worker, as the driver sees it.
 
     Attributes:
-        actor: Its handle.
-        pending: What it answers with next: of its preparation, or of the jobs it has; None for an idle one.
-        ready: Whether it is prepared.
-        jobs: What it was given.
-        begun: Whether it is known to have begun with them.
+        actor: Ray's handle of the worker.
+        pending: Reference of its next answer, on its preparation or on its jobs; None for an idle one.
+        ready: Whether it has loaded model and data.
+        jobs: The jobs it was given.
+        begun: Whether it has reported that it began with them.
     """
 
     actor: Any
@@ -50,7 +50,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Gone:
-    """A worker is no more."""
+    """End of a worker, with its cause in a few words."""
 
     reason: str
 
@@ -59,11 +59,11 @@ Answer = list[Trial] | TrainedSoFar | Gone
 
 
 class Pool:
-    """As many workers as the settings ask for and the cluster has room for, at any time.
+    """Workers on a cluster: as many as the settings ask for and the cluster has room for, at any time.
 
     Args:
-        pack: Returns what is sent to the workers, and called there gives their ``evaluate``.
-        share: What Ray sets aside for each.
+        pack: Returns the factory that is sent to the workers and makes their ``evaluate`` there.
+        share: CPUs and GPUs of each worker.
         settings: The executor's settings.
     """
 
@@ -103,21 +103,21 @@ class Pool:
 
     @property
     def ready(self) -> list[Worker]:
-        """The workers that can evaluate jobs, or do."""
+        """Workers that have loaded model and data."""
         return [worker for worker in self.workers if worker.ready]
 
     @property
     def idle(self) -> list[Worker]:
-        """The workers that wait for jobs."""
+        """Workers that wait for jobs."""
         return [worker for worker in self.workers if worker.ready and worker.pending is None]
 
     @property
     def jobs(self) -> list[Job]:
-        """The jobs that workers have."""
+        """Jobs that were given to workers and are not finished."""
         return [job for worker in self.workers for job in worker.jobs]
 
     def tend(self) -> Iterator[str]:
-        """Look after the pool from time to time, and yield what there is to tell about it.
+        """Start missing workers every two seconds, and yield lines for the log on the number that is ready.
 
         Raises:
             ClusterError: There has been no worker for a long time.
@@ -140,13 +140,13 @@ class Pool:
             yield f"{ready} of {wanted} workers ready; the cluster is {describe()}"
 
     def give(self, worker: Worker, jobs: Sequence[Job], trained: Mapping[int, bytes], starts: Mapping[int, EndState]) -> None:
-        """Hand ``jobs`` to an idle worker, with what there is of their trainings and what these start from."""
+        """Hand ``jobs`` to an idle worker, with their saved trainings and the end states these start from, by job number."""
         worker.jobs, worker.begun = tuple(jobs), False
         evaluate = worker.actor.evaluate.options(num_returns="streaming")
         worker.pending = evaluate.remote(worker.jobs, dict(trained), dict(starts))
 
     def answers(self, timeout: float) -> list[tuple[Worker, Answer]]:
-        """Return what has arrived, after at most ``timeout`` seconds in which nothing has.
+        """Return the answers that have arrived; wait for the first for at most ``timeout`` seconds.
 
         Raises:
             ClusterError: No worker can be prepared.
@@ -165,7 +165,7 @@ class Pool:
         return [(worker, answer) for worker, answer in found if answer is not None]
 
     def retire(self, worker: Worker) -> None:
-        """Let go of a worker, lost or not."""
+        """End a worker, lost or not, and drop it from the pool."""
         import ray
 
         self.workers.remove(worker)
@@ -174,12 +174,12 @@ class Pool:
             ray.kill(worker.actor)
 
     def close(self) -> None:
-        """Let go of all workers."""
+        """End all workers."""
         for worker in list(self.workers):
             self.retire(worker)
 
     def _look(self) -> None:
-        """Make the workers that are missing and that the cluster has room for."""
+        """Start the workers that are missing and that the cluster has room for."""
         self._look_at = time.monotonic() + LOOK_EVERY_SECONDS
         places = room(self._share)
         for _ in range(min(self._settings.workers or places, places) - len(self.workers)):
@@ -193,7 +193,7 @@ class Pool:
         return Worker(actor, actor.prepare.remote(self._factory))
 
     def _answer(self, worker: Worker) -> Answer | None:
-        """Return what a worker that has answered says, None where only the pool needs to know."""
+        """Return the answer of a worker; None for one that concerns the pool alone, such as the end of its preparation."""
         import ray
 
         try:
@@ -223,7 +223,7 @@ class Pool:
         return trials
 
     def _unprepared(self, worker: Worker, reason: str) -> None:
-        """Let go of a worker that can't be prepared; not every node of a cluster need be a good one."""
+        """End a worker that can't be prepared; raise after three in a row without one that is ready."""
         self.retire(worker)
         self._failures.append(reason)
         if len(self._failures) >= GIVE_UP_AFTER:
@@ -233,14 +233,14 @@ class Pool:
 
 
 def _told(cause: BaseException | None) -> str:
-    """Return what a worker's error says: a user's mistake whole, of others the last line."""
+    """Return the text of a worker's error: a user's mistake whole, the last line of any other."""
     if isinstance(cause, SecateursError):
         return str(cause)
     return str(cause).strip().rpartition("\n")[2] or type(cause).__name__
 
 
 def why(error: Exception) -> str:
-    """Return what became of a worker, in a few words."""
+    """Return the cause of a worker's loss in a few words."""
     import ray
 
     text = str(error)

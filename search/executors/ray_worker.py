@@ -1,4 +1,4 @@
-"""The worker: a process on the cluster that loads model and data once, and evaluates one job after the other."""
+"""Worker process on the cluster: loads model and data once, and evaluates one job after the other."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Begun:
-    """A worker has begun with its jobs: if it is lost now, they may be why."""
+    """Report of a worker that it has begun with its jobs: a loss from now on may be their fault."""
 
 
 @dataclass(frozen=True)
 class TrainedSoFar:
-    """A job's training up to the end of an epoch, as :func:`evaluators.training.checkpoint.pack_checkpoint` makes it."""
+    """Training of a job up to the end of an epoch, packed by :func:`evaluators.training.checkpoint.pack_checkpoint`."""
 
     number: int
     content: bytes
 
 
 class RayWorker:
-    """Evaluates jobs. Imports nothing heavy itself: what it evaluates comes from a factory that is sent to it.
+    """Evaluator of jobs. Imports nothing heavy itself: its ``evaluate`` comes from a factory that is sent to it.
 
     Args:
         folder: The driver's working folder, in which relative paths are looked for, where this machine has it.
@@ -51,7 +51,7 @@ class RayWorker:
         self._evaluate: Evaluate | None = None
 
     def prepare(self, factory: Callable[[], Evaluate]) -> tuple[str, int]:
-        """Load what jobs need, and return the host and the process that this worker is."""
+        """Load model and data, and return this worker's host name and process number."""
         self._evaluate = self._thread.submit(factory).result()
         return socket.gethostname(), os.getpid()
 
@@ -61,9 +61,9 @@ class RayWorker:
         """Evaluate ``jobs`` in order; yield trainings as they go on, and at the end all trials.
 
         Args:
-            jobs: What to evaluate.
-            trained: What is there already of the jobs' trainings, by number.
-            starts: What trainings start from that are to go on from another trial's end, by number.
+            jobs: The jobs.
+            trained: Saved trainings of the jobs, packed, by job number.
+            starts: End states that trainings with a warm start begin from, by job number.
         """
         if self._evaluate is None:
             raise RuntimeError("evaluate was called before prepare")
@@ -87,12 +87,12 @@ def _all(
 
 
 class SentCheckpoint:
-    """A checkpoint that is sent away whenever it is saved.
+    """Checkpoint that is sent to the driver whenever it is saved.
 
     Args:
         number: The job's number.
-        content: What there is, packed, or None.
-        send: Where to send it.
+        content: The state saved so far, packed, or None.
+        send: Sends a state to the driver.
     """
 
     def __init__(self, number: int, content: bytes | None, send: Callable[[TrainedSoFar], None]) -> None:
@@ -107,7 +107,7 @@ class SentCheckpoint:
         return unpack_checkpoint(self._content) if self._content is not None else None
 
     def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
-        """Send the state away."""
+        """Send the state to the driver."""
         from evaluators.training.checkpoint import pack_checkpoint
 
         self._content = pack_checkpoint(tensors, data)

@@ -1,4 +1,4 @@
-"""Timing on another machine: a worker on a Ray cluster, on the node that has a custom resource."""
+"""Measure latency on another machine: by a worker on the Ray node that has a custom resource."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USUAL = ("CPU", "GPU", "memory", "object_store_memory")
 
 
 def evaluators_of(blocks: Sequence[Block], execution: Execution) -> list[Evaluator]:
-    """Return the evaluators that ``blocks`` describe; one of latency with a resource measures on the node that has it.
+    """Return the evaluators of ``blocks``; one of latency with a resource measures on the node that has it.
 
     Raises:
         ClusterError: There is no Ray, no cluster, or no node with the resource.
@@ -44,7 +44,7 @@ def _placed(evaluator: Evaluator, execution: Execution) -> Evaluator:
 
 
 class RemoteTimer:
-    """Times programs and layers in a worker of its own, which keeps the resource to itself while it lives.
+    """Timer of programs and layers in a worker of its own, which holds the resource while it lives.
 
     Only bytes and shapes are sent: the other machine needs this package, and neither the model's code nor its data.
 
@@ -84,7 +84,7 @@ class RemoteTimer:
         return RemoteTimer(worker_class.options(**options).remote([str(Path(path).absolute()) for path in sys.path]), resource)
 
     def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
-        """Return how long the programs take there, timed in turn."""
+        """Return the measured times of the programs there, timed in turn."""
         found: list[Timing] = self._answer(self._worker.time.remote(list(programs), conditions))
         return found
 
@@ -113,7 +113,7 @@ class RemoteTimer:
 
 
 class TimingWorker:
-    """Times in the process that Ray starts for it.
+    """Timer in a process that Ray starts for it.
 
     Args:
         paths: The driver's import paths.
@@ -123,7 +123,7 @@ class TimingWorker:
         sys.path.extend(path for path in paths if path not in sys.path)
 
     def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
-        """Return how long the programs take."""
+        """Return the measured times of the programs, timed in turn."""
         return LocalTimer().time(programs, conditions)
 
     def time_layers(self, requests: Sequence[LayerRequest], conditions: Conditions) -> list[float]:

@@ -1,4 +1,4 @@
-"""Serial execution: trials one after the other, in this process."""
+"""Evaluate trials one after the other, in this process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from search.executors.base import Event, Executor, Job, Result, Workload
 
 @dataclass(frozen=True)
 class SerialSettings:
-    """The serial executor has no settings of its own."""
+    """Settings of the serial executor: none."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
 
 class SerialExecutor(Executor):
-    """Evaluates jobs in the order they were submitted, each when its event is asked for.
+    """Executor that evaluates jobs in the order of submission, each when its event is asked for.
 
     Args:
-        workload: How a trial is evaluated.
+        workload: The evaluation to carry out.
         settings: None of its own.
     """
 
@@ -33,20 +33,25 @@ class SerialExecutor(Executor):
 
     @property
     def free(self) -> int:
+        """1 while no job is queued, else 0."""
         return 0 if self._jobs else 1
 
     @property
     def workers(self) -> int:
+        """1: this process."""
         return 1
 
     @property
     def busy(self) -> int:
+        """1 while a job is queued, else 0."""
         return 1 if self._jobs else 0
 
     def submit(self, job: Job) -> None:
+        """Queue a job."""
         self._jobs.append(job)
 
     def events(self) -> Iterator[Event]:
+        """Evaluate the queued jobs in order, and yield a result for each."""
         checkpoints = self._workload.checkpoints
         while self._jobs:
             job = self._jobs[0]
@@ -58,4 +63,5 @@ class SerialExecutor(Executor):
             yield result
 
     def cancel(self) -> None:
+        """Drop the queued jobs."""
         self._jobs.clear()

@@ -1,4 +1,4 @@
-"""A trial evaluator made ready for another process, where it evaluates as it would here."""
+"""Pack a trial evaluator for another process, in which it gives the same results."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from spaces.errors import SecateursError
 
 
 class ShipmentError(SecateursError):
-    """A worker has other data or another model than the driver."""
+    """Difference between a worker's data or model and the driver's."""
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """A trial evaluator without what the other process makes itself (the task, the network's structure).
+    """Trial evaluator without the parts that the other process makes itself (the task, the network's structure).
 
-    The space travels as it is, with all that was measured for it: measured again on another kind of machine, the last bits
-    might differ.
+    The space is sent as it is, with all its measurements: measured again on another kind of machine, the last bits might
+    differ.
 
     Attributes:
         evaluator: The trial evaluator, pickled for the wire; task, device, network and what is on an accelerator are left out.
@@ -121,7 +121,7 @@ def _writer(buffer: io.BytesIO, kept: dict[str, Any], parts: dict[str, Any], pla
     names = {id(value): name for name, value in {**parts, **kept}.items()}
 
     class Writer(Pickler):
-        """Leaves out what the other process has."""
+        """Pickler that leaves out the parts that the other process has."""
 
         def persistent_id(self, value: object) -> str | None:
             if id(value) in names:
@@ -138,7 +138,7 @@ def _writer(buffer: io.BytesIO, kept: dict[str, Any], parts: dict[str, Any], pla
 
 
 class _Reader(pickle.Unpickler):
-    """Puts in what :func:`_writer` has left out."""
+    """Unpickler that puts in the parts that :func:`_writer` leaves out."""
 
     def __init__(self, buffer: io.BytesIO, *there: dict[str, Any]) -> None:
         super().__init__(buffer)

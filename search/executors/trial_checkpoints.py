@@ -1,4 +1,4 @@
-"""Where the trainings of trials are kept: while they go on, and afterwards as long as somebody may start from them."""
+"""Keep the trainings of trials: while they go on, and afterwards as long as another trial may start from them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _KEPT = "trial-"
 
 
 class MissingStateError(SecateursError):
-    """A trial is to start from another one's end state, which is not there."""
+    """End state that a trial is to start from, and that is missing."""
 
 
 @dataclass(frozen=True)
 class EndState:
-    """How the training of a trial ended, for one that starts from it.
+    """Final state of a trial's training, for a trial that starts from it.
 
     Attributes:
-        fingerprint: Of its candidate.
-        content: The last checkpoint, as :func:`evaluators.training.checkpoint.pack_checkpoint` makes it.
+        fingerprint: Fingerprint of the trial's candidate.
+        content: The last checkpoint, packed as :func:`evaluators.training.checkpoint.pack_checkpoint` makes it.
     """
 
     fingerprint: str
@@ -36,7 +36,7 @@ class EndState:
 
 @dataclass(frozen=True)
 class TrialCheckpoints:
-    """One file for every trial that is under way, named after what is proposed, wherever it is evaluated.
+    """One file for every trial that is under way, named after its proposal, wherever it is evaluated.
 
     The file of a recorded trial is its *end state*, and has the trial's number in its name. Workers send what they save, so
     that all of it lies with the driver.
@@ -99,11 +99,11 @@ class TrialCheckpoints:
 
 
 class Continued:
-    """The checkpoint of a training that goes on with what another trial of the same candidate has trained.
+    """Checkpoint of a training that goes on from the end of another trial of the same candidate.
 
     Args:
-        checkpoint: Its own; None to keep nothing.
-        start: What it goes on with where its own has nothing.
+        checkpoint: The training's own checkpoint; None to keep nothing.
+        start: End state of the other trial, used while the own checkpoint is empty.
     """
 
     def __init__(self, checkpoint: Checkpoint | None, start: EndState) -> None:
@@ -121,6 +121,6 @@ class Continued:
             self._checkpoint.save(tensors, data)
 
     def settle(self) -> None:
-        """Keep what the training started from as its end, where it had no epoch to add: two rungs may come to the same one."""
+        """Save the start as the end where the training had no epoch to add: two rungs may round up to the same epoch."""
         if self._checkpoint is not None and self._checkpoint.load() is None:
             self._checkpoint.save(*unpack_checkpoint(self._start.content))

@@ -1,0 +1,1 @@
+"""Output: atomic files, progress and log, numbers in words."""

@@ -1,4 +1,4 @@
-"""Writing files and folders so that whoever reads them, at any moment, finds the old or the new content, complete."""
+"""Write files and folders atomically: a reader finds the old or the new content, complete, at any moment."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Put the complete folder ``new`` in the place of ``folder``; on Linux there is no moment without one.
+    """Replace ``folder`` by the complete folder ``new``; on Linux there is no moment without one.
 
     Where the file system can't exchange two folders, the old one is set aside as ``.<name>.old`` for the moment between
     two renames; :func:`recover_folder` undoes that after a kill.

@@ -1,4 +1,4 @@
-"""A run folder that can't be written: what is wrong, and that the same command goes on once it is right again."""
+"""Turn errors of a full or read-only disk into messages that name the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _CLOSED = {
 
 
 class DiskError(SecateursError):
-    """The run folder can't be written to."""
+    """Run folder that can't be written to."""
 
 
 def is_disk_error(error: BaseException) -> bool:
-    """Whether it says that a disk is full or can't be written."""
+    """Return True for the system's error of a disk that is full or can't be written."""
     return isinstance(error, OSError) and (error.errno in _FULL or error.errno in _CLOSED)
 
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn the system's word that ``folder`` can't be written into a message for a person.
+    """Raise a DiskError in place of the system's error that ``folder`` can't be written.
 
     Raises:
         DiskError: The disk is full, or the folder can't be written.
@@ -54,7 +54,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def _inside(folder: Path, file: str | bytes | None) -> bool:
-    """Whether ``file`` lies in ``folder``, or is a folder that has to be made for it."""
+    """Return True where ``file`` lies in ``folder`` or is one of the parents of ``folder``."""
     if not isinstance(file, str):
         return file is None
     path, folder = Path(file).absolute(), folder.absolute()

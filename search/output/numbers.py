@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Format numbers for reading: magnitudes, bytes, percentages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def points(share: float | None) -> str:
 
 
 def times(before: float | None, after: float | None) -> str:
-    """Return how many times smaller ``after`` is: ``2.50x``."""
+    """Return the ratio of ``before`` to ``after``: ``2.50x``."""
     return "-" if not before or not after else f"{before / after:.2f}x"
 
 
@@ -41,5 +41,5 @@ def metric_value(name: str, value: float) -> str:
 
 
 def standard_error(score: float, samples: int) -> float:
-    """Return that of a mean of ``samples`` values from 0 to 1, at the most; shares of hits have just this one."""
+    """Return the largest standard error of a mean of ``samples`` values in [0, 1]; for a share of hits it is exact."""
     return math.sqrt(max(score * (1.0 - score), 0.0) / samples)

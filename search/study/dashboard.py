@@ -1,4 +1,4 @@
-"""The Optuna dashboard on the studies of a run: during it and after it, only to look at."""
+"""Serve the Optuna dashboard on the studies of a run, read-only, during the run and after it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOOKING = ("GET", "HEAD", "OPTIONS")
 
 
 def find_storage(folder: Path) -> Path | StorageUrl:
-    """Return where the studies of a run are: its journal, or the database that its configuration names.
+    """Return the storage of a run's studies: the path of its journal, or the URL in its configuration.
 
     Raises:
         SecateursError: There is neither.
@@ -41,7 +41,7 @@ def find_storage(folder: Path) -> Path | StorageUrl:
 
 
 def open_to_look(where: Path | StorageUrl) -> BaseStorage:
-    """Open a run's storage beside the run, which goes on writing it.
+    """Open a run's storage for reading while the run goes on writing it.
 
     Raises:
         StorageError: The database can't be opened.
@@ -57,7 +57,7 @@ def open_to_look(where: Path | StorageUrl) -> BaseStorage:
 
 
 def application(where: Path | StorageUrl) -> Application:
-    """Return the dashboard as a WSGI application that changes nothing, with a note beside each trial.
+    """Return the dashboard as a read-only WSGI application, with a note beside each trial.
 
     Raises:
         StorageError: The database can't be opened.
@@ -81,7 +81,7 @@ def application(where: Path | StorageUrl) -> Application:
 
 
 def _refuse(start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer what would change a study."""
+    """Answer 403 to a request that would change a study."""
     body = json.dumps({"reason": "the dashboard of a run only shows; its studies are the run's record"}).encode()
     start_response("403 Forbidden", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
@@ -132,13 +132,13 @@ def serve(folder: Path, host: str, port: int, announce: Callable[[str], None], s
     from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
     class Quiet(WSGIRequestHandler):
-        """Writes no line for each request."""
+        """Request handler that writes no line for each request."""
 
         def log_message(self, format: str, *args: Any) -> None:
-            pass
+            """Write nothing."""
 
     class Server(ThreadingMixIn, WSGIServer):
-        """Answers while it computes something long, such as the importance of parameters."""
+        """Server with a thread per request: computing the importance of parameters blocks no other request."""
 
         daemon_threads = True
 

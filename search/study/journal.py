@@ -1,4 +1,4 @@
-"""The journal file of a study: written fast enough for small networks, and read again after any kill."""
+"""Journal file of a study: appended without a sync at each record, and repaired after a kill."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class JournalFile(JournalFileBackend):
 
 
 def cut_torn_records(path: Path) -> str:
-    """Cut the journal before its first record that can't be read, and return in words what was cut; empty if nothing.
+    """Cut the journal before its first unreadable record, and return a message about the cut; empty without one.
 
     A kill leaves at most one record written in part, at the end. Where more follows the first unreadable one (a power
     cut may lose a block in the middle), what is cut is kept beside the journal.

@@ -1,4 +1,4 @@
-"""What a set of trials amounts to: the front, its hypervolume, and the one to deliver."""
+"""Rank trials: the Pareto front, its hypervolume, and the trial to deliver."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search.study.trial import Trial
 
 
 def complete_trials(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
-    """Return the trials that count: complete, at full fidelity, with finite objectives; in number order."""
+    """Return the trials that are complete, at full fidelity and with finite objectives, in number order."""
     return sorted(
         (
             trial
@@ -22,7 +22,7 @@ def complete_trials(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
 
 
 def is_finite(metrics: Mapping[str, float], problem: Problem) -> bool:
-    """Whether every objective was measured and is a finite number."""
+    """Return True where every objective was measured and is a finite number."""
     return all(math.isfinite(metrics.get(objective.metric, math.nan)) for objective in problem.objectives)
 
 
@@ -42,7 +42,7 @@ def violation(trial: Trial, problem: Problem) -> float:
 
 
 def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether ``first`` is nowhere worse than ``second`` and somewhere better; larger is better."""
+    """Return True where ``first`` is nowhere worse than ``second`` and somewhere better; larger is better."""
     return all(a >= b for a, b in zip(first, second, strict=True)) and tuple(first) != tuple(second)
 
 

@@ -1,4 +1,4 @@
-"""Waiting for a database that went away: again and again, with growing pauses, for some minutes."""
+"""Retry operations on a database that does not answer, with growing pauses, for five minutes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Answer = TypeVar("Answer")
 
 
 def patiently(operation: Callable[[], Answer], name: str, say: Callable[[str], None]) -> Answer:
-    """Return what ``operation`` returns; while the database does not answer, try again for five minutes.
+    """Return the result of ``operation``; while the database does not answer, try again for five minutes.
 
     Args:
         operation: Reads or writes; may have been done in part when it fails, and must bear being done again.
@@ -68,7 +68,7 @@ def patiently(operation: Callable[[], Answer], name: str, say: Callable[[str], N
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of what the database said, without passwords and statements."""
+    """Return the first line of the database's own message, without passwords and statements."""
     from sqlalchemy.exc import DBAPIError
 
     cause = error
@@ -80,7 +80,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _passes(error: BaseException) -> bool:
-    """Whether it may pass by itself: a lost connection, a server that restarts, a lock held by somebody else."""
+    """Return True for an error that may pass: a lost connection, a server that restarts, a lock held by another client."""
     from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
     cause: BaseException | None = error

@@ -1,4 +1,4 @@
-"""The problem an algorithm solves: a space, what is sought, and within which limits."""
+"""Problem of an algorithm: a space, objectives and limits on costs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Target:
     limit: float
 
     def violation(self, metrics: Mapping[str, float]) -> float:
-        """Return by which share the limit is exceeded, 0 where it is kept."""
+        """Return the share by which the limit is exceeded, 0 where it is kept."""
         return max(0.0, metrics[self.metric] / self.limit - 1.0)
 
 
@@ -44,15 +44,15 @@ def within_reach(target: Target, space: SearchSpace) -> Target:
 
 @dataclass(frozen=True)
 class Problem:
-    """What an algorithm is made from, beside its settings and its seed.
+    """Space, objectives and limits that an algorithm is made from, beside its settings and its seed.
 
     Attributes:
         space: The open decisions; its ``costs`` are analytic.
-        objectives: What is sought; one, or several for a Pareto front.
-        targets: Limits that a candidate must keep.
+        objectives: One metric to optimize, or several for a Pareto front.
+        targets: Upper limits on a candidate's costs.
         tables: Importance, sensitivity and costs, computed once by the search stage (``importance``: by decision name,
             one value per coupled channel).
-        trains: Whether candidates are trained, so that a trial can go on from another one's end.
+        trains: Whether candidates are trained; then a trial can go on from the end of another.
         starts: Candidates to try first, such as the constants of a paper.
     """
 

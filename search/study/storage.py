@@ -1,4 +1,4 @@
-"""Where the studies of a run are recorded: a journal in the run folder, or a database."""
+"""Open the storage of a run's studies: a journal in the run folder, or a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study: every evaluated proposal as one Optuna trial, in number order."""
+"""Record every evaluated proposal as one Optuna trial, in number order."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 class StudyError(SecateursError):
-    """The recorded study does not fit what is run on it."""
+    """Recorded study that does not fit the search that is run on it."""
 
 
 class Study:
-    """The record of one search. Trials are added finished, so that each is there wholly or not at all.
+    """Record of one search. Trials are added finished, so that each is recorded wholly or not at all.
 
     Args:
         storage: The run's storage.
         name: The study's name, such as ``NAME/2-search``.
-        problem: What is sought; its space says how candidates are described.
-        reference: What the network costs that all is compared with, by metric; for the notes of trials.
+        problem: Objectives, targets and the space that describes candidates.
+        reference: Costs of the reference network by metric, for the notes of trials.
 
     Raises:
         StudyError: A study of this name has other objectives.
@@ -99,7 +99,7 @@ class Study:
 
 
 def distributions(space: SearchSpace, params: dict[str, Value]) -> dict[str, BaseDistribution]:
-    """Return Optuna's description of the range of every value that a person reads."""
+    """Return Optuna's distribution of every described value, by its name."""
     domains = space.domains
     return {name: _distribution(value, domains.get(name)) for name, value in params.items()}
 
@@ -132,7 +132,7 @@ def _thaw(frozen: FrozenTrial) -> Trial:
 
 
 def check_replay(recorded: Trial, proposal: Proposal) -> None:
-    """Make sure that the algorithm, told the recorded trials, proposes again what was recorded.
+    """Raise unless the algorithm, told the recorded trials, proposes the recorded candidate again.
 
     Raises:
         StudyError: It doesn't: another version of the program or of a library, or other hardware.

@@ -1,4 +1,4 @@
-"""Trials: what is proposed and what was measured."""
+"""Proposals of an algorithm, and measured trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spaces.candidate import Candidate
 
 @dataclass(frozen=True)
 class Proposal:
-    """What an algorithm wants measured.
+    """Candidate to be measured, as an algorithm asks for it.
 
     Attributes:
         candidate: The choice to measure.
@@ -28,14 +28,15 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Trial:
-    """A proposal with what was measured.
+    """Proposal with its measured metrics.
 
     Attributes:
         number: Position in the study, from 0, in the order of proposing.
-        proposal: What was measured.
+        proposal: The measured candidate, its fidelity and the trial it starts from.
         state: ``complete``, or ``failed`` with ``error`` set and no metrics.
         metrics: Measured values by metric name.
         seconds: Wall-clock time of the evaluation.
+        error: Text of the error of a failed trial, else empty.
     """
 
     number: int

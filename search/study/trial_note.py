@@ -1,4 +1,4 @@
-"""The note that a dashboard shows beside a trial: what its network costs and how good it is."""
+"""Write the note that the dashboard shows beside a trial: costs and metrics of its network."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _WORDS = {"macs": "MACs", "size_bytes": "size", "bit_operations": "bit operation
 
 
 def trial_note(trial: Trial, problem: Problem, reference: Mapping[str, float]) -> str:
-    """Return the note, in Markdown: metrics with their share of the reference's, fidelity, fingerprint.
+    """Return the note of a trial in Markdown: metrics with their share of the reference's, fidelity, fingerprint.
 
     Args:
         trial: The trial.
-        problem: What is sought; its space knows the costs that were not measured.
-        reference: The costs of the network that all is compared with.
+        problem: Objectives, targets and the space, which predicts the costs that were not measured.
+        reference: Costs of the reference network, by metric.
     """
     candidate, fidelity = trial.proposal.candidate, trial.proposal.fidelity
     values = {**trial.metrics, **{name: value for name, value in problem.space.costs(candidate).items() if name in reference}}
