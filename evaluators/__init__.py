@@ -1,4 +1,4 @@
-"""What a model is worth, and what it costs."""
+"""Measure the worth and the cost of a network: scores, bytes, latency; with tasks and the training loop."""
 
 EVALUATORS = {
     "cost": "evaluators.cost:Cost",

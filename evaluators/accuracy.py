@@ -1,4 +1,4 @@
-"""How well a network answers: loss and scores, after BatchNorm re-calibration."""
+"""Measure the loss and the scores of a network, after BatchNorm re-calibration."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class AccuracySettings:
     """Options of :class:`Accuracy`.
 
     Attributes:
-        split: The split that is scored. Never ``test``, which is read for the report only.
-        batch_norm_batches: Training batches over which BatchNorm statistics are measured again before; 0 for none.
+        split: Split to score: ``search`` or ``train``; ``test`` is read for the report only.
+        batch_norm_batches: Training batches for measuring BatchNorm statistics again before scoring; 0 to keep the statistics.
         batch_size: Samples per forward pass.
     """
 
@@ -35,6 +35,11 @@ class AccuracySettings:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
+        """Check the range of every option.
+
+        Raises:
+            ValueError: An option is out of range; the message begins with its name.
+        """
         if self.split not in ("search", "train"):
             raise ValueError(f"split: expected search or train, got {self.split!r}; test is read for the report only")
         if self.batch_norm_batches < 0:
@@ -46,24 +51,25 @@ class AccuracySettings:
 class Accuracy(Evaluator):
     """Scores and loss on the search split after BatchNorm re-calibration on fixed training batches.
 
-    At a fidelity below 1 the first so large a share of the split is scored, and so large a share of the training samples
-    used to re-calibrate: fewer batches, but at least two (if any), which then are smaller, but of at least 64. Without
-    re-calibration, the order of pruned networks is close to random at high ratios.
+    The fidelity is the share of the split that is scored, from its beginning, and the share of the training samples that
+    re-calibrate: fewer batches, at least two (if any), and where two are too many, smaller ones of at least 64 samples.
+    Without re-calibration, the order of pruned networks is close to random at high ratios.
     """
 
     Settings = AccuracySettings
     rank = 10
 
     def __init__(self, settings: AccuracySettings) -> None:
+        """Keep ``settings``."""
         self.settings = settings
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """``top1`` and ``loss``: what a classification task gives; :meth:`metrics_for` knows the task's own scores."""
+        """``top1`` and ``loss``, as of a classification task; :meth:`metrics_for` has those of any task."""
         return {"top1": Metric("fraction", "maximize"), "loss": Metric("nats", "minimize")}
 
     def metrics_for(self, task: Task) -> Mapping[str, Metric]:
-        """``loss`` and every score of ``task``."""
+        """Return ``loss`` and every score of ``task``."""
         scores = {name: Metric("fraction", "maximize") for name in task.score_names}
         return scores | {"loss": Metric("nats", "minimize")}
 
@@ -79,7 +85,7 @@ class Accuracy(Evaluator):
         return measure(model, task, settings.split, settings.batch_size, context.device, limit)
 
     def _calibration(self, fidelity: float, available: int) -> tuple[int, int]:
-        """Return how many batches of how many samples to re-calibrate on."""
+        """Return the number of batches, and of samples in each, to re-calibrate on."""
         count, size = whole_batches(available, self.settings.batch_size, self.settings.batch_norm_batches)
         samples = fidelity * count * size
         fewer = min(count, max(2, math.ceil(samples / size)))

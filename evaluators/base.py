@@ -1,4 +1,4 @@
-"""The evaluator: what a network is worth, or what it costs."""
+"""Interface of an evaluator, which measures the worth or the cost of a network."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Metric:
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """What an evaluator may use.
+    """Inputs of a measurement besides the network.
 
     Attributes:
         task: Data, loss and score.
         generator: The trial's own randomness, seeded from (run seed, candidate fingerprint).
-        device: Where the network runs.
+        device: Device that the network runs on.
         fidelity: Share of the full effort, in (0, 1]; 1 is the whole measurement.
         reference: The network that the search started from.
-        costs: Costs of the candidate known analytically, before it was built.
-        candidate: The candidate, None for a network that is none's.
-        tables: What the search has computed beforehand, such as ``omega``.
-        trained: Whether the network has other weights than the search started from.
+        costs: Costs of the candidate by metric, predicted by the space before the network was built.
+        candidate: The candidate the network was built from; None for one that no candidate describes, such as the reference.
+        tables: Tables that the search computed before its first trial, by name, such as ``omega``.
+        trained: Whether the network was trained since the search started, so that tables of its weights are out of date.
     """
 
     task: Task
@@ -52,11 +52,11 @@ class EvaluationContext:
 
 
 class Evaluator(ABC):
-    """Measures a network. Made from its frozen ``Settings``; keeps no state between calls.
+    """A measurement of networks, made from its frozen ``Settings``; keeps no state between calls.
 
     Class attributes:
         Settings: Frozen dataclass of the options that the configuration may give.
-        rank: Evaluators run in ascending order of this, cheapest first.
+        rank: Place in the order of evaluators, ascending: the cheapest measurement first.
     """
 
     rank: int = 0
@@ -64,12 +64,12 @@ class Evaluator(ABC):
     @property
     @abstractmethod
     def metrics(self) -> Mapping[str, Metric]:
-        """The metrics that :meth:`evaluate` returns, by name, as far as they are known without a task."""
+        """Metrics of :meth:`evaluate` by name, as far as they are known without a task."""
 
     def metrics_for(self, task: Task) -> Mapping[str, Metric]:
-        """Return the metrics that :meth:`evaluate` returns for ``task``, by name."""
+        """Return the metrics of :meth:`evaluate` for networks of ``task``, by name."""
         return self.metrics
 
     @abstractmethod
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
-        """Measure ``model`` and return every metric by name; ``model`` may be changed (its BN statistics, say)."""
+        """Measure ``model`` and return every metric by name; may change ``model``, such as its BatchNorm statistics."""

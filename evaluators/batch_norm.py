@@ -1,4 +1,4 @@
-"""BatchNorm re-calibration: statistics of a changed network, measured again on batches of a task."""
+"""Measure the BatchNorm statistics of a changed network again, on batches of a task."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def recalibrate(
 
     Args:
         model: The network; its running statistics change in place.
-        batches: ``(inputs, targets)`` pairs; the targets are not used.
+        batches: Pairs ``(inputs, targets)``; targets are not used.
         forward: Runs the network on inputs of shape ``(N, ...)``, usually ``task.forward``.
-        device: Where the inputs go; by default where the network's first parameter is.
+        device: Device to move inputs to; by default that of the network's first parameter.
     """
     parameter = next(model.parameters(), None)
     place = device if device is not None else parameter.device if parameter is not None else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""What a network costs: multiply-accumulates, parameters, bytes, bit operations."""
+"""Count the costs of a network: multiply-accumulates, parameters, bytes, bit operations."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def count_costs(
     """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of ``model``, by running it once.
 
     ``macs`` are the multiply-accumulates of one sample in convolutions, transposed convolutions, linear layers and
-    attention modules: half of what ``torch.utils.flop_counter`` counts there. Biases, normalisation, activations,
+    attention modules: half the count of ``torch.utils.flop_counter`` there. Biases, normalisation, activations,
     pooling and matrix products outside these modules are not counted. ``size_bytes`` are those of all tensors of the
-    state dict, the weights of a quantized network as the integers that are stored; ``bit_operations`` are MACs times the
+    state dict, the weights of a quantized network in their stored form as integers; ``bit_operations`` are MACs times the
     bits of the weights times those of the inputs, 32 each in float.
 
     Args:
         model: The network; left unchanged.
         example_inputs: A batch of shape ``(N, ...)``; costs are per sample.
-        forward: Runs the network on the batch; by default calls it.
+        forward: Runs the network on the batch; by default ``model(example_inputs)``.
 
     Raises:
         UnsupportedModelError: The forward pass fails.
@@ -83,7 +83,7 @@ class CostSettings:
     """Options of :class:`Cost`.
 
     Attributes:
-        latency: Whether ``latency_ms`` is read off the table that the space was given (``space.latency``).
+        latency: Whether to read ``latency_ms`` off the latency table of the space (``space.latency``).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -94,18 +94,19 @@ class CostSettings:
 class Cost(Evaluator):
     """Multiply-accumulates per sample, parameters, bytes and bit operations.
 
-    Taken from what the space knows analytically where that is complete, else counted on the network by :func:`count_costs`.
+    The space's predictions where they are complete, else counts on the network by :func:`count_costs`.
     """
 
     Settings = CostSettings
     rank = 0
 
     def __init__(self, settings: CostSettings) -> None:
+        """Keep ``settings``."""
         self.settings = settings
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``; with a table for it, ``latency_ms``."""
+        """``macs``, ``parameters``, ``size_bytes``, ``bit_operations``; with ``settings.latency`` also ``latency_ms``."""
         found = {
             "macs": Metric("multiply-accumulates per sample", "minimize"),
             "parameters": Metric("numbers", "minimize"),
@@ -118,7 +119,7 @@ class Cost(Evaluator):
         """Return the costs of ``model``.
 
         Raises:
-            SecateursError: Latency is asked for, and no table tells it.
+            SecateursError: ``settings.latency`` is set and the space has no latency table.
         """
         if self.settings.latency and "latency_ms" not in context.costs:
             raise SecateursError(NO_TABLE)

@@ -1,4 +1,4 @@
-"""Backends: a network made ready to be timed in ONNX Runtime, in PyTorch as it is, or compiled."""
+"""Prepare networks for timing in ONNX Runtime, in PyTorch, or compiled by ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class LatencyError(SecateursError):
-    """A network can't be timed as asked."""
+    """A network can't be timed under the given conditions."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """How something is timed.
+    """Conditions of a timing.
 
     Attributes:
-        backend: What runs it.
-        device: Where it runs.
-        threads: Threads that it computes with on the CPU.
-        warmup: Runs before those that count.
-        repetitions: Runs that count.
-        seconds: No more runs are begun after so many seconds.
+        backend: Runtime.
+        device: Device of the runtime.
+        threads: Threads of a run on the CPU.
+        warmup: Untimed runs before the timed ones.
+        repetitions: Timed runs.
+        seconds: Seconds after which no more runs are begun.
     """
 
     backend: Backend = "onnxruntime"
@@ -50,7 +50,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Program:
-    """A network in a form that any process times without knowing its code.
+    """A network in a form that any process can time without the network's code.
 
     Attributes:
         content: An ONNX file, or a program of ``torch.export``.
@@ -62,11 +62,11 @@ class Program:
 
 
 def program_of(model: nn.Module, task: Task, batch_size: int, conditions: Conditions) -> Program:
-    """Return a network as a program: the stored form of a quantized one, on ``batch_size`` times the example input.
+    """Return a network as a program, a quantized one in its stored form, for ``batch_size`` samples.
 
     Raises:
-        ExportError: It can't be exported.
-        LatencyError: It can't be exported for PyTorch.
+        ExportError: The network can't be exported to ONNX.
+        LatencyError: The network can't be exported by ``torch.export``.
     """
     stored = pack_weights(model) if is_quantized(model) else copy.deepcopy(model)
     stored = stored.to("cpu").to(memory_format=torch.contiguous_format).eval()
@@ -86,10 +86,10 @@ def program_of(model: nn.Module, task: Task, batch_size: int, conditions: Condit
 
 
 def run_of(program: Program, conditions: Conditions) -> Run:
-    """Return a program as something that can be timed here.
+    """Return a run of a program on this machine.
 
     Raises:
-        LatencyError: The backend or the device is not to be had here, or the program fails.
+        LatencyError: This machine lacks the backend or the device, or the program fails.
     """
     require(conditions)
     if conditions.backend == "onnxruntime":
@@ -103,17 +103,17 @@ def run_of(program: Program, conditions: Conditions) -> Run:
 
 
 def torch_run(network: Callable[[Tensor], Tensor], inputs: Tensor, conditions: Conditions) -> Run:
-    """Return a network of PyTorch as something that can be timed.
+    """Return a run of a network in PyTorch.
 
     Raises:
-        LatencyError: It fails.
+        LatencyError: The network fails.
     """
     device = torch.device(conditions.device)
     if isinstance(network, nn.Module):
         network = network.to(device)
     inputs = inputs.to(device)
     if conditions.backend == "compile":
-        # What is compiled is kept by code, and after some shapes no more of it is.
+        # Compiled code is cached per function, and after some shapes torch.compile gives up on it.
         torch._dynamo.reset()
         network = torch.compile(network)
 
@@ -133,7 +133,7 @@ def torch_run(network: Callable[[Tensor], Tensor], inputs: Tensor, conditions: C
 
 
 def cuda_clock(call: Callable[[], object]) -> Run:
-    """Return ``call`` as a run that is timed on the GPU: from its first kernel's start to its last one's end, gaps included."""
+    """Return a run that times ``call`` on the GPU, from the first kernel's start to the last one's end, gaps included."""
 
     def run() -> float:
         torch.cuda.synchronize()
@@ -148,10 +148,10 @@ def cuda_clock(call: Callable[[], object]) -> Run:
 
 
 def require(conditions: Conditions) -> None:
-    """Make sure that backend and device are to be had on this machine.
+    """Check that this machine has the backend and the device.
 
     Raises:
-        LatencyError: They aren't.
+        LatencyError: The machine lacks one of them.
     """
     if conditions.device == "cpu":
         return

@@ -1,4 +1,4 @@
-"""Latency: how long the physical network takes to answer, measured; or told by a table of its layers."""
+"""Measure the latency of the physical network in milliseconds, or read it off a table of its layers."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class LatencySettings:
     """Options of :class:`Latency`.
 
     Attributes:
-        mode: ``measured`` times the network of every candidate; ``table`` adds up milliseconds of its layers, measured once and
-            kept by shape, so that a candidate's latency is known before it is built.
-        backend: What runs the network: ``onnxruntime``, PyTorch as it is (``eager``) or compiled (``compile``, not for a table,
-            since it merges layers).
+        mode: ``measured`` times the network of every candidate; ``table`` adds up milliseconds of single layers, measured once
+            and kept by shape, so that a candidate's latency is known before its network is built.
+        backend: Runtime of the network: ``onnxruntime``, PyTorch (``eager``) or ``torch.compile`` (``compile``, not for a
+            table, since it merges layers).
         device: ``cpu`` or ``cuda``.
-        threads: Threads that a run computes with on the CPU.
+        threads: Threads of a run on the CPU.
         batch_size: Samples in a run.
-        warmup: Runs before those that count.
-        repetitions: Runs that count; the latency is their median.
-        seconds: No more runs of a network are begun after so many seconds.
-        points: For a table: channel counts that are measured of a layer, of inputs and outputs each and of every kind
-            (multiples of 16, of 8, of 4, others); what lies between is interpolated.
-        cache: For a table: folder in which measured layers are kept; null for what the environment variable SECATEURS_CACHE
-            names, else ``~/.cache/secateurs``.
-        resource: Custom resource of a node on a Ray cluster, as in ``ray start --resources='{"NAME": 1}'``: it is measured
-            there; null for this machine.
-        address: The cluster for ``resource``, where trials do not run on it anyway: ``auto`` or ``host:port``.
+        warmup: Untimed runs before the timed ones.
+        repetitions: Timed runs; the latency is their median.
+        seconds: Seconds after which no more runs of a network are begun.
+        points: For a table: number of channel counts to measure of a layer, for inputs and outputs each and for every
+            alignment (multiples of 16, of 8, of 4, others); counts in between are interpolated.
+        cache: For a table: folder of the measured layers; null for the folder named by the environment variable
+            SECATEURS_CACHE, else ``~/.cache/secateurs``.
+        resource: Custom resource of the Ray node to measure on, as in ``ray start --resources='{"NAME": 1}'``; null for this
+            machine.
+        address: Cluster of ``resource`` if trials run elsewhere: ``auto`` or ``host:port``.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -56,6 +56,11 @@ class LatencySettings:
     address: str = "auto"
 
     def __post_init__(self) -> None:
+        """Check the range of every option.
+
+        Raises:
+            ValueError: An option is out of range; the message begins with its name.
+        """
         fewest = {"threads": 1, "batch_size": 1, "warmup": 0, "repetitions": LEAST_REPETITIONS, "points": 2}
         for name, least in fewest.items():
             if getattr(self, name) < least:
@@ -73,38 +78,40 @@ class LatencySettings:
 
     @property
     def conditions(self) -> Conditions:
-        """How programs are timed."""
+        """Conditions of timing a program."""
         names = ("backend", "device", "threads", "warmup", "repetitions", "seconds")
         return Conditions(**{name: getattr(self, name) for name in names})
 
 
 class Latency(Evaluator):
-    """Milliseconds of a run of the physical network, the median of many; on the machine that it is meant for.
+    """Median milliseconds of a run of the physical network, on the machine it is to run on.
 
-    A quantized network is timed in the form in which it is stored. One measurement at a time is made on a machine.
-
-    Args:
-        settings: Backend, device and how often.
-        timer: Where networks are timed; by default on this machine.
+    A quantized network is timed in its stored form. A machine makes one measurement at a time.
     """
 
     Settings = LatencySettings
     rank = 20
 
     def __init__(self, settings: LatencySettings, timer: Timer | None = None) -> None:
+        """Keep the settings and the timer.
+
+        Args:
+            settings: Backend, device, number of runs.
+            timer: Machine that networks are timed on; by default this one.
+        """
         self.settings = settings
         self.timer: Timer = LocalTimer() if timer is None else timer
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """``latency_ms``: the median of a run."""
+        """``latency_ms``, the median of the timed runs."""
         return {"latency_ms": Metric("ms", "minimize")}
 
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
-        """Return the latency of ``model``; of a candidate as the table tells it, where that is the mode.
+        """Return the latency of ``model``; in mode ``table``, for a candidate, the table's sum.
 
         Raises:
-            SecateursError: It can't be measured, or the space knows nothing of latency.
+            SecateursError: The network can't be timed, or the space has no latency table.
         """
         if self.settings.mode == "table" and context.candidate is not None:
             if "latency_ms" not in context.costs:
@@ -115,10 +122,10 @@ class Latency(Evaluator):
         return {"latency_ms": self.timings([model], context.task, context.fidelity)[0].median}
 
     def timings(self, models: Sequence[nn.Module], task: Task, fidelity: float = 1.0) -> list[Timing]:
-        """Return what is measured of networks, run in turn; with a lower ``fidelity`` less often.
+        """Return the timings of networks, run in turn, with ``fidelity`` times the repetitions.
 
         Raises:
-            SecateursError: One can't be measured.
+            SecateursError: A network can't be timed.
         """
         conditions = self.settings.conditions
         often = max(LEAST_REPETITIONS, round(conditions.repetitions * fidelity))

@@ -1,4 +1,4 @@
-"""What was measured of layers and networks on one machine, kept in a JSON file for all runs."""
+"""Keep the milliseconds of layers and networks on one machine in a JSON file, shared by all runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ VARIABLE = "SECATEURS_CACHE"
 
 
 class LayerCache:
-    """Milliseconds by what was measured, for one machine, backend and number of threads.
-
-    Args:
-        folder: Where the file is; None for what ``SECATEURS_CACHE`` names, else ``~/.cache/secateurs``.
-        machine: Name of the processor or GPU.
-        conditions: How it was measured; how often does not matter.
-    """
+    """Milliseconds by :attr:`.LayerRequest.key`, for one machine, backend and number of threads."""
 
     def __init__(self, folder: str | None, machine: str, conditions: Conditions) -> None:
+        """Read the file of the machine and the conditions, if there is one.
+
+        Args:
+            folder: Folder of the file; None for the one that ``SECATEURS_CACHE`` names, else ``~/.cache/secateurs``.
+            machine: Name of the processor or GPU.
+            conditions: Conditions of the measurement; the number of runs does not matter.
+        """
         where = folder or os.environ.get(VARIABLE) or str(Path.home() / ".cache" / "secateurs")
         runtime = "onnxruntime" if conditions.backend == "onnxruntime" else "torch"
         self._header = {
@@ -39,14 +40,15 @@ class LayerCache:
         self._found = self._read()
 
     def get(self, key: str) -> float | None:
-        """Return the milliseconds of ``key``, None where they are not known."""
+        """Return the milliseconds of ``key``, or None if they were never measured."""
         return self._found.get(key)
 
     def __getitem__(self, key: str) -> float:
+        """Return the milliseconds of ``key``, measured before."""
         return self._found[key]
 
     def add(self, found: Mapping[str, float]) -> None:
-        """Keep milliseconds; what other runs have added meanwhile stays."""
+        """Add milliseconds to the file, beside those that other runs have added meanwhile."""
         from filelock import FileLock
 
         self.path.parent.mkdir(parents=True, exist_ok=True)

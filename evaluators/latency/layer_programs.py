@@ -1,4 +1,4 @@
-"""A single layer, as ONNX in surroundings as it has in a network, or in PyTorch."""
+"""Make programs of a single layer for timing: ONNX with the surroundings of a network, or PyTorch."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _IR_VERSION = 10
 
 
 def layer_onnx(shape: LayerShape, weight_bits: int, input_bits: int, batch_size: int = 1, present: bool = True) -> bytes:
-    """Return a layer with a ReLU behind it in surroundings as in a network, or only these.
+    """Return an ONNX file of a layer and a ReLU in the surroundings of a network, or of the surroundings alone.
 
-    A convolution reads what a small one writes, and is read by a pooling. With ``input_bits`` below 32, its input and what it
-    writes are quantized, as :mod:`evaluators.onnx.quantized` writes them. Weights of less than 5 bits are 4-bit integers.
+    A convolution reads the output of a small one, and a pooling reads the convolution's. With ``input_bits`` below 32, input
+    and output are quantized in the form of :mod:`evaluators.onnx.quantized`. Weights of less than 5 bits are 4-bit integers.
 
     Args:
         shape: The layer.
-        weight_bits: Bits of its weights; 32 for float.
-        input_bits: Bits of its input; 32 for float.
+        weight_bits: Bits of the weights; 32 for float.
+        input_bits: Bits of the input; 32 for float.
         batch_size: Samples in a run.
-        present: Whether the layer is there; without it, its input is what leaves the graph.
+        present: Whether to include the layer; without it the graph's output is the layer's input.
     """
     graph = _Graph()
     linear = shape.kind == "linear"
@@ -76,7 +76,7 @@ def _weight_shape(shape: LayerShape) -> tuple[int, ...]:
 
 
 class _Graph:
-    """An ONNX graph under construction; numbers are drawn, since zeros might be computed faster."""
+    """An ONNX graph under construction; constants are random, since zeros might be computed faster."""
 
     def __init__(self) -> None:
         self._rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ class _Graph:
 
 
 def layer_run(content: bytes, threads: int) -> Run:
-    """Return a graph of :func:`layer_onnx` as something that can be timed."""
+    """Return a run of the ONNX file ``content`` of :func:`layer_onnx`, with random inputs."""
     session = open_session(content, threads)
     (given,) = session.get_inputs()
     feed = {given.name: np.random.default_rng(0).standard_normal(given.shape, dtype=np.float32)}
@@ -131,15 +131,17 @@ def layer_run(content: bytes, threads: int) -> Run:
 
 
 class EagerLayer(nn.Module):
-    """A layer with a ReLU behind it, in PyTorch."""
+    """A layer followed by a ReLU, in PyTorch, with random weights."""
 
     def __init__(self, shape: LayerShape) -> None:
+        """Draw weights of the layer that ``shape`` describes."""
         super().__init__()
         self.shape = shape
         self.weight = nn.Parameter(torch.randn(_eager_shape(shape), generator=torch.Generator().manual_seed(0)) * 0.05)
         self.bias = nn.Parameter(torch.zeros(shape.out_channels))
 
     def forward(self, values: Tensor) -> Tensor:
+        """Return the outputs for a batch of :meth:`inputs`."""
         shape = self.shape
         if shape.kind == "linear":
             return functional.linear(values, self.weight, self.bias).relu()
@@ -155,7 +157,7 @@ class EagerLayer(nn.Module):
         return convolve(values, self.weight, self.bias, shape.stride, before, shape.dilation, shape.groups).relu()
 
     def inputs(self, batch_size: int) -> Tensor:
-        """Return a batch for it."""
+        """Return a random batch of inputs of the layer's shape."""
         shape = self.shape
         wide = (*shape.size, shape.in_channels) if shape.kind == "linear" else (shape.in_channels, *shape.size)
         return torch.randn((batch_size, *wide), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The table of layers: each measured once by itself at some channel counts and bits, and fitted to a few whole networks."""
+"""Measure the latency table: single layers at some channel counts and bits, fitted to a few whole networks."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from spaces.latency.layer_latency import ALIGNMENTS, LatencyCoefficients, Load, 
 from spaces.layers.shapes import LayerShape
 
 CHUNK = 64
-"""Layers that are measured before those so far are kept."""
+"""Number of layers measured between two writes of the cache."""
 
 BELIEF = 0.3
-"""The relative error of a network that counts as much as layers that take twice, or no part of, what they took alone."""
+"""Relative error of a network's latency that counts as much as a layer coefficient of 0 or 2 instead of 1."""
 
 
 def measure_table(
     layers: Mapping[str, OpenLayer], points: int, batch_size: int, conditions: Conditions, timer: Timer, cache: LayerCache
 ) -> MeasuredLatency:
-    """Return the table of a space's layers; what is in the cache is not measured again.
+    """Return the latency table of a space's layers; layers in the cache are not measured again.
 
     Args:
-        layers: The layers, and what may change in them.
-        points: Channel counts that are measured of every alignment, of inputs and outputs each.
+        layers: The layers by name, with their open channel counts and bits.
+        points: Number of channel counts to measure of every alignment, for inputs and outputs each.
         batch_size: Samples in a run.
-        conditions: How a layer is timed.
-        timer: Where it is timed.
-        cache: Where milliseconds are kept.
+        conditions: Conditions of timing a layer.
+        timer: Machine that layers are timed on.
+        cache: Milliseconds measured before, extended by the new ones.
     """
     wanted = {
         (name, bits, counts): LayerRequest(resized(layer.shape, *counts), *bits, batch_size)
@@ -52,15 +52,15 @@ def measure_table(
 
 
 def fitted(table: MeasuredLatency, loads: Sequence[Mapping[str, Load]], measured: Sequence[float]) -> MeasuredLatency:
-    """Return ``table`` with the weights, none below 0, that explain the latency of whole networks best (ours).
+    """Return ``table`` with the coefficients, none below 0, that fit the latency of whole networks best (ours).
 
-    What layers take by themselves leaves out what is between them, what a run takes in any case, and that the weights of a
-    whole network do not stay in the processor's cache as those of a layer do. Relative errors count, by least squares.
+    Times of single layers leave out the operations between layers, the fixed time of a run, and that the weights of a whole
+    network do not stay in the processor's cache as one layer's do. The fit is by least squares of relative errors.
 
     Args:
-        table: The layers.
-        loads: What the layers have in each of the networks.
-        measured: Milliseconds of a run of each.
+        table: Times of single layers.
+        loads: Channel counts and bits of the layers, by layer, for each of the networks.
+        measured: Milliseconds of a run of each network.
     """
     from scipy.optimize import nnls
 
@@ -78,7 +78,7 @@ def fitted(table: MeasuredLatency, loads: Sequence[Mapping[str, Load]], measured
 
 
 def resized(shape: LayerShape, in_channels: int, out_channels: int) -> LayerShape:
-    """Return a layer of the same shape with other channel counts, called once."""
+    """Return the shape of a layer with other channel counts, called once."""
     groups = shape.groups
     if grouped(shape):
         groups = in_channels = out_channels
@@ -88,7 +88,7 @@ def resized(shape: LayerShape, in_channels: int, out_channels: int) -> LayerShap
 
 
 def channel_counts(most: int, step: int, points: int) -> list[int]:
-    """Return the channel counts to measure of a layer with ``most``: of every alignment some, evenly from few to many."""
+    """Return the channel counts up to ``most`` to measure, ascending: ``points`` of every alignment, evenly spread."""
     legal = sorted({*range(step, most + 1, step), most})
     chosen: set[int] = {most}
     for kind in ALIGNMENTS:

@@ -1,4 +1,4 @@
-"""Timers: where networks and single layers are timed, one measurement at a time on a machine."""
+"""Time networks and single layers, one measurement at a time on a machine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LEAST_MILLISECONDS = 1e-4
 
 @dataclass(frozen=True)
 class LayerRequest:
-    """A layer that is to be timed by itself.
+    """A layer to time by itself.
 
     Attributes:
-        shape: The layer.
-        weight_bits: Bits of its weights; 32 for float.
-        input_bits: Bits of its input; 32 for float.
+        shape: Kind and sizes of the layer.
+        weight_bits: Bits of the weights; 32 for float.
+        input_bits: Bits of the input; 32 for float.
         batch_size: Samples in a run.
     """
 
@@ -36,7 +36,7 @@ class LayerRequest:
 
     @property
     def key(self) -> str:
-        """All that decides how long it takes, as text."""
+        """Everything that the layer's time depends on, as text."""
         shape = self.shape
         names = ("size", "kernel", "stride", "padding", "dilation")
         parts = [f"{name} {'x'.join(map(str, getattr(shape, name)))}" for name in names]
@@ -46,13 +46,13 @@ class LayerRequest:
 
 
 class Timer(Protocol):
-    """Where programs and layers are timed: here, or on another machine."""
+    """A machine that times programs and layers: this one, or another."""
 
     def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
-        """Return how long the programs take, timed in turn.
+        """Return the timings of programs, run in turn.
 
         Raises:
-            LatencyError: The backend or the device is not to be had there, or a program fails.
+            LatencyError: The machine lacks the backend or the device, or a program fails.
         """
         ...
 
@@ -60,33 +60,33 @@ class Timer(Protocol):
         """Return the milliseconds of layers by themselves.
 
         Raises:
-            LatencyError: The backend or the device is not to be had there, or does not compute with such bits.
+            LatencyError: The machine lacks the backend or the device, or the backend does not compute with such bits.
         """
         ...
 
     def machine(self, conditions: Conditions) -> str:
-        """Return the name of what computes there: of the processor, or of the GPU."""
+        """Return the name of the machine's processor, or of its GPU if ``conditions`` ask for it."""
         ...
 
 
 class LocalTimer:
-    """Times programs on this machine, while no other measurement is under way on it."""
+    """A timer on this machine that waits while another measurement runs there."""
 
     def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
-        """Return how long the programs take, timed in turn."""
+        """Return the timings of programs, run in turn."""
         with alone(), torch_threads(conditions.threads):
             runs = [run_of(program, conditions) for program in programs]
             times = time_in_turn(runs, conditions.warmup, conditions.repetitions, conditions.seconds)
         return [Timing.of(found) for found in times]
 
     def time_layers(self, requests: Sequence[LayerRequest], conditions: Conditions) -> list[float]:
-        """Return the milliseconds of layers by themselves: medians, less what their surroundings take without them."""
+        """Return the median milliseconds of layers, less the time of their surroundings alone."""
         require(conditions)
         with alone(), torch_threads(conditions.threads):
             return [_layer_time(request, conditions) for request in requests]
 
     def machine(self, conditions: Conditions) -> str:
-        """Return the name of the processor, or of the GPU."""
+        """Return the name of the processor, or of the GPU if ``conditions`` ask for it."""
         require(conditions)
         return torch.cuda.get_device_name() if conditions.device == "cuda" else processor()
 

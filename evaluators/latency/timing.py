@@ -1,4 +1,4 @@
-"""Timing: how long something takes, as a median with its interval, one measurement at a time on a machine."""
+"""Time calls, as a median with its confidence interval, one measurement at a time on a machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Run = Callable[[], float]
-"""Does something once, and returns the milliseconds that it took."""
+"""Runs a program once, and returns the milliseconds of the run."""
 
 LEAST_REPETITIONS = 5
 AT_A_TIME = 20
@@ -26,8 +26,8 @@ class Timing:
     Attributes:
         median: The median of all runs.
         low: Lower end of a 95 % interval of the median.
-        high: Its upper end.
-        repetitions: How many runs were timed.
+        high: Upper end of the interval.
+        repetitions: Number of timed runs.
     """
 
     median: float
@@ -37,10 +37,10 @@ class Timing:
 
     @staticmethod
     def of(milliseconds: Sequence[float]) -> Timing:
-        """Return the median and its interval by order statistics, which assumes nothing of the distribution.
+        """Return the median and its interval by order statistics, for any distribution of the values.
 
-        The ranks are ``n / 2 -+ 1.96 * sqrt(n) / 2``, the normal approximation of the binomial distribution of how many of
-        ``n`` values lie below the true median (Conover, Practical Nonparametric Statistics, 1999, section 3.2).
+        The ranks are ``n / 2 -+ 1.96 * sqrt(n) / 2``, the normal approximation of the binomial distribution of the number
+        of values, of ``n``, below the true median (Conover, Practical Nonparametric Statistics, 1999, section 3.2).
         """
         ordered = sorted(milliseconds)
         count = len(ordered)
@@ -52,9 +52,9 @@ class Timing:
 
 
 def clock(call: Callable[[], object], threads: int = 1) -> Run:
-    """Return ``call`` as a run that is timed: with one thread in time that it computes, with more by the wall clock.
+    """Return a run that times ``call``: with one thread by the thread's processor time, with more by the wall clock.
 
-    On a quiet machine the two are the same. On another, what only waits for its turn is not slower for it.
+    On a quiet machine the two agree. On a busy one, processor time leaves out waiting for the processor.
     """
     now = time.thread_time if threads == 1 else time.perf_counter
 
@@ -67,15 +67,15 @@ def clock(call: Callable[[], object], threads: int = 1) -> Run:
 
 
 def time_in_turn(runs: Sequence[Run], warmup: int, repetitions: int, seconds: float) -> list[list[float]]:
-    """Return the milliseconds of every run: a few of each in turn, so that what disturbs one disturbs all alike.
+    """Return the milliseconds of every run: a few of each in turn, so that a disturbance affects all alike.
 
-    The first of these are not counted: they find the processor's cache full of the others' data.
+    The first of each turn are not counted: they find the processor's cache full of the others' data.
 
     Args:
-        runs: What is timed.
-        warmup: Runs of each that are not counted, before all others.
-        repetitions: Runs of each that are.
-        seconds: After so many seconds for each no more are begun, once there are a few.
+        runs: The runs to time.
+        warmup: Uncounted runs of each, before all others.
+        repetitions: Counted runs of each.
+        seconds: Seconds for each run after which no further turn is begun.
     """
     for run in runs:
         for _ in range(warmup):
@@ -94,7 +94,7 @@ def time_in_turn(runs: Sequence[Run], warmup: int, repetitions: int, seconds: fl
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Wait until no other measurement of this user is under way on this machine, and keep others waiting meanwhile."""
+    """Hold the lock of measurements of this user on this machine inside the context."""
     from filelock import FileLock
 
     with FileLock(Path(tempfile.gettempdir()) / f"secateurs-latency-{getpass.getuser()}.lock"):

@@ -1,0 +1,1 @@
+"""Predict the rise of the loss that quantization causes, and measure it."""

@@ -1,4 +1,4 @@
-"""Sensitivity: how much the loss rises when the weights of a layer are rounded, from second derivatives estimated once."""
+"""Estimate the sensitivity of the loss to rounding each layer's weights, by second derivatives."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ KINDS: tuple[Kind, ...] = ("adam", "fisher", "hutchinson")
 MEASURES: tuple[Measure, ...] = (*KINDS, "divergence")
 
 FORWARD_BATCH = 64
-"""Samples of a batch where nothing but answers is asked for."""
+"""Samples of a batch for forward passes without gradients."""
 
 
 @dataclass(frozen=True)
 class SensitivitySettings:
-    """How second derivatives are estimated.
+    """Options of the estimates of second derivatives.
 
     Attributes:
         sensitivity: From second derivatives: ``adam`` (Adam's second moment times the batch size), ``fisher`` (empirical) or
             ``hutchinson`` (traces of the Hessian, one number per layer, see :mod:`evaluators.sensitivity.split_trace`). Or
-            ``divergence``: how far every choice of bits, by itself, takes the answers from the unquantized network's, in one
-            forward pass each.
-        form: Of ``adam`` and ``fisher``: ``weight`` weighs the error of every weight by its own second derivative, ``layer``
-            by the mean over the layer, as traces do.
-        samples: Training samples, in fixed order and unaugmented, that all of it is estimated on.
-        batch_size: Samples of a batch: of those that ``adam`` takes moments over, and of those that get a probe each.
+            ``divergence``: the distance of the outputs from the unquantized network's for every choice of bits by itself, in
+            one forward pass each.
+        form: Of ``adam`` and ``fisher``: ``weight`` multiplies the squared error of every weight by its own second derivative,
+            ``layer`` by the layer's mean second derivative, as traces do.
+        samples: Number of training samples for all estimates, in fixed order and unaugmented.
+        batch_size: Samples of a batch: of ``adam``'s steps, and of ``hutchinson``'s probes.
         beta: Decay of Adam's second moment.
-        tolerance: Relative standard error that every layer's trace is to have; looser is faster, by its square.
-        most_rounds: Rounds of probes after which traces are taken as they are.
-        compare: Whether the report puts the kinds beside each other, and beside the measured rise of the loss.
+        tolerance: Relative standard error to reach for every layer's trace; the time goes with 1 / tolerance ** 2.
+        most_rounds: Largest number of rounds of probes, whatever error is left.
+        compare: Whether the report compares the kinds with each other and with the measured rise of the loss.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -55,6 +55,11 @@ class SensitivitySettings:
     compare: bool = True
 
     def __post_init__(self) -> None:
+        """Check the range of every option.
+
+        Raises:
+            ValueError: An option is out of range; the message begins with its name.
+        """
         if self.samples < 2:
             raise ValueError(f"samples: expected at least 2, got {self.samples}")
         if self.batch_size < 1:
@@ -74,9 +79,9 @@ class Sensitivity:
     """Second derivatives of the mean loss by the weights of a network, by named weight tensor.
 
     Attributes:
-        kind: How they were estimated.
-        diagonal: Estimates by weight, in the tensor's shape, or one for all its weights; none below 0.
-        average: Their mean over each tensor as it was estimated: below 0 for a trace below zero.
+        kind: Kind of the estimate.
+        diagonal: Second derivatives by weight, in the tensor's shape, or a scalar for all weights of the tensor; none below 0.
+        average: Mean second derivative over each tensor as estimated, so below 0 for a trace below 0.
         standard_error: Standard error of the average.
     """
 
@@ -87,7 +92,7 @@ class Sensitivity:
 
     @property
     def negative(self) -> list[str]:
-        """Tensors of a negative average, which counts as 0."""
+        """Names of the tensors with a negative average, which counts as 0."""
         return [name for name, value in self.average.items() if value < 0.0]
 
     def increase(self, name: str, difference: Tensor) -> float:
@@ -110,15 +115,15 @@ def weight_sensitivity(
 
     Args:
         model: The network, run in evaluation mode; left unchanged.
-        weights: Parameters of it, by name.
+        weights: Parameters of ``model``, by name.
         task: Loss and forward pass.
-        batches: What :func:`calibration_batches` returned.
-        settings: How.
+        batches: Batches of :func:`calibration_batches`.
+        settings: Kind, form and accuracy of the estimate.
         generator: Source of the probes of ``hutchinson``, on the CPU.
 
     Raises:
         SecateursError: The loss has no second derivative, or no finite gradient, by a weight.
-        ValueError: ``divergence`` is none of second derivatives.
+        ValueError: ``settings.sensitivity`` is ``divergence``, which is no estimate of second derivatives.
     """
     if settings.sensitivity == "divergence":
         raise ValueError("sensitivity: expected one of second derivatives, got divergence")
@@ -140,11 +145,11 @@ def weight_sensitivity(
 def calibration_batches(
     task: Task, settings: SensitivitySettings, device: torch.device, batch_size: int | None = None
 ) -> list[Batch]:
-    """Return the samples that sensitivity is estimated on, in batches (by default of the settings' size) on ``device``."""
+    """Return the training samples to estimate on, in batches (by default of ``settings.batch_size``) on ``device``."""
     found = task.batches("train", batch_size or settings.batch_size, limit=settings.samples)
     return [(to_device(inputs, device, channels_last=False), targets.to(device)) for inputs, targets in found]
 
 
 def _means(average: Mapping[str, float], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return averages as tensors, those below zero as 0: else coarse bits would look good."""
+    """Return averages as scalar tensors, negative ones as 0, since they would favor coarse bits."""
     return {name: torch.tensor(max(0.0, value), device=weights[name].device) for name, value in average.items()}

@@ -1,4 +1,4 @@
-"""Traces of the Hessian's diagonal blocks: one estimate per weight tensor, all of them from the same probes."""
+"""Estimate the traces of the Hessian's diagonal blocks, one per weight tensor, all from the same probes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TraceEstimate:
     """The trace of one weight tensor's block of the Hessian of the mean loss.
 
     Attributes:
-        value: The estimate; its expectation is the exact trace over the batches given.
+        value: Unbiased estimate of the trace over the given batches.
         standard_error: Standard error of ``value``.
         size: Number of weights in the tensor, so that the average trace is ``value / size``.
     """
@@ -46,7 +46,7 @@ class Traces:
         by_name: The trace of every weight tensor.
         rounds: Number of rounds, each of as many probes as there are batches.
         products: Number of Hessian-vector products over one batch.
-        converged: Whether every relative standard error came to the tolerance.
+        converged: Whether every relative standard error reached the tolerance.
     """
 
     by_name: Mapping[str, TraceEstimate]
@@ -57,12 +57,12 @@ class Traces:
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """When the estimate is good enough.
+    """Accuracy at which probing stops.
 
     Attributes:
-        tolerance: Relative standard error that every tensor's trace is to have.
-        least_rounds: Rounds before the first look at the error; from few, it is judged too small.
-        most_rounds: Rounds after which the estimate is taken as it is.
+        tolerance: Relative standard error to reach for every tensor's trace.
+        least_rounds: Rounds before the error is first estimated; estimates from fewer come out too small.
+        most_rounds: Largest number of rounds, whatever error is left.
     """
 
     tolerance: float = 0.05
@@ -70,6 +70,11 @@ class TraceSettings:
     most_rounds: int = 64
 
     def __post_init__(self) -> None:
+        """Check the range of every option.
+
+        Raises:
+            ValueError: An option is out of range; the message begins with its name.
+        """
         if not self.tolerance > 0:
             raise ValueError(f"tolerance: expected a number above 0, got {self.tolerance}")
         if self.least_rounds < 2:
@@ -91,32 +96,32 @@ def hessian_traces(
     """Estimate ``Tr(H_l)`` for every weight tensor ``l`` by Hutchinson's method: ``E[v_l' (H v)_l]``, ``v`` random signs.
 
     Hutchinson 1989; HAWQ-V2 (Dong et al. 2020, arXiv 1911.03852) for layers, who probe one layer at a time. Here one
-    differentiable backward pass and one Hessian-vector product of a batch serve all tensors at once. Ours, against the noise
-    that the blocks beside the diagonal bring in:
+    differentiable backward pass and one Hessian-vector product of a batch serve all tensors at once. Against the noise of the
+    blocks off the diagonal (ours):
 
-    - every batch has probes of its own, whose noise averages out over the batches (a probe shared by them has that of the mean
-      Hessian, which is no smaller): many small batches are better than one;
+    - every batch has probes of its own, whose noise averages out over the batches (the noise of one shared probe is that of
+      the mean Hessian, no smaller): many small batches are better than one;
     - a round draws as many batches as there are, those more often that have large gradients (few samples hold most of
       the curvature of a trained network), and divides by the chance of each;
     - the signs of tensor ``l`` are scaled by ``s_l``, and ``v_l' (H v)_l`` divided by ``s_l ** 2``, which changes no
       expectation; with ``s_l`` one over the norm of the tensor's gradients none drowns in the noise of those with larger
       traces.
 
-    Chances and scales come from the squared gradients of every batch, which know nothing of the probes: so the estimate is
-    unbiased, whatever they are.
+    Chances and scales are computed from the squared gradients of every batch, independent of the probes, so that the estimate
+    is unbiased.
 
     Args:
         model: The network, run in evaluation mode; left unchanged.
-        weights: Parameters of it, by name.
+        weights: Parameters of ``model``, by name.
         batches: Inputs and targets on the network's device; the Hessian is that of the mean loss over all their samples.
         loss: Mean loss of a batch, of outputs and targets.
-        forward: How the network is run on a batch.
+        forward: Runs the network on a batch.
         generator: Source of the probes, on the CPU.
-        settings: When to stop.
-        on_round: Told, after every round, its number and the largest relative standard error.
+        settings: Accuracy at which to stop.
+        on_round: Called after every round with its number, from 1, and the largest relative standard error.
 
     Raises:
-        NoGradientError: The loss does not depend on a weight, or has no finite gradient by it.
+        NoGradientError: The loss does not depend on a weight, or its gradient by a weight is not finite.
         SecateursError: There is no batch, or a part of the network has no second derivative.
     """
     settings = settings or TraceSettings()
@@ -145,7 +150,7 @@ def hessian_traces(
 
 
 _DEFENSIVE = 0.2
-"""Share of the chances that is even over samples."""
+"""Share of the chances that is spread evenly over samples."""
 
 
 def _probe(
@@ -155,9 +160,9 @@ def _probe(
 
     Args:
         model: The network, for error messages.
-        first: Its gradients, differentiable.
-        weights: What they are gradients by.
-        scales: ``s_l``.
+        first: Gradients of the batch's loss by ``weights``, differentiable.
+        weights: The weight tensors.
+        scales: Scales ``s_l``, float64 of shape ``(tensors,)``.
         generator: Source of the signs.
     """
     probes = []
@@ -187,7 +192,7 @@ def _squared_norms(found: Sequence[Tensor]) -> Tensor:
 
 
 def _balanced(sizes: Tensor) -> Tensor:
-    """Return scales ``1 / sqrt(size)``, none extreme for want of a size."""
+    """Return scales ``1 / sqrt(size)`` relative to the median size, within a factor of sqrt(1000)."""
     typical = float(sizes.median())
     if typical <= 0.0:
         return torch.ones_like(sizes)
@@ -197,8 +202,8 @@ def _balanced(sizes: Tensor) -> Tensor:
 def _chances(squares: Tensor, shares: Tensor) -> Tensor:
     """Return the chance of every batch to be drawn, from squared gradients of shape ``(batches, tensors)``.
 
-    It goes with the batch's part in the squared gradients, averaged over tensors; some of it is even, since curvature need not
-    go with gradients.
+    A chance is proportional to the batch's part of the squared gradients, averaged over tensors; a share of the chances is
+    spread evenly, since curvature need not follow gradients.
     """
     whole = (shares @ squares).clamp_min(torch.finfo(torch.float64).tiny)
     parts = shares * (squares / whole).mean(dim=1)

@@ -1,10 +1,10 @@
-"""Omega: the rise of the loss that bits cost, added up over all places where values are quantized."""
+"""Predict the rise of the loss by quantization, Omega: the sum over all quantizers (HAWQ-V2, arXiv 1911.03852)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,49 +23,38 @@ from evaluators.task import Batch, Task
 from spaces.evaluation_mode import evaluation_mode
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.layers import quantized_layers
+from spaces.quantization.quantizable import QuantizerLocation
 
 Increases = dict[str, dict[int, float]]
 """Rise of the loss, by quantizer (its module path) and number of bits."""
 
 
-class Place(Protocol):
-    """Where values are quantized, as the space of bit-widths lists them."""
-
-    @property
-    def decision(self) -> str:
-        """The decision that gives the bits."""
-
-    @property
-    def path(self) -> str:
-        """The quantizer's module path."""
-
-
 def omega_table(
     model: nn.Module,
-    places: Sequence[Place],
+    places: Sequence[QuantizerLocation],
     bits: Mapping[str, Sequence[Any]],
     task: Task,
     settings: SensitivitySettings,
     device: torch.device,
     generator: torch.Generator,
 ) -> tuple[Increases, Sensitivity]:
-    """Return what every choice of bits adds to Omega, and the sensitivity of the weights behind it.
+    """Return the contribution of every choice of bits to Omega, and the sensitivity of the weights.
 
-    Weights: ``1/2 sum_i h_i (Q(w_i) - w_i) ** 2`` with ``h`` as ``settings`` say. Activations, whichever kind that is:
+    Weights: ``1/2 sum_i h_i (Q(w_i) - w_i) ** 2``, ``h`` the second derivatives of ``settings``. Activations, for all kinds:
     ``1/2 E[(dL/dz) ** 2 (Q(z) - z) ** 2]``, summed over the values of a sample and averaged over samples, with the gradient of
     each sample's own loss. Both around the network without quantization.
 
     Args:
         model: A prepared network with calibrated quantizers; left unchanged.
-        places: Where it quantizes; places that share a decision add up.
-        bits: By decision, the bits that it may have.
+        places: Quantizers of ``model``; contributions of one decision's quantizers add up.
+        bits: Numbers of bits to choose from, by decision.
         task: Data, loss and forward pass.
-        settings: How.
-        device: Where the network runs.
+        settings: Kind and accuracy of the second derivatives.
+        device: Device that the network runs on.
         generator: Source of probes, on the CPU.
 
     Returns:
-        By decision and number of bits, the rise of the loss; and the weights' sensitivity, by decision.
+        The rise of the loss by decision and number of bits; and the weights' sensitivity by decision.
     """
     wanted = {place.path: tuple(int(option) for option in bits[place.decision]) for place in places}
     increases, found = _increases(model, wanted, task, settings, device, generator, Quantizer.quantized, as_float)
@@ -86,9 +75,9 @@ def omega_table(
 def omega(
     model: nn.Module, task: Task, settings: SensitivitySettings, device: torch.device, generator: torch.Generator
 ) -> float:
-    """Return Omega of a quantized network for its own bits and steps, and the weights that it has now.
+    """Return Omega of a quantized network for its present bits, quantization parameters and weights.
 
-    The sums are those of :func:`omega_table`, with derivatives around the network as it is, quantized, since that is what was
+    The sums are those of :func:`omega_table`, with derivatives around the quantized network, which is the one that was
     trained. A network without quantizers has an Omega of 0.
     """
     wanted = {path: (module.bits,) for path, module in _quantizers(model).items()}
@@ -99,10 +88,10 @@ def omega(
 
 
 class LossIncrease(Evaluator):
-    """Predicted rise of the loss by quantization, by second derivatives or by how far answers move; no label is scored.
+    """Predicted rise of the loss by quantization, from second derivatives or from the distance of outputs; no label is scored.
 
-    Read off the search's table for a network with the weights that the table was made for. For one that was trained since it
-    is computed anew, on the current weights: second derivatives around the quantized network; or the distance of its answers
+    Read off the search's table for a network with the weights of the table. For a network trained since then, Omega is
+    computed on the current weights: by second derivatives around the quantized network, or by the distance of the outputs
     from those of the network that the search started from.
     """
 
@@ -110,15 +99,16 @@ class LossIncrease(Evaluator):
     rank = 5
 
     def __init__(self, settings: SensitivitySettings) -> None:
+        """Keep ``settings``."""
         self.settings = settings
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """``omega``."""
+        """``omega``, in nats for a classification task."""
         return {"omega": Metric("nats", "minimize")}
 
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
-        """Return Omega."""
+        """Return ``omega`` of ``model``."""
         table = context.tables.get("omega")
         if table is not None and context.candidate is not None and not context.trained:
             return {"omega": sum_of(table, context.candidate.values)}
@@ -130,12 +120,12 @@ class LossIncrease(Evaluator):
 
 
 def sum_of(table: Mapping[str, Mapping[int, float]], values: Mapping[str, Any]) -> float:
-    """Return what a choice of bits for every decision of a table adds up to."""
+    """Return the sum of a table's entries over the bits chosen for every decision."""
     return sum(entries[int(values[decision])] for decision, entries in table.items())
 
 
 def _as_it_is(quantizer: Quantizer, values: Tensor, bits: int) -> Tensor:
-    """Return ``values`` as the quantizer would hold them now."""
+    """Return ``values`` quantized with the quantizer's present parameters, whatever ``bits`` says."""
     before = quantizer.enabled
     quantizer.enabled = True
     try:
@@ -185,15 +175,15 @@ def activation_increases(
 ) -> Increases:
     """Return ``1/2 E[(dL/dz) ** 2 (Q(z) - z) ** 2]`` of activations, one backward pass per batch.
 
-    In evaluation mode samples don't meet, so that the gradient of the batch's mean loss, times the samples of the batch, is
-    that of each sample's own loss.
+    In evaluation mode samples are independent, so that the gradient of the batch's mean loss, times the number of samples, is
+    the gradient of each sample's own loss.
 
     Args:
-        model: The network; gradients are those by what leaves each quantizer, switched on or off.
-        wanted: Bits by the path of each quantizer.
+        model: The network; gradients are by the output of each quantizer, switched on or off.
+        wanted: Numbers of bits by the path of each quantizer.
         task: Loss and forward pass.
-        batches: Inputs and targets.
-        quantize: Returns the values of a quantizer's input at a number of bits.
+        batches: Inputs and targets on the network's device.
+        quantize: Quantizes values with a quantizer at a number of bits.
 
     Raises:
         NoGradientError: The loss does not depend on an activation.
@@ -224,14 +214,14 @@ def activation_increases(
 
 @contextmanager
 def as_float(model: nn.Module) -> Iterator[None]:
-    """Switch every quantizer of ``model`` off inside, and as it was afterwards."""
+    """Switch every quantizer of ``model`` off inside the context, and back afterwards."""
     with _switched_off(_quantizers(model).values()):
         yield
 
 
 @contextmanager
 def as_rounded(model: nn.Module) -> Iterator[None]:
-    """Let the weights of ``model`` be their rounded values inside, so that also those that are clipped have a gradient."""
+    """Replace the weights of ``model`` by their rounded values inside the context, so that clipped ones have a gradient too."""
     layers = [layer for layer in quantized_layers(model).values() if layer.weight_quantizer is not None]
     weights = [layer.weight for layer in layers if isinstance(layer.weight, nn.Parameter)]
     exact = [weight.data for weight in weights]
@@ -261,7 +251,7 @@ def _switched_off(quantizers: Iterable[Quantizer]) -> Iterator[None]:
 
 @contextmanager
 def _entering(quantizers: Mapping[str, Quantizer]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Note what enters each quantizer, at every call, and what leaves it, as a tensor of its own to take gradients by."""
+    """Record each quantizer's inputs, call by call, and its outputs as separate tensors to differentiate by."""
     entered: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in quantizers}
 
     def watch(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

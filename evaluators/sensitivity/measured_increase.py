@@ -1,4 +1,4 @@
-"""What one decision's bits do by themselves, measured on the network that they make: what Omega is to predict."""
+"""Measure the loss increase when one decision alone is quantized: the ground truth for the Omega estimate."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from evaluators.task import Batch, Task
 from spaces.evaluation_mode import evaluation_mode
 
 Prepare = Callable[[Mapping[str, int]], nn.Module]
-"""From bits of every decision to the quantized network."""
+"""Builds the quantized network from the bits of every decision."""
 
 
 @dataclass(frozen=True)
 class Increase:
-    """A measured rise.
+    """A measured rise of the mean loss.
 
     Attributes:
         value: Mean over the samples.
-        standard_error: Its standard error, of the differences batch by batch.
+        standard_error: Standard error of ``value``, from the differences batch by batch.
     """
 
     value: float
@@ -32,14 +32,14 @@ class Increase:
 def loss_increases(
     prepare: Prepare, most: Mapping[str, int], bits: Mapping[str, int], task: Task, batches: Sequence[Batch]
 ) -> dict[str, Increase]:
-    """Return the rise of the mean loss when one decision alone is lowered, one after the other.
+    """Return the rise of the mean loss for every decision in ``bits`` when that decision alone is lowered.
 
     Args:
-        prepare: Returns the quantized network of a choice of bits, on the batches' device.
-        most: The most bits of every decision, from which one is lowered.
-        bits: What to lower each of these decisions to.
+        prepare: Builds the quantized network of a choice of bits, on the batches' device.
+        most: Highest number of bits of every decision, the starting point.
+        bits: Number of bits to lower each of these decisions to.
         task: Loss and forward pass.
-        batches: At least two, of inputs and targets.
+        batches: At least two batches of inputs and targets.
     """
 
     def losses(network: nn.Module) -> list[float]:
@@ -61,16 +61,16 @@ def divergence_table(
     task: Task,
     batches: Sequence[Batch],
 ) -> dict[str, dict[int, float]]:
-    """Return how much further every choice of bits takes the answers away from the reference network's (ours).
+    """Return the rise of the distance between quantized and reference outputs for every choice of bits (ours).
 
     The distance is the task's :meth:`~evaluators.task.Task.distillation_loss` at temperature 1; for a classification the KL
-    divergence, in nats, whose second order is the whole quadratic form of the Gauss-Newton matrix, where sensitivities of
-    single weights know its diagonal only. One forward pass per choice; no label is read, so that there is no noise of them.
+    divergence, in nats, whose second order is the whole quadratic form of the Gauss-Newton matrix; sensitivities of single
+    weights cover its diagonal only. One forward pass per choice; no label is read, so that labels add no noise.
 
     Args:
-        prepare: Returns the quantized network of a choice of bits, on the batches' device.
-        most: The most bits of every decision, from which one at a time is lowered.
-        options: All bits of each decision.
+        prepare: Builds the quantized network of a choice of bits, on the batches' device.
+        most: Highest number of bits of every decision, the starting point.
+        options: All numbers of bits of each decision.
         reference: The network without quantization.
         task: Distance and forward pass.
         batches: Inputs and targets.
@@ -89,7 +89,7 @@ def divergence_table(
 
 
 def divergence(model: nn.Module, reference: nn.Module, task: Task, batches: Sequence[Batch]) -> float:
-    """Return the distance of a network's answers from the reference network's, as :func:`divergence_table` measures it."""
+    """Return the mean distance between two networks' outputs, as in :func:`divergence_table`."""
     return _distance(model, list(_answers(reference, task, batches)), task, batches)
 
 

@@ -1,4 +1,4 @@
-"""Squared gradients of every weight: Adam's second moment over batches, and the empirical Fisher information."""
+"""Average squared gradients of every weight: Adam's second moment over batches, or the empirical Fisher information."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Forward = Callable[[nn.Module, Tensor], Tensor]
 
 
 class NoGradientError(SecateursError):
-    """The loss of a network has no finite gradient by a weight whose sensitivity is asked for."""
+    """The loss of a network has no finite gradient by a weight to be estimated."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class SecondMoment:
 
     Attributes:
         diagonal: Estimates of the second derivative by every weight, in the weight tensors' shapes; never negative.
-        mean: Its mean over each tensor.
+        mean: Mean of the diagonal over each tensor.
         standard_error: Standard error of that mean, over batches (``adam``) or samples (``fisher``).
-        samples: Number of samples behind it.
+        samples: Number of samples averaged over.
     """
 
     diagonal: Mapping[str, Tensor]
@@ -46,19 +46,19 @@ def adam_second_moment(
     forward: Forward,
     beta: float = 0.999,
 ) -> SecondMoment:
-    """Return ``B v / (1 - beta ** t)`` with ``v`` what Adam's second moment becomes over the ``t`` batches.
+    """Return ``B v / (1 - beta ** t)``, with ``v`` Adam's second moment after ``t`` batches of ``B`` samples.
 
     The source (CN112183742B) takes Adam's second moment for the Hessian. ``v`` holds squares of batch-mean gradients, about
     the Fisher information over the batch size ``B``, so it is multiplied by ``B`` (ours: the source's formula is lost), and no
-    square root is taken. Batches of another size than the first are passed over, since moments of different batch sizes
+    square root is taken. Batches of another size than the first are left out, since moments of different batch sizes
     don't mix.
 
     Args:
         model: The network, run in evaluation mode; left unchanged.
-        weights: Parameters of it, by name.
+        weights: Parameters of ``model``, by name.
         batches: Inputs and targets on the network's device.
         loss: Mean loss of a batch, of outputs and targets.
-        forward: How the network is run on a batch.
+        forward: Runs the network on a batch.
         beta: Decay of the second moment.
 
     Raises:
@@ -83,15 +83,15 @@ def empirical_fisher(
 ) -> SecondMoment:
     """Return the mean, over samples, of the squared gradient of each sample's own loss at its own target.
 
-    The diagonal of the empirical Fisher information. Samples go through the network one by one, so that any network and loss
-    will do.
+    The diagonal of the empirical Fisher information. Samples go through the network one by one, which suits any network and
+    any loss.
 
     Args:
         model: The network, run in evaluation mode; left unchanged.
-        weights: Parameters of it, by name.
+        weights: Parameters of ``model``, by name.
         batches: Inputs and targets on the network's device.
         loss: Mean loss of a batch, of outputs and targets.
-        forward: How the network is run on a batch.
+        forward: Runs the network on a batch.
 
     Raises:
         NoGradientError: The loss does not depend on a weight, its gradient is not finite, or there are too few samples.
@@ -141,7 +141,7 @@ def gradients(
 def _squares(
     model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable[Batch], loss: Loss, forward: Forward
 ) -> Iterable[tuple[list[Tensor], int]]:
-    """Yield, per batch, the squared gradients and the number of samples."""
+    """Yield the squared gradients and the number of samples of every batch."""
     with evaluation_mode(model), open_weights(weights):
         for inputs, targets in batches:
             found = gradients(model, weights, (inputs, targets), loss, forward)
@@ -150,7 +150,7 @@ def _squares(
 
 @contextmanager
 def open_weights(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let ``weights`` require gradients inside, and be as they were afterwards."""
+    """Make ``weights`` require gradients inside the context, and put their flags back afterwards."""
     before = [weight.requires_grad for weight in weights.values()]
     for weight in weights.values():
         weight.requires_grad_(True)
@@ -162,7 +162,7 @@ def open_weights(weights: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def _finished(diagonal: dict[str, Tensor], means: list[Tensor], scale: float, samples: int) -> SecondMoment:
-    """Return the estimate; ``means`` are those of every draw over each tensor, ``scale`` what squares are multiplied with."""
+    """Return the estimate from every draw's mean square over each tensor (``means``), times ``scale``."""
     if len(means) < 2:
         raise NoGradientError(
             f"second moments are averages with a standard error: expected at least 2 batches of one size, got {len(means)}; "

@@ -1,4 +1,4 @@
-"""Traces of the Hessian's blocks in two parts: the Gauss-Newton part summed exactly, and the small rest by probes."""
+"""Estimate traces of the Hessian's blocks in two parts: Gauss-Newton summed exactly, the small rest by probes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from spaces.errors import SecateursError
 from spaces.evaluation_mode import evaluation_mode
 
 MOST_OUTPUTS = 64
-"""Most outputs of one sample for which the Gauss-Newton part is summed."""
+"""Largest number of outputs of a sample for which the Gauss-Newton part is summed exactly."""
 
 LEAST_DRAWS = 4
-"""Fewest probes of the rest, per tensor."""
+"""Smallest number of probes of the rest, per tensor."""
 
 
 def split_traces(
@@ -35,23 +35,23 @@ def split_traces(
 
     ``G = J' H_L J`` is the Gauss-Newton matrix: with eigenvalues ``lambda_k`` and eigenvectors ``e_k`` of the loss's Hessian by
     the outputs of one sample, its trace is ``sum_k lambda_k |J_l' e_k| ** 2``, one backward pass for each, without any noise.
-    ``R`` is what the curvature of the outputs themselves adds. Where they are linear in one layer's weights (ReLU networks in
-    evaluation mode, almost everywhere) its blocks on the diagonal are 0, and so is every probe of them; elsewhere they are
-    probed as in Hutchinson's method, one tensor at a time, until the error of the sum is small enough.
+    ``R`` is the part due to the curvature of the outputs themselves. Where the outputs are linear in one layer's weights (ReLU
+    networks in evaluation mode, almost everywhere) the diagonal blocks of ``R`` are 0, and so is every probe; elsewhere these
+    blocks are probed by Hutchinson's method, one tensor at a time, until the error of the sum is within the tolerance.
 
-    Networks of more than :data:`MOST_OUTPUTS` outputs per sample are left to :func:`.hessian_traces`.
+    Networks of more than :data:`MOST_OUTPUTS` outputs per sample are handed to :func:`.hessian_traces`.
 
     Args:
         model: The network, run in evaluation mode; left unchanged.
-        weights: Parameters of it, by name.
+        weights: Parameters of ``model``, by name.
         batches: Inputs and targets on the network's device; the Hessian is that of the mean loss over all their samples.
         loss: Mean loss of a batch, of outputs and targets.
-        forward: How the network is run on a batch.
+        forward: Runs the network on a batch.
         generator: Source of the probes, on the CPU.
-        settings: When to stop; a round has as many probes as there are batches, and every tensor its share of them.
+        settings: Accuracy at which to stop; a round has as many probes as there are batches, shared evenly by the tensors.
 
     Raises:
-        NoGradientError: The loss does not depend on a weight, or has no finite gradient by it.
+        NoGradientError: The loss does not depend on a weight, or its gradient by a weight is not finite.
         SecateursError: There is no batch, or a part of the network has no second derivative.
     """
     settings = settings or TraceSettings()

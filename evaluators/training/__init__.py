@@ -1,1 +1,1 @@
-"""The training loop and its parts."""
+"""Train networks: one loop, with its optimizers, schedules and checkpoints."""

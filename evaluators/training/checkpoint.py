@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and JSON data, in one file that is replaced atomically."""
+"""Save tensors and JSON data in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class CheckpointError(SecateursError):
 
 
 class Checkpoint(Protocol):
-    """Where a training keeps its state; a worker's may send it to the driver."""
+    """Storage of a training's state: a file, or a worker's connection to the driver."""
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, JSON]] | None:
-        """Return the last state saved, or None where there is none."""
+        """Return the last saved state, or None before the first."""
 
     def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> None:
-        """Replace the state by this one."""
+        """Replace the saved state."""
 
 
 def pack_checkpoint(tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> bytes:
@@ -38,10 +38,10 @@ def pack_checkpoint(tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> 
 
 
 def unpack_checkpoint(content: bytes) -> tuple[dict[str, Tensor], dict[str, JSON]]:
-    """Return the tensors and the data that :func:`pack_checkpoint` was given.
+    """Return the tensors and the data of a file of :func:`pack_checkpoint`.
 
     Raises:
-        CheckpointError: ``content`` is something else, or not whole.
+        CheckpointError: ``content`` is no such file, or is truncated.
     """
     try:
         tensors = safetensors.torch.load(content)
@@ -58,10 +58,11 @@ class FileCheckpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Keep the path; nothing is read or written before :meth:`load` or :meth:`save`."""
         self.path = Path(path)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, JSON]] | None:
-        """Return the tensors and the data of the file, or None where there is no file.
+        """Return the tensors and the data of the file, or None if there is no file.
 
         Raises:
             CheckpointError: The file is not a checkpoint.
@@ -74,11 +75,11 @@ class FileCheckpoint:
             raise CheckpointError(f"{self.path}: {error}; remove it to train from the start") from error
 
     def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> None:
-        """Write the file beside the old one and put it in its place."""
+        """Write a new file and replace the old one by it."""
         self.replace(pack_checkpoint(tensors, data))
 
     def replace(self, content: bytes) -> None:
-        """Save what :func:`pack_checkpoint` made."""
+        """Replace the file by the bytes ``content``, made by :func:`pack_checkpoint`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
@@ -92,10 +93,10 @@ class FileCheckpoint:
 
 
 def require_same(saved: JSON, current: JSON, place: str = "") -> None:
-    """Compare what identifies two trainings, field by field.
+    """Compare the identities of two trainings field by field.
 
     Raises:
-        CheckpointError: They differ; the message names the first field that does.
+        CheckpointError: The identities differ; the message names the first field that does.
     """
     if isinstance(saved, dict) and isinstance(current, dict):
         for key in sorted(saved.keys() | current.keys()):

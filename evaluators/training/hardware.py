@@ -1,4 +1,4 @@
-"""What the hardware is, and what it computes in."""
+"""Find the processor's name and its fast number formats, and set how PyTorch computes on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evaluators.training.settings import Autocast
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` computes in bfloat16 by itself; emulated it is many times slower than float32."""
+    """Return whether ``device`` computes in bfloat16 natively; emulated, bfloat16 is many times slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
@@ -23,7 +23,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(setting: Autocast, device: torch.device) -> AbstractContextManager[object]:
-    """Return the autocast context of ``setting`` on ``device``; it may be entered again and again."""
+    """Return the autocast context of ``setting`` on ``device``; the context may be entered repeatedly."""
     if setting == "bf16" or (setting == "auto" and has_fast_bfloat16(device)):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
@@ -41,7 +41,7 @@ def repeatable(device: torch.device) -> AbstractContextManager[object]:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let PyTorch compute with ``count`` threads: their number changes the last bits of results."""
+    """Set the number of PyTorch's threads to ``count`` inside the context; the number changes the last bits of results."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""Memory layout while a network trains."""
+"""Set the memory layout of a network for the time of its training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 
 @contextmanager
 def channels_last(model: nn.Module, wanted: bool) -> Iterator[None]:
-    """Train ``model`` in channels-last layout inside, where ``wanted`` and it has convolutions on images.
+    """Put ``model`` in channels-last layout inside the context, if ``wanted`` and the model has 2-d convolutions.
 
-    Strided 1x1 convolutions run as a subsampling and an unstrided one meanwhile, which is the same: in this layout their
-    backward pass writes past its memory on CPUs for some narrow widths, which pruning makes (seen in torch 2.15: 7 to 14
-    channels at 28 pixels).
+    Inside, strided 1x1 convolutions run as a subsampling and an unstrided convolution, with equal outputs: in this layout the
+    backward pass of strided ones writes past its memory on CPUs for some narrow widths of pruned layers (seen in torch 2.15:
+    7 to 14 channels at 28 pixels).
     """
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     if not wanted or not convolutions:
@@ -42,7 +42,7 @@ def _is_strided_pointwise(module: nn.Conv2d) -> bool:
 
 
 class _Subsample:
-    """Keeps every ``stride``-th position of a convolution's input, of shape ``(N, C, H, W)``."""
+    """A hook that keeps every ``stride``-th position of a convolution's input, of shape ``(N, C, H, W)``."""
 
     def __init__(self, stride: Any) -> None:
         self.rows, self.columns = stride

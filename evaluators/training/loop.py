@@ -1,4 +1,4 @@
-"""The training loop: the only one, used by every stage."""
+"""Train a network: the one training loop, used by every stage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOSSES_PER_CHECK = 25
 
 
 class TrainingError(SecateursError):
-    """A training cannot start as it is set up."""
+    """A training cannot start with the given network, data and settings."""
 
 
 class DivergedError(SecateursError):
@@ -56,28 +56,28 @@ def train(
 ) -> History:
     """Train ``model`` in place on the train split, scoring it on the search split after every epoch.
 
-    All randomness comes from ``seed`` and the epoch's number (shuffling, augmentation, dropout), so that a training
-    that was killed goes on from its checkpoint to the same bits. With ``early_stop`` the best epoch's weights are
-    put back at the end. Afterwards the model is in evaluation mode, on ``device``, in the default memory layout.
+    All randomness (shuffling, augmentation, dropout) derives from ``seed`` and the epoch's number, so that a killed
+    training resumes from its checkpoint to the same bits. With ``early_stop`` the model ends with the best epoch's
+    weights. Afterwards the model is in evaluation mode, on ``device``, in the default memory layout.
 
     Args:
         model: The network; must have parameters that require gradients.
         task: Data, loss and score.
-        settings: How to train.
+        settings: Epochs, batch size, optimizer, schedule.
         seed: Seed of all randomness.
-        device: Where to train.
-        checkpoint: Saved to after every epoch, and gone on from where it has something; None for neither.
+        device: Device to train on.
+        checkpoint: Storage to resume from, if it holds a state, and to save to after every epoch; None for neither.
         sparsifier: Hooks into every step, or None.
-        teacher: The reference network; used (in evaluation mode) where ``settings.distillation`` is set.
+        teacher: The reference network, used in evaluation mode if ``settings.distillation`` is set.
         stop_when_finished: Whether training ends after the epoch in which the sparsifier is finished.
-        until: Number of epochs to stop after, of those in ``settings``; the schedule stays that of the whole training, which
-            another call with the same checkpoint goes on with.
-        moments: What the optimizer of another training knew, to start with where ``checkpoint`` has nothing.
+        until: Number of epochs to stop after, at most ``settings.epochs``; the schedule stays that of the whole training, and
+            another call with the same checkpoint resumes it.
+        moments: Optimizer state of another training to start with, if ``checkpoint`` holds no state.
         on_epoch: Called with every new epoch's record, after its checkpoint was saved.
-        on_step: Called after every step with the number of steps done and the number there are at most.
+        on_step: Called after every step with the number of steps done and the largest number there can be.
 
     Returns:
-        The records of all epochs, those before a resume included.
+        The records of all epochs, including those before a resume.
 
     Raises:
         TrainingError: No trainable parameter, no full batch, or distillation without a teacher.
@@ -101,7 +101,7 @@ def train(
 
 
 class _Session:
-    """A training under way: what every step of it needs."""
+    """State of one training that every step reads: network, optimizer, learning rate."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class _Session:
         self.lr = settings.optimizer.lr
 
     def epoch(self, epoch: int, seed: int) -> float:
-        """Train one epoch (numbered from 0) and return its mean loss."""
+        """Train for one epoch (numbered from 0) and return its mean loss."""
         shuffle, inner = (int(word) for word in np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint32))
         generator = torch.Generator().manual_seed(shuffle)
         losses: list[Tensor] = []
@@ -183,7 +183,7 @@ class _Session:
         return loss.detach()
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the task's loss, mixed with the distillation loss where there is a teacher."""
+        """Return the task's loss, with a teacher mixed with the distillation loss, a scalar."""
         outputs = self.task.forward(self.model, inputs)
         loss = self.task.loss(outputs, targets, self.settings.label_smoothing)
         if self.teacher is None or self.distillation is None:
@@ -194,7 +194,7 @@ class _Session:
         return (1 - self.distillation.weight) * loss + self.distillation.weight * distance
 
     def require_finite(self, losses: list[Tensor], epoch: int, first: int) -> None:
-        """Raise where one of ``losses``, beginning with step ``first`` of the epoch, is not a finite number."""
+        """Raise DivergedError if one of ``losses``, those from step ``first`` of the epoch on, is not finite."""
         if not losses:
             return
         for offset, value in enumerate(torch.stack(losses).tolist()):
@@ -214,7 +214,7 @@ def _epochs(
     moments: OptimizerState | None,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> History:
-    """Run the epochs that are still to be run and leave the model with its final weights."""
+    """Train for the remaining epochs and leave the model with its final weights."""
     model, task, settings, sparsifier = session.model, session.task, session.settings, session.sparsifier
     if sparsifier is not None:
         sparsifier.start(model, session.total_steps)

@@ -1,4 +1,4 @@
-"""Optimizers, and their state as plain tensors."""
+"""Make optimizers, and save and restore their state as plain tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OptimizerSettings:
         momentum: Momentum of SGD; the first beta of AdamW.
         weight_decay: L2 coefficient (SGD), decoupled decay (AdamW).
         nesterov: Nesterov momentum, SGD only.
-        decay_norms: Whether weight decay also acts on biases and normalisation weights, as in the ResNet papers.
+        decay_norms: Whether weight decay also acts on biases and normalization weights, as in the ResNet papers.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -33,6 +33,11 @@ class OptimizerSettings:
     decay_norms: bool = True
 
     def __post_init__(self) -> None:
+        """Check the range of every option.
+
+        Raises:
+            ValueError: An option is out of range; the message begins with its name.
+        """
         if not self.lr > 0:
             raise ValueError(f"lr: expected a number above 0, got {self.lr}")
         if not 0 <= self.momentum < 1:
@@ -73,9 +78,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` returned, in the memory layout of the parameters.
+    """Restore the state returned by :func:`optimizer_tensors`, in the memory layout of the parameters.
 
-    The layout matters: the last bits of an element-wise update may depend on it.
+    The last bits of an element-wise update may depend on the layout.
     """
     parameters = _parameters(optimizer)
     for name, value in tensors.items():

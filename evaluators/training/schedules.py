@@ -1,4 +1,4 @@
-"""Learning-rate schedules, as pure functions of the step."""
+"""Compute the learning rate of a step, as a pure function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ONE_CYCLE_START = 1 / 25
 
 
 def learning_rate_factor(schedule: Schedule, step: int, total_steps: int, warmup: float) -> float:
-    """Return the share of the highest learning rate to use in ``step``, in (0, 1].
+    """Return the learning rate of ``step`` as a share of the highest, in (0, 1].
 
     ``one_cycle`` rises on a cosine from 1/25 and falls on a cosine to almost 0 (Smith, Topin 2018, arXiv 1708.07120,
     momentum held constant); ``cosine`` rises on a line and falls on a cosine (Loshchilov, Hutter 2017, arXiv

@@ -1,4 +1,4 @@
-"""Options of the training loop."""
+"""Define the options of the training loop."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Autocast = Literal["auto", "off", "bf16"]
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """Learning from the reference network (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
+    """Options of learning from the reference network (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
 
     Attributes:
         weight: Share of the distillation loss, from 0 to 1; the task's loss has the rest.
-        temperature: Softens both networks' answers.
+        temperature: Divisor of both networks' logits, above 0; higher is softer.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -26,6 +26,11 @@ class DistillationSettings:
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
+        """Check the range of every option.
+
+        Raises:
+            ValueError: An option is out of range; the message begins with its name.
+        """
         if not 0 <= self.weight <= 1:
             raise ValueError(f"weight: expected a number from 0 to 1, got {self.weight}")
         if not self.temperature > 0:
@@ -34,7 +39,7 @@ class DistillationSettings:
 
 @dataclass(frozen=True)
 class EarlyStopSettings:
-    """Stopping when the score on the search split stops rising.
+    """Options of stopping when the score on the search split stops rising.
 
     Attributes:
         patience: Epochs without a new best score after which training ends; the best epoch's weights are kept.
@@ -45,6 +50,11 @@ class EarlyStopSettings:
     patience: int = 5
 
     def __post_init__(self) -> None:
+        """Check the range of every option.
+
+        Raises:
+            ValueError: An option is out of range; the message begins with its name.
+        """
         if self.patience < 1:
             raise ValueError(f"patience: expected at least 1 epoch, got {self.patience}")
 
@@ -60,10 +70,10 @@ class TrainingSettings:
         schedule: ``one_cycle``, ``cosine`` or ``constant``; see :mod:`evaluators.training.schedules`.
         warmup: Share of the steps in which the learning rate rises.
         label_smoothing: Share of the target spread over all classes, from 0 to below 1.
-        distillation: Learning from the reference network as well, or None.
-        autocast: ``auto`` uses bfloat16 where the hardware computes in it, ``bf16`` always, ``off`` never.
+        distillation: Options of learning from the reference network as well, or None for the task's loss alone.
+        autocast: Use of bfloat16: ``auto`` if the hardware computes in it natively, ``bf16`` always, ``off`` never.
         channels_last: Whether networks on images run in channels-last layout while they train.
-        early_stop: When to end before ``epochs``, or None for never.
+        early_stop: Condition for ending before ``epochs``, or None for never.
         clip_norm: Largest norm of the gradient, or None for no limit.
     """
 
@@ -82,6 +92,11 @@ class TrainingSettings:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
+        """Check the range of every option.
+
+        Raises:
+            ValueError: An option is out of range; the message begins with its name.
+        """
         if self.epochs < 1:
             raise ValueError(f"epochs: expected at least 1, got {self.epochs}")
         if self.batch_size < 2:

@@ -1,4 +1,4 @@
-"""The state of a training: what a checkpoint holds, and what a training must have in common with it."""
+"""Save and restore the state of a training, and identify the training that it belongs to."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch of training came to.
+    """Results of one epoch of training.
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        loss: Mean training loss, with distillation and penalties.
+        loss: Mean training loss, including distillation and penalties.
         search_loss: Mean loss on the search split.
         search_score: Mean primary score on the search split.
         lr: Learning rate of the last step.
@@ -46,8 +46,8 @@ class History:
 
     Attributes:
         epochs: A record per epoch, in order.
-        stopped_early: Why training ended before its last epoch, empty where it did not.
-        unsettled: Number of the last epoch in which a sparsifier still changed what is trained; those up to it don't count.
+        stopped_early: Reason for ending before the last epoch, or empty.
+        unsettled: Number of the last epoch in which a sparsifier still changed the network; epochs up to it can't be the best.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -56,7 +56,7 @@ class History:
 
     @property
     def best(self) -> EpochRecord | None:
-        """The first epoch of the highest search score among those that count, or None before the first of them."""
+        """The first epoch with the highest search score after ``unsettled``; None if there is none yet."""
         return max(self.epochs[self.unsettled :], key=lambda record: record.search_score, default=None)
 
 
@@ -68,7 +68,7 @@ def training_identity(
     sparsifier: Sparsifier | None,
     teacher: nn.Module | None,
 ) -> dict[str, JSON]:
-    """Return, as JSON data, what a training must have in common with a checkpoint to go on from it."""
+    """Return the identity of a training as JSON data; a checkpoint resumes only a training of equal identity."""
     options = getattr(sparsifier, "settings", None)
     described = {
         "training": asdict(settings),
@@ -92,7 +92,7 @@ def save_state(
     history: History,
     described: Mapping[str, JSON],
 ) -> None:
-    """Save all that the next epoch depends on."""
+    """Save the state that the next epoch depends on."""
     parts: dict[str, Mapping[str, Tensor]] = {
         "model": model.state_dict(),
         "optimizer": optimizer_tensors(optimizer),
@@ -118,10 +118,10 @@ def restore_state(
     sparsifier: Sparsifier | None,
     described: Mapping[str, JSON],
 ) -> tuple[History, dict[str, Tensor]]:
-    """Put back what :func:`save_state` saved, and return the history and the best epoch's weights.
+    """Restore the state of :func:`save_state`, and return the history and the best epoch's weights.
 
     Raises:
-        CheckpointError: The checkpoint was made by another training; the message names the difference.
+        CheckpointError: The checkpoint belongs to another training; the message names the difference.
     """
     loaded = checkpoint.load()
     if loaded is None:
@@ -143,10 +143,10 @@ def restore_state(
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """What the optimizer of a training knew at its end: momentum, second moments, steps.
+    """State of an optimizer at the end of a training: momentum, second moments, steps.
 
     Attributes:
-        tensors: Its state, as :func:`evaluators.training.optimizers.optimizer_tensors` names it.
+        tensors: State tensors, named as by :func:`evaluators.training.optimizers.optimizer_tensors`.
         names: Names of the parameters, by position.
     """
 
@@ -154,7 +154,7 @@ class OptimizerState:
     names: Sequence[str]
 
     def put_into(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Give them to the optimizer of another training, for the parameters of ``model`` of the same name and shape."""
+        """Copy the state to another training's optimizer, for parameters of ``model`` of equal name and shape."""
         position = {name: place for place, name in enumerate(parameter_names(optimizer, model))}
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         found: dict[str, Tensor] = {}
@@ -167,10 +167,10 @@ class OptimizerState:
 
 
 def end_of(content: bytes) -> tuple[dict[str, Tensor], OptimizerState]:
-    """Return the weights that a training ended with (those of its best epoch, with early stopping), and its moments.
+    """Return the final weights of a training (with early stopping the best epoch's) and its optimizer's state.
 
     Args:
-        content: What :func:`save_state` saved, packed.
+        content: A packed checkpoint of :func:`save_state`.
     """
     tensors, data = unpack_checkpoint(content)
     parts = _parts(tensors)
