@@ -15,13 +15,14 @@ from torch import nn
 
 from evaluators.base import Evaluator
 from evaluators.sensitivity.estimates import FORWARD_BATCH, MEASURES, SensitivitySettings, calibration_batches
-from evaluators.sensitivity.loss_increase import LossIncrease, Place, omega_table
+from evaluators.sensitivity.loss_increase import LossIncrease, omega_table
 from evaluators.sensitivity.measured_increase import divergence_table, loss_increases
 from evaluators.task import Task
 from search.output.atomic import write_json
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Mask
+from spaces.quantization.quantizable import QuantizerLocation
 
 FILE = "sensitivity.json"
 
@@ -32,7 +33,7 @@ Table = dict[str, dict[int, float]]
 class HasPoints(Protocol):
     """A space that says where values are quantized."""
 
-    points: Sequence[Place]
+    points: Sequence[QuantizerLocation]
 
 
 class SensitivityTables:
@@ -72,7 +73,7 @@ class SensitivityTables:
         }
         # Sensitivity to bits is that of the whole network, whatever channels a candidate may keep.
         self._whole = {name: "1" * domain.length for name, domain in space.domains.items() if isinstance(domain, Mask)}
-        self._places: Sequence[Place] = space.points if isinstance(space, HasPoints) else ()
+        self._places: Sequence[QuantizerLocation] = space.points if isinstance(space, HasPoints) else ()
 
     @property
     def wanted(self) -> bool:
