@@ -19,7 +19,8 @@ from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import layer_shapes
 from spaces.quantization.calibration import Calibration, Method
 from spaces.quantization.cost import BitCost, LayerSizes
-from spaces.quantization.fake_quantize import FEWEST, MOST, Quantizer
+from spaces.quantization.fake_quantize import Quantizer
+from spaces.quantization.format import FEWEST, MOST
 from spaces.quantization.quantizable import QuantizableLayer, QuantizerLocation, find_quantizable
 from spaces.quantization.range_statistics import RangeStatistics
 from spaces.quantization.record import pack_weights, quantize

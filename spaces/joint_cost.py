@@ -80,6 +80,6 @@ def _weights_of(network: nn.Module, tensors: tuple[str, ...], packed: set[int]) 
         trained[place] = quantizer is None and isinstance(state[name], nn.Parameter)
         if place not in packed and (quantizer is None or own == "scale"):
             # A stored activation has its zero point beside its scale.
-            copies = 1 if quantizer is None or quantizer.signed else 2
+            copies = 1 if quantizer is None or quantizer.format.signed else 2
             stored[place] = copies * state[name].element_size()
     return stored, trained

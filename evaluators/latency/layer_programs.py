@@ -15,7 +15,7 @@ from evaluators.onnx.quantized import OPSETS
 from evaluators.onnx.session import open_session
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
-from spaces.quantization.fake_quantize import integer_range
+from spaces.quantization.format import Format
 
 _TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8}
 _IR_VERSION = 10
@@ -94,7 +94,8 @@ class _Graph:
     def weight(self, shape: tuple[int, ...], bits: int) -> str:
         if bits == FLOAT_BITS:
             return self.number(shape)
-        low, high = integer_range(bits, signed=True)
+        weights = Format(bits, signed=True)
+        low, high = weights.low, weights.high
         width = 4 if bits <= 4 else 8
         name = f"constant{len(self._initializers)}"
         integers = self._rng.integers(low, high + 1, shape)
@@ -104,7 +105,7 @@ class _Graph:
     def quantized(self, values: str, bits: int) -> str:
         scale, zero = self._constant(np.float32(0.02)), self._constant(np.uint8(0))
         if bits < 8:
-            high = integer_range(bits, signed=False)[1]
+            high = Format(bits, signed=False).high
             values = self.node("Clip", values, self._constant(np.float32(0.0)), self._constant(np.float32(0.02 * high)))
         return self.node("DequantizeLinear", self.node("QuantizeLinear", values, scale, zero), scale, zero)
 

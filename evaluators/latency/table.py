@@ -74,7 +74,7 @@ def fitted(table: MeasuredLatency, loads: Sequence[Mapping[str, Load]], measured
     # With every column of about the same size, the solution does not hang on units.
     sizes = np.maximum(columns.max(axis=0), 1e-12)
     found, _ = nnls(columns / sizes, np.append(np.ones(len(rows)), BELIEF))
-    return replace(table, weights=LatencyCoefficients(*(float(value) for value in found / sizes)))
+    return replace(table, coefficients=LatencyCoefficients(*(float(value) for value in found / sizes)))
 
 
 def resized(shape: LayerShape, in_channels: int, out_channels: int) -> LayerShape:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.onnx.session import open_session
-from spaces.quantization.fake_quantize import StoredQuantizer, integer_range
+from spaces.quantization.fake_quantize import StoredQuantizer
 from spaces.quantization.stored_weight import StoredWeight
 
 WIDTHS = (2, 4, 8)
@@ -99,7 +99,7 @@ class _Activation(nn.Module):
     def __init__(self, stored: StoredQuantizer, version: int) -> None:
         super().__init__()
         scale, zero_point = stored.step.tolist()
-        _, high = integer_range(stored.bits, signed=False)
+        high = stored.format.high
         self.version = version
         self.range = (-zero_point * scale, (high - zero_point) * scale) if stored.bits < 8 else None
         self.register_buffer("scale", stored.step[0].detach().clone())

@@ -1,0 +1,1 @@
+"""Latency of a network, predicted from measurements of its layers."""

@@ -1,4 +1,4 @@
-"""Milliseconds of a network from those of its layers, so that a candidate's latency is known before it is built."""
+"""Predict the latency of a network in milliseconds from measurements of its layers, before the network is built."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
 
 ALIGNMENTS = (16, 8, 4, 1)
-"""What channel counts may be multiples of: counts of one kind are computed in one way, and others in others."""
+"""Multiples, largest first, that divide channel counts into classes: kernels run counts of one class alike.
+
+Milliseconds are interpolated within a class only."""
 
 Load = tuple[int, int, int, int]
-"""Input channels, output channels, bits of the weights and bits of the input (32: float)."""
+"""Configuration of a layer: input channels, output channels, bits of the weights, bits of the input (32: float)."""
 
 
 @dataclass(frozen=True)
 class OpenLayer:
-    """A layer of a space, and what may change in it.
+    """A layer whose latency depends on open decisions, with the range of each.
 
     Attributes:
-        shape: The layer as it is.
-        inputs: Whether its input channels may go.
-        outputs: Whether its output channels may go.
-        step: Channels that stay come in multiples of this, unless all stay.
-        bits: The bits of weights and input that it may have.
+        shape: The layer in the reference network.
+        inputs: Whether input channels may be removed.
+        outputs: Whether output channels may be removed.
+        step: The number of kept channels is a multiple of this, or all channels.
+        bits: Possible pairs (bits of the weights, bits of the input).
     """
 
     shape: LayerShape
@@ -38,106 +40,108 @@ class OpenLayer:
 
 
 class LayerLatency(Protocol):
-    """Tells milliseconds of layers."""
+    """Predicted milliseconds of single layers."""
 
     fixed: float
-    """What a run takes beside its layers."""
+    """Milliseconds of a run that belong to no layer."""
 
     def of(self, layer: str, in_channels: int, out_channels: int, weight_bits: int, input_bits: int) -> float:
-        """Return the milliseconds that a layer adds to a run, with so many channels and bits (32: float)."""
+        """Return the milliseconds that a layer with these channels and bits (32: float) adds to a run."""
         ...
 
 
 @runtime_checkable
 class LatencySpace(Protocol):
-    """A space whose candidates' latency can be added up from their layers'."""
+    """A space that predicts the latency of a candidate as a sum over its layers."""
 
     def open_layers(self) -> Mapping[str, OpenLayer]:
-        """Return every layer whose milliseconds are to be known, by name."""
+        """Return the layers whose milliseconds must be known, by name."""
         ...
 
     def loads(self, candidate: Candidate) -> Mapping[str, Load]:
-        """Return what every one of these layers has in ``candidate``."""
+        """Return the configuration of each open layer in ``candidate``, by name."""
         ...
 
     def use_latency(self, latency: LayerLatency) -> None:
-        """Let ``latency_ms`` be among the costs; called once, before anything is asked for."""
+        """Add ``latency_ms`` to the costs; called once, before the first candidate."""
         ...
 
 
 def total(latency: LayerLatency, loads: Mapping[str, Load]) -> float:
-    """Return the milliseconds of a run of a network with these layers."""
+    """Return the milliseconds of a run of a network whose layers have these configurations."""
     return latency.fixed + sum(latency.of(name, *load) for name, load in loads.items())
 
 
 class WrittenLatency:
-    """What a person has written down, by layer and ``"WEIGHT_BITSxINPUT_BITS"``: the whole of the network's latency.
+    """Latencies from a table in the configuration, which holds all milliseconds of a run.
 
     Args:
-        table: Milliseconds by layer and bits.
+        table: Milliseconds by layer and by bits, the latter as ``"WEIGHT_BITSxINPUT_BITS"``.
     """
 
     fixed = 0.0
 
     def __init__(self, table: Mapping[str, Mapping[str, float]]) -> None:
+        """Keep the table."""
         self._table = table
 
     def of(self, layer: str, in_channels: int, out_channels: int, weight_bits: int, input_bits: int) -> float:
-        """Return what is written of a layer and these bits."""
+        """Return the milliseconds in the table for a layer and these bits."""
         return self._table[layer][latency_key(weight_bits, input_bits)]
 
 
 def latency_key(weights: int, inputs: int | None) -> str:
-    """Return the entry of a latency table for a layer with these bits, such as ``4x8``."""
+    """Return the key of a latency table for these bits of weights and input (None: float), such as ``4x8``."""
     return f"{weights}x{FLOAT_BITS if inputs is None else inputs}"
 
 
 @dataclass(frozen=True)
 class LatencyCoefficients:
-    """How a layer's own milliseconds, its data and the run's overhead make up a network's latency.
+    """Coefficients of the linear model of a network's latency over the sums of its layers (ours).
 
     Attributes:
-        time: Factor on the milliseconds that a layer took by itself.
-        outputs: Milliseconds per million values that a layer writes, for what reads and writes them between layers.
-        bytes: Milliseconds per million bytes of weights, which the whole of a network may push out of the processor's cache.
-        fixed: Milliseconds of a run beside that.
+        ms_per_layer_ms: Factor on the milliseconds of a layer measured alone.
+        ms_per_million_outputs: Milliseconds per million values that layers write, for the operations between layers.
+        ms_per_megabyte: Milliseconds per million bytes of weights, for weights that a whole network evicts from the cache.
+        fixed: Milliseconds of a run that belong to no layer.
     """
 
-    time: float = 1.0
-    outputs: float = 0.0
-    bytes: float = 0.0
+    ms_per_layer_ms: float = 1.0
+    ms_per_million_outputs: float = 0.0
+    ms_per_megabyte: float = 0.0
     fixed: float = 0.0
 
 
 @dataclass
 class MeasuredLatency:
-    """Layers that were measured at some channel counts; between those of one kind (:data:`ALIGNMENTS`) lines are drawn.
+    """Latencies of layers measured at some channel counts, linear between counts of one class (:data:`ALIGNMENTS`).
 
     Attributes:
-        shapes: The layers.
-        times: Milliseconds of a call of a layer by itself, by layer, bits and (input, output) channels.
-        weights: What makes a network's latency of them.
+        shapes: Layers of the reference network, by name.
+        times: Milliseconds of one call of a layer alone, by layer, bits and (input, output) channels.
+        coefficients: Linear model from the sums over layers to the latency of a network.
     """
 
     shapes: Mapping[str, LayerShape]
     times: Mapping[str, Mapping[tuple[int, int], Mapping[tuple[int, int], float]]]
-    weights: LatencyCoefficients = field(default_factory=LatencyCoefficients)
+    coefficients: LatencyCoefficients = field(default_factory=LatencyCoefficients)
 
     def __post_init__(self) -> None:
+        """Start with an empty cache of milliseconds by layer and configuration."""
         self._known: dict[tuple[str, int, int, int, int], float] = {}
-        self.fixed = self.weights.fixed
+        self.fixed = self.coefficients.fixed
 
     def of(self, layer: str, in_channels: int, out_channels: int, weight_bits: int, input_bits: int) -> float:
-        """Return the milliseconds that a layer adds to a run; 0 for one that was not measured, which counts as fixed."""
+        """Return the milliseconds that a layer adds to a run; 0 for an unmeasured layer, which :attr:`fixed` covers."""
         key = layer, in_channels, out_channels, weight_bits, input_bits
         if key not in self._known:
             own, outputs, size = self.parts(layer, (in_channels, out_channels, weight_bits, input_bits))
-            by = self.weights
-            self._known[key] = by.time * own + by.outputs * outputs + by.bytes * size
+            by = self.coefficients
+            self._known[key] = by.ms_per_layer_ms * own + by.ms_per_million_outputs * outputs + by.ms_per_megabyte * size
         return self._known[key]
 
     def parts(self, layer: str, load: Load) -> tuple[float, float, float]:
-        """Return a layer's own milliseconds, the millions of values it writes, and the megabytes of its weights."""
+        """Return the milliseconds of a layer alone, the millions of values in its outputs, and the megabytes of its weights."""
         if layer not in self.times:
             return 0.0, 0.0, 0.0
         shape, (inputs, outputs, weight_bits, input_bits) = self.shapes[layer], load
@@ -153,32 +157,34 @@ class MeasuredLatency:
         return own * shape.calls, values * shape.calls / 1e6, size / 1e6
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data, from which :meth:`from_json` makes it again."""
+        """Return JSON data for :meth:`from_json`."""
         times = {
             layer: [[*bits, *counts, value] for bits, grid in by_bits.items() for counts, value in grid.items()]
             for layer, by_bits in self.times.items()
         }
         shapes = {name: vars(shape) for name, shape in self.shapes.items()}
-        return {"shapes": shapes, "times": times, "weights": vars(self.weights)}
+        return {"shapes": shapes, "times": times, "coefficients": vars(self.coefficients)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> MeasuredLatency:
-        """Return what :meth:`to_json` has written."""
+        """Return the latencies that :meth:`to_json` wrote."""
         times: dict[str, dict[tuple[int, int], dict[tuple[int, int], float]]] = {}
         for layer, rows in data["times"].items():
             for weight_bits, input_bits, inputs, outputs, value in rows:
                 times.setdefault(layer, {}).setdefault((weight_bits, input_bits), {})[inputs, outputs] = value
         shapes = {name: _shape(shape) for name, shape in data["shapes"].items()}
-        return MeasuredLatency(shapes, times, LatencyCoefficients(**data["weights"]))
+        # Files of earlier versions have the same four numbers in the same order, under other names.
+        coefficients = data["coefficients"] if "coefficients" in data else data["weights"]
+        return MeasuredLatency(shapes, times, LatencyCoefficients(*coefficients.values()))
 
 
 def grouped(shape: LayerShape) -> bool:
-    """Whether a layer's input channels are as many as its output channels, since each has its own (a depthwise one)."""
+    """Return whether a layer is depthwise: one input channel per output channel, so that both counts are equal."""
     return shape.groups > 1 and shape.groups == shape.in_channels == shape.out_channels
 
 
 def alignment(count: int) -> int:
-    """Return the largest of :data:`ALIGNMENTS` that ``count`` is a multiple of."""
+    """Return the largest of :data:`ALIGNMENTS` that divides ``count``."""
     return next(step for step in ALIGNMENTS if count % step == 0)
 
 
@@ -194,7 +200,11 @@ def _written(shape: LayerShape) -> float:
 
 
 def _between(counts: Sequence[int], wanted: int) -> list[tuple[int, float]]:
-    """Return the counts nearest to ``wanted`` on both sides, among those of its kind where there are any, and their shares."""
+    """Return the measured counts on both sides of ``wanted`` and their interpolation weights.
+
+    Counts of the class of ``wanted`` are used if there are any, else all. Outside the measured range the nearest count has
+    weight 1.
+    """
     alike = [count for count in counts if alignment(count) == alignment(wanted)] or list(counts)
     below = max((count for count in alike if count <= wanted), default=alike[0])
     above = min((count for count in alike if count >= wanted), default=alike[-1])

@@ -1,0 +1,1 @@
+"""Quantization: finding what can be quantized, calibration, fake quantization, storage and costs."""

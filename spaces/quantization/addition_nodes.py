@@ -1,4 +1,4 @@
-"""Additions of two activations, such as residual ones: found in a network's ``torch.fx`` graph, quantizers put before them."""
+"""Find additions of two activations, such as residual ones, in a ``torch.fx`` graph and insert quantizers before them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from spaces.errors import UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import Forward
 from spaces.quantization.fake_quantize import Quantizer
+from spaces.quantization.format import Format
 from spaces.quantization.layers import QuantizedLayer
 
 _FUNCTIONS = (operator.add, operator.iadd, torch.add)
@@ -25,8 +26,8 @@ class Addition:
     """An addition of two activations of one shape.
 
     Attributes:
-        name: The name of the module whose code it is in, with ``add``, ``add_1`` and so on.
-        elements: Values of both operands for one sample.
+        name: Name of the module whose ``forward`` adds, followed by ``add``, ``add_1`` and so on.
+        elements: Elements of both operands together, for one sample.
     """
 
     name: str
@@ -34,12 +35,12 @@ class Addition:
 
     @property
     def path(self) -> str:
-        """Where its quantizer is, which both operands pass."""
+        """Module path of the quantizer, which quantizes both operands."""
         return quantizer_path(self.name)
 
 
 def quantizer_path(addition: str) -> str:
-    """Return where the quantizer of an addition is."""
+    """Return the module path of the quantizer of an addition."""
     return f"{addition}_quantizer"
 
 
@@ -49,7 +50,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Probe(nn.Module):
-    """Notes what passes."""
+    """A module that returns its input and records the shape and dtype of every tensor it gets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,10 +67,10 @@ def find_additions(model: nn.Module, inputs: Tensor, forward: Forward) -> list[A
     Args:
         model: The network, in evaluation mode; left unchanged.
         inputs: A batch of a single sample.
-        forward: How ``model`` is run on it.
+        forward: Runs ``model`` on ``inputs``.
 
     Raises:
-        UnsupportedModelError: ``torch.fx`` can't read the network, or reads it otherwise than it answers.
+        UnsupportedModelError: ``torch.fx`` cannot trace the network, or the traced graph does not run.
     """
     names = _readable(model)
     if not names:
@@ -91,10 +92,10 @@ def find_additions(model: nn.Module, inputs: Tensor, forward: Forward) -> list[A
 
 
 def _readable(model: nn.Module) -> list[str]:
-    """Return the names of possible additions.
+    """Return the names of the candidate additions in the traced graph.
 
     Raises:
-        UnsupportedModelError: The network can't be traced, or does something else in training than in evaluation.
+        UnsupportedModelError: The network cannot be traced, or its graph in training mode differs from that in evaluation.
     """
     try:
         traced = []
@@ -112,11 +113,11 @@ def _readable(model: nn.Module) -> list[str]:
 
 
 def insert_quantizers(model: nn.Module, quantizer: Callable[[str], nn.Module | None]) -> fx.GraphModule:
-    """Return ``model`` as a graph in which both operands of an addition pass a module first.
+    """Return ``model`` as a graph in which a module is applied to both operands of each addition.
 
     Args:
         model: The network; its modules are used, not copied.
-        quantizer: Returns the module for the addition of a name, or None to leave it.
+        quantizer: Returns the module for the addition with a given name, or None to skip the addition.
     """
     graph = _Tracer().trace(model)
     traced = fx.GraphModule(model, graph)
@@ -139,14 +140,19 @@ def insert_quantizers(model: nn.Module, quantizer: Callable[[str], nn.Module | N
 
 
 def add_quantizers(model: nn.Module, bits: Mapping[str, int], learned: bool) -> nn.Module:
-    """Return ``model`` with fresh quantizers before the named additions, as a graph; ``model`` itself where there are none.
+    """Return ``model`` as a graph with uncalibrated quantizers before the named additions; ``model`` itself if none is named.
+
+    Args:
+        model: The network; its modules are used, not copied.
+        bits: Bits of each addition, by its name.
+        learned: Whether training updates the scales.
 
     Raises:
-        UnsupportedModelError: One of the additions is not there.
+        UnsupportedModelError: The network has no addition of one of the names.
     """
     if not bits:
         return model
-    made = {name: Quantizer(count, signed=False, learned=learned) for name, count in bits.items()}
+    made = {name: Quantizer(Format(count, signed=False), learned=learned) for name, count in bits.items()}
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     traced = insert_quantizers(model, lambda name: made[name].to(device) if name in made else None)
     absent = [name for name in bits if quantizer_path(name) not in dict(traced.named_modules())]

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the layer before it: the same function in evaluation mode, with one layer less to round."""
+"""Fold BatchNorm into the preceding layer: the same function in evaluation mode, with one layer fewer to quantize."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ Fold = tuple[str, str]
 
 
 def find_folds(model: nn.Module, inputs: Tensor, forward: Forward = call) -> list[Fold]:
-    """Return the layers that a BatchNorm follows directly and alone.
+    """Return the layers whose output is read by one BatchNorm and by nothing else.
 
-    Found by one forward pass, then proven on a copy with random statistics: what changes outputs is left as it is.
+    Candidates come from one forward pass; a pair is kept if folding it leaves the outputs of a copy with random statistics
+    unchanged to :data:`TOLERANCE`.
 
     Args:
         model: The network; left unchanged.
         inputs: A batch of a single sample.
-        forward: How ``model`` is run on it.
+        forward: Runs ``model`` on ``inputs``.
     """
     network = copy.deepcopy(model).eval()
     candidates = _pairs(network, inputs, forward)
@@ -74,7 +75,7 @@ def _merge(layer: nn.Module, norm: nn.Module) -> None:
 
 
 def _pairs(network: nn.Module, inputs: Tensor, forward: Forward) -> list[Fold]:
-    """Return layers and the BatchNorms that read their outputs; either is called once."""
+    """Return pairs of a layer and the BatchNorm that reads its output, each called exactly once."""
     names = {id(module): name for name, module in network.named_modules()}
     produced: dict[int, tuple[str, Tensor]] = {}
     calls: dict[str, int] = {}
@@ -110,7 +111,7 @@ def _pairs(network: nn.Module, inputs: Tensor, forward: Forward) -> list[Fold]:
 
 
 def shared_parameters(network: nn.Module) -> set[int]:
-    """Return the ids of the parameters that more than one module has."""
+    """Return the ``id`` of every parameter that belongs to more than one module."""
     seen: dict[int, int] = {}
     for module in network.modules():
         for parameter in module.parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""Calibration: the step of a quantizer, from the values that it will see."""
+"""Calibration: choose scale and zero point of a quantizer from samples of its input."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spaces.quantization.fake_quantize import QParams, integer_range
+from spaces.quantization.format import Format, QParams
 
 Method = Literal["mse", "percentile"]
 
 SAMPLES = 32768
-"""Values of an activation that are kept, evenly spread over all batches."""
+"""Number of values kept per activation, evenly spread over all batches."""
 
 _COARSE = 80
 _FINE = 16
@@ -22,24 +22,31 @@ _FINE = 16
 
 @dataclass(frozen=True)
 class Calibration:
-    """How ranges are found.
+    """Method that chooses the quantization parameters.
 
     Attributes:
-        method: ``mse``: the range with the least squared error; ``percentile``: the range that holds a share of the values.
-        percentile: That share, in percent.
+        method: ``mse``: least mean squared error; ``percentile``: the range holds the given percentage of the values.
+        percentile: Percentage of the values inside the range, from 0 to 100.
     """
 
     method: Method = "mse"
     percentile: float = 99.99
 
-    def weight_steps(self, weight: Tensor, axis: int, bits: Iterable[int]) -> dict[int, QParams]:
-        """Return a symmetric step per channel along ``axis`` for each number of bits."""
+    def weight_qparams(self, weight: Tensor, axis: int, bits: Iterable[int]) -> dict[int, QParams]:
+        """Return symmetric per-channel parameters of a weight, by number of bits.
+
+        Args:
+            weight: Float weight of any shape.
+            axis: Channel dimension; scales have shape ``(weight.shape[axis],)``.
+            bits: Numbers of bits to calibrate for.
+        """
         rows = weight.detach().float().movedim(axis, 0).reshape(weight.shape[axis], -1)
         zero_point = torch.zeros(len(rows), dtype=torch.int32, device=weight.device)
         return {count: QParams(self._weight_scale(rows, count), zero_point) for count in bits}
 
     def _weight_scale(self, rows: Tensor, bits: int) -> Tensor:
-        low, high = integer_range(bits, signed=True)
+        target = Format(bits, signed=True)
+        low, high = target.low, target.high
         size = rows.abs()
         if self.method == "percentile":
             return _above_zero(torch.quantile(size, self.percentile / 100, dim=1) / high)
@@ -51,35 +58,35 @@ class Calibration:
 
         return base * _least(error, 0.1, -low / high * 1.05, len(rows), rows.device)
 
-    def activation_steps(self, values: Observed, bits: Iterable[int]) -> dict[int, QParams]:
-        """Return one affine step for each number of bits; the zero point is 0 where no value is below 0."""
-        return {count: self._activation_step(values, count) for count in bits}
+    def activation_qparams(self, values: ActivationSample, bits: Iterable[int]) -> dict[int, QParams]:
+        """Return affine per-tensor parameters of an activation, by number of bits; zero point 0 without negative values."""
+        return {count: self._activation_qparams(values, count) for count in bits}
 
-    def _activation_step(self, observed: Observed, bits: int) -> QParams:
+    def _activation_qparams(self, observed: ActivationSample, bits: int) -> QParams:
         values = observed.values()
-        _, high = integer_range(bits, signed=False)
+        high = Format(bits, signed=False).high
         least, most = min(observed.least, 0.0), max(observed.most, 0.0)
         if self.method == "percentile":
             share = self.percentile / 100
             lowest, highest = torch.quantile(values, torch.tensor([1 - share, share], device=values.device)).tolist()
-            return affine_step(max(least, min(lowest, 0.0)), min(most, max(highest, 0.0)), high, values.device)
+            return affine_qparams(max(least, min(lowest, 0.0)), min(most, max(highest, 0.0)), high, values.device)
 
         def error(factor: Tensor) -> Tensor:
-            step = affine_step(least * float(factor), most * float(factor), high, values.device)
-            integers = (values / step.scale).round_().add_(step.zero_point).clamp_(0, high)
-            return (integers.sub_(step.zero_point).mul_(step.scale).sub_(values)).square_().mean().reshape(1)
+            found = affine_qparams(least * float(factor), most * float(factor), high, values.device)
+            integers = (values / found.scale).round_().add_(found.zero_point).clamp_(0, high)
+            return (integers.sub_(found.zero_point).mul_(found.scale).sub_(values)).square_().mean().reshape(1)
 
         factor = float(_least(error, 0.02, 1.0, 1, values.device))
-        return affine_step(least * factor, most * factor, high, values.device)
+        return affine_qparams(least * factor, most * factor, high, values.device)
 
 
 @dataclass
-class Observed:
-    """What was seen of one activation: its range, and a part of its values.
+class ActivationSample:
+    """Range and a subsample of the values of one activation, collected over batches.
 
     Attributes:
-        least: The smallest value.
-        most: The largest value.
+        least: Smallest value seen, at most 0.
+        most: Largest value seen, at least 0.
     """
 
     least: float = 0.0
@@ -87,7 +94,12 @@ class Observed:
     _parts: list[Tensor] = field(default_factory=list)
 
     def see(self, values: Tensor, expected_batches: int = 16) -> None:
-        """Look at a batch of values of any shape."""
+        """Record a batch of values of any shape.
+
+        Args:
+            values: The batch.
+            expected_batches: Number of batches among which :data:`SAMPLES` is divided.
+        """
         flat = values.detach().reshape(-1)
         self.least, self.most = min(self.least, float(flat.min())), max(self.most, float(flat.max()))
         # A prime stride meets every channel and place alike.
@@ -95,26 +107,26 @@ class Observed:
         self._parts.append(flat[:: _next_prime(wanted)].float())
 
     def values(self) -> Tensor:
-        """Return the values that were kept, float32 of shape ``(count,)``."""
+        """Return the kept values, float32 of shape ``(count,)``."""
         if len(self._parts) > 1:
             self._parts = [torch.cat(self._parts)]
         return self._parts[0]
 
 
-def affine_step(least: float, most: float, high: int, device: torch.device) -> QParams:
-    """Return the step with which the integers 0 to ``high`` reach from ``least`` (at most 0) to ``most`` (at least 0)."""
+def affine_qparams(least: float, most: float, high: int, device: torch.device) -> QParams:
+    """Return the affine parameters that map ``least`` (at most 0) to integer 0 and ``most`` (at least 0) to ``high``."""
     scale = torch.tensor([max((most - least) / high, 1e-12)], dtype=torch.float32, device=device)
     zero_point = torch.round(-least / scale).clamp(0, high).to(torch.int32)
     return QParams(scale, zero_point)
 
 
 def _above_zero(scale: Tensor) -> Tensor:
-    """Return scales with those of channels without any weight set to 1."""
+    """Return ``scale`` with zeros, of channels whose weights are all 0, replaced by 1."""
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def _least(error: Callable[[Tensor], Tensor], low: float, high: float, rows: int, device: torch.device) -> Tensor:
-    """Return, per row, the factor from ``low`` to ``high`` with the least error: on a grid, then on a finer one around it."""
+    """Search [``low``, ``high``] for the factor of least error, shape ``(rows,)``, on a geometric grid and then a finer one."""
     ratio = (high / low) ** (1.0 / _COARSE)
     best, least = torch.full((rows,), high, device=device), torch.full((rows,), torch.inf, device=device)
     centre = torch.ones(rows, device=device)

@@ -1,4 +1,4 @@
-"""What bits cost: bytes and bit operations, of a network and of every choice of bits without building one."""
+"""Count bytes and bit operations of a quantized network, and predict both for any choice of bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spaces.quantization.stored_weight import packed_bytes
 
 
 def operation_bits(module: nn.Module) -> int:
-    """Return the bits of a module's weights times those of its input."""
+    """Return bits of the weights x bits of the input: the bit operations of one multiply-accumulate of ``module``."""
     if not isinstance(module, QuantizedLayer):
         return FLOAT_BITS * FLOAT_BITS
     return weight_bits(module) * (module.input_quantizer.bits if module.input_quantizer is not None else FLOAT_BITS)
@@ -29,14 +29,14 @@ def weight_bits(layer: QuantizedLayer) -> int:
 
 
 def counted_parameters(model: nn.Module) -> int:
-    """Return the number of weights and biases, integers or not; steps are no parameters."""
-    steps = {id(module.scale) for module in model.modules() if isinstance(module, Quantizer)}
-    own = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in steps)
+    """Return the number of weights and biases, float or integer, without scales and zero points."""
+    scales = {id(module.scale) for module in model.modules() if isinstance(module, Quantizer)}
+    own = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in scales)
     return own + sum(layer.stored.count for layer in quantized_layers(model).values() if layer.stored is not None)
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Return the bytes of all tensors that are stored of a network, its quantized weights and steps in their packed form."""
+    """Return the bytes of a network as stored: quantized weights packed, other tensors in their dtype."""
     total = sum(_bytes(tensor) for tensor in model.state_dict().values())
     for layer in quantized_layers(model).values():
         if layer.weight is not None and layer.weight_quantizer is not None:
@@ -45,7 +45,7 @@ def stored_bytes(model: nn.Module) -> int:
         if isinstance(module, Quantizer):
             total -= _bytes(module.width) + _bytes(module.zero_point)
             # A stored activation has its zero point beside its scale.
-            total += 0 if module.signed else _bytes(module.scale)
+            total += 0 if module.format.signed else _bytes(module.scale)
     return total
 
 
@@ -55,14 +55,14 @@ def _bytes(tensor: Tensor) -> int:
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """How large the parts of a network are, whatever their bits.
+    """Sizes of the parts of a network that do not depend on the choice of bits.
 
     Attributes:
-        weights: Elements of the weight of every quantized layer.
-        macs: Multiply-accumulates of every quantized layer for one sample.
-        float_macs: Those of what stays in float.
+        weights: Elements of the weight, by quantized layer.
+        macs: Multiply-accumulates for one sample, by quantized layer.
+        float_macs: Multiply-accumulates of the float layers for one sample.
         parameters: Number of weights and biases.
-        other_bytes: Bytes of all that is stored beside the quantized weights.
+        other_bytes: Stored bytes beside the quantized weights.
     """
 
     weights: Mapping[str, int]
@@ -73,17 +73,18 @@ class LayerSizes:
 
 
 class BitCost:
-    """Costs of any choice of bits of one network.
+    """Costs of one network for any choice of bits.
 
     Args:
-        found: What can be quantized in it.
-        network: It, quantized, with any bits.
+        found: Quantizable and frozen parts of the network.
+        network: The quantized network, with any bits.
 
     Attributes:
-        whole: How large the parts of the network are.
+        whole: Sizes of the network with all channels.
     """
 
     def __init__(self, found: Quantizable, network: nn.Module) -> None:
+        """Measure the sizes of ``network``."""
         layers = quantized_layers(network)
         packed = sum(packed_bytes(site.weights, weight_bits(layers[site.name])) for site in found.layers)
         self.whole = LayerSizes(
@@ -94,23 +95,23 @@ class BitCost:
             stored_bytes(network) - packed,
         )
 
-    def of(self, bits: Mapping[str, tuple[int, int | None]], extent: LayerSizes | None = None) -> dict[str, float]:
+    def of(self, bits: Mapping[str, tuple[int, int | None]], sizes: LayerSizes | None = None) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``.
 
         Args:
             bits: Bits of the weights and of the input (None: float), by layer.
-            extent: What is left of the network, :attr:`whole` by default.
+            sizes: Sizes after channels were removed; :attr:`whole` by default.
         """
-        extent = extent or self.whole
-        operations = extent.float_macs * FLOAT_BITS * FLOAT_BITS
-        size = extent.other_bytes
-        for name, macs in extent.macs.items():
+        sizes = sizes or self.whole
+        operations = sizes.float_macs * FLOAT_BITS * FLOAT_BITS
+        size = sizes.other_bytes
+        for name, macs in sizes.macs.items():
             weights, inputs = bits[name]
             operations += macs * weights * (FLOAT_BITS if inputs is None else inputs)
-            size += packed_bytes(extent.weights[name], weights)
+            size += packed_bytes(sizes.weights[name], weights)
         return {
-            "macs": float(extent.float_macs + sum(extent.macs.values())),
-            "parameters": extent.parameters,
+            "macs": float(sizes.float_macs + sum(sizes.macs.values())),
+            "parameters": sizes.parameters,
             "size_bytes": float(size),
             "bit_operations": float(operations),
         }

@@ -1,140 +1,88 @@
-"""Fake quantization: values rounded to the integers of a few bits and back, in floating point.
+"""Fake quantization in the forward pass: values rounded to the integers of a :class:`Format` and back, in floating point.
 
-Uniform affine: ``q = clamp(round(x / scale) + zero_point, low, high)`` and back ``(q - zero_point) * scale``, halves rounded
-to even, as PyTorch's ``fake_quantize`` operators and ONNX's QuantizeLinear do. Weights have a scale per output channel and
-no zero point; activations one scale, and a zero point where they have values below 0.
-
-Gradients pass straight through inside the range and are cut outside (Bengio, Leonard, Courville 2013, arXiv 1308.3432). With
-a learned step the scale has the gradient of LSQ (Esser et al., ICLR 2020, arXiv 1902.08153, equation 3), divided by
-``sqrt(elements * high)`` as there.
+Weights have a scale per output channel and no zero point; activations have one scale, and a zero point where values are
+negative. Gradients pass straight through inside the range and are cut outside (Bengio, Leonard, Courville 2013,
+arXiv 1308.3432). With learned scales the gradient of a scale is that of LSQ (Esser et al., ICLR 2020, arXiv 1902.08153,
+equation 3), divided by ``sqrt(elements * high)`` as in the paper.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-FEWEST, MOST = 2, 8
-"""Bits that a quantizer may have."""
+from spaces.quantization.format import Format, QParams
 
 
-@dataclass(frozen=True)
-class QParams:
-    """What makes integers of values.
-
-    Attributes:
-        scale: Distance of two neighbouring values, above 0, float32 of shape ``(channels,)`` or ``(1,)``.
-        zero_point: The integer that stands for 0, int32 of the same shape.
-    """
-
-    scale: Tensor
-    zero_point: Tensor
-
-
-def integer_range(bits: int, signed: bool) -> tuple[int, int]:
-    """Return the smallest and the largest integer of ``bits`` bits."""
-    if not FEWEST <= bits <= MOST:
-        raise ValueError(f"bits: expected {FEWEST} to {MOST}, got {bits}")
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-
-
-def to_integers(values: Tensor, step: QParams, bits: int, signed: bool, axis: int | None) -> Tensor:
-    """Return the integers that ``values`` are rounded to, int32 of the same shape."""
-    low, high = integer_range(bits, signed)
-    scale, zero_point = (along(part, values, axis) for part in (step.scale, step.zero_point))
-    return torch.round(values.float() * (1.0 / scale)).add(zero_point).clamp(low, high).to(torch.int32)
-
-
-def from_integers(integers: Tensor, step: QParams, axis: int | None) -> Tensor:
-    """Return the values that ``integers`` stand for, float32 of the same shape."""
-    scale, zero_point = (along(part, integers, axis) for part in (step.scale, step.zero_point))
-    return (integers - zero_point).float() * scale
-
-
-def along(part: Tensor, values: Tensor, axis: int | None) -> Tensor:
-    """Return a vector in the shape in which it meets ``values`` along ``axis``."""
-    return part if axis is None else part.reshape([-1 if dim == axis else 1 for dim in range(values.dim())])
-
-
-def fake_quantize(values: Tensor, step: QParams, bits: int, signed: bool, axis: int | None) -> Tensor:
-    """Return ``values`` as ``bits`` bits hold them, by PyTorch's operators (gradients pass straight through)."""
-    low, high = integer_range(bits, signed)
-    if axis is None:
-        return torch.fake_quantize_per_tensor_affine(values, step.scale, step.zero_point, low, high)
-    return torch.fake_quantize_per_channel_affine(values, step.scale, step.zero_point, axis, low, high)
-
-
-class _Straight(torch.autograd.Function):
-    """The operators' arithmetic with a gradient for the scale, one per channel, faster than they are on CPUs."""
+class _PerChannel(torch.autograd.Function):
+    """Per-channel fake quantization with a gradient for the scales, shape ``(channels,)``; faster than the operator on CPUs."""
 
     @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, axis: int, factor: float
-    ) -> Tensor:
+    def forward(ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, target: Format, factor: float) -> Tensor:
         """Return the quantized values, in their own dtype."""
         wide = values if values.dtype == torch.float64 else values.float()
-        at, zero = along(scale.to(wide.dtype), values, axis), along(zero_point, values, axis)
+        at, zero = target.broadcast(scale.to(wide.dtype), values), target.broadcast(zero_point, values)
         ctx.save_for_backward(values, scale, zero_point)
-        ctx.options = low, high, axis, factor
-        return (wide * (1.0 / at)).round_().clamp_(low - zero, high - zero).mul_(at).to(values.dtype)
+        ctx.options = target, factor
+        return (wide * (1.0 / at)).round_().clamp_(target.low - zero, target.high - zero).mul_(at).to(values.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         """Return the gradients of values and scale."""
         values, scale, zero_point = ctx.saved_tensors
-        low, high, axis, factor = ctx.options
+        target, factor = ctx.options
         (gradient,) = gradients
         wide = values if values.dtype == torch.float64 else values.float()
-        at, zero = along(scale.to(wide.dtype), values, axis), along(zero_point, values, axis)
+        at, zero = target.broadcast(scale.to(wide.dtype), values), target.broadcast(zero_point, values)
         exact = wide * (1.0 / at)
-        # The operators judge by the rounded integer whether a value is inside.
+        # As PyTorch's operators: a value is inside if its rounded integer is.
         rounded = exact.round()
-        least, most = low - zero, high - zero
+        least, most = target.low - zero, target.high - zero
         inside = ((rounded >= least) & (rounded <= most)).to(exact.dtype)
         passed = gradient * inside.to(gradient.dtype) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
-            return passed, None, None, None, None, None, None
+            return passed, None, None, None, None
         slope = rounded.clamp_(least, most).sub_(exact.mul_(inside)).mul_(gradient)
-        total = slope.sum([dim for dim in range(values.dim()) if dim != axis])
-        return passed, (total * factor).to(scale.dtype), None, None, None, None, None
+        total = slope.sum([dim for dim in range(values.dim()) if dim != target.axis])
+        return passed, (total * factor).to(scale.dtype), None, None, None
 
 
-class _StraightTensor(torch.autograd.Function):
-    """The same for one scale, in fewer passes over memory: in the values' own dtype, with masks that are never written.
+class _PerTensor(torch.autograd.Function):
+    """Per-tensor fake quantization with a gradient for the scale, in few passes over memory and in the dtype of the values.
 
-    In bfloat16 the integers, at most 255, are exact; values next to the middle between two may go to either.
+    In bfloat16 the integers, at most 255, are exact; a value close to the middle of two may be rounded to either.
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, factor: float) -> Tensor:
+    def forward(ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, target: Format, factor: float) -> Tensor:
         """Return the quantized values, in their own dtype."""
-        step, zero = float(scale), int(zero_point)
-        quantized = (values * float(1.0 / scale)).round_().clamp_(low - zero, high - zero).mul_(step)
+        step, low, high = float(scale), target.low - int(zero_point), target.high - int(zero_point)
+        quantized = (values * float(1.0 / scale)).round_().clamp_(low, high).mul_(step)
         ctx.save_for_backward(values, quantized)
-        ctx.options = (low - zero - 0.5) * step, (high - zero + 0.5) * step, factor / step, scale.dtype
+        ctx.options = (low - 0.5) * step, (high + 0.5) * step, factor / step, scale.dtype
         return quantized
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         """Return the gradients of values and scale."""
         values, quantized = ctx.saved_tensors
         least, most, factor, dtype = ctx.options
         (gradient,) = gradients
         passed = torch.ops.aten.hardtanh_backward(gradient, values, least, most)
         if not ctx.needs_input_grad[1]:
-            return passed, None, None, None, None, None
+            return passed, None, None, None, None
         # Inside, the slope is (quantized - value) / scale; outside it is the last integer, quantized / scale.
         total = _dot(gradient, quantized - values) + _dot(gradient - passed, values)
-        return passed, (total * factor).to(dtype).reshape(1), None, None, None, None
+        return passed, (total * factor).to(dtype).reshape(1), None, None, None
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Return the sum of products in float32, or float64 for such."""
+    """Return the sum of the products of two tensors of one shape, in float32, or in float64 if one of them is."""
     same = one.stride() == other.stride() and one.numel() == one.untyped_storage().nbytes() // one.element_size()
     if same and one.numel() == other.untyped_storage().nbytes() // other.element_size():
         flat = (one.numel(),), (1,)
@@ -143,87 +91,87 @@ def _dot(one: Tensor, other: Tensor) -> Tensor:
 
 
 class Quantizer(nn.Module):
-    """Quantizes what passes through it, to a number of bits that is fixed for one network.
+    """A module that fake-quantizes its input to one format.
 
     Args:
-        bits: 2 to 8.
-        signed: Whether integers are ``-2**(bits-1) .. 2**(bits-1) - 1`` (weights), else ``0 .. 2**bits - 1``.
-        channels: Number of scales, 1 for one for all.
-        axis: Dimension that the scales go along, None for one for all.
-        learned: Whether training moves the scale.
+        target: Format of the integers.
+        channels: Number of scales, 1 without an axis.
+        learned: Whether training updates the scales.
 
     Attributes:
-        enabled: Whether it does anything.
-        steps: What was calibrated for other numbers of bits; not saved.
-        width: The bits, uint8 of shape ``(1,)``, so that saved weights tell them.
+        scale: Scales as stored, float32 of shape ``(channels,)``; a training may push one below 0, see :attr:`qparams`.
+        zero_point: Zero points, int32 of the same shape.
+        width: Number of bits, uint8 of shape ``(1,)``, so that saved weights contain it.
+        enabled: Whether inputs are quantized; if not, they are returned unchanged.
+        calibrated: Parameters by number of bits, from the last calibration; not saved.
     """
 
     scale: Tensor
     zero_point: Tensor
     width: Tensor
 
-    def __init__(self, bits: int, *, signed: bool, channels: int = 1, axis: int | None = None, learned: bool = False) -> None:
+    def __init__(self, target: Format, channels: int = 1, learned: bool = False) -> None:
+        """Start with scales of 1 and zero points of 0."""
         super().__init__()
-        integer_range(bits, signed)
-        self.bits = bits
-        self.signed = signed
-        self.axis = axis
+        self.format = target
         self.learned = learned
         self.enabled = True
-        self.steps: Mapping[int, QParams] = {}
+        self.calibrated: Mapping[int, QParams] = {}
         scale = torch.ones(channels)
         if learned:
             self.scale = nn.Parameter(scale)
         else:
             self.register_buffer("scale", scale)
         self.register_buffer("zero_point", torch.zeros(channels, dtype=torch.int32))
-        self.register_buffer("width", torch.tensor([bits], dtype=torch.uint8))
+        self.register_buffer("width", torch.tensor([target.bits], dtype=torch.uint8))
 
     @property
-    def step(self) -> QParams:
-        """The scale (which a training may have pushed below 0) and the zero point, as they are used."""
+    def bits(self) -> int:
+        """Number of bits."""
+        return self.format.bits
+
+    @property
+    def qparams(self) -> QParams:
+        """Scales (magnitudes of the stored ones, above 0) and zero points."""
         return QParams(self.scale.abs().clamp_min(torch.finfo(torch.float32).tiny), self.zero_point)
 
-    def calibrate(self, steps: Mapping[int, QParams]) -> None:
-        """Take the step of the quantizer's own bits, and keep the others for :meth:`quantized`."""
-        self.steps = dict(steps)
+    def calibrate(self, calibrated: Mapping[int, QParams]) -> None:
+        """Set scales and zero points to those of the quantizer's own bits; keep all for :meth:`quantized`.
+
+        Args:
+            calibrated: Parameters by number of bits, the quantizer's own among them.
+        """
+        self.calibrated = dict(calibrated)
         with torch.no_grad():
-            self.scale.copy_(steps[self.bits].scale)
-            self.zero_point.copy_(steps[self.bits].zero_point)
+            self.scale.copy_(calibrated[self.bits].scale)
+            self.zero_point.copy_(calibrated[self.bits].zero_point)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return ``values`` as the quantizer's bits hold them, of the same shape and dtype."""
+        """Return ``values`` fake-quantized, of the same shape and dtype."""
         if not self.enabled:
             return values
         if torch.compiler.is_compiling():
-            # The operators have no form for this.
-            integers = to_integers(values, self.step, self.bits, self.signed, self.axis)
-            return from_integers(integers, self.step, self.axis).to(values.dtype)
+            # The operators cannot be exported.
+            return self.format.dequantize(self.format.quantize(values, self.qparams), self.qparams).to(values.dtype)
         wanted = torch.is_grad_enabled() and (values.requires_grad or self.scale.requires_grad)
         if not (wanted or values.dtype == torch.float64):
-            step = self.step
-            return fake_quantize(values, QParams(step.scale.detach(), step.zero_point), self.bits, self.signed, self.axis)
-        low, high = integer_range(self.bits, self.signed)
-        factor = 1.0 / math.sqrt(max(1, values.numel() // len(self.scale)) * high)
-        scale, zero_point = self.step.scale, self.zero_point
-        quantized: Tensor
-        if self.axis is None:
-            quantized = _StraightTensor.apply(values, scale, zero_point, low, high, factor)
-        else:
-            quantized = _Straight.apply(values, scale, zero_point, low, high, self.axis, factor)
+            return self.format.fake_quantize(values, QParams(self.qparams.scale.detach(), self.zero_point))
+        factor = 1.0 / math.sqrt(max(1, values.numel() // len(self.scale)) * self.format.high)
+        function = _PerTensor if self.format.axis is None else _PerChannel
+        quantized: Tensor = function.apply(values, self.qparams.scale, self.zero_point, self.format, factor)
         return quantized
 
     def quantized(self, values: Tensor, bits: int) -> Tensor:
-        """Return ``values`` as ``bits`` bits would hold them, with the step calibrated for those bits."""
-        return fake_quantize(values, self.steps[bits], bits, self.signed, self.axis)
+        """Return ``values`` fake-quantized to ``bits`` bits instead, with the parameters calibrated for them."""
+        return replace(self.format, bits=bits).fake_quantize(values, self.calibrated[bits])
 
     def extra_repr(self) -> str:
-        """Return what a person reads of it."""
-        return f"bits={self.bits}, signed={self.signed}, scales={len(self.scale)}, learned={self.learned}"
+        """Return the arguments for ``repr``."""
+        return f"bits={self.bits}, signed={self.format.signed}, scales={len(self.scale)}, learned={self.learned}"
 
 
 class StoredQuantizer(nn.Module):
-    """A quantizer of activations that is trained no more.
+    """A quantizer of activations in the stored form of a network, which cannot be trained.
 
     Args:
         bits: 2 to 8.
@@ -235,26 +183,32 @@ class StoredQuantizer(nn.Module):
     step: Tensor
 
     def __init__(self, bits: int) -> None:
+        """Start with scale 1 and zero point 0."""
         super().__init__()
-        self.bits = bits
+        self.format = Format(bits, signed=False)
         self.register_buffer("step", torch.tensor([1.0, 0.0]))
+
+    @property
+    def bits(self) -> int:
+        """Number of bits."""
+        return self.format.bits
 
     @staticmethod
     def of(quantizer: Quantizer) -> StoredQuantizer:
-        """Return the stored form of a quantizer with one unsigned scale."""
+        """Return the stored form of an unsigned quantizer with one scale."""
         stored = StoredQuantizer(quantizer.bits).to(quantizer.scale.device)
-        step = quantizer.step
-        stored.step = torch.cat([step.scale.detach(), step.zero_point.to(step.scale.dtype)])
+        qparams = quantizer.qparams
+        stored.step = torch.cat([qparams.scale.detach(), qparams.zero_point.to(qparams.scale.dtype)])
         return stored
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return ``values`` as the quantizer's bits hold them, of the same shape and dtype."""
-        step = QParams(self.step[:1], self.step[1:].to(torch.int32))
+        """Return ``values`` fake-quantized, of the same shape and dtype."""
+        qparams = QParams(self.step[:1], self.step[1:].to(torch.int32))
         if values.dtype == torch.float64 or torch.compiler.is_compiling():
-            # The operator has no form for these.
-            return from_integers(to_integers(values, step, self.bits, False, None), step, None).to(values.dtype)
-        return fake_quantize(values, step, self.bits, signed=False, axis=None)
+            # The operator takes no float64 and cannot be exported.
+            return self.format.dequantize(self.format.quantize(values, qparams), qparams).to(values.dtype)
+        return self.format.fake_quantize(values, qparams)
 
     def extra_repr(self) -> str:
-        """Return what a person reads of it."""
+        """Return the arguments for ``repr``."""
         return f"bits={self.bits}"

@@ -1,6 +1,6 @@
-"""Layers that compute with quantized weights and inputs: in training with fake quantizers, stored as integers of few bits.
+"""Layers that compute with quantized weights and inputs: fake-quantized in training, stored as packed integers after.
 
-Each is a subclass of its float layer, so that whatever looks for convolutions or linear layers finds it.
+Each is a subclass of its float layer, so that code that looks for convolutions or linear layers finds it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces.quantization.fake_quantize import Quantizer, StoredQuantizer
+from spaces.quantization.format import Format
 from spaces.quantization.stored_weight import StoredWeight
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-"""The layers that can be quantized."""
+"""Types of layers that can be quantized."""
 
 
 class QuantizedLayer(nn.Module):
-    """What the quantized layers share.
+    """Base class of the quantized layers.
 
     Attributes:
-        weight_quantizer: Quantizes ``weight``; None where the integers are stored.
-        input_quantizer: Quantizes the input; None for a float input.
-        stored: The integers, in the place of ``weight``; None while the layer can be trained.
+        weight_quantizer: Quantizer of ``weight``; None in the stored form.
+        input_quantizer: Quantizer of the input; None for a float input.
+        stored: Packed integers that replace ``weight`` in the stored form; None while the layer is trainable.
     """
 
     weight: Any
@@ -34,7 +35,11 @@ class QuantizedLayer(nn.Module):
     stored: StoredWeight | None
 
     def quantized_weight(self) -> Tensor:
-        """Return the weight that the layer computes with, in the shape of the float layer's."""
+        """Return the fake-quantized or dequantized weight, in the shape of the float weight.
+
+        Raises:
+            AttributeError: The layer has neither a weight with its quantizer nor stored integers.
+        """
         if self.stored is not None:
             stored: Tensor = self.stored()
             return stored
@@ -44,23 +49,23 @@ class QuantizedLayer(nn.Module):
         return quantized
 
     def quantized_bias(self) -> Tensor | None:
-        """Return the bias in units of the product of both steps, as 32-bit integers of integer kernels hold it.
+        """Return the bias rounded to multiples of input scale x weight scale, shape ``(channels,)``, as int32 kernels store it.
 
-        ONNX Runtime makes it so where it finds it in float, and would answer otherwise than the network; the gradient passes
-        straight through. What 32 bits can't hold stays as it is.
+        ONNX Runtime rounds a float bias in this way, so that the network must too for equal outputs. The gradient passes
+        straight through; a value out of the range of 32 bits is not rounded.
         """
         bias: Tensor | None = self.bias
         inputs, weights = self.input_quantizer, self.weight_quantizer
         if bias is None or weights is None or not isinstance(inputs, Quantizer) or not (inputs.enabled and weights.enabled):
             return bias
-        unit = (inputs.step.scale * weights.step.scale).detach()
+        unit = (inputs.qparams.scale * weights.qparams.scale).detach()
         unit = unit.repeat(len(bias) // len(unit))
         integers = torch.round(bias.detach() / unit)
         rounded = torch.where(integers.abs() < 2**31, integers * unit, bias.detach()).to(bias.dtype)
         return rounded + (bias - bias.detach())
 
     def quantized_input(self, inputs: Tensor) -> Tensor:
-        """Return the input that the layer computes with."""
+        """Return the fake-quantized input; the input itself without an input quantizer."""
         if self.input_quantizer is None:
             return inputs
         quantized: Tensor = self.input_quantizer(inputs)
@@ -155,18 +160,18 @@ _QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
 
 
 def channel_axis(layer: nn.Module) -> int:
-    """Return the dimension of the weight that the output channels lie along."""
+    """Return the dimension of the output channels in the weight of ``layer``."""
     return 1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) else 0
 
 
 def quantized_layer(layer: nn.Module, weight_bits: int, activation_bits: int | None, learned: bool) -> QuantizedLayer:
-    """Return the quantized form of a float layer, with the layer's own parameters; its quantizers are not calibrated.
+    """Return the quantized form of a float layer; it shares the layer's parameters, and its quantizers are not calibrated.
 
     Args:
-        layer: One of :data:`LAYERS`.
+        layer: A layer of one of the types :data:`LAYERS`.
         weight_bits: Bits of the weights.
-        activation_bits: Bits of the input, None to leave it in float.
-        learned: Whether training moves the steps.
+        activation_bits: Bits of the input, None for a float input.
+        learned: Whether training updates the scales.
     """
     kind = _QUANTIZED[type(layer)]
     made = kind.__new__(kind)
@@ -174,12 +179,14 @@ def quantized_layer(layer: nn.Module, weight_bits: int, activation_bits: int | N
     for name in ("_parameters", "_buffers", "_modules"):
         made.__dict__[name] = dict(layer.__dict__[name])
     axis, weight = channel_axis(layer), layer.get_parameter("weight")
-    made.weight_quantizer = Quantizer(weight_bits, signed=True, channels=weight.shape[axis], axis=axis, learned=learned)
-    made.input_quantizer = None if activation_bits is None else Quantizer(activation_bits, signed=False, learned=learned)
+    made.weight_quantizer = Quantizer(Format(weight_bits, signed=True, axis=axis), weight.shape[axis], learned)
+    made.input_quantizer = (
+        None if activation_bits is None else Quantizer(Format(activation_bits, signed=False), learned=learned)
+    )
     made.stored = None
     return made.to(weight.device)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
-    """Return the quantized layers of a network by name, each once."""
+    """Return the quantized layers of a network by module name, each once."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}

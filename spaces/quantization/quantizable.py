@@ -1,4 +1,4 @@
-"""What of a network can be quantized, found by running it once; and why the rest can't."""
+"""Find the layers and additions of a network that can be quantized, and the reason why each other layer cannot."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class QuantizableLayer:
 
     Attributes:
         name: Module name.
-        weights: Elements of its weight.
-        inputs: Elements of its input for one sample, over all calls.
+        weights: Elements of the weight.
+        inputs: Elements of the input for one sample, over all calls.
         macs: Multiply-accumulates for one sample, over all calls.
         edge: Whether it is the network's first or last layer with weights.
     """
@@ -40,14 +40,14 @@ class QuantizableLayer:
 
 @dataclass(frozen=True)
 class QuantizerLocation:
-    """A place where values are quantized.
+    """A place in the prepared network where a weight or an activation is quantized.
 
     Attributes:
-        decision: The decision that gives its bits.
-        layer: The layer or addition.
+        decision: Name of the decision on its bits.
+        layer: Name of the layer or addition.
         kind: ``weight`` or ``activation``.
-        path: The quantizer's module path in the prepared network.
-        elements: Values that are quantized: of the weight, or of the activation for one sample.
+        path: Module path of the quantizer.
+        elements: Quantized values: elements of the weight, or of the activation for one sample.
         macs: Multiply-accumulates of the layer for one sample; 0 for an addition.
     """
 
@@ -61,13 +61,13 @@ class QuantizerLocation:
 
 @dataclass(frozen=True)
 class Unquantized:
-    """What stays in float.
+    """A layer that stays in float, with the reason.
 
     Attributes:
         name: Module name, or ``additions``.
-        reason: Why.
+        reason: Why it cannot be quantized, or the pattern that excludes it.
         macs: Multiply-accumulates for one sample.
-        weights: Elements of its weight.
+        weights: Elements of the weight.
     """
 
     name: str
@@ -78,13 +78,13 @@ class Unquantized:
 
 @dataclass(frozen=True)
 class Quantizable:
-    """What can be quantized of one network.
+    """Layers and additions of one network that can be quantized.
 
     Attributes:
-        folds: Layers with the BatchNorm to be folded into each.
+        folds: Pairs of a layer and the BatchNorm to fold into it.
         layers: Layers, in the order of their first call.
-        additions: Additions of two activations, in the order of computing.
-        frozen: What stays in float.
+        additions: Additions of two activations, in the order of execution.
+        frozen: Layers that stay in float.
     """
 
     folds: tuple[Fold, ...]
@@ -105,15 +105,15 @@ def find_quantizable(
     forward: Forward = call,
     additions: bool = True,
 ) -> Quantizable:
-    """Find what can be quantized.
+    """Run the network once and return its layers and additions that can be quantized.
 
     Args:
         model: The network; left unchanged.
         inputs: A batch of a single sample.
         include: Name patterns of layers to quantize; empty for all.
         exclude: Name patterns of layers to leave in float.
-        forward: How ``model`` is run on ``inputs``.
-        additions: Whether additions are looked for.
+        forward: Runs ``model`` on ``inputs``.
+        additions: Whether to look for additions.
 
     Raises:
         UnsupportedModelError: The forward pass fails, or a pattern matches nothing.
@@ -156,14 +156,14 @@ _Attention = nn.MultiheadAttention
 
 
 def _has_weight(module: nn.Module) -> bool:
-    """Whether a module has a weight of two or more dimensions of its own."""
+    """Return whether a module itself has a weight of two or more dimensions and is no normalization or PReLU."""
     if isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.PReLU):
         return False
     return any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
 
 
 def _obstacle(module: nn.Module, called: bool, shared: set[int]) -> str:
-    """Return why a layer can't be quantized, "" where it can."""
+    """Return the reason why a layer cannot be quantized, "" if it can."""
     if isinstance(module, QuantizedLayer):
         return "it is quantized already"
     if isinstance(module, _Attention):
@@ -197,7 +197,7 @@ def _require_matches(names: Sequence[str], patterns: Sequence[str]) -> None:
 def _run(
     network: nn.Module, layers: dict[str, nn.Module], inputs: Tensor, forward: Forward
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """Run the network and return the MACs and the input elements of every layer that is called, by name in calling order."""
+    """Run the network; return MACs and input elements for one sample of every called layer, by name in calling order."""
     names = {id(module): name for name, module in layers.items()}
     macs: dict[str, float] = {}
     read: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What the values of a network's weights and activations are like, seen once, and the steps that fit them."""
+"""Observe ranges of weights and activations in one pass and choose the quantization parameters from them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from spaces.forward import Forward
-from spaces.quantization.calibration import Calibration, Observed
-from spaces.quantization.fake_quantize import QParams, Quantizer
+from spaces.quantization.calibration import ActivationSample, Calibration
+from spaces.quantization.fake_quantize import Quantizer
+from spaces.quantization.format import QParams
 from spaces.quantization.layers import QuantizedLayer, quantized_layers
 
 
 class RangeStatistics:
-    """Steps of every quantizer for all bits that it may have, and the mean of every layer's input.
+    """Quantization parameters of every quantizer for each of its possible bits, and the mean input of every layer.
 
     Args:
-        network: The network with quantizers; they are switched off while it is run, and the network is not used afterwards.
-        bits: Bits that each quantizer may have, by module path.
-        calibration: How ranges are found.
-        forward: How the network is run on a batch.
+        network: The network with quantizers, which are disabled while it runs; not used afterwards.
+        bits: Possible bits of each quantizer, by module path.
+        calibration: Method that chooses the parameters.
+        forward: Runs the network on a batch.
         batches: Input batches.
-        inputs: The batch to use where there are none.
+        inputs: The batch to use if ``batches`` is empty.
     """
 
     def __init__(
@@ -35,30 +36,33 @@ class RangeStatistics:
         batches: Iterable[Tensor],
         inputs: Tensor,
     ) -> None:
+        """Run the network on all batches and calibrate every quantizer."""
         self._bits = bits
         self._calibration = calibration
         self._means: dict[str, Tensor] = {}
         self._shapes: dict[str, torch.Size] = {}
         observed = self._observe(network, forward, batches, inputs)
-        self._steps: dict[str, dict[int, QParams]] = {
-            path: calibration.activation_steps(seen, bits[path]) for path, seen in observed.items()
+        self._qparams: dict[str, dict[int, QParams]] = {
+            path: calibration.activation_qparams(seen, bits[path]) for path, seen in observed.items()
         }
         self._weights: dict[str, Tensor] = {}
         for name, layer in quantized_layers(network).items():
             path = f"{name}.weight_quantizer"
             if layer.weight is not None and path in bits:
                 self._weights[path] = layer.weight.detach().clone()
-                self._steps[path] = self._weight_steps(path, layer, layer.weight)
+                self._qparams[path] = self._weight_qparams(path, layer, layer.weight)
 
-    def _weight_steps(self, path: str, layer: QuantizedLayer, weight: Tensor) -> dict[int, QParams]:
+    def _weight_qparams(self, path: str, layer: QuantizedLayer, weight: Tensor) -> dict[int, QParams]:
         quantizer = layer.weight_quantizer
-        axis = quantizer.axis if quantizer is not None and quantizer.axis is not None else 0
-        return self._calibration.weight_steps(weight, axis, self._bits[path])
+        axis = quantizer.format.axis if quantizer is not None and quantizer.format.axis is not None else 0
+        return self._calibration.weight_qparams(weight, axis, self._bits[path])
 
-    def _observe(self, network: nn.Module, forward: Forward, batches: Iterable[Tensor], inputs: Tensor) -> dict[str, Observed]:
-        """Run the network in float and return what entered each quantizer of an activation, by module path."""
+    def _observe(
+        self, network: nn.Module, forward: Forward, batches: Iterable[Tensor], inputs: Tensor
+    ) -> dict[str, ActivationSample]:
+        """Run the network in float and return samples of the input of each activation quantizer, by module path."""
         quantizers = {name: module for name, module in network.named_modules() if isinstance(module, Quantizer)}
-        observed = {name: Observed() for name, module in quantizers.items() if not module.signed}
+        observed = {name: ActivationSample() for name, module in quantizers.items() if not module.format.signed}
         layers = quantized_layers(network)
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
@@ -100,29 +104,29 @@ class RangeStatistics:
         return observed
 
     def calibrate(self, prepared: nn.Module, bias_correction: bool) -> None:
-        """Set the steps of a network's quantizers, in place.
+        """Set scales and zero points of a network's quantizers, in place.
 
         Args:
-            prepared: The network, quantized.
-            bias_correction: Whether biases take up the mean error of the rounded weights (Nagel et al., ICCV 2019,
-                arXiv 1906.04721, section 4.2, with the means measured).
+            prepared: The quantized network.
+            bias_correction: Whether to correct biases for the mean output error of the quantized weights (Nagel et al.,
+                ICCV 2019, arXiv 1906.04721, section 4.2, with measured means).
         """
         layers = quantized_layers(prepared)
         for name, module in prepared.named_modules():
-            if isinstance(module, Quantizer) and name in self._steps:
-                steps = self._steps[name]
+            if isinstance(module, Quantizer) and name in self._qparams:
+                qparams = self._qparams[name]
                 layer = layers.get(name.rpartition(".")[0])
-                if module.signed and layer is not None and layer.weight is not None:
+                if module.format.signed and layer is not None and layer.weight is not None:
                     known = self._weights[name]
                     if known.shape != layer.weight.shape or not torch.equal(known.to(layer.weight.device), layer.weight):
-                        steps = self._weight_steps(name, layer, layer.weight)
-                module.calibrate(steps)
+                        qparams = self._weight_qparams(name, layer, layer.weight)
+                module.calibrate(qparams)
         if bias_correction:
             for name, layer in layers.items():
                 self._correct_bias(name, layer)
 
     def _correct_bias(self, name: str, layer: QuantizedLayer) -> None:
-        """Let the bias make up for what rounding the weights adds to every output on average; border effects included."""
+        """Subtract from the bias the mean error that quantizing the weights adds to each output channel, borders included."""
         if name not in self._means or layer.bias is None or layer.weight is None or layer.weight_quantizer is None:
             return
         mean, shape = self._means[name].to(layer.weight.device), self._shapes[name]

@@ -1,4 +1,4 @@
-"""Stored weights: integers of 2 to 8 bits, packed without a gap, and what makes values of them."""
+"""Stored weights: integers of 2 to 8 bits packed into bytes without gaps, with their scales."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from spaces.quantization.fake_quantize import QParams, from_integers, integer_range
+from spaces.quantization.format import Format, QParams
 
 
 def pack_integers(integers: Tensor, bits: int) -> Tensor:
-    """Return signed integers of ``bits`` bits as bytes, uint8 of shape ``(ceil(count * bits / 8),)``.
+    """Pack signed integers of ``bits`` bits into bytes, uint8 of shape ``(ceil(count * bits / 8),)``.
 
-    Value ``i`` has the bits ``i * bits`` to ``(i + 1) * bits - 1``, the lowest first, in two's complement.
+    Integer ``i`` takes bits ``i * bits`` to ``(i + 1) * bits - 1``, the lowest first, in two's complement.
+
+    Raises:
+        ValueError: An integer is out of the range of ``bits`` bits.
     """
-    low, high = integer_range(bits, signed=True)
+    target = Format(bits, signed=True)
+    low, high = target.low, target.high
     flat = integers.reshape(-1).to(torch.int64)
     if flat.numel() and not (low <= int(flat.min()) and int(flat.max()) <= high):
         raise ValueError(f"expected integers of {bits} bits, {low} to {high}; got {int(flat.min())} to {int(flat.max())}")
@@ -28,7 +32,7 @@ def pack_integers(integers: Tensor, bits: int) -> Tensor:
 
 
 def unpack_integers(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Return the ``count`` integers that :func:`pack_integers` packed, int32 of shape ``(count,)``."""
+    """Unpack the ``count`` integers that :func:`pack_integers` packed, int32 of shape ``(count,)``."""
     stream = ((packed[:, None] >> torch.arange(8, device=packed.device, dtype=torch.uint8)) & 1).reshape(-1)
     digits = stream[: count * bits].reshape(count, bits).to(torch.int32)
     places = [1 << place for place in range(bits - 1)] + [-(1 << (bits - 1))]
@@ -36,34 +40,40 @@ def unpack_integers(packed: Tensor, bits: int, count: int) -> Tensor:
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Return the bytes that ``count`` integers of ``bits`` bits take."""
+    """Return the number of bytes of ``count`` packed integers of ``bits`` bits."""
     return math.ceil(count * bits / 8)
 
 
 class StoredWeight(nn.Module):
-    """A weight as integers; called, it returns the values.
+    """A weight stored as packed integers; a call returns the float weight.
 
     Args:
         shape: Shape of the weight.
-        bits: Bits of an integer.
-        axis: Dimension that the scales go along.
+        bits: Bits of an integer, 2 to 8.
+        axis: Channel dimension, with one scale per index.
 
     Attributes:
         packed: The integers, uint8; see :func:`pack_integers`.
-        scale: Value of an integer's 1, float32, one per channel along ``axis``.
+        scale: Float value of integer 1, float32 of shape ``(shape[axis],)``.
     """
 
     packed: Tensor
     scale: Tensor
 
     def __init__(self, shape: Sequence[int], bits: int, axis: int) -> None:
+        """Start with integers of 0 and scales of 1."""
         super().__init__()
         self.shape = tuple(shape)
-        self.bits = bits
         self.axis = axis
+        self.format = Format(bits, signed=True, axis=axis)
         self.register_buffer("packed", torch.zeros(packed_bytes(math.prod(shape), bits), dtype=torch.uint8))
         self.register_buffer("scale", torch.ones(self.shape[axis]))
         self._values: tuple[object, Tensor] | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of an integer."""
+        return self.format.bits
 
     @property
     def count(self) -> int:
@@ -75,7 +85,7 @@ class StoredWeight(nn.Module):
         return unpack_integers(self.packed, self.bits, self.count).reshape(self.shape)
 
     def forward(self) -> Tensor:
-        """Return the values, in the dtype of the scale; worked out once, unless the network is being exported."""
+        """Return the weight in the dtype of the scale, cached until a buffer changes; not cached while exporting."""
         if torch.compiler.is_compiling():
             return self._compute()
         made_from = (self.packed.data_ptr(), self.packed._version, self.scale.data_ptr(), self.scale._version, self.scale.dtype)
@@ -86,11 +96,12 @@ class StoredWeight(nn.Module):
 
     def _compute(self) -> Tensor:
         zero = torch.zeros(1, dtype=torch.int32, device=self.packed.device)
-        return from_integers(self.integers(), QParams(self.scale, zero), self.axis)
+        return self.format.dequantize(self.integers(), QParams(self.scale, zero))
 
     def __getstate__(self) -> dict[str, object]:
+        """Return the state without the cached weight."""
         return {**self.__dict__, "_values": None}
 
     def extra_repr(self) -> str:
-        """Return what a person reads of it."""
+        """Return the arguments for ``repr``."""
         return f"shape={self.shape}, bits={self.bits}"

@@ -110,12 +110,12 @@ def test_whole_networks_tell_what_lies_between_their_layers() -> None:
     found = fitted(table, loads, [1.1 * value + 0.3 for value in own])
     for network, value in zip(loads, own, strict=True):
         assert total(found, network) == pytest.approx(1.1 * value + 0.3, rel=0.02)
-    assert min(vars(found.weights).values()) >= 0.0
+    assert min(vars(found.coefficients).values()) >= 0.0
 
 
 def test_where_parts_can_not_be_told_apart_layers_take_what_they_took_alone() -> None:
     grid = {(16, 32): 2.0}
     table = MeasuredLatency({"a": CONV}, {"a": {(32, 32): grid}})
     found = fitted(table, [{"a": (16, 32, 32, 32)}] * 2, [3.0, 3.0])
-    assert found.weights.time == pytest.approx(1.0, abs=0.5)
+    assert found.coefficients.ms_per_layer_ms == pytest.approx(1.0, abs=0.5)
     assert total(found, {"a": (16, 32, 32, 32)}) == pytest.approx(3.0, rel=0.02)

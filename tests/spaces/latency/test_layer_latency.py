@@ -18,11 +18,11 @@ from spaces.networks import digits_cnn, resnet20
 FLOAT = (32, 32)
 
 
-def table(counts: list[int], size: tuple[int, ...] = (4, 4), **weights: float) -> MeasuredLatency:
+def table(counts: list[int], size: tuple[int, ...] = (4, 4), **coefficients: float) -> MeasuredLatency:
     """Return a table of one layer whose milliseconds are the product of its channels."""
     shape = LayerShape("conv", max(counts), max(counts), size, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
     grid = {(one, other): float(one * other) for one in counts for other in counts}
-    return MeasuredLatency({"layer": shape}, {"layer": {FLOAT: grid}}, LatencyCoefficients(**weights))
+    return MeasuredLatency({"layer": shape}, {"layer": {FLOAT: grid}}, LatencyCoefficients(**coefficients))
 
 
 @given(st.integers(16, 64), st.integers(16, 64))
@@ -45,14 +45,14 @@ def test_a_count_of_another_kind_is_not_looked_at() -> None:
 
 
 def test_a_networks_latency_is_made_of_layers_data_weights_and_a_fixed_part() -> None:
-    latency = table([8, 16], time=2.0, outputs=1000.0, bytes=1e6, fixed=0.5)
+    latency = table([8, 16], ms_per_layer_ms=2.0, ms_per_million_outputs=1000.0, ms_per_megabyte=1e6, fixed=0.5)
     expected = 2.0 * 8 * 16 + 1000.0 * (16 * 16 / 1e6) + 1e6 * (9 * 8 * 16 * 4 / 1e6)
     assert latency.of("layer", 8, 16, *FLOAT) == pytest.approx(expected)
     assert total(latency, {"layer": (8, 16, 32, 32), "unknown": (1, 1, 32, 32)}) == pytest.approx(0.5 + expected)
 
 
 def test_it_reads_back_from_json() -> None:
-    latency = table([8, 16], time=2.0, fixed=0.5)
+    latency = table([8, 16], ms_per_layer_ms=2.0, fixed=0.5)
     again = MeasuredLatency.from_json(json.loads(json.dumps(latency.to_json())))
     assert again == latency
     assert again.fixed == 0.5

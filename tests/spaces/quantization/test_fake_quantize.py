@@ -11,16 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from spaces.quantization.calibration import Calibration, Observed, affine_step
-from spaces.quantization.fake_quantize import (
-    QParams,
-    Quantizer,
-    StoredQuantizer,
-    fake_quantize,
-    from_integers,
-    integer_range,
-    to_integers,
-)
+from spaces.quantization.calibration import ActivationSample, Calibration, affine_qparams
+from spaces.quantization.fake_quantize import Quantizer, StoredQuantizer
+from spaces.quantization.format import Format, QParams
 
 VALUES = arrays(np.float32, (3, 8), elements=st.floats(-100, 100, width=32))
 BITS = st.integers(2, 8)
@@ -35,36 +28,38 @@ def step(scale: float, zero_point: int = 0) -> QParams:
 def test_integers_are_within_their_bits_and_stand_for_the_quantized_values(
     values: np.ndarray, bits: int, scale: float, signed: bool, data: st.DataObject
 ) -> None:
-    low, high = integer_range(bits, signed)
+    target = Format(bits, signed)
+    low, high = target.low, target.high
     assert high - low == 2**bits - 1
     one = step(scale, 0 if signed else data.draw(st.integers(low, high)))
     tensor = torch.from_numpy(values)
-    integers = to_integers(tensor, one, bits, signed, None)
+    integers = target.quantize(tensor, one)
     assert low <= int(integers.min())
     assert int(integers.max()) <= high
-    quantized = fake_quantize(tensor, one, bits, signed, None)
-    assert torch.equal(from_integers(integers, one, None), quantized)
+    quantized = target.fake_quantize(tensor, one)
+    assert torch.equal(target.dequantize(integers, one), quantized)
     inside = (integers > low) & (integers < high)
     assert bool(((tensor - quantized).abs()[inside] <= 0.5001 * one.scale + 1e-4).all())
-    assert torch.equal(fake_quantize(quantized, one, bits, signed, None), quantized)
+    assert torch.equal(target.fake_quantize(quantized, one), quantized)
 
 
 @given(VALUES, BITS, st.floats(1e-2, 10))
 @settings(deadline=None, max_examples=40)
 def test_in_training_it_does_what_the_operator_does(values: np.ndarray, bits: int, scale: float) -> None:
     for axis, channels in ((None, 1), (0, 3)):
-        quantizer = Quantizer(bits, signed=axis is not None, channels=channels, axis=axis)
+        target = Format(bits, signed=axis is not None, axis=axis)
+        quantizer = Quantizer(target, channels)
         scales = torch.full((channels,), scale) * torch.linspace(1, 2, channels)
         zero_point = torch.zeros(channels, dtype=torch.int32) if axis is not None else torch.ones(1, dtype=torch.int32)
         quantizer.calibrate({bits: QParams(scales, zero_point)})
         ours, theirs = (torch.from_numpy(values).requires_grad_() for _ in range(2))
         found = quantizer(ours)
-        expected = fake_quantize(theirs, quantizer.step, bits, axis is not None, axis)
+        expected = target.fake_quantize(theirs, quantizer.qparams)
         assert torch.equal(found, expected)
         weights = torch.arange(24.0).reshape(3, 8)
         if axis is None:
             # Half a step outside the range, gradients pass or not, and nobody can tell.
-            edges = (torch.tensor(integer_range(bits, False)) - 1.0 + torch.tensor([-0.5, 0.5])) * scale
+            edges = (torch.tensor([target.low, target.high]) - 1.0 + torch.tensor([-0.5, 0.5])) * scale
             assume(not np.isclose(values[..., None], edges.numpy(), rtol=1e-5, atol=1e-6).any())
         (found * weights).sum().backward()
         (expected * weights).sum().backward()
@@ -75,7 +70,7 @@ def test_in_training_it_does_what_the_operator_does(values: np.ndarray, bits: in
 
 
 def test_the_gradient_of_a_learned_step_is_that_of_lsq() -> None:
-    quantizer = Quantizer(3, signed=True, channels=2, axis=0, learned=True)
+    quantizer = Quantizer(Format(3, signed=True, axis=0), channels=2, learned=True)
     quantizer.calibrate({3: QParams(torch.tensor([0.5, 0.1]), torch.zeros(2, dtype=torch.int32))})
     values = torch.tensor([[0.6, -0.2, 9.0, -9.0], [0.04, 0.26, -0.33, 0.0]])
     quantizer(values).sum().backward()
@@ -92,7 +87,7 @@ def test_one_learned_scale_has_that_gradient_too_in_every_layout(dtype: torch.dt
     weights = torch.randn((2, 3, 4, 5), generator=generator).to(dtype)
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
-        quantizer = Quantizer(4, signed=False, learned=True)
+        quantizer = Quantizer(Format(4, signed=False), learned=True)
         quantizer.calibrate({4: QParams(torch.tensor([0.4]), torch.tensor([5], dtype=torch.int32))})
         moved = values.clone().to(memory_format=layout).requires_grad_()
         (quantizer(moved) * weights).sum().backward()
@@ -109,14 +104,14 @@ def test_one_learned_scale_has_that_gradient_too_in_every_layout(dtype: torch.dt
 
 
 def test_a_step_pushed_below_zero_is_used_by_its_size() -> None:
-    quantizer = Quantizer(4, signed=True, learned=True)
+    quantizer = Quantizer(Format(4, signed=True), learned=True)
     with torch.no_grad():
         quantizer.scale.fill_(-0.5)
     assert torch.equal(quantizer(torch.tensor([1.1, -0.6])), torch.tensor([1.0, -0.5]))
 
 
 def test_switched_off_it_does_nothing_and_in_bfloat16_it_keeps_the_type() -> None:
-    quantizer = Quantizer(2, signed=False)
+    quantizer = Quantizer(Format(2, signed=False))
     values = torch.randn(5, generator=torch.Generator().manual_seed(0))
     quantizer.enabled = False
     assert quantizer(values) is values
@@ -128,8 +123,8 @@ def test_switched_off_it_does_nothing_and_in_bfloat16_it_keeps_the_type() -> Non
 @given(VALUES, BITS)
 @settings(deadline=None, max_examples=30)
 def test_the_stored_form_answers_alike_in_both_precisions(values: np.ndarray, bits: int) -> None:
-    quantizer = Quantizer(bits, signed=False)
-    quantizer.calibrate({bits: affine_step(-1.5, 30.0, 2**bits - 1, torch.device("cpu"))})
+    quantizer = Quantizer(Format(bits, signed=False))
+    quantizer.calibrate({bits: affine_qparams(-1.5, 30.0, 2**bits - 1, torch.device("cpu"))})
     stored, tensor = StoredQuantizer.of(quantizer), torch.from_numpy(values)
     with torch.no_grad():
         assert torch.equal(stored(tensor), quantizer(tensor))
@@ -139,26 +134,26 @@ def test_the_stored_form_answers_alike_in_both_precisions(values: np.ndarray, bi
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_mse_calibration_beats_the_whole_range_and_every_nearby_scale(bits: int) -> None:
     weight = torch.randn(4, 300, generator=torch.Generator().manual_seed(bits))
-    found = Calibration().weight_steps(weight, 0, [bits])[bits]
+    found = Calibration().weight_qparams(weight, 0, [bits])[bits]
 
     def error(scale: torch.Tensor) -> torch.Tensor:
         one = QParams(scale, torch.zeros(4, dtype=torch.int32))
-        return (fake_quantize(weight, one, bits, True, 0) - weight).square().sum(1)
+        return (Format(bits, signed=True, axis=0).fake_quantize(weight, one) - weight).square().sum(1)
 
-    whole = weight.abs().amax(1) / integer_range(bits, True)[1]
+    whole = weight.abs().amax(1) / Format(bits, signed=True).high
     assert bool((error(found.scale) <= error(whole)).all())
     for factor in (0.8, 0.9, 1.1, 1.2):
         assert bool((error(found.scale) <= error(found.scale * factor) * 1.001).all())
 
 
 def test_activations_without_values_below_zero_have_no_zero_point() -> None:
-    seen = Observed()
+    seen = ActivationSample()
     seen.see(torch.rand(1000, generator=torch.Generator().manual_seed(0)))
-    found = Calibration("percentile", 99.0).activation_steps(seen, [4])[4]
+    found = Calibration("percentile", 99.0).activation_qparams(seen, [4])[4]
     assert int(found.zero_point) == 0
     assert float(found.scale) * 15 == pytest.approx(0.99, abs=0.02)
     seen.see(-torch.rand(1000, generator=torch.Generator().manual_seed(1)))
-    two_sided = Calibration().activation_steps(seen, [8])[8]
+    two_sided = Calibration().activation_qparams(seen, [8])[8]
     assert 120 <= int(two_sided.zero_point) <= 136
     assert float(two_sided.scale) * 255 == pytest.approx(2.0, abs=0.05)
 
@@ -166,4 +161,4 @@ def test_activations_without_values_below_zero_have_no_zero_point() -> None:
 @pytest.mark.parametrize("bits", [1, 9])
 def test_other_bits_are_refused(bits: int) -> None:
     with pytest.raises(ValueError, match="bits: expected 2 to 8"):
-        Quantizer(bits, signed=True)
+        Format(bits, signed=True)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spaces.quantization.fake_quantize import QParams, integer_range
+from spaces.quantization.format import Format, QParams
 from spaces.quantization.layers import quantized_layer
 from spaces.quantization.stored_weight import StoredWeight, pack_integers, packed_bytes, unpack_integers
 
@@ -18,7 +18,8 @@ from spaces.quantization.stored_weight import StoredWeight, pack_integers, packe
 @given(st.integers(2, 8), st.data())
 @settings(deadline=None, max_examples=80)
 def test_what_is_packed_is_unpacked(bits: int, data: st.DataObject) -> None:
-    low, high = integer_range(bits, signed=True)
+    target = Format(bits, signed=True)
+    low, high = target.low, target.high
     numbers = torch.tensor(data.draw(st.lists(st.integers(low, high), max_size=40)), dtype=torch.int32)
     packed = pack_integers(numbers, bits)
     assert packed.dtype == torch.uint8
