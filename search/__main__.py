@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's ends with a message and exit code 2, without a traceback."""
+    """Run the command line; exit with code 2 and a message, without a traceback, on a mistake of the user."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

@@ -20,7 +20,7 @@ from search.pipeline.pipeline import run
 
 @dataclass(frozen=True)
 class Compressed:
-    """What a run has come to.
+    """The outcome of a compression.
 
     Attributes:
         model: The smaller network, in evaluation mode on the CPU.
@@ -70,8 +70,8 @@ def compress(
         loss: The loss; None for cross-entropy.
         score: One value per sample, higher is better; None for top-1 accuracy.
         score_name: Name of the score.
-        seed: What all randomness is drawn from.
-        quiet: Whether progress is not shown.
+        seed: Seed of all randomness.
+        quiet: Show no progress.
 
     Raises:
         SecateursError: The loaders, the network or the settings can't be used; the message says what to change.

@@ -1,4 +1,4 @@
-"""The command ``fuse``: merge the connected activations of an ONNX file."""
+"""The command ``fuse``: merge connected activations of an ONNX file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from spaces.fusion.onnx_models import fuse_onnx, nodes
 def fuse_file(
     source: Path, target: Path, literal: bool, shapes: Mapping[str, Sequence[int]], compared: bool = True
 ) -> Iterator[str]:
-    """Merge the connected activations of the model at ``source``, write the result to ``target``, and yield lines for a log.
+    """Merge connected activations of the model at ``source``, write it to ``target``, and yield lines of a report.
 
     Args:
         source: The file; left unchanged.
-        target: Path of the result, written after the checks.
-        literal: Keep the patent's types.
+        target: Path of the result, written after it was checked.
+        literal: Keep a PReLU where different types of activation meet, as the patent has it.
         shapes: Shapes of inputs for the comparison, by name.
-        compared: Whether outputs are compared in ONNX Runtime.
+        compared: Compare outputs in ONNX Runtime.
 
     Raises:
-        SecateursError: A file is not what it should be, or the outputs differ; nothing is written then.
+        SecateursError: ``source`` is no usable ONNX model, ``target`` is ``source``, or the outputs differ. Nothing is
+            written then.
     """
     if target.exists() and source.exists() and target.samefile(source):
         raise SecateursError(f"{target} is the input, which stays as it is: give another path to -o")

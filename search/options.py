@@ -1,4 +1,4 @@
-"""What a registered block may be given: its options, with type, default and meaning, read off its Settings."""
+"""Options of registered blocks: type, default and meaning of each, read off ``Settings`` and its docstring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check settings against each other: the order of the stages, and what each search seeks."""
+"""Checks of settings against each other: the order of stages, objectives, targets, budgets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LOSS = "nats"
 
 
 def check_consistency(document: Document, stages: Sequence[Block | None], own_scores: bool) -> list[Fault]:
-    """Return the faults in the order of the stages, and in what each search seeks.
+    """Return the faults in the order of the stages, and in the objectives, targets and budgets of each.
 
     Args:
         document: The configuration.
         stages: Its stages in order, None for one with faults of its own.
-        own_scores: Whether the task is of the user's own class, with scores that are not known before it is built.
+        own_scores: True for a task of the user's own class, whose scores are not known before it is built.
     """
     faults = [*_order(document, stages), *_quantized(document, stages), *_teacher_before_reference(document, stages)]
     workers = _several_workers(document)

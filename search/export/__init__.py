@@ -1,4 +1,4 @@
-"""Export: the network read back without pickle, tracing or data, and written in other programs' forms."""
+"""Export: networks read back without pickle, tracing or data, and written in formats of other programs."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""The result in the formats that other programs run: ONNX and torch.export, each compared with the network."""
+"""Writers of the formats that other programs run, ONNX and torch.export, each file compared with the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two ONNX files side by side in ONNX Runtime, on random inputs."""
+"""Comparison of two ONNX files in ONNX Runtime, on random inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CannotRunError(SecateursError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two models compare.
+    """Result of a comparison of two models.
 
     Attributes:
         error: Largest absolute difference of their outputs.
@@ -49,12 +49,12 @@ class Comparison:
 
 
 def compare(before: Path, after: Path, exact: bool, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> Comparison:
-    """Run both files without ONNX Runtime's own optimizations, one after the other.
+    """Run both files on the same random inputs, without ONNX Runtime's own optimizations, and compare their outputs.
 
     Args:
         before: The first file.
         after: The second one, with the same inputs and outputs.
-        exact: Whether outputs must be equal to the last bit.
+        exact: Require outputs that are equal to the last bit.
         shapes: Shapes of inputs, by name; what isn't there is taken from the file.
         seed: Of the random numbers.
 

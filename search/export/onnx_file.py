@@ -1,4 +1,4 @@
-"""ONNX files: read with clear errors, large weights left on disk; checked, compared and put in place as a whole."""
+"""Reading of ONNX files with clear errors, large weights left on disk; atomic writing of checked models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network of a run, read back in a new process without pickle, tracing or data."""
+"""Loading of a run's network in a new process, without pickle, tracing or data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of an export."""
+"""Settings of the export stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ExportSettings:
     """Settings of the stage.
 
     Attributes:
-        formats: What is written beside the weights: ``onnx`` (model.onnx) and ``torch_export`` (model.pt2).
+        formats: Files written beside the weights: ``onnx`` (model.onnx) and ``torch_export`` (model.pt2).
         tolerance: Largest absolute difference allowed between the exported file's outputs and the network's.
     """
 
@@ -21,5 +21,6 @@ class ExportSettings:
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
+        """Raise ValueError unless the tolerance is above 0."""
         if self.tolerance <= 0:
-            raise ValueError(f"tolerance must be above 0, got {self.tolerance}")
+            raise ValueError(f"tolerance: expected a number above 0, got {self.tolerance}")

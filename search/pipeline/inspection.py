@@ -1,4 +1,4 @@
-"""What can be changed in a network, what cannot and why, what it costs; and what is registered."""
+"""Tables for ``inspect`` and ``list``: the open and frozen parts of a network, its costs; the registered classes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace:
 
 
 def examine(config: Config) -> dict[str, Any]:
-    """Return, as JSON data, the channel groups of the configured network, frozen ones with the reason, and its costs.
+    """Return, as JSON data, the open and frozen channel groups of the configured network, with reasons, and its costs.
 
     A space over bits has its layers and additions for groups; one over both has them as ``bits`` beside the groups.
 
@@ -81,7 +81,7 @@ def examine(config: Config) -> dict[str, Any]:
 
 
 def bit_places(space: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return a row per layer and addition of a space over bits, with the bits that it may have; and one per place in float."""
+    """Return a row per layer and addition of a space over bits, with its allowed bits; and one per place that stays float."""
     total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
     rows: dict[str, dict[str, Any]] = {}
     for point in space.points:
@@ -108,7 +108,7 @@ def _row(group: Any) -> dict[str, Any]:
 
 
 def show(found: Mapping[str, Any], console: Console) -> None:
-    """Print what :func:`examine` found as tables."""
+    """Print the data that :func:`examine` returns as tables."""
     shape = "x".join(map(str, found["input_shape"]))
     title = f"{found['name']}: {found['model']} on {shape}, open channel groups"
     console.print(_table(title, ("group", "channels", "MACs touched", "members"), found["groups"]))
@@ -136,7 +136,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 
 def _table(title: str, columns: tuple[str, str, str, str], rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Return rows of a name, a size, a share of the MACs, and words: members, or the reason why there are none."""
+    """Return a table with a row per group: name, size, share of the MACs, and members or the reason for freezing."""
     table = Table(title=title, title_justify="left")
     name, *numbers, words = columns
     table.add_column(name, overflow="fold")
@@ -151,7 +151,7 @@ def _table(title: str, columns: tuple[str, str, str, str], rows: Iterable[Mappin
 
 
 def registered() -> dict[str, dict[str, str]]:
-    """Return what is registered: by kind and name, the first line of its docstring."""
+    """Return the first line of the docstring of every registered class, by kind and name."""
     found: dict[str, dict[str, str]] = {}
     for registry in REGISTRIES:
         entries: Mapping[str, str] = getattr(import_module(registry.module), registry.registry)
@@ -164,7 +164,7 @@ def _first_line(thing: object) -> str:
 
 
 def show_registered(found: Mapping[str, Mapping[str, str]], console: Console) -> None:
-    """Print what :func:`registered` found."""
+    """Print the data that :func:`registered` returns as a table."""
     table = Table(show_lines=False)
     table.add_column("kind", no_wrap=True)
     table.add_column("name", no_wrap=True)

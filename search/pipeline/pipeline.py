@@ -1,4 +1,4 @@
-"""The pipeline: stages one after the other, for the result and beside it for every baseline."""
+"""The pipeline: stages in order, for the result and for every baseline beside it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 def run(config: Config, folder: Path, console: Console | None = None) -> dict[str, Any]:
-    """Run a pipeline in ``folder``, or go on with it, and return its report.json.
+    """Run a pipeline in ``folder``, or resume it, and return its report.json.
 
     Args:
-        config: What to run.
+        config: The configuration.
         folder: The run folder, ``runs/NAME``.
-        console: Where progress is shown; None shows nothing.
+        console: Console for progress; None shows nothing.
 
     Raises:
         SecateursError: The run can't work as configured, or ``folder`` is another run's or in use.
@@ -68,8 +68,8 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     return report
 
 
-def _stage(block: Block) -> Stage:
-    stage: Stage = STAGE.build(block)
+def _stage(block: Block) -> Stage[Any]:
+    stage: Stage[Any] = STAGE.build(block)
     return stage
 
 
@@ -92,7 +92,7 @@ class _Pipeline:
         self.best = Best(self.run_folder.best, origin, provenance)
 
     def run(self) -> dict[str, Any]:
-        """Go through the stages, measure what came out of them, and return the report."""
+        """Run the stages, measure the networks that leave the last one, and return report.json."""
         stages = [_stage(block) for block in self.config.stages]
         flows = {RESULT: self._start()}
         reference: Flow | None = None
@@ -122,7 +122,7 @@ class _Pipeline:
         return build_report(self.config, reference, flows, rows, shares, latency, self._seconds(), self.task.size("test"))
 
     def _start(self) -> Flow:
-        """Return the network that the run starts from: the same one on resume, wherever its weights came from."""
+        """Return the network that the run starts from, read back from disk so that a resumed run has the same tensors."""
         key = key_of(self.config.seed, self.task.fingerprint)
         step = StageStep(self.run_folder.checkpoints / "start", key)
         step.open()
@@ -132,7 +132,7 @@ class _Pipeline:
             done = step.load(self.task)
         return Flow(_there(done, step)[0], key)
 
-    def _stage(self, number: int, stage: Stage, flows: dict[str, Flow], reference: Flow | None) -> dict[str, Flow]:
+    def _stage(self, number: int, stage: Stage[Any], flows: dict[str, Flow], reference: Flow | None) -> dict[str, Flow]:
         """Return the flows that leave a stage."""
         before = flows[RESULT]
         after = {RESULT: self._step(number, stage, RESULT, before, reference, {})}
@@ -149,7 +149,9 @@ class _Pipeline:
                     after[variant] = self._step(number, stage, variant, flow, reference, found) if stage.trains else flow
         return after
 
-    def _step(self, number: int, stage: Stage, variant: str, flow: Flow, reference: Flow | None, found: dict[str, Any]) -> Flow:
+    def _step(
+        self, number: int, stage: Stage[Any], variant: str, flow: Flow, reference: Flow | None, found: dict[str, Any]
+    ) -> Flow:
         """Run a stage on one flow, unless that is done already."""
         name = self.config.stages[number].name
         label = f"{number}-{name}"

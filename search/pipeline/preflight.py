@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a run before it starts: model, data, an empty space, targets out of reach."""
+"""Checks of model, data, spaces and targets before a run starts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from spaces.base import SearchSpace
 
 _SCORED = 100
-"""Enough to tell a trained network from one whose images are prepared in another way than those it was trained on."""
+"""Samples that the score of the given network is measured on: enough to notice images prepared otherwise than in training."""
 
 
 @contextmanager
 def placed(step: str) -> Iterator[None]:
-    """Have what is wrong with a stage begin with the stage's name."""
+    """Prefix the message of a :class:`SecateursError` raised inside with the name of the stage."""
     try:
         yield
     except SecateursError as error:
@@ -39,7 +39,7 @@ def placed(step: str) -> Iterator[None]:
 
 
 def preflight(config: Config) -> Iterator[str]:
-    """Build what a run needs, one forward pass included, and yield a line on each thing found right.
+    """Build the model, the data and the spaces, run one forward pass, and yield a line per check that passed.
 
     Raises:
         SecateursError: The model or its data cannot be had, its outputs do not fit the data, nothing is open to a search,

@@ -1,11 +1,11 @@
-"""The rehearsal: every stage of a pipeline looked at before anything of it is run, each on a network of about its structure."""
+"""The rehearsal: checks of every stage before the run, each on a network of about the structure that it will get."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evaluators.tasks.settings import build_task
 from search.algorithms.encoding.channel_encoding import UnreachableTargetError
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 
 def rehearse(config: Config) -> Iterator[str]:
-    """Find what is wrong with a run before anything of it is written, and yield a line on each thing found right.
+    """Check a whole run before anything is written, and yield a line per check that passed.
 
-    Behind a search, stages are checked on the network of one of its candidates: its structure, not its weights, is about what
-    they will get; a target that turns out to be out of reach there does not fail the run (see :class:`.Setup`).
-    What a sparse training removes is not known, and a target that is out of reach for the whole network is left to the search.
+    Behind a search, stages are checked on the network of one of its candidates, whose structure is about the one they will get.
+    Channels that a sparse training removes are not known beforehand: behind one, a target out of reach is left to the search.
 
     Raises:
         SecateursError: The run can't work as configured.
@@ -37,7 +36,7 @@ def rehearse(config: Config) -> Iterator[str]:
     network = reference = Network(task.reference_model().eval())
     unknown = False
     for number, block in enumerate(config.stages):
-        stage: Stage = STAGE.build(block)
+        stage: Stage[Any] = STAGE.build(block)
         if not stage.compresses:
             continue
         step = f"{number}-{block.name}"

@@ -1,4 +1,4 @@
-"""A run repeated with other seeds: each in a folder of its own, side by side in the first one's report."""
+"""Repetition of a run with other seeds, each in a folder of its own, side by side in the first run's report."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from search.pipeline.pipeline import run
 from search.report.page import render
 
 KEPT = ("seed", "reference", "result", "baselines", "target_met")
-"""What the first run's report holds of every seed's."""
+"""Keys of every seed's report.json that the first run's report.json holds."""
 
 
 def repeat(config: Config, folder: Path, seeds: int, console: Console | None = None) -> dict[str, Any]:
-    """Run a pipeline with ``seeds`` seeds, or go on with that, and return the first one's report.json.
+    """Run a pipeline with ``seeds`` seeds, or resume that, and return the report.json of the first run.
 
     The first run is the one without repetition; the others are in ``NAME-seed-N`` beside it. With more than one,
     report.json has ``seeds``: of every run its ``seed``, ``reference``, ``result``, ``baselines`` and ``target_met``.
 
     Args:
-        config: What to run; its seed is the first.
+        config: The configuration; its seed is the first.
         folder: The first run's folder.
-        seeds: How many.
-        console: Where progress is shown; None shows nothing.
+        seeds: Number of runs.
+        console: Console for progress; None shows nothing.
 
     Raises:
         SecateursError: A run can't work as configured, or a folder is another run's or in use.

@@ -1,4 +1,4 @@
-"""Retention of task-relevant features: how much of what the reference tells the classes apart by is left, layer by layer."""
+"""Retention of task-relevant features: the share of the reference's class relevance that a network keeps, layer by layer."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ class Retention:
     Args:
         reference: The network that entered the first compression stage.
         task: Data and labels.
-        device: Where networks run.
+        device: Device of the forward passes.
     """
 
     def __init__(self, reference: Network, task: Task, device: torch.device) -> None:
+        """Keep the reference; nothing is measured before :meth:`of`."""
         self._reference = reference
         self._task = task
         self._device = device
 
     def of(self, network: Network) -> dict[str, Any] | None:
-        """Return what ``network`` keeps; None where no channel was removed, layers are gone, or the task has no class labels.
+        """Return the shares of relevance that ``network`` keeps; None for no removed channels, lost layers, no labels.
 
         Returns:
             ``chosen``, the share of the reference's relevance in the channels that were kept, and ``retained``, the relevance

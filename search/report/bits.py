@@ -1,4 +1,4 @@
-"""What a report says of bits: a row per layer, and where they make a network faster or only smaller."""
+"""The bits section of a report: a row per layer, and a text on speed and size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _bits(value: object, missing: str) -> str:
 
 
 def deployment_text(report: Mapping[str, Any]) -> str:
-    """Return what runs faster where, and what is only smaller."""
+    """Return a text that says which layers run faster in which program, and which are only smaller."""
     text = (
         "The files hold integers of these bits, so they are smaller everywhere. PyTorch unpacks them and computes in float: "
         "smaller, not faster. "

@@ -1,4 +1,4 @@
-"""report.json: everything a report shows, put together from what the stages left."""
+"""report.json: all data of a report, built from the notes of the stages and from the measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search.run.stage_run import RESULT
 
 @dataclass(frozen=True)
 class Entry:
-    """What one stage left of one flow.
+    """The notes of one stage on one flow.
 
     Attributes:
         step: The stage's place and name, such as ``2-search``.

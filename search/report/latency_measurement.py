@@ -1,4 +1,4 @@
-"""The latency of a run's networks, measured in turn when all is done; and what the layer table said of the result."""
+"""Latency of a run's networks, measured in turn at the end of the run, beside the prediction of the layer table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search.run.stage_run import RESULT
 
 
 def latency_of(config: Config) -> Latency | None:
-    """Return the evaluator of latency that the last search with one has, None where no search has one."""
+    """Return the latency evaluator of the last search that has one; None where none has."""
     blocks: list[Block] = [block for stage in config.stages for block in getattr(stage.settings, "evaluate", ())]
     found = [evaluator for evaluator in evaluators_of(blocks, config.execution) if isinstance(evaluator, Latency)]
     return found[-1] if found else None

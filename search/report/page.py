@@ -1,4 +1,4 @@
-"""report.html and figures/: what report.json holds, for people. Nothing is measured here."""
+"""report.html and figures/: report.json rendered for people. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spaces.errors import SecateursError
 
 
 class ReportError(SecateursError):
-    """There is nothing to report on."""
+    """No report.json to render, or one that is no report."""
 
 
 def render(folder: str | Path) -> Path:
@@ -134,7 +134,7 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figures_of(network: Mapping[str, Any]) -> list[tuple[str, float | None, str]]:
-    """Return name, value and text of everything measured on a network."""
+    """Return name, value and text of every score and cost of a network."""
     entries: list[tuple[str, float | None, str]] = []
     scores = {"top1": network.get("top1"), **(network.get("metrics") or {})}
     for name, value in scores.items():
@@ -230,7 +230,7 @@ def _search_row(entry: Mapping[str, Any], view: SearchView | None) -> Row:
 
 
 def _sensitivity(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tables of how kinds of sensitivity agree with each other and with the measured loss."""
+    """Return the tables of rank correlations between kinds of sensitivity and the measured loss."""
     found = entry["sensitivity"]
     kinds = list(found["rows"][0]["predicted"]) if found["rows"] else []
     rows = [
@@ -263,7 +263,7 @@ def _sensitivity(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 OVER = ("weights", "all")
-"""Which decisions rank correlations are over."""
+"""Sets of decisions that rank correlations are taken over."""
 
 
 def _correlation(value: float | None) -> str:
@@ -271,7 +271,7 @@ def _correlation(value: float | None) -> str:
 
 
 def _programmes(entry: Mapping[str, Any]) -> list[Row]:
-    """Return the integer programs that a search solved."""
+    """Return a row per integer program that a search solved."""
     return [
         Row(
             ", ".join(f"{words(metric)} <= {metric_value(metric, limit)}" for metric, limit in one["limits"].items()),
@@ -282,7 +282,7 @@ def _programmes(entry: Mapping[str, Any]) -> list[Row]:
 
 
 def _stages(report: Mapping[str, Any]) -> list[tuple[str, float, str, str]]:
-    """Return, per stage: name, share of the longest's time, its own in words, and what its baselines took."""
+    """Return, per stage: name, time as a share of the longest stage's, time in words, and time of its baselines in words."""
     entries = [entry for entry in report.get("stages") or [] if isinstance(entry.get("seconds"), int | float)]
     longest = max((entry["seconds"] for entry in entries), default=0.0) or 1.0
     rows = []
@@ -294,7 +294,7 @@ def _stages(report: Mapping[str, Any]) -> list[tuple[str, float, str, str]]:
 
 
 def _whole_cost(report: Mapping[str, Any]) -> str:
-    """Return in words what the whole run took: evaluations, epochs, time."""
+    """Return the cost of the whole run in words: evaluations, epochs, time."""
     searches = report.get("searches") or []
     evaluations = sum(len(entry.get("trials") or []) for entry in searches)
     workers = sum(entry.get("worker_seconds") or 0.0 for entry in searches)
@@ -325,7 +325,7 @@ def _frozen(report: Mapping[str, Any]) -> list[Row]:
 
 
 def _retention(report: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """Return what networks keep of the reference's task relevance, and what the result keeps layer by layer."""
+    """Return a row per network, and one per layer of the result, with the shares of task relevance kept."""
     found = {role: entry for role, entry in (report.get("retention") or {}).items() if "retained" in entry}
     networks = [
         Row(

@@ -1,4 +1,4 @@
-"""The same run with several seeds, in the report."""
+"""The seeds section of a report: mean and spread over repeated runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search.report.view import Row, score_of, words
 
 
 def seed_rows(report: Mapping[str, Any]) -> list[Row]:
-    """Return, per network (result, baselines, reference), mean and spread over the seeds; nothing for a single one."""
+    """Return, per network (result, baselines, reference), mean and spread over the seeds; no rows for a single seed."""
     runs = report.get("seeds") or []
     if len(runs) < 2:
         return []

@@ -1,4 +1,4 @@
-"""The last screen of a run: before and after, and where everything lies."""
+"""Summary of a finished run on screen: before and after, remarks, and paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search.output.numbers import format_bytes, format_count, format_percent, po
 
 
 def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:
-    """Print what a run has reached, from its report.json."""
+    """Print the result of a run from its report.json."""
     before, after = report.get("reference") or {}, report.get("result") or {}
     table = Table(title=str(report.get("name", folder.name)), title_justify="left")
     for column in ("", "before", "after", "change"):

@@ -1,4 +1,4 @@
-"""What a report shows, drawn out of report.json; every part of it may be missing."""
+"""Readers of report.json for tables and figures; every part of the file may be missing."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ class SearchView:
         return next((point for point in (*self.points, *self.front) if point.number == self.chosen), None)
 
     def better(self, first: float, second: float) -> bool:
-        """Whether score ``first`` is better than ``second``."""
+        """Return whether score ``first`` is better than ``second``."""
         return first > second if self.maximize else first < second
 
 
 def search_view(search: Json) -> SearchView | None:
-    """Return what figures show of one entry of ``searches``, or None where its trials have no score and cost."""
+    """Return the figures' view of one entry of ``searches``; None where its trials have no score and cost."""
     trials = [trial for trial in search.get("trials") or [] if isinstance(trial.get("metrics"), Mapping)]
     target = search.get("target") if isinstance(search.get("target"), Mapping) else {}
     objectives = search.get("objectives")
@@ -160,6 +160,6 @@ WORDS = {
 
 
 def words(name: str) -> str:
-    """Return a name as a person says it; ``2-search`` becomes ``search``."""
+    """Return a key in plain words; ``2-search`` becomes ``search``."""
     plain = name.partition("-")[2] if name.partition("-")[0].isdigit() else name
     return WORDS.get(plain, plain.replace("_", " "))

@@ -19,21 +19,22 @@ ARCHITECTURE = "architecture.json"
 
 
 class Best:
-    """Writes ``best/``.
+    """Writer of ``best/``.
 
     Args:
         path: The folder.
-        origin: What the network is rebuilt from: ``{"model": {"factory", "arguments"}}`` or ``{"class", "arguments"}``.
-        provenance: What is the same for every network of the run (its name and seed).
+        origin: Recipe of the original network: ``{"model": {"factory", "arguments"}}`` or ``{"class", "arguments"}``.
+        provenance: Provenance common to every network of the run: its name and seed.
     """
 
     def __init__(self, path: Path, origin: dict[str, Any], provenance: dict[str, Any]) -> None:
+        """Keep the place and the origin; nothing is written before :meth:`replace`."""
         self.path = path
         self._origin = origin
         self._provenance = provenance
 
     def provenance(self) -> dict[str, Any] | None:
-        """Return where the network on disk comes from, or None where there is none."""
+        """Return the provenance of the network on disk (run, seed, step, trial ...), or None where there is none."""
         architecture = self.path / ARCHITECTURE
         if not architecture.exists():
             return None
@@ -41,12 +42,12 @@ class Best:
         return found
 
     def replace(self, network: Network, provenance: dict[str, Any], extras: Callable[[Path], None] | None = None) -> None:
-        """Put ``network`` in the place of what is there.
+        """Replace the network on disk by ``network``, atomically.
 
         Args:
             network: The network; it is written in its stored form.
-            provenance: Where it comes from: stage, trial, fingerprint, metrics.
-            extras: Writes more files into the new folder before it takes the old one's place.
+            provenance: Stage, trial, fingerprint, metrics of the network.
+            extras: Function that writes more files into the new folder before it replaces the old one.
         """
         network = network.stored()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +74,10 @@ class Best:
 
 
 def read_best(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """Return what is in ``architecture.json`` and ``weights.safetensors``: of one network, also while a run replaces it.
+    """Return the content of ``architecture.json`` and ``weights.safetensors``, of one network even while a run replaces it.
 
     Raises:
-        OSError: One of the two is not there.
+        OSError: One of the two files is missing.
     """
     while True:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

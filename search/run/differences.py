@@ -1,4 +1,4 @@
-"""Differences between two configurations, and which of them a run may go on in spite of."""
+"""Differences between two configurations, and the rule that says which of them a resumed run may have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Difference:
     """A field in which two configurations differ; ``None`` also stands for "not there".
 
     Attributes:
-        path: Where, such as ``("stages", "2", "search", "batch")``.
+        path: Keys down to the field, such as ``("stages", "2", "search", "batch")``.
         old: The first configuration's value.
         new: The second's.
     """
@@ -24,11 +24,12 @@ class Difference:
     new: Any
 
     def __str__(self) -> str:
+        """Return the difference in words, for messages."""
         return f"{'.'.join(self.path)} was {self.old!r} and is now {self.new!r}"
 
     @property
     def allowed(self) -> bool:
-        """Whether a run may go on in spite of it: ``execution`` may change, budgets of a search may grow."""
+        """True for a difference that a resumed run may have: ``execution`` may change, budgets of a search may grow."""
         if self.path[:1] == ("execution",):
             return True
         if len(self.path) != 5 or self.path[0] != "stages" or self.path[2] != "search":

@@ -1,4 +1,4 @@
-"""The measurements of a report: every network once, stored as soon as it is measured."""
+"""Measurements of the networks in a report, each made once and stored at once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ T = TypeVar("T")
 
 
 class Measurements:
-    """What was measured, by the role of the network; never measured again on resume."""
+    """Store of measured rows, by the role of the network; a resumed run reads them back.
+
+    Args:
+        path: JSON file of the store.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Read the rows that an earlier run has stored."""
         self._path = path
         self._rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def row(self, role: str, key: str, measured: Callable[[], T]) -> T:
-        """Return the row of ``role``; ``key`` says which network it is of."""
+        """Return the stored row of ``role`` if it is of the network with hash ``key``, else measure and store it."""
         if self._rows.get(role, {}).get("key") != key:
             self._rows[role] = {"key": key, "row": measured()}
             write_json(self._path, self._rows)
@@ -35,7 +40,7 @@ class Measurements:
 
 
 def measure_row(model: nn.Module, task: Task, device: torch.device) -> dict[str, Any]:
-    """Return the figures of one network as report.json has them, on the test split.
+    """Return scores on the test split, and costs, of one network as report.json has them.
 
     ``top1`` is null for a task without it, ``metrics`` are the task's other scores, ``size_bytes`` are all tensors of
     weights.safetensors, ``latency_ms`` is null where it was not measured.

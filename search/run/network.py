@@ -31,7 +31,7 @@ class Network:
         return Network(copy.deepcopy(self.model), self.transformations)
 
     def stored(self) -> Network:
-        """Return the form in which the network is delivered and measured: quantized weights as integers; else itself."""
+        """Return the network in its stored form: quantized weights packed as integers; a float network is returned as it is."""
         if not is_quantized(self.model):
             return self
         return Network(pack_weights(self.model), (*self.transformations, PACK))

@@ -36,10 +36,14 @@ class RunFolder:
 
     Attributes:
         path: The folder, ``runs/NAME``.
-        resumed: Whether there was a run in it already.
+        resumed: True if the folder held a run already.
+
+    Raises:
+        RunFolderError: The path is a file, holds other files than a run's, or is locked by another process.
     """
 
     def __init__(self, path: Path) -> None:
+        """Make the folder, lock it, and finish a replacement of ``best/`` that was cut off."""
         from filelock import Timeout, UnixFileLock
 
         self.path = path
@@ -62,21 +66,21 @@ class RunFolder:
 
     @property
     def config_path(self) -> Path:
-        """The configuration the run was started with."""
+        """Path of the configuration that the run was started with."""
         return self.path / "config.yaml"
 
     @property
     def best(self) -> Path:
-        """The best network so far."""
+        """Folder of the best network so far."""
         return self.path / "best"
 
     @property
     def checkpoints(self) -> Path:
-        """What stages leave, each in a folder of its own."""
+        """Folder of the stages' files, one folder per stage."""
         return self.path / "checkpoints"
 
     def adopt(self, config: dict[str, Any], task_fingerprint: str) -> list[str]:
-        """Take the folder for this configuration, or make sure that it is the one it was made for.
+        """Record configuration, model and data of a new run, or check that a resumed run has the same.
 
         Args:
             config: The configuration as plain data.
@@ -128,11 +132,11 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
-        """What tells this run from another one of the same name; made by :meth:`adopt`."""
+        """Random identity of the run, hexadecimal, made by :meth:`adopt`; differs between runs of the same name."""
         return str(json.loads((self.path / "environment.json").read_text())["run_id"])
 
     def discard(self) -> None:
-        """Remove the folder again where there is nothing of a run in it."""
+        """Remove the folder if this object made it and nothing of a run is in it."""
         self.close()
         if self._made and not self.config_path.exists() and not _content(self.path):
             for name in _NO_CONTENT:
@@ -144,16 +148,18 @@ class RunFolder:
         self._lock.release()
 
     def __enter__(self) -> Self:
+        """Return the locked folder."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Release the lock; after an error, remove a folder with nothing of a run in it."""
         if error is not None:
             self.discard()
         self.close()
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions and the machine that a run's numbers come from."""
+    """Return versions of Python and packages, system, processor and number of CPUs of this machine."""
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
@@ -170,7 +176,7 @@ def environment() -> dict[str, Any]:
 
 
 def _without_password(config: dict[str, Any]) -> dict[str, Any]:
-    """A storage's password may change; nothing else of it, since the study is all that a search goes on from."""
+    """Return the configuration with the storage URL stripped of its password, which alone may change between resumes."""
     storage = config.get("storage")
     return config if storage is None else {**config, "storage": StorageUrl(storage).identity}
 

@@ -1,4 +1,4 @@
-"""What a stage gets from the pipeline that runs it."""
+"""Resources that the pipeline gives to a stage: folder, task, device, log, notes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,14 @@ def device_of(setting: str) -> torch.device:
 
 
 class Stopwatch:
-    """Wall-clock seconds of one step of a run, added up over its resumes."""
+    """Wall-clock seconds of one step of a run, added up over its resumes.
+
+    Args:
+        path: JSON file of the seconds so far.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Start from the seconds that earlier runs have written."""
         self._path = path
         self._before = self.read(path)
         self._start = self._saved = time.monotonic()
@@ -46,11 +51,11 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Seconds so far."""
+        """Seconds so far, over all resumes."""
         return self._before + time.monotonic() - self._start
 
     def save(self, every: float = 2.0) -> None:
-        """Write the seconds down, if the last time is more than ``every`` seconds ago."""
+        """Write the seconds to disk if that was last done at least ``every`` seconds ago."""
         if time.monotonic() - self._saved >= every:
             self._saved = time.monotonic()
             write_json(self._path, {"seconds": self.seconds})
@@ -98,5 +103,5 @@ class StageRun:
 
     @property
     def label(self) -> str:
-        """The step in words."""
+        """The step, and the baseline if it runs for one, for the log."""
         return self.step if self.variant == RESULT else f"{self.step} ({self.variant})"

@@ -1,4 +1,4 @@
-"""Steps of a run: which are done, which are stale, and the network that each left on disk."""
+"""Steps of a run on disk: the network and the notes of each, and the key that tells a stale step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StageStep:
     """One stage of the pipeline, for the result or for one baseline.
 
     Attributes:
-        folder: Where it keeps what it needs to go on, and its network when it is done.
+        folder: Folder of its checkpoints, and of its network when it is done.
         key: Hash of everything its network depends on.
     """
 
@@ -38,7 +38,7 @@ class StageStep:
     key: str
 
     def open(self) -> None:
-        """Make the folder ready; what another configuration left in it (before a budget was raised) is removed."""
+        """Write the key into the folder; remove files of another key, left by a configuration with a smaller budget."""
         path = self.folder / _KEY
         known = json.loads(path.read_text())["key"] if path.exists() else None
         if known == self.key:
@@ -47,7 +47,7 @@ class StageStep:
         write_json(path, {"key": self.key})
 
     def load(self, task: Task) -> tuple[Network, dict[str, Any]] | None:
-        """Return the network and the notes that the step left, or None while it isn't done."""
+        """Return the network and the notes that the step left, or None while it is not done."""
         found = FileCheckpoint(self.folder / _NETWORK).load()
         if found is None:
             return None
@@ -55,7 +55,7 @@ class StageStep:
         return restore(task, data["transformations"], tensors), data["notes"]
 
     def finish(self, network: Network, notes: Mapping[str, Any]) -> None:
-        """Write network and notes in one file, whose being there says that the step is done."""
+        """Write network and notes into one file, whose presence marks the step as done; remove the step's checkpoints."""
         data = {"transformations": list(network.transformations), "notes": dict(notes)}
         FileCheckpoint(self.folder / _NETWORK).save(network.tensors(), data)
         (self.folder / _TRAINING).unlink(missing_ok=True)
@@ -64,5 +64,5 @@ class StageStep:
 
 
 def key_of(*parts: Any) -> str:
-    """Return a hash of plain data."""
+    """Return a hash of plain data, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

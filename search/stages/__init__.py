@@ -1,4 +1,4 @@
-"""Stages: the steps of a pipeline, each a model in and a model out."""
+"""Stages: the steps of a pipeline, one file per stage, each with a network in and a network out."""
 
 STAGES = {
     "train": "search.stages.train:Train",

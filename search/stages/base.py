@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from search.run.network import Network
 
 if TYPE_CHECKING:
     from search.run.stage_run import StageRun
 
+S = TypeVar("S")
 
-class Stage(ABC):
+
+class Stage(ABC, Generic[S]):
     """One step of a pipeline. Made from its frozen ``Settings``, kept as ``settings``; any other state is a cache.
 
     Class attributes:
@@ -28,7 +30,10 @@ class Stage(ABC):
     trains: ClassVar[bool] = False
     searches: ClassVar[bool] = False
     rewrites: ClassVar[bool] = False
-    settings: Any
+
+    def __init__(self, settings: S) -> None:
+        """Keep the settings."""
+        self.settings = settings
 
     @abstractmethod
     def run(self, network: Network, run: StageRun) -> Network:

@@ -1,4 +1,4 @@
-"""Export: the result in the forms that other programs run."""
+"""Export: write the result in formats that other programs run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from search.stages.base import Stage
 from spaces.quantization.record import is_quantized
 
 
-class Export(Stage):
-    """Writes the network into ``best/`` in other formats, each compared with the network."""
+class Export(Stage[ExportSettings]):
+    """Export to ONNX and torch.export in ``best/``, each file compared with the network."""
 
     Settings = ExportSettings
 
-    def __init__(self, settings: ExportSettings) -> None:
-        self.settings = settings
-
     def run(self, network: Network, run: StageRun) -> Network:
+        """Write ``best/`` anew with the formats of the settings, and return ``network`` itself."""
         provenance = {"step": run.step, **(run.best.provenance() or {})}
         run.best.replace(
             network, provenance, extras=lambda folder: write_formats(folder, network.stored().model, run.task, self.settings)

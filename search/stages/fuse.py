@@ -1,4 +1,4 @@
-"""Fuse: connected activations of the result merged, for inference."""
+"""Fuse: merge connected activations of the result, for inference."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class FuseSettings:
     literal_types: bool = False
 
 
-class Fuse(Stage):
-    """Merges activations that follow each other directly; behind the last training, since it is for inference.
+class Fuse(Stage[FuseSettings]):
+    """Merging of activations that follow each other directly; behind the last training, since it is for inference.
 
     Candidates of a search are not merged: they are trained on, and their activations' slopes with them.
     """
@@ -37,10 +37,8 @@ class Fuse(Stage):
     compresses = True
     rewrites = True
 
-    def __init__(self, settings: FuseSettings) -> None:
-        self.settings = settings
-
     def run(self, network: Network, run: StageRun) -> Network:
+        """Return the network with merged activations, whose outputs were compared with the original's."""
         inputs, _ = next(iter(run.task.batches("search", SAMPLES, limit=SAMPLES)))
         model = network.model.to(run.device)
         fused = fuse_activations(model, inputs.to(run.device), run.task.forward, self.settings.literal_types)

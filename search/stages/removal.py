@@ -1,4 +1,4 @@
-"""Removal: what a training left without effect, taken out of the network for good."""
+"""Removal of the channels that a sparsifier decided against."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from spaces.sparsifiers.zeroing import removal_change
 
 BATCH = 128
 CALIBRATION = 8
-"""Batches, of :data:`BATCH` training samples at most, that statistics are measured on."""
+"""Number of batches, of at most :data:`BATCH` training samples, that BatchNorm statistics are measured on."""
 
 
 def remove_channels(
     network: Network, sparsifier: Sparsifier, task: Task, complete: bool = True
 ) -> tuple[Network, dict[str, Any]] | None:
-    """Return the smaller network without the channels that a sparsifier decided against, and what the report needs of it.
+    """Return the network without the channels that a sparsifier decided against, and the notes for the report.
 
     A sparsifier that was not complete by the end of training took the rest away at once: the statistics of BatchNorm are
     those of a larger network then, and are measured again.
@@ -64,7 +64,7 @@ def remove_channels(
 
 
 def output_change(before: torch.nn.Module, after: torch.nn.Module, task: Task) -> float:
-    """Return the largest change of an output, in double precision on a few samples of the search split.
+    """Return the largest absolute change of an output, in double precision on 16 samples of the search split.
 
     Raises:
         EquivalenceError: It is not below :data:`spaces.sparsifiers.zeroing.TOLERANCE`.
@@ -74,7 +74,7 @@ def output_change(before: torch.nn.Module, after: torch.nn.Module, task: Task) -
 
 
 def frozen(groups: ChannelGroups) -> list[dict[str, Any]]:
-    """Return what was not touched, and why."""
+    """Return, for every frozen group: ``name``, ``size`` (channels), ``reason`` and ``macs_share``."""
     return [
         {"name": group.name, "size": group.size, "reason": group.reason, "macs_share": group.macs_share}
         for group in groups.frozen

@@ -1,4 +1,4 @@
-"""Retrain: training of the smaller network, with the reference as its teacher where distillation is asked for."""
+"""Retrain: train the smaller network, with the reference as its teacher where distillation is asked for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from search.stages.training import TrainingStage
 
 
 class Retrain(TrainingStage):
-    """Trains the network that a search left, and keeps it as it came where training made it clearly worse.
+    """Training of the network that a search left, undone where it made the network clearly worse.
 
     With ``early_stop``, until the search split's score stops rising. Clearly worse is by more than two standard errors of the
     difference of two means of values from 0 to 1 on the search split; a search chose the score before, which is a little high.
     """
 
     def run(self, network: Network, run: StageRun) -> Network:
+        """Return the trained network, or ``network`` itself where training made it clearly worse."""
         score = run.task.score_name
         before = measure(network.model, run.task, "search", device=run.device)[score]
         trained = super().run(network, run)

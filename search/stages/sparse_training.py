@@ -1,4 +1,4 @@
-"""Sparse training: training with a sparsifier, so that what is unimportant becomes small, or goes."""
+"""Sparse training: train with a sparsifier, which makes unimportant channels small or removes them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class SparseTrainingSettings(TrainingSettings):
     """Settings of the stage: those of training, and the sparsifier.
 
     Attributes:
-        sparsifier: What drives the network towards sparsity.
+        sparsifier: Method that drives the network towards sparsity.
     """
 
     sparsifier: SparsifierBlock
 
 
-class SparseTraining(Stage):
-    """Trains the network with a sparsifier, and removes the channels that it decided against.
+class SparseTraining(Stage[SparseTrainingSettings]):
+    """Training with a sparsifier, and removal of the channels that it decided against.
 
     The dense baseline trains as long without it.
     """
@@ -37,10 +37,8 @@ class SparseTraining(Stage):
     compresses = True
     trains = True
 
-    def __init__(self, settings: SparseTrainingSettings) -> None:
-        self.settings = settings
-
     def check(self, network: Network, run: StageRun) -> Network:
+        """Trace the network with the sparsifier, which raises where the two do not fit; return ``network`` itself."""
         sparsifier = SPARSIFIER.build(self.settings.sparsifier)
         model = network.copy().model.to(run.device)
         require_labels(sparsifier, run.task)
@@ -48,10 +46,12 @@ class SparseTraining(Stage):
         return network
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the settings; without the sparsifier for the dense baseline, which trains without it."""
         ignored = "sparsifier" if variant == DENSE else ""
         return {name: value for name, value in settings.items() if name != ignored}
 
     def run(self, network: Network, run: StageRun) -> Network:
+        """Return a trained copy of ``network`` without the channels that the sparsifier decided against."""
         sparsifier = None if run.variant == DENSE else SPARSIFIER.build(self.settings.sparsifier)
         trained, history = train_network(network, run, self.settings, sparsifier=sparsifier)
         removed = (

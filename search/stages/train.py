@@ -1,4 +1,4 @@
-"""Train: ordinary training of the network as it is."""
+"""Train: ordinary training of the whole network."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from search.stages.training import TrainingStage
 
 
 class Train(TrainingStage):
-    """Trains the network that enters, keeping its structure."""
+    """Training of the network that enters; its structure stays."""

@@ -1,4 +1,4 @@
-"""What the training stages share: one training, resumed after a kill, with its history for the report."""
+"""One training of a stage: resumed after a kill, with its history for the report."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from search.stages.base import Stage
 from spaces.sparsifiers.base import Sparsifier
 
 
-class TrainingStage(Stage):
-    """A stage that trains the network that enters, and nothing else."""
+class TrainingStage(Stage[TrainingSettings]):
+    """A stage that trains the network that enters, and does nothing else."""
 
     Settings = TrainingSettings
     trains = True
 
-    def __init__(self, settings: TrainingSettings) -> None:
-        self.settings = settings
-
     def run(self, network: Network, run: StageRun) -> Network:
+        """Return a trained copy of ``network``."""
         return train_network(network, run, self.settings)[0]
 
 

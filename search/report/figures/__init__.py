@@ -1,0 +1,1 @@
+"""Figures of a report: one file per subject, drawn with matplotlib."""

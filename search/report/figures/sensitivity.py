@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKS = {"adam": ("s", "#e69f01"), "fisher": ("^", "#009e74"), "hutchinson": ("D", "#cc79a8"), "divergence": ("o", "#0072b2")}
-"""Mark and colour of every kind; the page swaps the colours for its own."""
+"""Mark and color of every kind; the page replaces the colors with its own."""
 
 
 def sensitivity_figure(found: Mapping[str, Any], figure: Figure) -> Figure:

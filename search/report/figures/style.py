@@ -1,4 +1,4 @@
-"""What all figures of a report share: colours, type, and the frame."""
+"""Style of all figures of a report: colors, fonts and frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by people who confuse red and green. The page swaps each for its own variable.
+# Palette of Okabe and Ito, told apart by people who confuse red and green. The page replaces each color by a variable.
 INK, MUTED, GRID, PAPER = "#1c2126", "#5f6b76", "#dfe3e8", "#fefefd"
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072b2", "#e69f01", "#009e74", "#d55e01", "#cc79a8", "#56b4ea"
 CSS_VARIABLES = {

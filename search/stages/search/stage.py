@@ -38,7 +38,7 @@ from spaces.ordinal import OrdinalSpace
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
 
 
-class Search(Stage):
+class Search(Stage[SearchSettings]):
     """Searches the space of the network that enters, or finds the baseline that ``run.variant`` names."""
 
     Settings = SearchSettings
@@ -46,8 +46,8 @@ class Search(Stage):
     searches = True
 
     def __init__(self, settings: SearchSettings) -> None:
-        """Keep the settings."""
-        self.settings = settings
+        """Keep the settings; the context is made when it is first needed."""
+        super().__init__(settings)
         self._context: SearchContext | None = None
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
