@@ -17,7 +17,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from search.algorithms.encoding.uniform import uniform
 from search.output.atomic import write_json
 from search.stages.search.latency_tables import LatencyTables
 from search.study.problem import Objective, Problem, Target
+from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.importance import criterion as importance
 from spaces.networks import resnet20, vgg_small
@@ -101,7 +102,7 @@ def measure(task: Shape, row: Row, settings: LatencySettings) -> dict[str, Any]:
     tables.fit(space)
     spent = time.process_time() - began
     full = {name: "1" * domain.length for name, domain in space.domains.items()}
-    whole = space.costs(replace(space.cheapest(), values=full))
+    whole = space.costs(Candidate(full))
     targets = [Target("macs", MACS * whole["macs"]), *([Target("latency_ms", LATENCY * tables.reference())] if timed else [])]
     known = {"importance": importance.score(model, space.groups, "l1")}
     candidate = uniform(Problem(space, [Objective("top1", "maximize")], targets, known))

@@ -26,7 +26,7 @@ class TorchPruningWay:
     def dropped(self, candidate: Candidate) -> dict[str, list[int]]:
         """Return the output channels that go, by the layer that produces them."""
         groups = self._space.groups
-        kept = np.append(groups.mask(candidate.values), True)  # type: ignore[arg-type]
+        kept = np.append(groups.mask(candidate), True)
         names = {group.name.partition("#")[0] for group in groups.groups}
         outputs = {layer.name: layer.outputs for layer in groups.layers if layer.name in names}
         return {name: np.flatnonzero(~kept[places]).tolist() for name, places in outputs.items()}

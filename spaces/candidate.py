@@ -4,25 +4,76 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 Value = bool | int | float | str
+"""A chosen value as plain data. A keep-mask is a text of ``"0"`` (remove) and ``"1"`` (keep), a character per channel."""
+
+KeepMask = NDArray[np.bool_]
+"""A keep-mask as an array, boolean of shape ``(channels,)``, True where a channel stays."""
+
+_DIGITS = bytes.maketrans(b"\x00\x01", b"01")
 
 
-@dataclass(frozen=True)
 class Candidate:
     """One choice for every open decision of a search space.
 
-    Plain data without tensors, so that it travels to workers in a few bytes and is stored as JSON.
+    Plain data without tensors, so that it travels to workers in a few bytes and is stored as JSON. Keep-masks are arrays inside
+    (:meth:`mask`) and text in :attr:`values` and in JSON. Never changed once made; equal where all values are.
 
-    Attributes:
-        values: The chosen value of every decision, by decision name. A channel keep-mask is a string of
-            ``"0"`` and ``"1"``, one character per coupled channel group.
+    Args:
+        values: The chosen value of every decision, by decision name; a keep-mask as an array, which is copied, or as text.
     """
 
-    values: Mapping[str, Value]
+    def __init__(self, values: Mapping[str, Value | KeepMask]) -> None:
+        """Copy ``values``."""
+        self._content = {name: _read_only(v) if isinstance(v, np.ndarray) else v for name, v in values.items()}
+        self._read: dict[str, KeepMask] = {}
+
+    @cached_property
+    def values(self) -> Mapping[str, Value]:
+        """Plain value of every decision, by decision name; keep-masks as text."""
+        return {name: mask_text(v) if isinstance(v, np.ndarray) else v for name, v in self._content.items()}
+
+    def mask(self, name: str) -> KeepMask:
+        """Return the keep-mask of the decision ``name``, boolean of shape ``(channels,)``, read-only.
+
+        Raises:
+            KeyError: The candidate does not decide ``name``.
+            TypeError: The value is no keep-mask.
+        """
+        value = self._content[name]
+        if isinstance(value, np.ndarray):
+            return value
+        if name not in self._read:
+            if not isinstance(value, str):
+                raise TypeError(f"decision {name!r} is {value!r}; expected a keep-mask")
+            self._read[name] = _read_only(mask_of(value))
+        return self._read[name]
+
+    def number(self, name: str) -> float:
+        """Return the number that the decision ``name`` has.
+
+        Raises:
+            KeyError: The candidate does not decide ``name``.
+            TypeError: The value is no number.
+        """
+        value = self._content[name]
+        if isinstance(value, str | np.ndarray):
+            raise TypeError(f"decision {name!r} is {self.values[name]!r}; expected a number")
+        return float(value)
+
+    def part(self, names: Iterable[str]) -> Candidate:
+        """Return the candidate of the decisions ``names`` alone, in their order."""
+        return Candidate({name: self._content[name] for name in names})
+
+    def joined(self, other: Candidate) -> Candidate:
+        """Return the candidate of the decisions of this one and of ``other``, whose values count where both decide."""
+        return Candidate({**self._content, **other._content})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -38,6 +89,39 @@ class Candidate:
         """Return the candidate that :meth:`to_json` wrote as ``text``."""
         return Candidate(json.loads(text))
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether all values are equal."""
+        return isinstance(other, Candidate) and self.fingerprint == other.fingerprint
+
     def __hash__(self) -> int:
         """Return the hash of the fingerprint."""
         return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        """Return the candidate as an expression with plain values."""
+        return f"Candidate({dict(self.values)!r})"
+
+    def __reduce__(self) -> tuple[type[Candidate], tuple[dict[str, Value]]]:
+        """Return the plain values for a pickle, in which arrays would be large."""
+        return Candidate, (dict(self.values),)
+
+
+def mask_text(mask: KeepMask) -> str:
+    """Return a keep-mask, boolean of shape ``(channels,)``, as a text of ``"0"`` and ``"1"``."""
+    return mask.tobytes().translate(_DIGITS).decode()
+
+
+def mask_of(text: str) -> KeepMask:
+    """Return the keep-mask, boolean of shape ``(channels,)``, that :func:`mask_text` wrote as ``text``."""
+    return np.asarray(np.frombuffer(text.encode(), dtype=np.uint8) == ord("1"))
+
+
+def first_channels(kept: int, length: int) -> KeepMask:
+    """Return the keep-mask of the first ``kept`` of ``length`` channels."""
+    return np.arange(length) < kept
+
+
+def _read_only(mask: KeepMask) -> KeepMask:
+    copied = np.array(mask, dtype=np.bool_)
+    copied.setflags(write=False)
+    return copied

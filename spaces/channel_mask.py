@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.base import SearchSpace
-from spaces.candidate import Candidate, Value
+from spaces.candidate import Candidate, Value, first_channels
 from spaces.channels.check import find_checked_groups, output_difference
 from spaces.channels.compensation import Compensation
 from spaces.channels.cost import ChannelCost
@@ -140,7 +140,7 @@ class ChannelMask(SearchSpace):
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes``, and ``latency_ms`` where layers were measured."""
-        costs = self._cost.of(self.groups.mask(candidate.values))  # type: ignore[arg-type]
+        costs = self._cost.of(self.groups.mask(candidate))
         if self._latency is not None:
             costs["latency_ms"] = total(self._latency, self.loads(candidate))
         return costs
@@ -156,7 +156,7 @@ class ChannelMask(SearchSpace):
 
     def loads(self, candidate: Candidate) -> dict[str, Load]:
         """Return input and output channels of every layer with MACs, in float, by layer name."""
-        channels = self._cost.channels(self.groups.mask(candidate.values))  # type: ignore[arg-type]
+        channels = self._cost.channels(self.groups.mask(candidate))
         return {name: (*counts, FLOAT_BITS, FLOAT_BITS) for name, counts in channels.items()}
 
     def use_latency(self, latency: LayerLatency) -> None:
@@ -166,11 +166,11 @@ class ChannelMask(SearchSpace):
     def cheapest(self) -> Candidate:
         """Return the candidate that keeps as few channels of every group as it may."""
         fewest = {name: domain.legal_counts()[0] for name, domain in self.domains.items()}
-        return Candidate({name: "1" * kept + "0" * (self.domains[name].length - kept) for name, kept in fewest.items()})
+        return Candidate({name: first_channels(kept, self.domains[name].length) for name, kept in fewest.items()})
 
     def describe(self, candidate: Candidate) -> dict[str, Value]:
         """Return the share of channels that every group keeps."""
-        return {name: str(mask).count("1") / len(str(mask)) for name, mask in candidate.values.items()}
+        return {name: int((mask := candidate.mask(name)).sum()) / len(mask) for name in self.domains}
 
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
         """Return the kept indices of every tensor, as JSON data of the kind ``slice_channels``."""
@@ -179,4 +179,4 @@ class ChannelMask(SearchSpace):
 
     def _mask(self, candidate: Candidate) -> np.ndarray:
         self.validate(candidate)
-        return self.groups.mask(candidate.values)  # type: ignore[arg-type]
+        return self.groups.mask(candidate)

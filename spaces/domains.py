@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spaces.candidate import Value
+from spaces.candidate import Value, mask_text
 
 
 class Domain(ABC):
@@ -62,7 +62,7 @@ class Mask(Domain):
         kept = int(rng.choice(self.legal_counts()))
         mask = np.zeros(self.length, dtype=bool)
         mask[rng.permutation(self.length)[:kept]] = True
-        return "".join("1" if bit else "0" for bit in mask)
+        return mask_text(mask)
 
     @property
     def describe(self) -> str:

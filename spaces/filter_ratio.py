@@ -114,7 +114,7 @@ class FilterRatio(SearchSpace):
         if self._settings.method == "one_shot":
             return self._masks.prepare(model, named)
         prepared = copy.deepcopy(model)
-        prepared.register_buffer(PREPARED, torch.from_numpy(self._masks.groups.mask(named.values)), persistent=False)  # type: ignore[arg-type]
+        prepared.register_buffer(PREPARED, torch.from_numpy(self._masks.groups.mask(named)), persistent=False)
         return prepared
 
     def convert(self, prepared: nn.Module) -> nn.Module:
@@ -171,8 +171,7 @@ class FilterRatio(SearchSpace):
     def transformation_of(self, candidate: Candidate, prepared: nn.Module) -> dict[str, Any]:
         """Return the :meth:`transformation` of the filters that training kept."""
         mask = prepared.get_buffer(PREPARED).cpu().numpy()
-        named = {g.name: _text(mask[g.offset : g.offset + g.size]) for g in self._masks.groups.groups}
-        return self._masks.transformation(Candidate(named))
+        return self._masks.transformation(Candidate(self._masks.groups.parts(mask)))
 
     @cached_property
     def _decided(self) -> dict[str, tuple[Group, ...]]:
@@ -204,9 +203,9 @@ class FilterRatio(SearchSpace):
     def _asked(self, candidate: Candidate) -> tuple[float, dict[str, float]]:
         """Return the ratio of the whole network, and those of single groups: one of the two decides."""
         if self._settings.scope == "global":
-            return float(candidate.values[NETWORK]), {}
+            return candidate.number(NETWORK), {}
         decided = self._decided.items()
-        return 0.0, {group.name: float(candidate.values[name]) for name, groups in decided for group in groups}
+        return 0.0, {group.name: candidate.number(name) for name, groups in decided for group in groups}
 
     def _scored(self, seen: Observations | None) -> np.ndarray:
         options = CriterionOptions(exponent=self._settings.exponent)
@@ -228,8 +227,8 @@ class FilterRatio(SearchSpace):
         if self._scores is None:
             raise SecateursError(f"importance by {self._settings.importance} learns from batches: expected `learn` before this")
         kept = ~self._gone(candidate, self._scores)
-        named = {group.name: "1" * group.size for group in self._masks.groups.groups}
-        return Candidate(named | {g.name: _text(kept[g.offset : g.offset + g.size]) for g in self.groups.groups})
+        whole = {group.name: np.ones(group.size, dtype=bool) for group in self._masks.groups.groups}
+        return Candidate(whole | self.groups.parts(kept))
 
 
 class RecordedCut(GradientCut):
@@ -253,7 +252,3 @@ class RecordedCut(GradientCut):
         for group in self._whole.groups:
             if group.name in decided:
                 mask[group.offset : group.offset + group.size] = decided[group.name].to(mask.device)
-
-
-def _text(kept: np.ndarray) -> str:
-    return "".join("1" if bit else "0" for bit in kept)

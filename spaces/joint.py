@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from spaces.base import SearchSpace
@@ -116,7 +117,7 @@ class Joint(SearchSpace):
         """
         self.validate(candidate)
         masks, bits = self._parts(candidate)
-        if all("0" not in str(mask) for mask in masks.values.values()):
+        if all(masks.mask(name).all() for name in self._masks.domains):
             return self._bits.prepare(model, bits)
         sliced = self._masks.realize(model, masks)
         self._recalibrate(sliced)
@@ -171,16 +172,16 @@ class Joint(SearchSpace):
 
     def extent(self, candidate: Candidate) -> LayerSizes:
         """Return the layer sizes of a candidate's network."""
-        return self._cost.extent(self.groups.mask(candidate.values))  # type: ignore[arg-type]
+        return self._cost.extent(self.groups.mask(candidate))
 
     def cheapest(self) -> Candidate:
         """Return the candidate of the fewest channels and bits."""
-        return Candidate({**self._masks.cheapest().values, **self._bits.cheapest().values})
+        return self._masks.cheapest().joined(self._bits.cheapest())
 
     def starting_points(self) -> tuple[Candidate, ...]:
         """Return the whole network with the uniform allocations of bits, from the most to the fewest."""
-        whole = {name: "1" * domain.length for name, domain in self._masks.domains.items()}
-        return tuple(Candidate({**whole, **bits.values}) for bits in self._bits.starting_points())
+        whole = Candidate({name: np.ones(domain.length, dtype=bool) for name, domain in self._masks.domains.items()})
+        return tuple(whole.joined(bits) for bits in self._bits.starting_points())
 
     def describe(self, candidate: Candidate) -> dict[str, Value]:
         """Return the keep ratio of every group, and the bits."""
@@ -192,11 +193,8 @@ class Joint(SearchSpace):
         self.validate(candidate)
         masks, bits = self._parts(candidate)
         steps = [self._masks.transformation(masks), self._bits.transformation(bits)]
-        values = {name: candidate.values[name] for name in self.domains}
-        return {"kind": "sequence", "candidate": values, "steps": steps}
+        return {"kind": "sequence", "candidate": dict(candidate.part(self.domains).values), "steps": steps}
 
     def _parts(self, candidate: Candidate) -> tuple[Candidate, Candidate]:
         """Return the keep-masks and the bits of a candidate."""
-        values = candidate.values
-        masks = {name: values[name] for name in self._masks.domains}
-        return Candidate(masks), Candidate({name: values[name] for name in self._bits.domains})
+        return candidate.part(self._masks.domains), candidate.part(self._bits.domains)

@@ -225,8 +225,8 @@ class PruningSchedule(SearchSpace):
         return self._transformation(self._parted(prepared)[1])
 
     def _transformation(self, mask: np.ndarray) -> dict[str, Any]:
-        bits = {g.name: "".join("1" if bit else "0" for bit in mask[g.offset : g.offset + g.size]) for g in self.groups.groups}
-        return {"kind": "slice_channels", "candidate": bits, **plan_cut(self.groups, mask).to_json()}
+        kept = Candidate(self.groups.parts(mask)).values
+        return {"kind": "slice_channels", "candidate": dict(kept), **plan_cut(self.groups, mask).to_json()}
 
     def _parted(self, prepared: nn.Module) -> tuple[nn.Module, np.ndarray]:
         """Return a copy without the decisions, and these: a whole keep-mask."""

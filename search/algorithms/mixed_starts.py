@@ -10,13 +10,12 @@ from search.algorithms.encoding.channel_encoding import (
     NotAChannelSpaceError,
     UnreachableTargetError,
     best_first_ranks,
-    to_text,
 )
 from search.algorithms.encoding.level_allocation import uniform_allocation
 from search.algorithms.encoding.repair import nearest_count
 from search.algorithms.integer_program import IntegerProgramSettings, MixedIntegerProgram
 from search.study.problem import Problem
-from spaces.candidate import Candidate, Value
+from spaces.candidate import Candidate, Value, mask_text
 from spaces.domains import Choice, Mask
 
 SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25)
@@ -83,5 +82,5 @@ def kept_channels(encoding: ChannelEncoding, share: float, globally: bool) -> di
     masks: dict[str, Value] = {}
     for layer, ranks in zip(layers, overall, strict=True):
         wanted = int((ranks > 1.0 - share).sum()) if globally else round(share * len(ranks))
-        masks[encoding.names[layer]] = to_text(encoding.strongest(layer, nearest_count(encoding.counts[layer], wanted)))
+        masks[encoding.names[layer]] = mask_text(encoding.strongest(layer, nearest_count(encoding.counts[layer], wanted)))
     return masks

@@ -11,6 +11,7 @@ from evaluators.batch_norm import recalibrate
 from evaluators.task import Task
 from evaluators.tasks.batches import whole_batches
 from search.run.network import Network
+from spaces.candidate import Candidate
 from spaces.channels.check import equivalence_error
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.surgery import apply_cut, plan_cut
@@ -52,8 +53,7 @@ def remove_channels(
     if not complete:
         count, size = whole_batches(task.size("train"), BATCH, CALIBRATION)
         recalibrate(small, task.batches("train", size, limit=count * size), task.forward)
-    named = {name: "".join("1" if bit else "0" for bit in bits) for name, bits in kept.items()}
-    transformation = {"kind": "slice_channels", "candidate": named, **cut.to_json()}
+    transformation = {"kind": "slice_channels", "candidate": dict(Candidate(kept).values), **cut.to_json()}
     notes = {
         "layers": [{"name": name, "channels": len(bits), "kept": int(bits.sum())} for name, bits in kept.items()],
         "frozen": frozen(groups),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spaces.candidate import Candidate
 from spaces.channels.channel_trace import ChannelTrace, LayerTrace
 from spaces.channels.labelled_pass import trace_channels
 from spaces.errors import SecateursError, UnsupportedModelError
@@ -89,10 +90,13 @@ class ChannelGroups:
         """Length of the whole mask: coupled channels over all open groups."""
         return sum(group.size for group in self.groups)
 
-    def mask(self, kept: Mapping[str, str]) -> np.ndarray:
-        """Join the keep-masks of all groups into one, boolean of shape ``(width,)``."""
-        text = "".join(kept[group.name] for group in self.groups)
-        return np.asarray(np.frombuffer(text.encode(), dtype=np.uint8) == ord("1"))
+    def mask(self, candidate: Candidate) -> np.ndarray:
+        """Return the keep-mask of all groups in a row, boolean of shape ``(width,)``."""
+        return np.concatenate([np.zeros(0, dtype=bool), *(candidate.mask(group.name) for group in self.groups)])
+
+    def parts(self, mask: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the keep-mask of every group, by name, from that of all groups, boolean of shape ``(width,)``."""
+        return {group.name: mask[group.offset : group.offset + group.size] for group in self.groups}
 
     def open_share(self, kinds: Sequence[str] = ("conv",)) -> float:
         """Return the share of MACs of layers of ``kinds`` that read or write open channels; attention goes with ``linear``."""

@@ -126,8 +126,7 @@ class BitEncoding:
         combinations = tuple(itertools.product(*(self.options[name] for name in names)))
         omega = [sum(self.table[n][bits] for n, bits in zip(names, chosen, strict=True)) for chosen in combinations]
         costs = [
-            self.problem.space.costs(Candidate({**base.values, **dict(zip(names, chosen, strict=True))}))
-            for chosen in combinations
+            self.problem.space.costs(base.joined(Candidate(dict(zip(names, chosen, strict=True))))) for chosen in combinations
         ]
         above = {metric: np.array([cost[metric] - start[metric] for cost in costs]) for metric in self.metrics}
         return DecisionBlock(names, combinations, np.array(omega), above)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.study.problem import Problem
-from spaces.candidate import Candidate, Value
+from spaces.candidate import Candidate, KeepMask, Value
 from spaces.domains import Choice, Domain, Mask
 from spaces.errors import SecateursError
 from spaces.ordinal import OrdinalSpace
@@ -20,8 +20,6 @@ Masks = list[NDArray[np.bool_]]
 """One boolean array of shape ``(channels,)`` per layer, in the order of the space's domains."""
 Scores = list[NDArray[np.float64]]
 """One value per channel, in the layout of :data:`Masks`; a higher one is kept longer."""
-
-_DIGITS = bytes.maketrans(b"\x00\x01", b"01")
 
 
 class NotAChannelSpaceError(SecateursError):
@@ -112,20 +110,19 @@ class ChannelEncoding:
 
     def candidate(self, masks: Masks) -> Candidate:
         """Return what masks stand for."""
-        values: dict[str, Value] = {}
+        values: dict[str, Value | KeepMask] = {}
         for name, levels, mask in zip(self.names, self._levels, masks, strict=True):
-            values[name] = to_text(mask) if levels is None else levels[int(mask.sum()) - 1]
+            values[name] = mask if levels is None else levels[int(mask.sum()) - 1]
         return Candidate(values)
 
     def masks(self, candidate: Candidate) -> Masks:
         """Return the masks that stand for a candidate."""
         found = []
         for layer, (name, levels) in enumerate(zip(self.names, self._levels, strict=True)):
-            value = candidate.values[name]
             if levels is None:
-                found.append(np.frombuffer(str(value).encode(), dtype=np.uint8) == ord("1"))
+                found.append(candidate.mask(name).copy())
             else:
-                found.append(self.strongest(layer, list(levels).index(value) + 1))
+                found.append(self.strongest(layer, list(levels).index(candidate.values[name]) + 1))
         return found
 
     def in_order(self, masks: Masks) -> Masks:
@@ -240,11 +237,6 @@ class ChannelEncoding:
                     f"{target.metric} = {smallest[target.metric]:g}; raise the target to at least that, raise the "
                     "space's max_ratio, or exclude fewer layers"
                 )
-
-
-def to_text(mask: NDArray[np.bool_]) -> str:
-    """Return a mask as a string of ``"0"`` and ``"1"``."""
-    return mask.tobytes().translate(_DIGITS).decode()
 
 
 def _importance_of(table: Any, name: str, domain: Mask) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from search.algorithms.encoding.channel_encoding import ChannelEncoding
 from search.algorithms.encoding.repair import fit_to_targets
 from search.algorithms.encoding.sweep import SMALL_SPACE
 from search.study.problem import Problem
-from spaces.candidate import Candidate, Value
+from spaces.candidate import Candidate, KeepMask, Value
 from spaces.domains import Choice, Domain, Mask, Real
 from spaces.errors import SecateursError
 
@@ -89,7 +89,7 @@ class Decisions(Parameters):
             if isinstance(domain, Choice):
                 found[name] = next(place for place, option in enumerate(_ordered(domain)) if option == value)
             elif isinstance(domain, Mask):
-                found[name] = domain.legal_counts().index(str(value).count("1"))
+                found[name] = domain.legal_counts().index(int(candidate.mask(name).sum()))
             else:
                 found[name] = value
         return found
@@ -101,13 +101,13 @@ class Decisions(Parameters):
         for places in itertools.product(*options.values()):
             yield self.candidate(dict(zip(options, places, strict=True)))
 
-    def _value(self, name: str, domain: Domain, values: Mapping[str, Any]) -> Value:
+    def _value(self, name: str, domain: Domain, values: Mapping[str, Any]) -> Value | KeepMask:
         if isinstance(domain, Choice):
             return _ordered(domain)[int(values.get(name, 0))]
         if isinstance(domain, Mask):
             bits = np.zeros(domain.length, dtype=bool)
             bits[self._orders[name][: domain.legal_counts()[int(values.get(name, 0))]]] = True
-            return "".join("1" if bit else "0" for bit in bits)
+            return bits
         assert isinstance(domain, Real)
         return min(max(float(values.get(name, domain.low)), domain.low), domain.high)
 

@@ -18,7 +18,7 @@ from evaluators.latency.table import fitted, measure_table
 from evaluators.task import Task
 from search.output.atomic import write_json
 from spaces.base import SearchSpace
-from spaces.candidate import Candidate, Value
+from spaces.candidate import Candidate, KeepMask, Value, first_channels
 from spaces.domains import Choice, Domain, Mask
 from spaces.errors import SecateursError
 from spaces.latency.layer_latency import LatencySpace, MeasuredLatency
@@ -125,10 +125,10 @@ def _candidate(space: SearchSpace, even: float, odd: float) -> Candidate:
     return Candidate({name: _value(domain, shares[place % 2]) for place, (name, domain) in enumerate(space.domains.items())})
 
 
-def _value(domain: Domain, share: float) -> Value:
+def _value(domain: Domain, share: float) -> Value | KeepMask:
     if isinstance(domain, Mask):
         kept = min(domain.legal_counts(), key=lambda count: abs(count - share * domain.length))
-        return "1" * kept + "0" * (domain.length - kept)
+        return first_channels(kept, domain.length)
     if isinstance(domain, Choice):
         options = sorted(domain.options, key=lambda option: (str(type(option)), option))
         return options[round(share * (len(options) - 1))]

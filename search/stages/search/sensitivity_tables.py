@@ -20,7 +20,7 @@ from evaluators.sensitivity.measured_increase import divergence_table, loss_incr
 from evaluators.task import Task
 from search.output.atomic import write_json
 from spaces.base import SearchSpace
-from spaces.candidate import Candidate
+from spaces.candidate import Candidate, first_channels
 from spaces.domains import Choice, Mask
 from spaces.quantization.quantizable import QuantizerLocation
 
@@ -72,7 +72,8 @@ class SensitivityTables:
             if isinstance(domain, Choice)
         }
         # Sensitivity to bits is that of the whole network, whatever channels a candidate may keep.
-        self._whole = {name: "1" * domain.length for name, domain in space.domains.items() if isinstance(domain, Mask)}
+        masks = {name: domain for name, domain in space.domains.items() if isinstance(domain, Mask)}
+        self._whole = Candidate({name: first_channels(domain.length, domain.length) for name, domain in masks.items()})
         self._places: Sequence[QuantizerLocation] = space.points if isinstance(space, HasPoints) else ()
 
     @property
@@ -139,7 +140,7 @@ class SensitivityTables:
         }
 
     def _prepared(self, bits: Mapping[str, int]) -> nn.Module:
-        return self._space.prepare(self._model, Candidate({**self._whole, **bits})).to(self._device).eval()
+        return self._space.prepare(self._model, self._whole.joined(Candidate(bits))).to(self._device).eval()
 
     def _compared(self, settings: SensitivitySettings, stored: Mapping[str, Any]) -> dict[str, Any]:
         kinds: dict[str, Mapping[str, Any]] = {settings.sensitivity: stored}
