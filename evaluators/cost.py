@@ -13,7 +13,8 @@ from torch.utils.hooks import RemovableHandle
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
-from spaces.layers.macs import COUNTED, module_macs
+from spaces.layers.layer_kind import kind_of
+from spaces.layers.macs import module_macs
 from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes
 
 
@@ -46,7 +47,7 @@ def count_costs(
         operations += own * operation_bits(module)
 
     handles: list[RemovableHandle] = [
-        module.register_forward_hook(add, with_kwargs=True) for module in model.modules() if isinstance(module, COUNTED)
+        module.register_forward_hook(add, with_kwargs=True) for module in model.modules() if kind_of(module) is not None
     ]
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else example_inputs.device

@@ -16,7 +16,7 @@ from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelErro
 from spaces.forward import Forward, call
 from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, WrittenLatency, latency_key, total
 from spaces.layers.macs import FLOAT_BITS
-from spaces.layers.shapes import layer_shapes
+from spaces.layers.shape_inference import layer_shapes
 from spaces.quantization.calibration import Calibration, Method
 from spaces.quantization.cost import BitCost, LayerSizes
 from spaces.quantization.fake_quantize import Quantizer

@@ -24,7 +24,7 @@ from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward, call
 from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
 from spaces.layers.macs import FLOAT_BITS
-from spaces.layers.shapes import layer_shapes
+from spaces.layers.shape_inference import layer_shapes
 
 PREPARED = "channel_keep_mask"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from spaces.channels.labels import ChannelAtoms
+from spaces.layers.layer_kind import LayerKind
 
 
 @dataclass
@@ -30,21 +31,21 @@ class LayerTrace:
 
     Attributes:
         name: Module name.
-        kind: ``conv``, ``conv_transpose``, ``linear``, ``norm``, ``layer_norm`` or ``group_norm``.
+        kind: Kind of the layer.
         inputs: Atoms of the input channels, of shape ``(in,)``.
         outputs: Atoms of the output channels, of shape ``(out,)``.
         macs: Multiply-accumulates per pair of input and output channel (per output channel where ``groups > 1``).
         groups: Number of convolution or normalization groups.
-        channel_dim: Dimension of the module's input that holds the channels.
+        channel_dim: Dimension of the module's input that holds the channels, counted from the end.
     """
 
     name: str
-    kind: str
+    kind: LayerKind
     inputs: Tensor
     outputs: Tensor
-    macs: float = 0.0
-    groups: int = 1
-    channel_dim: int = 1
+    macs: float
+    groups: int
+    channel_dim: int
 
 
 @dataclass

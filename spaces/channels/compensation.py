@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from spaces.channels.groups import ChannelGroups, Layer
 from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import Forward, call
+from spaces.hooks import temporary_hooks
 
 LARGEST = 2048
 RIDGE = 1e-2
@@ -70,7 +71,7 @@ class Compensation:
 
 
 def _compensable(layer: Layer, groups: ChannelGroups) -> bool:
-    mixing = layer.kind in ("conv", "linear") and layer.groups == 1
+    mixing = layer.kind.compensable and layer.groups == 1
     once = sum(other.name == layer.name for other in groups.layers) == 1
     return mixing and once and bool((layer.inputs >= 0).any()) and len(layer.inputs) <= LARGEST
 
@@ -133,16 +134,12 @@ def _measure(
 
         return see
 
-    handles = [
+    hooks = (
         model.get_submodule(name).register_forward_pre_hook(hook(name, layer.channel_dim)) for name, layer in layers.items()
-    ]
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            for batch in batches:
-                forward(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    )
+    with temporary_hooks(hooks), evaluation_mode(model), torch.no_grad():
+        for batch in batches:
+            forward(model, batch)
     moments = {}
     for name, (first, second) in sums.items():
         shift = (first / counts[name]).cpu()

@@ -16,6 +16,7 @@ from spaces.channels.channel_trace import ChannelTrace, LayerTrace
 from spaces.channels.labelled_pass import trace_channels
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.forward import Forward, call
+from spaces.layers.layer_kind import LayerKind
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Layer:
 
     Attributes:
         name: Module name.
-        kind: ``conv``, ``conv_transpose``, ``linear``, ``norm``, ``layer_norm`` or ``group_norm``.
+        kind: Kind of the layer.
         inputs: Mask position of every input channel, of shape ``(in,)``.
         outputs: Mask position of every output channel, of shape ``(out,)``.
         macs: Multiply-accumulates per pair of input and output channel (per output channel where ``groups > 1``).
@@ -54,7 +55,7 @@ class Layer:
     """
 
     name: str
-    kind: str
+    kind: LayerKind
     inputs: np.ndarray
     outputs: np.ndarray
     macs: float
@@ -100,7 +101,7 @@ class ChannelGroups:
 
     def open_share(self, kinds: Sequence[str] = ("conv",)) -> float:
         """Return the share of MACs of layers of ``kinds`` that read or write open channels; attention goes with ``linear``."""
-        layers = [layer for layer in self.layers if layer.kind in kinds]
+        layers = [layer for layer in self.layers if layer.kind.name in kinds]
         total = sum(layer.total_macs for layer in layers) + (self.other_macs if "linear" in kinds else 0.0)
         opened = sum(layer.total_macs for layer in layers if (layer.outputs >= 0).any() or (layer.inputs >= 0).any())
         return opened / total if total else 0.0
@@ -157,7 +158,7 @@ def _freeze_by_name(trace: ChannelTrace, include: Sequence[str], exclude: Sequen
         return next((p for p in patterns if any(fnmatch.fnmatch(n, p) for n in (name, *parents))), None)
 
     included: set[int] = set()
-    produced: list[LayerTrace] = [layer for layer in trace.layers if layer.kind in ("conv", "conv_transpose", "linear")]
+    produced: list[LayerTrace] = [layer for layer in trace.layers if layer.kind.produces]
     for layer in produced:
         pattern = matches(layer.name, exclude)
         if pattern is not None:
@@ -177,7 +178,7 @@ def _number(trace: ChannelTrace) -> ChannelGroups:
     producers: dict[int, str] = {}
     order: list[int] = []
     for layer in trace.layers:
-        if layer.kind in ("conv", "conv_transpose", "linear"):
+        if layer.kind.produces:
             for root in trace.atoms.roots(layer.outputs).tolist():
                 if root and root not in producers:
                     producers[root] = layer.name

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spaces.channels.channel_trace import ChannelTie, ChannelTrace
+from spaces.channels.channel_trace import ChannelTie, ChannelTrace, LayerTrace
 from spaces.channels.labels import along, compact
+from spaces.hooks import temporary_hooks
+from spaces.layers.layer_kind import LayerKind, kind_of
 from spaces.layers.macs import module_macs
 
 
@@ -24,7 +27,7 @@ class LabelTracker:
         names: State names of parameters and buffers, by identity.
         modules: Modules by name.
         stack: The modules that are running, each with its name and first input; the innermost last.
-        suspended: Whether operators are passed over, because a layer rule answers for them.
+        suspended: Number of layers running whose kind answers for their operators, which are passed over.
         labelled: Labels of the tensors that have any.
     """
 
@@ -35,7 +38,7 @@ class LabelTracker:
         self.names |= {id(tensor): name for name, tensor in model.named_buffers()}
         self.modules: dict[str, nn.Module] = dict(model.named_modules())
         self.stack: list[tuple[str, nn.Module, Tensor | None]] = []
-        self.suspended = False
+        self.suspended = 0
         self.labelled: Any = WeakTensorKeyDictionary()
         self._tied: dict[tuple[str, int], Tensor] = {}
         self._model = model
@@ -43,28 +46,49 @@ class LabelTracker:
     @contextmanager
     def following(self) -> Iterator[None]:
         """Keep :attr:`stack` up to date, and count MACs, while the context lasts."""
-        handles = []
 
-        def enter(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def enter(name: str, whole: bool) -> Callable[[nn.Module, tuple[Any, ...]], None]:
             def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
                 first = args[0] if args and isinstance(args[0], Tensor) else None
                 self.stack.append((name, module, first))
+                self.suspended += whole
 
             return hook
 
-        def leave(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
-            self.stack.pop()
-            self.trace.macs += module_macs(module, args, keywords, output)
+        def leave(kind: LayerKind | None) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+                if kind is not None:
+                    if self.suspended == 1:
+                        kind.trace(self, output, *args, **keywords)
+                    self.suspended -= 1
+                self.stack.pop()
+                self.trace.macs += module_macs(module, args, keywords, output)
 
-        for name, module in self.modules.items():
-            if not isinstance(module, torch.jit.ScriptModule):
-                handles.append(module.register_forward_pre_hook(enter(name)))
-                handles.append(module.register_forward_hook(leave, with_kwargs=True))
+            return hook
+
+        def hooks() -> Iterator[RemovableHandle]:
+            for name, module in self.modules.items():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    kind = kind_of(module)
+                    whole = kind if kind is not None and not kind.functions else None
+                    yield module.register_forward_pre_hook(enter(name, whole is not None))
+                    yield module.register_forward_hook(leave(whole), with_kwargs=True)
+
+        with temporary_hooks(hooks()):
+            yield
+
+    @contextmanager
+    def suspension(self) -> Iterator[None]:
+        """Pass over operators while the context lasts."""
+        self.suspended += 1
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            self.suspended -= 1
+
+    def record(self, kind: LayerKind, inputs: Tensor, outputs: Tensor, macs: float, groups: int, channel_dim: int) -> None:
+        """Add the running module to the layers of :attr:`trace`; arguments are the fields of :class:`LayerTrace`."""
+        self.trace.layers.append(LayerTrace(self.where, kind, inputs, outputs, macs, groups, channel_dim))
 
     @property
     def where(self) -> str:

@@ -13,16 +13,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from spaces.channels.channel_trace import ChannelTrace
 from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.layer_rules import LAYER_RULES, OPAQUE_FUNCTIONS
 from spaces.channels.operator_rules import propagate
 from spaces.errors import UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
+from spaces.layers.layer_kind import layer_kinds
+
+OPAQUE_FUNCTIONS = frozenset({F.embedding, F.bilinear, F.scaled_dot_product_attention})
+"""Functions with weights or with channels that no layer kind answers for."""
 
 
 def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any], inputs: Tensor) -> ChannelTrace:
@@ -65,26 +69,23 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Functions(TorchFunctionMode):
-    """Applies the layer rule of every function that takes weights."""
+    """Lets the layer kind of every function that takes weights trace the layer."""
 
     def __init__(self, tracker: LabelTracker) -> None:
         super().__init__()
         self._tracker = tracker
+        self._kinds = {function: kind for kind in layer_kinds() for function in kind.functions}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        rule = LAYER_RULES.get(func)
-        if rule is None and func not in OPAQUE_FUNCTIONS:
+        kind, tracker = self._kinds.get(func), self._tracker
+        if tracker.suspended or (kind is None and func not in OPAQUE_FUNCTIONS):
             return func(*args, **kwargs)
-        tracker = self._tracker
-        tracker.suspended = True
-        try:
+        with tracker.suspension():
             output = func(*args, **kwargs)
-            if rule is not None:
-                rule(tracker, output, *args, **kwargs)
+            if kind is not None:
+                kind.trace(tracker, output, *args, **kwargs)
             else:
                 tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
                 tracker.opaque(func.__name__, tensors)
-        finally:
-            tracker.suspended = False
         return output

@@ -84,21 +84,8 @@ def plan_cut(groups: ChannelGroups, mask: np.ndarray) -> Cut:
         inputs, outputs = len(stay(layer.inputs)), len(stay(layer.outputs))
         if inputs == len(layer.inputs) and outputs == len(layer.outputs):
             continue
-        attributes[layer.name] = _sizes(layer.kind, inputs, outputs, layer.groups, len(layer.inputs))
+        attributes.setdefault(layer.name, {}).update(layer.kind.sizes(inputs, outputs, layer.groups, len(layer.inputs)))
     return Cut(kept, attributes)
-
-
-def _sizes(kind: str, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
-    if kind in ("conv", "conv_transpose"):
-        remaining = groups if groups == 1 else groups * inputs // before
-        return {"in_channels": inputs, "out_channels": outputs, "groups": remaining}
-    if kind == "linear":
-        return {"in_features": inputs, "out_features": outputs}
-    if kind == "layer_norm":
-        return {"normalized_shape": (inputs,)}
-    if kind == "group_norm":
-        return {"num_channels": inputs, "num_groups": groups if groups == 1 else groups * inputs // before}
-    return {"num_features": inputs}
 
 
 def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None = None) -> nn.Module:

@@ -260,11 +260,10 @@ def writers(groups: ChannelGroups) -> Iterator[tuple[str, str, int, np.ndarray]]
     """
     seen: set[str] = set()
     for layer in groups.layers:
-        if layer.name in seen or layer.kind == "layer_norm":
+        if layer.name in seen:
             continue
         seen.add(layer.name)
-        dim = 1 if layer.kind == "conv_transpose" and layer.groups == 1 else 0
-        for tensor, along in (("weight", dim), ("bias", 0)):
+        for tensor, along in layer.kind.writers(layer.groups):
             places = groups.ties.get(f"{layer.name}.{tensor}", {}).get(along)
             if places is not None:
                 yield layer.name, tensor, along, places

@@ -24,12 +24,12 @@ class Taylor(Criterion):
     def __init__(self, model: nn.Module, groups: ChannelGroups, options: CriterionOptions | None = None) -> None:
         super().__init__(model, groups, options)
         normalized = _normalized(groups)
-        kinds = {layer.name: layer.kind for layer in groups.layers}
+        passing = {layer.name for layer in groups.layers if not layer.kind.produces}
         norms = set(normalized.values())
         self._tensors = [
             (model.get_submodule(name).get_parameter(tensor), dim, places_on(self.device, places))
             for name, tensor, dim, places in writers(groups)
-            if (name in norms if "norm" in kinds[name] else name not in normalized)
+            if (name in norms if name in passing else name not in normalized)
         ]
         self._sum = torch.zeros(groups.width, dtype=torch.float64, device=self.device)
         self._weight = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -64,6 +64,7 @@ def _normalized(groups: ChannelGroups) -> dict[str, str]:
     found = {}
     for layer, following in zip(groups.layers, groups.layers[1:], strict=False):
         same = layer.outputs.shape == following.outputs.shape and bool((layer.outputs == following.outputs).all())
-        if "norm" not in layer.kind and following.kind == "norm" and same and f"{following.name}.weight" in groups.ties:
+        scaled = following.kind.absorbs_scale and f"{following.name}.{following.kind.scale}" in groups.ties
+        if layer.kind.produces and scaled and same:
             found[layer.name] = following.name
     return found

@@ -83,7 +83,7 @@ class TaskRelevance(Criterion):
         self._readers: list[tuple[Layer, Tensor, Tensor]] = []
         seen: set[str] = set()
         for layer in groups.layers:
-            if "norm" in layer.kind or layer.name in seen or (layer.inputs < 0).all():
+            if not layer.kind.produces or layer.name in seen or (layer.inputs < 0).all():
                 continue
             seen.add(layer.name)
             places, position = torch.unique(places_on(self.device, layer.inputs), return_inverse=True)

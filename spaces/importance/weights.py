@@ -6,9 +6,8 @@ from abc import abstractmethod
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from spaces.channels.groups import Layer
 from spaces.importance.criterion import Criterion, averaged, places_on
 
 
@@ -27,18 +26,11 @@ class FilterScore(Criterion):
     def _parts(self) -> Iterable[tuple[Tensor, Tensor]]:
         seen: set[str] = set()
         for layer in self.groups.layers:
-            if "norm" in layer.kind or layer.name in seen or (layer.outputs < 0).all():
+            if not layer.kind.produces or layer.name in seen or (layer.outputs < 0).all():
                 continue
             seen.add(layer.name)
-            yield places_on(self.device, layer.outputs), self.rows(_filters(self.model.get_submodule(layer.name), layer))
-
-
-def _filters(module: nn.Module, layer: Layer) -> Tensor:
-    """Return a layer's weights as one row per output channel."""
-    weight: Tensor = module.get_parameter("weight")
-    if layer.kind == "conv_transpose":
-        weight = weight.reshape(layer.groups, -1, *weight.shape[1:]).transpose(1, 2)
-    return weight.reshape(len(layer.outputs), -1)
+            filters = layer.kind.filters(self.model.get_submodule(layer.name), len(layer.outputs), layer.groups)
+            yield places_on(self.device, layer.outputs), self.rows(filters)
 
 
 class L1Norm(FilterScore):
@@ -88,6 +80,7 @@ class BatchNormScale(L2Norm):
 
     def _scales(self) -> Iterable[tuple[Tensor, Tensor]]:
         for layer in self.groups.layers:
-            weight = getattr(self.model.get_submodule(layer.name), "weight", None)
-            if "norm" in layer.kind and isinstance(weight, Tensor):
-                yield places_on(self.device, layer.outputs), weight.abs()
+            if layer.kind.scale:
+                factors = getattr(self.model.get_submodule(layer.name), layer.kind.scale, None)
+                if isinstance(factors, Tensor):
+                    yield places_on(self.device, layer.outputs), factors.abs()

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten
 
 from spaces.forward import Forward, call
-from spaces.quantization.layers import LAYERS, channel_axis
+from spaces.quantization.layers import channel_axis, has_quantized_form
 
 TOLERANCE = 1e-8
 """Largest accepted difference of the folded network's outputs in double precision, relative to the largest output."""
@@ -96,7 +96,7 @@ def _pairs(network: nn.Module, inputs: Tensor, forward: Forward) -> list[Fold]:
     shared = shared_parameters(network)
     for module in network.modules():
         grouped = channel_axis(module) == 1 and getattr(module, "groups", 1) > 1
-        if type(module) in LAYERS and id(module.weight) not in shared and not grouped:
+        if has_quantized_form(module) and id(module.weight) not in shared and not grouped:
             handles.append(module.register_forward_hook(layer_ran))
         elif isinstance(module, _BatchNorm) and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(norm_runs))

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spaces.errors import UnsupportedModelError
+from spaces.layers.layer_kind import kind_of
 from spaces.quantization.fake_quantize import Quantizer, StoredQuantizer
 from spaces.quantization.format import Format
 from spaces.quantization.stored_weight import StoredWeight
-
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-"""Types of layers that can be quantized."""
+from spaces.registry import resolve
 
 
 class QuantizedLayer(nn.Module):
@@ -148,33 +148,34 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
         return F.linear(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
 
 
-_QUANTIZED: dict[type[nn.Module], type[QuantizedLayer]] = {
-    nn.Conv1d: QuantizedConv1d,
-    nn.Conv2d: QuantizedConv2d,
-    nn.Conv3d: QuantizedConv3d,
-    nn.ConvTranspose1d: QuantizedConvTranspose1d,
-    nn.ConvTranspose2d: QuantizedConvTranspose2d,
-    nn.ConvTranspose3d: QuantizedConvTranspose3d,
-    nn.Linear: QuantizedLinear,
-}
+def has_quantized_form(layer: nn.Module) -> bool:
+    """Return True if the layer's kind names a quantized form of exactly its type."""
+    kind = kind_of(layer)
+    return kind is not None and type(layer) in kind.quantized
 
 
 def channel_axis(layer: nn.Module) -> int:
     """Return the dimension of the output channels in the weight of ``layer``."""
-    return 1 if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) else 0
+    kind = kind_of(layer)
+    return 0 if kind is None else kind.output_dim
 
 
 def quantized_layer(layer: nn.Module, weight_bits: int, activation_bits: int | None, learned: bool) -> QuantizedLayer:
     """Return the quantized form of a float layer; it shares the layer's parameters, and its quantizers are not calibrated.
 
     Args:
-        layer: A layer of one of the types :data:`LAYERS`.
+        layer: A layer with a quantized form.
         weight_bits: Bits of the weights.
         activation_bits: Bits of the input, None for a float input.
         learned: Whether training updates the scales.
     """
-    kind = _QUANTIZED[type(layer)]
-    made = kind.__new__(kind)
+    kind = kind_of(layer)
+    if kind is None or type(layer) not in kind.quantized:
+        raise UnsupportedModelError(
+            f"a {type(layer).__name__} has no quantized form: expected a layer whose kind names one (LayerKind.quantized)"
+        )
+    form: type[QuantizedLayer] = resolve(kind.quantized[type(layer)])
+    made = form.__new__(form)
     made.__dict__.update(layer.__dict__)
     for name in ("_parameters", "_buffers", "_modules"):
         made.__dict__[name] = dict(layer.__dict__[name])

@@ -13,10 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward, call
-from spaces.layers.macs import COUNTED, module_macs
+from spaces.layers.layer_kind import kind_of
+from spaces.layers.macs import module_macs
 from spaces.quantization.addition_nodes import Addition, find_additions
 from spaces.quantization.batch_norm_folding import Fold, find_folds, fold_batch_norms, shared_parameters
-from spaces.quantization.layers import LAYERS, QuantizedLayer
+from spaces.quantization.layers import QuantizedLayer, has_quantized_form
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def find_quantizable(
             frozen.append(Unquantized("additions", str(error)))
     _require_matches([*layers, *(addition.name for addition in found_additions)], (*include, *exclude))
     shared = shared_parameters(network)
-    order = [name for name in read if not isinstance(layers[name], _Attention)]
+    order = [name for name in read if (kind := kind_of(layers[name])) is None or not kind.unquantizable]
     edges = {order[0], order[-1]} if order else set()
     sites = []
     for name in [*read, *(name for name in layers if name not in read)]:
@@ -152,9 +153,6 @@ def find_quantizable(
     return Quantizable(tuple(folds), tuple(sites), tuple(kept), tuple(frozen))
 
 
-_Attention = nn.MultiheadAttention
-
-
 def _has_weight(module: nn.Module) -> bool:
     """Return whether a module itself has a weight of two or more dimensions and is no normalization or PReLU."""
     if isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm | nn.PReLU):
@@ -166,9 +164,10 @@ def _obstacle(module: nn.Module, called: bool, shared: set[int]) -> str:
     """Return the reason why a layer cannot be quantized, "" if it can."""
     if isinstance(module, QuantizedLayer):
         return "it is quantized already"
-    if isinstance(module, _Attention):
-        return "the projections of attention are computed in one function"
-    if type(module) not in LAYERS:
+    kind = kind_of(module)
+    if kind is not None and kind.unquantizable:
+        return kind.unquantizable
+    if not has_quantized_form(module):
         return f"a {type(module).__name__} is none of the layers that are quantized"
     if not called:
         return "its weight is read by other code than its own forward"
@@ -206,8 +205,7 @@ def _run(
     def ran(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
         name = names[id(module)]
         entering = next((value for value in (*args, *keywords.values()) if isinstance(value, Tensor)), None)
-        counted = isinstance(module, COUNTED)
-        macs[name] = macs.get(name, 0.0) + (module_macs(module, args, keywords, output) // samples if counted else 0.0)
+        macs[name] = macs.get(name, 0.0) + module_macs(module, args, keywords, output) // samples
         read[name] = read.get(name, 0) + (entering.numel() // samples if entering is not None else 0)
 
     handles = [module.register_forward_hook(ran, with_kwargs=True) for module in layers.values()]

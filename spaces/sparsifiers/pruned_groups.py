@@ -60,14 +60,13 @@ def _readers(groups: ChannelGroups) -> Iterator[tuple[str, int, np.ndarray]]:
     """Yield the weights that read channels: tensor, dimension, mask positions along it."""
     seen: set[str] = set()
     for layer in groups.layers:
-        # A layer that works channel by channel has its channels where they are written.
-        if layer.kind not in ("conv", "conv_transpose", "linear") or layer.groups > 1 or layer.name in seen:
+        if layer.name in seen:
             continue
         seen.add(layer.name)
-        dim = 0 if layer.kind == "conv_transpose" else 1
-        places = groups.ties.get(f"{layer.name}.weight", {}).get(dim)
-        if places is not None:
-            yield f"{layer.name}.weight", dim, places
+        for tensor, dim in layer.kind.readers(layer.groups):
+            places = groups.ties.get(f"{layer.name}.{tensor}", {}).get(dim)
+            if places is not None:
+                yield f"{layer.name}.{tensor}", dim, places
 
 
 class Columns:

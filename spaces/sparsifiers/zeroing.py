@@ -26,7 +26,7 @@ def zero_channels(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> 
     Running means go with them, as they do where the zero channel is seen long enough.
     """
     gone = np.append(~mask, False)
-    means = [(layer.name, "running_mean", 0, layer.outputs) for layer in groups.layers if layer.kind == "norm"]
+    means = [(layer.name, name, 0, layer.outputs) for layer in groups.layers for name in layer.kind.statistics]
     with torch.no_grad():
         for name, tensor, dim, places in (*writers(groups), *means):
             stored = getattr(model.get_submodule(name), tensor, None)
@@ -57,7 +57,7 @@ def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Tensor, for
     counted = "is normalized together with the kept channels, which a zero among them changes"
     reasons: dict[str, str] = {}
     for layer in groups.layers:
-        if layer.kind == "layer_norm" or (layer.kind == "group_norm" and layer.groups == 1):
+        if layer.kind.shares_statistics(layer.groups):
             reasons |= {group.name: f"{layer.name}: {counted}" for group in groups.groups if _touches(layer.outputs, group)}
     groups = freeze(groups, reasons) if reasons else groups
     exact = randomize_batch_norm(

@@ -12,7 +12,8 @@ from torch import nn
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.latency.layer_latency import LatencyCoefficients, MeasuredLatency, alignment, total
-from spaces.layers.shapes import LayerShape, layer_shapes
+from spaces.layers.shape_inference import layer_shapes
+from spaces.layers.shapes import LayerShape
 from spaces.networks import digits_cnn, resnet20
 
 FLOAT = (32, 32)

@@ -1,0 +1,97 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from spaces.channels.kinds.tracing import couple_groups, input_atoms, label_output, output_atoms
+from spaces.channels.label_tracker import LabelTracker
+from spaces.layers.layer_kind import LayerKind
+from spaces.layers.shapes import LayerShape
+
+
+class Convolution(LayerKind):
+    """A convolution over any number of spatial dimensions; of several groups each leaves whole."""
+
+    name = "conv"
+    modules = (_ConvNd,)
+    functions: ClassVar[tuple[Callable[..., Any], ...]] = (torch.conv1d, torch.conv2d, torch.conv3d)
+    compensable = True
+    quantized = {
+        nn.Conv1d: "spaces.quantization.layers:QuantizedConv1d",
+        nn.Conv2d: "spaces.quantization.layers:QuantizedConv2d",
+        nn.Conv3d: "spaces.quantization.layers:QuantizedConv3d",
+    }
+
+    def trace(
+        self,
+        tracker: LabelTracker,
+        output: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Tie weight and bias to the channels; the group count is the convolution's seventh argument, ``groups``."""
+        groups = int(kwargs.get("groups", args[3] if len(args) > 3 else 1))
+        channel_dim = input.dim() - (weight.dim() - 2) - 1
+        atoms = input_atoms(tracker, input, weight, (_ConvNd,), channel_dim)
+        if atoms is None:
+            return
+        out_channels = output.shape[channel_dim]
+        taps = prod(self.kernel_places(input, output).shape[channel_dim + 1 :]) * prod(weight.shape[2:])
+        if groups == 1:
+            outputs = output_atoms(tracker, weight, self.output_dim, out_channels)
+            tracker.tie(weight, 1 - self.output_dim, atoms)
+            tracker.tie(weight, self.output_dim, outputs)
+            macs = float(taps)
+        else:
+            outputs = tracker.atoms.new(out_channels)
+            tracker.tie(weight, 0, atoms if self.output_dim else outputs)
+            couple_groups(tracker, atoms, outputs, groups)
+            macs = float(taps * len(atoms) / groups)
+        tracker.tie(bias, 0, outputs)
+        label_output(tracker, output, outputs, channel_dim, "output channel")
+        tracker.record(self, atoms, outputs, macs, groups, channel_dim - input.dim())
+
+    def kernel_places(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Return the tensor at whose positions the kernel is laid: the output."""
+        return outputs
+
+    def sizes(self, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
+        """Return ``in_channels``, ``out_channels`` and ``groups``."""
+        remaining = groups if groups == 1 else groups * inputs // before
+        return {"in_channels": inputs, "out_channels": outputs, "groups": remaining}
+
+    def macs(self, module: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], outputs: Any) -> int:
+        """Return outputs x kernel positions x input channels of a group."""
+        assert isinstance(module, _ConvNd)
+        return int(outputs.numel()) * (module.in_channels // module.groups) * prod(module.kernel_size)
+
+    def shape(self, module: nn.Module, inputs: Tensor) -> LayerShape:
+        """Return channels, kernel, stride, padding and dilation, with the spatial size of ``inputs``."""
+        assert isinstance(module, _ConvNd)
+        # PyTorch keeps the padding of the last dimension first, each before and behind.
+        pairs = module._reversed_padding_repeated_twice
+        dims = len(module.kernel_size)
+        reversed_pairs = [(pairs[2 * dim], pairs[2 * dim + 1]) for dim in range(dims)][::-1] if len(pairs) == 2 * dims else []
+        before = tuple(pair[0] for pair in reversed_pairs)
+        behind = tuple(pair[1] for pair in reversed_pairs)
+        return LayerShape(
+            "conv_transpose" if self.output_dim else "conv",
+            module.in_channels,
+            module.out_channels,
+            tuple(inputs.shape[2:]),
+            tuple(module.kernel_size),
+            tuple(module.stride),
+            (*before, *behind),
+            tuple(module.dilation),
+            module.groups,
+        )

@@ -1,0 +1,51 @@
+"""Linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spaces.channels.kinds.tracing import input_atoms, label_output, output_atoms
+from spaces.channels.label_tracker import LabelTracker
+from spaces.layers.layer_kind import LayerKind
+from spaces.layers.shapes import LayerShape
+
+
+class Linear(LayerKind):
+    """A linear layer; its channels are the last dimension."""
+
+    name = "linear"
+    modules = (nn.Linear,)
+    functions = (F.linear,)
+    compensable = True
+    quantized = {nn.Linear: "spaces.quantization.layers:QuantizedLinear"}
+
+    def trace(self, tracker: LabelTracker, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Tie weight and bias to the features read and written."""
+        atoms = input_atoms(tracker, input, weight, self.modules, input.dim() - 1)
+        if atoms is None:
+            return
+        outputs = output_atoms(tracker, weight, 0, output.shape[-1])
+        tracker.tie(weight, 1, atoms)
+        tracker.tie(weight, 0, outputs)
+        tracker.tie(bias, 0, outputs)
+        label_output(tracker, output, outputs, output.dim() - 1, "output")
+        tracker.record(self, atoms, outputs, float(prod(output.shape[:-1])), 1, -1)
+
+    def sizes(self, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
+        """Return ``in_features`` and ``out_features``."""
+        return {"in_features": inputs, "out_features": outputs}
+
+    def macs(self, module: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], outputs: Any) -> int:
+        """Return outputs x input features."""
+        assert isinstance(module, nn.Linear)
+        return int(outputs.numel()) * module.in_features
+
+    def shape(self, module: nn.Module, inputs: Tensor) -> LayerShape:
+        """Return features, with the other dimensions of ``inputs``."""
+        assert isinstance(module, nn.Linear)
+        return LayerShape("linear", module.in_features, module.out_features, tuple(inputs.shape[1:-1]))

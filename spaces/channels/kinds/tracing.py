@@ -1,0 +1,58 @@
+"""Steps that the tracing of several layer kinds shares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spaces.channels.label_tracker import LabelTracker
+from spaces.channels.labels import along, vector
+
+
+def input_atoms(
+    tracker: LabelTracker, inputs: Tensor, weight: Tensor, modules: tuple[type, ...], channel_dim: int
+) -> Tensor | None:
+    """Return the input's channel atoms, of shape ``(in,)``; None, and freeze them, where the weight's use can't be followed."""
+    labels = tracker.labels(inputs)
+    if tracker.owner(weight) is None or not isinstance(tracker.stack[-1][1], modules):
+        tracker.atoms.freeze(labels, f"{tracker.where}: uses a weight outside the layer that owns it")
+        return None
+    atoms = vector(labels, channel_dim)
+    if atoms is None:
+        tracker.atoms.freeze(labels, f"{tracker.where}: its input channels are not one dimension")
+    return atoms
+
+
+def output_atoms(tracker: LabelTracker, weight: Tensor, dim: int, count: int) -> Tensor:
+    """Return the atoms of ``count`` output channels along ``dim`` of ``weight``: those of an earlier use, or fresh."""
+    earlier = tracker.tied(weight, dim)
+    return tracker.atoms.new(count) if earlier is None else earlier
+
+
+def label_output(tracker: LabelTracker, output: Tensor, atoms: Tensor, dim: int, single: str) -> None:
+    """Label ``output`` with its channel atoms along ``dim``; freeze a single one for the reason ``single``."""
+    if len(atoms) == 1:
+        tracker.atoms.freeze(atoms, f"{tracker.where}: has a single {single}")
+        tracker.set_labels(output, torch.zeros((), dtype=torch.int64).expand(output.shape))
+    else:
+        tracker.set_labels(output, along(atoms, dim, output.shape))
+
+
+def couple_groups(tracker: LabelTracker, inputs: Tensor, outputs: Tensor, groups: int) -> None:
+    """Unite the input and output channels of each of the layer's groups, since a group leaves whole."""
+    joined = torch.cat([inputs.reshape(groups, -1), outputs.reshape(groups, -1)], 1)
+    tracker.atoms.unite(joined, joined[:, -1:].expand_as(joined))
+    tracker.atoms.freeze(joined[(joined == 0).any(1)], f"{tracker.where}: groups channels with values of no channel")
+
+
+def normalized_atoms(tracker: LabelTracker, inputs: Tensor, channel_dim: int, modules: tuple[type, ...]) -> Tensor | None:
+    """Return the channel atoms that a normalization passes on; None, and freeze them, where it can't be followed."""
+    labels = tracker.labels(inputs)
+    atoms = vector(labels, channel_dim)
+    if atoms is None:
+        tracker.atoms.freeze(labels, f"{tracker.where}: normalizes over more than the channels")
+        return None
+    if not tracker.stack or not isinstance(tracker.stack[-1][1], modules):
+        tracker.atoms.freeze(labels, f"{tracker.where}: normalizes outside a layer that is known")
+        return None
+    return atoms

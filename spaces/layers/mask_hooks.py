@@ -1,0 +1,80 @@
+"""Mask hooks: take removed input channels of a single layer out of effect, without changing a shape."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+KEEP = "kept_input_channels"
+"""Buffer of a masked module with its kept input channels, boolean of shape ``(in,)``."""
+
+Normalize = Callable[[nn.Module, Tensor, Tensor | None, Tensor | None, int], Tensor]
+"""Normalizes kept channels: module, input, scaling factors, shifts, channel dimension."""
+
+
+class MaskHook(ABC):
+    """A hook on a module whose buffer :data:`KEEP` holds the kept input channels.
+
+    Args:
+        channel_dim: Dimension of the module's input that holds the channels, counted from the end.
+    """
+
+    def __init__(self, channel_dim: int) -> None:
+        self.channel_dim = channel_dim
+
+    @abstractmethod
+    def attach(self, module: nn.Module) -> None:
+        """Register the hook on ``module``."""
+
+
+class KeptInputs(MaskHook):
+    """Zeroes the removed input channels of a layer."""
+
+    def attach(self, module: nn.Module) -> None:
+        """Register the hook before the module's forward pass."""
+        module.register_forward_pre_hook(self)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        inputs = args[0]
+        keep: Tensor = module.get_buffer(KEEP)
+        shape = [1] * inputs.dim()
+        shape[self.channel_dim] = len(keep)
+        return (inputs * keep.to(inputs.dtype).reshape(shape), *args[1:])
+
+
+class KeptStatistics(MaskHook):
+    """Replaces the output of a normalization by one over the kept channels; the removed ones become zero.
+
+    Args:
+        channel_dim: Dimension of the module's input that holds the channels, counted from the end.
+        normalize: Normalizes the kept channels.
+    """
+
+    def __init__(self, channel_dim: int, normalize: Normalize) -> None:
+        super().__init__(channel_dim)
+        self.normalize = normalize
+
+    def attach(self, module: nn.Module) -> None:
+        """Register the hook after the module's forward pass."""
+        module.register_forward_hook(self)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        index = module.get_buffer(KEEP).nonzero().flatten()
+        kept = args[0].index_select(self.channel_dim, index)
+        stored: list[Tensor | None] = [getattr(module, name, None) for name in ("weight", "bias")]
+        weight, bias = (None if tensor is None else tensor[index] for tensor in stored)
+        small = self.normalize(module, kept, weight, bias, self.channel_dim)
+        return torch.zeros_like(output).index_copy(self.channel_dim, index, small.to(output.dtype))
+
+
+def remove_masks(module: nn.Module) -> None:
+    """Remove mask hooks and their buffers from ``module`` and all its parts, in place."""
+    for part in module.modules():
+        part._buffers.pop(KEEP, None)
+        for hooks in (part._forward_pre_hooks, part._forward_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, MaskHook)]:
+                del hooks[key]
