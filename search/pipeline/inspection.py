@@ -12,34 +12,24 @@ from rich.table import Table
 
 from search.config.registries import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE
 from search.output.numbers import format_bytes, format_count, format_percent
+from search.stages.base import placed_stages
+from search.stages.search.goals import build_space
 from spaces.bit_points import QuantizingSpace
 from spaces.registry import resolve
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from evaluators.task import Task
     from search.config.block import Block
     from search.config.loading import Config
-    from spaces.base import SearchSpace
 
 REGISTRIES = (SPACE, SPARSIFIER, EVALUATOR, DATASET, ALGORITHM, EXECUTOR, STAGE)
 
 
-def spaces_of(config: Config) -> dict[str, Block]:
-    """Return the space of every search stage, by the stage's position and name; channel masks where none searches."""
-    found: dict[str, Block] = {
-        f"{index}-{stage.name}": stage.settings.space
-        for index, stage in enumerate(config.stages)
-        if hasattr(stage.settings, "space")
-    }
-    return found or {"channel_mask": SPACE.parse("channel_mask")}
-
-
-def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace:
-    """Return the space that ``block`` describes over ``model``."""
-    space: SearchSpace = SPACE.find(block.name)(model, task.example_inputs(), block.settings, forward=task.forward)
-    return space
+def _first_space(config: Config) -> tuple[str, Block]:
+    """Return step and space of the first stage that searches one; channel masks where none does."""
+    for placed in placed_stages(config):
+        if placed.stage.space is not None:
+            return placed.step, placed.stage.space
+    return "channel_mask", SPACE.parse("channel_mask")
 
 
 def examine(config: Config) -> dict[str, Any]:
@@ -54,7 +44,7 @@ def examine(config: Config) -> dict[str, Any]:
 
     task = config.build_task()
     model = task.reference_model().eval()
-    stage, block = next(iter(spaces_of(config).items()))
+    stage, block = _first_space(config)
     space = build_space(block, model, task)
     groups: Any = getattr(space, "groups", None)
     rows = [_row(group) for group in groups.groups] if groups is not None else []

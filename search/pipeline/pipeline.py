@@ -12,23 +12,21 @@ from rich.console import Console
 from evaluators.task import Task
 from evaluators.tasks.settings import build_task
 from evaluators.training.hardware import torch_threads
-from search.config.block import Block
 from search.config.loading import Config
-from search.config.registries import STAGE
 from search.output.atomic import write_json
 from search.output.disk_errors import disk_errors
 from search.output.progress import Log, duration
+from search.pipeline.latency import latency_of, measure_latency
 from search.pipeline.rehearsal import rehearse
 from search.pipeline.retention import Retention
 from search.report.data import Entry, Flow, build_report
-from search.report.latency_measurement import latency_of, measure_latency
 from search.run.best import Best
 from search.run.measurements import Measurements, measure_row
 from search.run.network import Network
 from search.run.run_folder import RunFolder, RunFolderError
 from search.run.stage_run import DENSE, RESULT, StageRun, Stopwatch, device_of
 from search.run.steps import StageStep, key_of
-from search.stages.base import Stage
+from search.stages.base import PlacedStage, placed_stages
 from search.study.storage import open_storage
 
 if TYPE_CHECKING:
@@ -68,11 +66,6 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     return report
 
 
-def _stage(block: Block) -> Stage[Any]:
-    stage: Stage[Any] = STAGE.build(block)
-    return stage
-
-
 @dataclass
 class _Pipeline:
     """One run of a configuration's stages."""
@@ -93,16 +86,16 @@ class _Pipeline:
 
     def run(self) -> dict[str, Any]:
         """Run the stages, measure the networks that leave the last one, and return report.json."""
-        stages = [_stage(block) for block in self.config.stages]
+        stages = placed_stages(self.config)
         flows = {RESULT: self._start()}
         reference: Flow | None = None
-        dense_asked = any(DENSE in getattr(stage.settings, "baselines", ()) for stage in self.config.stages)
-        for number, stage in enumerate(stages):
-            if stage.compresses and reference is None:
+        dense_asked = any(DENSE in placed.stage.baselines for placed in stages)
+        for placed in stages:
+            if placed.stage.compresses and reference is None:
                 reference = flows[RESULT]
                 if dense_asked:
                     flows[DENSE] = replace(reference, entries=())
-            flows = self._stage(number, stage, flows, reference)
+            flows = self._stage(placed, flows, reference)
         reference = reference if reference is not None else flows[RESULT]
         measurements = Measurements(self.run_folder.checkpoints / "measurements.json")
         rows = {}
@@ -111,7 +104,7 @@ class _Pipeline:
             model = flow.network.stored().model.to(self.device)
             rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
         latency = None
-        if (timed := latency_of(self.config)) is not None:
+        if (timed := latency_of(stages, self.config.execution)) is not None:
             key = key_of(reference.key, {role: flow.key for role, flow in flows.items()})
             latency = measurements.row("latency", key, partial(measure_latency, timed, reference, flows, self.task))
             for role, row in rows.items():
@@ -132,30 +125,27 @@ class _Pipeline:
             done = step.load(self.task)
         return Flow(_there(done, step)[0], key)
 
-    def _stage(self, number: int, stage: Stage[Any], flows: dict[str, Flow], reference: Flow | None) -> dict[str, Flow]:
+    def _stage(self, placed: PlacedStage, flows: dict[str, Flow], reference: Flow | None) -> dict[str, Flow]:
         """Return the flows that leave a stage."""
-        before = flows[RESULT]
-        after = {RESULT: self._step(number, stage, RESULT, before, reference, {})}
+        stage, before = placed.stage, flows[RESULT]
+        after = {RESULT: self._step(placed, RESULT, before, reference, {})}
         found = after[RESULT].entries[-1].notes
         if stage.searches:
-            for baseline in getattr(self.config.stages[number].settings, "baselines", ()):
+            for baseline in stage.baselines:
                 if baseline != DENSE:
-                    after[baseline] = self._step(number, stage, baseline, before, reference, found)
+                    after[baseline] = self._step(placed, baseline, before, reference, found)
             if DENSE in flows:
                 after[DENSE] = flows[DENSE]
         else:
             for variant, flow in flows.items():
                 if variant != RESULT:
-                    after[variant] = self._step(number, stage, variant, flow, reference, found) if stage.trains else flow
+                    after[variant] = self._step(placed, variant, flow, reference, found) if stage.trains else flow
         return after
 
-    def _step(
-        self, number: int, stage: Stage[Any], variant: str, flow: Flow, reference: Flow | None, found: dict[str, Any]
-    ) -> Flow:
+    def _step(self, placed: PlacedStage, variant: str, flow: Flow, reference: Flow | None, found: dict[str, Any]) -> Flow:
         """Run a stage on one flow, unless that is done already."""
-        name = self.config.stages[number].name
-        label = f"{number}-{name}"
-        depends_on = stage.depends_on(variant, self.settings[number][name])
+        stage, label = placed.stage, placed.step
+        depends_on = stage.depends_on(variant, self.settings[placed.index][placed.name])
         key = key_of(flow.key, variant, reference.key if reference is not None else "", depends_on)
         step = StageStep(self.run_folder.checkpoints / label / variant, key)
         step.open()
@@ -188,31 +178,31 @@ class _Pipeline:
             done = step.load(self.task)
         network, notes = _there(done, step)
         after = Flow(network, key, (*flow.entries, Entry(label, notes)))
-        if variant == RESULT and (stage.trains or stage.searches or stage.rewrites):
-            self._deliver(after, number, label)
+        if variant == RESULT and not stage.last:
+            self._deliver(after, placed)
         return after
 
-    def _deliver(self, flow: Flow, number: int, label: str) -> None:
+    def _deliver(self, flow: Flow, placed: PlacedStage) -> None:
         """Put the network that left a stage behind a removal into ``best/``, unless it or a later stage's is there."""
         known = self.best.provenance()
         if not flow.removals():
             return
         if known is not None:
-            later = int(known["step"].partition("-")[0]) - number
+            later = int(known["step"].partition("-")[0]) - placed.index
             if later > 0 or (later == 0 and known.get("key") == flow.key):
                 return
         search = flow.last_search()
         found = {name: search.notes[name] for name in ("trial", "fingerprint", "metrics")} if search is not None else {}
-        self.best.replace(flow.network, {"step": label, **found, "key": flow.key})
+        self.best.replace(flow.network, {"step": placed.step, **found, "key": flow.key})
 
     def _seconds(self) -> list[dict[str, Any]]:
         """Return the wall-clock seconds of every stage: of the result, and of the baselines beside it."""
         stages = []
-        for number, block in enumerate(self.config.stages):
-            folder = self.run_folder.checkpoints / f"{number}-{block.name}"
+        for placed in placed_stages(self.config):
+            folder = self.run_folder.checkpoints / placed.step
             seconds = {path.parent.name: Stopwatch.read(path) for path in sorted(folder.glob("*/seconds.json"))}
             result = seconds.pop(RESULT, 0.0)
-            stages.append({"name": block.name, "seconds": result, "baseline_seconds": seconds})
+            stages.append({"name": placed.name, "seconds": result, "baseline_seconds": seconds})
         return stages
 
 

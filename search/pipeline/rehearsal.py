@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from evaluators.tasks.settings import build_task
 from search.algorithms.encoding.channel_encoding import UnreachableTargetError
-from search.config.registries import SPARSIFIER, STAGE
 from search.output.progress import Log
-from search.pipeline.preflight import placed, preflight
-from search.run.best import Best
+from search.pipeline.preflight import named, preflight
 from search.run.network import Network
-from search.run.stage_run import RESULT, StageRun, Stopwatch, device_of
+from search.run.stage_run import DryRun, device_of
+from search.stages.base import placed_stages
 
 if TYPE_CHECKING:
-    from evaluators.task import Task
     from search.config.loading import Config
-    from search.stages.base import Stage
 
 
 def rehearse(config: Config) -> Iterator[str]:
@@ -34,38 +28,30 @@ def rehearse(config: Config) -> Iterator[str]:
     yield from preflight(config)
     task = config.build_task()
     network = reference = Network(task.reference_model().eval())
-    unknown = False
-    for number, block in enumerate(config.stages):
-        stage: Stage[Any] = STAGE.build(block)
+    smaller = unknown = False
+    for placed in placed_stages(config):
+        stage = placed.stage
         if not stage.compresses:
             continue
-        step = f"{number}-{block.name}"
+        run = DryRun(
+            step=placed.step,
+            seed=config.seed,
+            task=task,
+            device=device_of(config.execution.device),
+            execution=config.execution,
+            reference=reference,
+            log=Log(None, None),
+            smaller=smaller,
+        )
         try:
-            with placed(step):
-                network = stage.check(network, _stage_run(config, task, step, reference))
+            with named(placed.step):
+                checked = stage.check(network, run)
         except UnreachableTargetError:
             if not unknown:
                 raise
             # Nothing more can be said of what comes behind.
             return
-        unknown = unknown or (hasattr(block.settings, "sparsifier") and SPARSIFIER.find(block.settings.sparsifier.name).removes)
-
-
-def _stage_run(config: Config, task: Task, step: str, reference: Network) -> StageRun:
-    nowhere = Path()
-    return StageRun(
-        name=config.name,
-        step=step,
-        variant=RESULT,
-        folder=nowhere,
-        seed=config.seed,
-        task=task,
-        build_task=partial(build_task, config.task),
-        device=device_of(config.execution.device),
-        execution=config.execution,
-        reference=reference,
-        best=Best(nowhere, {}, {}),
-        storage=None,
-        log=Log(None, None),
-        stopwatch=Stopwatch(nowhere / "seconds.json"),
-    )
+        yield from run.passed
+        smaller = smaller or stage.removes
+        unknown = unknown or (stage.removes and checked is network)
+        network = checked

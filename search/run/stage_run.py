@@ -20,6 +20,8 @@ from search.run.network import Network
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
+    from search.config.loading import Execution
+
 RESULT = "result"
 DENSE = "dense_same_training"
 
@@ -61,42 +63,75 @@ class Stopwatch:
             write_json(self._path, {"seconds": self.seconds})
 
 
-@dataclass(frozen=True)
-class StageRun:
-    """What a stage may use.
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """Facts that a stage reads of the pipeline around it, in a run and in a dry run alike.
+
+    Attributes:
+        step: The stage's place and name, such as ``2-search``.
+        seed: The run's seed.
+        task: Data, loss and score.
+        device: Device of the networks.
+        execution: The configuration's settings of the execution of trials.
+        reference: The network that entered the first compression stage; None before it.
+        log: Progress.
+        folder: Folder of the files that the stage goes on from after a kill; None where it keeps none.
+    """
+
+    step: str
+    seed: int
+    task: Task
+    device: torch.device
+    execution: Execution
+    reference: Network | None
+    log: Log
+    folder: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """The step in words, for the log."""
+        return self.step
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun(StageContext):
+    """Resources of :meth:`search.stages.base.Stage.check`, which writes nothing.
+
+    Attributes:
+        smaller: True behind a stage that removes something, so that a target may be out of reach for reasons of that stage.
+        passed: A line per check that passed, for a person.
+    """
+
+    smaller: bool = False
+    passed: list[str] = field(default_factory=list)
+
+    def tell(self, text: str) -> None:
+        """Add a line on a check that passed."""
+        self.passed.append(f"{self.step}: {text}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun(StageContext):
+    """Resources of a stage that runs.
 
     Attributes:
         name: The run's name.
-        step: The stage's place and name, such as ``2-search``.
         variant: ``result``, or the baseline that passes through.
-        folder: Where the stage may keep what it needs to go on after a kill.
-        seed: The run's seed.
-        task: Data, loss and score.
+        folder: Folder of the files that the stage goes on from after a kill.
         build_task: Returns the task anew, in any process.
-        device: Where networks run.
-        execution: The configuration's settings of how trials are executed.
-        reference: The network that entered the first compression stage; None before it.
-        best: Writes ``best/``.
-        storage: The run's Optuna storage; None while a pipeline is only checked.
-        log: Progress.
+        best: Writer of ``best/``.
+        storage: The run's Optuna storage.
         stopwatch: Seconds spent in the stage, over all resumes.
-        notes: What the stage leaves for the report; JSON.
+        notes: Data that the stage leaves for the report.
         found: Notes of the same stage's ``result``, for a baseline.
     """
 
     name: str
-    step: str
     variant: str
     folder: Path
-    seed: int
-    task: Task
     build_task: Callable[[], Task]
-    device: torch.device
-    execution: Any
-    reference: Network | None
     best: Best
-    storage: BaseStorage | None
-    log: Log
+    storage: BaseStorage
     stopwatch: Stopwatch
     notes: dict[str, Any] = field(default_factory=dict)
     found: Mapping[str, Any] = field(default_factory=dict)

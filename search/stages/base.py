@@ -4,52 +4,74 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from search.config.registries import STAGE
+from search.config.stage_kind import StageKind
 from search.run.network import Network
 
 if TYPE_CHECKING:
-    from search.run.stage_run import StageRun
+    from search.config.loading import Config
+    from search.run.stage_run import DryRun, StageRun
 
 S = TypeVar("S")
 
 
-class Stage(ABC, Generic[S]):
-    """One step of a pipeline. Made from its frozen ``Settings``, kept as ``settings``; any other state is a cache.
+class Stage(StageKind[S], ABC):
+    """One step of a pipeline, made from its frozen ``Settings``, kept as ``settings``; any other state is a cache.
 
-    Class attributes:
-        Settings: Frozen dataclass of the options that the configuration may give.
-        compresses: Whether compression starts here: the network that enters the first such stage is the reference.
-        trains: Whether the baselines and the dense network pass through this stage as the result does.
-        searches: Whether the stage removes something, so that the networks after it differ from the reference.
-        rewrites: Whether the stage changes how the result is computed, but not what.
+    The class attributes and properties of :class:`.StageKind` say what the stage is to the others and to the pipeline.
     """
-
-    Settings: ClassVar[type[Any]]
-    compresses: ClassVar[bool] = False
-    trains: ClassVar[bool] = False
-    searches: ClassVar[bool] = False
-    rewrites: ClassVar[bool] = False
-
-    def __init__(self, settings: S) -> None:
-        """Keep the settings."""
-        self.settings = settings
 
     @abstractmethod
     def run(self, network: Network, run: StageRun) -> Network:
         """Return the network that leaves the stage; ``network`` is left unchanged.
 
-        A stage that was cut off goes on from what it left in ``run.folder`` and ends as if it had not been.
+        A stage that was cut off goes on from its files in ``run.folder`` and ends as if it had not been.
         """
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what of the stage's settings (plain data) decides the network of ``variant``."""
+        """Return the part of the stage's settings (plain data) that decides the network of ``variant``."""
         return settings
 
-    def check(self, network: Network, run: StageRun) -> Network:
-        """Find what is wrong before anything is written, and return a network of about the structure that will leave the stage.
+    def check(self, network: Network, run: DryRun) -> Network:
+        """Check that the stage can work on ``network``, before anything is written; tell ``run`` of what was found right.
+
+        Returns:
+            A network of about the structure that will leave the stage; ``network`` itself where that is not known.
 
         Raises:
             SecateursError: The stage cannot work on this network.
         """
         return network
+
+
+@dataclass(frozen=True)
+class PlacedStage:
+    """A stage of a configuration.
+
+    Attributes:
+        index: Its place in the pipeline, from 0.
+        name: Its name in the registry.
+        stage: The stage.
+    """
+
+    index: int
+    name: str
+    stage: Stage[Any]
+
+    @property
+    def step(self) -> str:
+        """Place and name, such as ``2-search``: the name of its folder."""
+        return f"{self.index}-{self.name}"
+
+    @property
+    def path(self) -> str:
+        """Place in the configuration, such as ``stages.2.search``, for messages."""
+        return f"stages.{self.index}.{self.name}"
+
+
+def placed_stages(config: Config) -> list[PlacedStage]:
+    """Return the stages of a configuration, in order."""
+    return [PlacedStage(index, block.name, STAGE.build(block)) for index, block in enumerate(config.stages)]

@@ -15,6 +15,7 @@ class Export(Stage[ExportSettings]):
     """Export to ONNX and torch.export in ``best/``, each file compared with the network."""
 
     Settings = ExportSettings
+    last = True
 
     def run(self, network: Network, run: StageRun) -> Network:
         """Write ``best/`` anew with the formats of the settings, and return ``network`` itself."""

@@ -35,7 +35,8 @@ class Fuse(Stage[FuseSettings]):
 
     Settings = FuseSettings
     compresses = True
-    rewrites = True
+    for_inference = True
+    purpose = "merges for inference only"
 
     def run(self, network: Network, run: StageRun) -> Network:
         """Return the network with merged activations, whose outputs were compared with the original's."""

@@ -18,6 +18,10 @@ class Retrain(TrainingStage):
     difference of two means of values from 0 to 1 on the search split; a search chose the score before, which is a little high.
     """
 
+    needs_removal = True
+    purpose = "trains the network that a search leaves"
+    instead = "train"
+
     def run(self, network: Network, run: StageRun) -> Network:
         """Return the trained network, or ``network`` itself where training made it clearly worse."""
         score = run.task.score_name

@@ -10,7 +10,7 @@ from evaluators.tasks.observations import require_labels
 from evaluators.training.loop import TrainingSettings
 from search.config.registries import SPARSIFIER, SparsifierBlock
 from search.run.network import Network
-from search.run.stage_run import DENSE, StageRun
+from search.run.stage_run import DENSE, DryRun, StageRun
 from search.stages.base import Stage
 from search.stages.removal import remove_channels
 from search.stages.training import train_network
@@ -36,12 +36,32 @@ class SparseTraining(Stage[SparseTrainingSettings]):
     Settings = SparseTrainingSettings
     compresses = True
     trains = True
+    purpose = "prepares a search"
+    instead = "train"
+    float_option = "sparsifier"
 
-    def check(self, network: Network, run: StageRun) -> Network:
+    @property
+    def removes(self) -> bool:
+        """True if the sparsifier decides against channels itself."""
+        return bool(SPARSIFIER.find(self.settings.sparsifier.name).removes)
+
+    @property
+    def needs_search(self) -> bool:
+        """True if the sparsifier removes nothing itself."""
+        return not self.removes
+
+    @property
+    def trainings(self) -> Mapping[str, TrainingSettings]:
+        """The one training."""
+        return {"": self.settings}
+
+    def check(self, network: Network, run: DryRun) -> Network:
         """Trace the network with the sparsifier, which raises where the two do not fit; return ``network`` itself."""
         sparsifier = SPARSIFIER.build(self.settings.sparsifier)
         model = network.copy().model.to(run.device)
         require_labels(sparsifier, run.task)
+        if sparsifier.remark:
+            run.tell(f"note that {sparsifier.remark}")
         sparsifier.trace(model, run.task.example_inputs().to(run.device), run.task.forward)
         return network
 

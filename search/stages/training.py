@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from evaluators.training.checkpoint import FileCheckpoint
@@ -17,6 +18,11 @@ class TrainingStage(Stage[TrainingSettings]):
 
     Settings = TrainingSettings
     trains = True
+
+    @property
+    def trainings(self) -> Mapping[str, TrainingSettings]:
+        """The one training."""
+        return {"": self.settings}
 
     def run(self, network: Network, run: StageRun) -> Network:
         """Return a trained copy of ``network``."""

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from search.config import load
-from search.config.registries import SPACE
 from search.pipeline.inspection import examine
-from search.pipeline.preflight import preflight
+from search.pipeline.rehearsal import rehearse
+from search.stages.base import placed_stages
 from tests.paths import CONFIGS
 
 SHORT = [
@@ -47,14 +47,11 @@ def test_its_header_says_what_for_the_command_and_what_it_takes(path: Path) -> N
 def test_stochastic_gradient_descent_on_few_bits_is_clipped(path: Path) -> None:
     # Without, a dozen steps have taken a network of 4 bits on average from 61 % to 11 % (full_pipeline on 800 images).
     quantized = False
-    for stage in load(path).stages:
-        space = getattr(stage.settings, "space", None)
-        quantized = quantized or (space is not None and getattr(SPACE.find(space.name), "quantizes", False))
-        finalists = getattr(stage.settings, "finalists", None)
-        for training in (stage.settings, getattr(stage.settings, "training", None), getattr(finalists, "training", None)):
-            optimizer = getattr(training, "optimizer", None)
-            if quantized and optimizer is not None and optimizer.name == "sgd":
-                assert training.clip_norm is not None, stage.name
+    for placed in placed_stages(load(path)):
+        quantized = quantized or placed.stage.quantizes
+        for training in placed.stage.trainings.values():
+            if quantized and training.optimizer.name == "sgd":
+                assert training.clip_norm is not None, placed.path
 
 
 def test_there_is_a_configuration_that_needs_no_download() -> None:
@@ -63,7 +60,7 @@ def test_there_is_a_configuration_that_needs_no_download() -> None:
 
 def test_quickstart_passes_the_checks_of_a_run() -> None:
     path = next(path for path in CONFIGS if path.stem == "quickstart")
-    assert list(preflight(load(path)))
+    assert list(rehearse(load(path)))
     assert examine(load(path))["groups"]
 
 

@@ -17,7 +17,7 @@ from evaluators.tasks.measure import measure
 from search.config import load
 from search.export import load as load_best
 from search.pipeline.inspection import examine
-from search.pipeline.preflight import preflight
+from search.pipeline.rehearsal import rehearse
 from spaces.errors import SecateursError
 from spaces.quantization.layers import quantized_layers
 from tests.integration.tiny_pipeline import finish, kill_when, read_report, start, timeless, write_config
@@ -114,10 +114,10 @@ def test_another_process_reads_it_back_and_the_onnx_file_answers_alike(whole: tu
 
 def test_it_is_checked_and_inspected_with_both(tmp_path: Path) -> None:
     config = load(write_config(tmp_path, CONFIG))
-    assert list(preflight(config))
+    assert list(rehearse(config))
     blind = CONFIG.replace("objectives: {top1: maximize}", "objectives: {omega: minimize}")
     with pytest.raises(SecateursError, match="nothing of removed channels"):
-        list(preflight(load(write_config(tmp_path, blind))))
+        list(rehearse(load(write_config(tmp_path, blind))))
     found = examine(config)
     assert {"features.0", "features.8"} <= {row["name"] for row in found["groups"]}
     assert found["channels"] == sum(row["size"] for row in found["groups"])

@@ -130,10 +130,10 @@ def test_columns_are_reported_as_no_saving(tmp_path: Path) -> None:
 
 
 def test_check_says_what_columns_do_not_save_and_what_is_out_of_reach(tmp_path: Path) -> None:
-    from search.pipeline.preflight import preflight
+    from search.pipeline.rehearsal import rehearse
 
     text = PROBABILISTIC.replace("ratio: 0.5", "ratio: 0.5, groups: columns")
-    assert any("save no MACs" in line for line in preflight(load(write_config(tmp_path, text))))
+    assert any("save no MACs" in line for line in rehearse(load(write_config(tmp_path, text))))
     config = load(write_config(tmp_path, CONFIG.replace("<= 40%", "<= 30%")))
     with pytest.raises(Exception, match=r"target.macs: <= 30% .*lower space.macs to the target"):
-        list(preflight(config))
+        list(rehearse(config))

@@ -11,7 +11,7 @@ import pytest
 
 from search.config import load
 from search.executors.ray_cluster import ClusterError
-from search.pipeline.preflight import preflight
+from search.pipeline.rehearsal import rehearse
 from tests.integration.tiny_pipeline import SHORT, read_report, write_config
 from tests.paths import REPOSITORY
 from tests.ray_nodes import RayNodes
@@ -24,7 +24,7 @@ def test_without_ray_the_resource_is_refused_at_once(tmp_path: Path, monkeypatch
     config = load(write_config(tmp_path, TIMED.replace("MODE", "table")))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ClusterError, match=r"latency\.resource: target .* needs the package ray"):
-        list(preflight(config))
+        list(rehearse(config))
 
 
 @pytest.fixture(scope="module")

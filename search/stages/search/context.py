@@ -25,7 +25,7 @@ from search.executors.remote_timer import evaluators_of
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.executors.trial_evaluator import TrialEvaluator
 from search.run.network import Network
-from search.run.stage_run import StageRun
+from search.run.stage_run import StageContext, StageRun
 from search.stages.removal import frozen
 from search.stages.search.latency_tables import LatencyTables
 from search.stages.search.sensitivity_tables import SensitivityTables
@@ -99,7 +99,7 @@ class SearchContext:
     sensitivity: SensitivityTables
 
     @staticmethod
-    def of(network: Network, run: StageRun, settings: SearchSettings) -> SearchContext:
+    def of(network: Network, run: StageContext, settings: SearchSettings) -> SearchContext:
         """Build the space of ``network`` and resolve the targets against the reference.
 
         Raises:
@@ -119,8 +119,7 @@ class SearchContext:
         require_informative_objective(space, list(settings.objectives))
         evaluators = evaluators_of(settings.evaluate, run.execution)
         reference = run.reference if run.reference is not None else network
-        # Without a storage, a configuration is only checked.
-        folder = run.folder if run.storage is not None else None
+        folder = run.folder
         log = functools.partial(_log, run)
         timed = next((evaluator for evaluator in evaluators if isinstance(evaluator, Latency)), None)
         latency = None
@@ -268,7 +267,7 @@ def make_tables(
     return {"importance": importance.score(model, space.groups, criterion, seen)}
 
 
-def _log(run: StageRun, text: str) -> None:
+def _log(run: StageContext, text: str) -> None:
     run.log.write(f"{run.label}: {text}")
 
 

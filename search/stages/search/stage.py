@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
+from evaluators.cost import count_costs
 from evaluators.training.checkpoint import Checkpoint
+from evaluators.training.settings import TrainingSettings
 from search.algorithms.base import Algorithm
 from search.algorithms.encoding.uniform import global_magnitude, uniform
-from search.config.registries import ALGORITHM, EXECUTOR
+from search.config.block import Block
+from search.config.document import Path
+from search.config.registries import ALGORITHM, EXECUTOR, SPACE
+from search.config.stage_kind import Surroundings
+from search.executors.remote_timer import evaluators_of
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.output.atomic import write_bytes
 from search.run.network import Network
-from search.run.stage_run import RESULT, StageRun
+from search.run.stage_run import RESULT, DryRun, StageRun
 from search.run.steps import TRIALS
 from search.stages.base import Stage
 from search.stages.search.asynchronous_loop import AsynchronousLoop
 from search.stages.search.batch_loop import BatchLoop
-from search.stages.search.context import SearchContext
+from search.stages.search.context import SearchContext, require_informative_objective
 from search.stages.search.finalists import Finalist, choose_finalists, train_finalists
+from search.stages.search.goals import build_space, goal_faults, require_latency, require_scores, targets_within_reach
 from search.stages.search.loop import SearchFailedError
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings, SearchSettings
@@ -32,7 +39,7 @@ from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from search.study.trial_note import costs_of
 from spaces.domains import Mask
-from spaces.errors import SecateursError
+from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.ordinal import OrdinalSpace
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
@@ -44,19 +51,53 @@ class Search(Stage[SearchSettings]):
     Settings = SearchSettings
     compresses = True
     searches = True
+    removes = True
+    float_option = "space"
 
     def __init__(self, settings: SearchSettings) -> None:
         """Keep the settings; the context is made when it is first needed."""
         super().__init__(settings)
         self._context: SearchContext | None = None
 
+    @property
+    def space(self) -> Block:
+        """The space that is searched."""
+        return self.settings.space
+
+    @property
+    def quantizes(self) -> bool:
+        """True if the space chooses bits."""
+        return bool(SPACE.find(self.settings.space.name).quantizes)
+
+    @property
+    def evaluators(self) -> tuple[Block, ...]:
+        """The evaluators of candidates."""
+        return self.settings.evaluate
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Names of the baselines that are put beside the result."""
+        return self.settings.baselines
+
+    @property
+    def trainings(self) -> Mapping[str, TrainingSettings]:
+        """The trainings of candidates and of finalists, where there are any."""
+        finalists = self.settings.finalists
+        found = {"training": self.settings.training, "finalists.training": finalists.training if finalists else None}
+        return {path: training for path, training in found.items() if training is not None}
+
+    def faults(self, surroundings: Surroundings) -> Iterable[tuple[Path, str]]:
+        """Yield the faults in evaluators, objectives, targets and budget."""
+        return goal_faults(self.settings, surroundings)
+
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the settings that decide the network of ``variant``: without the algorithm for a greedy baseline."""
         unimportant = {"baselines", *(("algorithm", "budget", "batch") if variant in GREEDY else ())}
         return {name: value for name, value in settings.items() if name not in unimportant}
 
-    def check(self, network: Network, run: StageRun) -> Network:
+    def check(self, network: Network, run: DryRun) -> Network:
         """Build the space, the algorithm and the greedy baselines, and return the network of a first candidate."""
+        self._check_goals(network, run)
         executor = run.execution.executor
         EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
         context = SearchContext.of(network, run, self.settings)
@@ -70,6 +111,23 @@ class Search(Stage[SearchSettings]):
         return Network(
             space.realize(context.evaluator.model, candidate), (*network.transformations, space.transformation(candidate))
         )
+
+    def _check_goals(self, network: Network, run: DryRun) -> None:
+        """Check that the space has decisions, that all goals are measured, and that targets are within reach."""
+        settings, task = self.settings, run.task
+        model = network.copy().model.eval()
+        space = build_space(settings.space, model, task)
+        if not space.domains:
+            raise UnsupportedModelError("nothing in the model is open to the search; `inspect` says why")
+        evaluators = evaluators_of(settings.evaluate, run.execution)
+        require_scores(settings, evaluators, task)
+        require_latency(evaluators, space)
+        require_informative_objective(space, list(settings.objectives))
+        run.tell(f"{len(space.domains)} decisions open")
+        if not run.smaller:
+            whole = count_costs(model, task.example_inputs(), task.forward)
+            for line in targets_within_reach(settings.target, space, whole):
+                run.tell(line)
 
     def run(self, network: Network, run: StageRun) -> Network:
         """Search, or make the baseline that ``run.variant`` names, and return its network."""
@@ -102,8 +160,6 @@ class Search(Stage[SearchSettings]):
 
     def _search(self, context: SearchContext, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:
         problem = context.problem
-        if run.storage is None:
-            raise SecateursError("a search needs a storage to record its trials in")
         suffix = "" if run.variant == RESULT else f"/{run.variant}"
         reference = costs_of(run.reference if run.reference is not None else context.network, run.task, run.device)
         study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem, reference)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from evaluators.latency.latency import Latency
 from evaluators.task import Task
-from search.config.block import Block
-from search.config.loading import Config
+from search.config.loading import Execution
 from search.executors.remote_timer import evaluators_of
 from search.report.data import Flow
 from search.run.stage_run import RESULT
+from search.stages.base import PlacedStage
 
 
-def latency_of(config: Config) -> Latency | None:
+def latency_of(stages: Iterable[PlacedStage], execution: Execution) -> Latency | None:
     """Return the latency evaluator of the last search that has one; None where none has."""
-    blocks: list[Block] = [block for stage in config.stages for block in getattr(stage.settings, "evaluate", ())]
-    found = [evaluator for evaluator in evaluators_of(blocks, config.execution) if isinstance(evaluator, Latency)]
+    blocks = [block for placed in stages for block in placed.stage.evaluators]
+    found = [evaluator for evaluator in evaluators_of(blocks, execution) if isinstance(evaluator, Latency)]
     return found[-1] if found else None
 
 

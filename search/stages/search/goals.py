@@ -1,0 +1,146 @@
+"""Checks of a search's goals: evaluators, objectives, targets and budget against each other, and against a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from search.config.block import Block, Limit
+from search.config.document import Path
+from search.config.registries import EVALUATOR, SPACE
+from search.config.stage_kind import Surroundings
+from search.output.numbers import format_count, format_percent
+from search.stages.search.settings import SearchSettings
+from spaces.errors import SecateursError
+from spaces.registry import suggestion
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evaluators.base import Evaluator
+    from evaluators.task import Task
+    from spaces.base import SearchSpace
+
+LOSS = "nats"
+"""Unit of a metric that is better the smaller it is, and yet no cost."""
+
+
+def goal_faults(settings: SearchSettings, surroundings: Surroundings) -> Iterable[tuple[Path, str]]:
+    """Yield the faults in what a search measures and seeks: the path below the stage's options, and a message."""
+    metrics: dict[str, Any] = {}
+    for index, block in enumerate(settings.evaluate):
+        if getattr(block.settings, "split", None) == "test":
+            message = "the test split is read once, for the report, and never by a search; expected split: search"
+            yield ("evaluate", index, block.name, "split"), message
+        for name, metric in EVALUATOR.build(block).metrics.items():
+            if name in metrics:
+                yield ("evaluate", index), f"{block.name} measures {name!r}, which an evaluator before it measures too"
+            metrics[name] = metric
+    for name, direction in settings.objectives.items():
+        if name not in metrics:
+            if not surroundings.own_scores:
+                yield ("objectives", name), f"no evaluator measures {name!r}; {suggestion(name, metrics)}"
+        elif metrics[name].direction != direction:
+            message = f"{name} is better the other way; expected {metrics[name].direction}, got {direction}"
+            yield ("objectives", name), message
+    for name in settings.target:
+        costs = [other for other, metric in metrics.items() if metric.direction == "minimize"]
+        if name not in metrics:
+            yield ("target", name), f"no evaluator measures {name!r}; {suggestion(name, costs)}"
+        elif metrics[name].direction != "minimize":
+            yield ("target", name), f"{name} is no cost, and a target is an upper limit; {suggestion(name, costs)}"
+    if "maximize" not in settings.objectives.values() and all(
+        metrics[name].direction == "minimize" and metrics[name].unit != LOSS for name in settings.objectives if name in metrics
+    ):
+        message = "seeks small costs only, which the smallest network has; add what must stay high, such as top1: maximize"
+        yield ("objectives",), message
+    yield from _too_few_evaluations(settings)
+    if surroundings.several_workers:
+        yield from _disturbed_timings(settings)
+
+
+def _too_few_evaluations(settings: SearchSettings) -> Iterable[tuple[Path, str]]:
+    own, evaluations = settings.algorithm.settings, settings.budget.evaluations
+    if evaluations is None or not hasattr(own, "least"):
+        return
+    first, named = own.least(settings.training is not None)
+    if evaluations < first:
+        yield ("budget", "evaluations"), f"expected at least {first}, {named}; got {evaluations}"
+
+
+def _disturbed_timings(settings: SearchSettings) -> Iterable[tuple[Path, str]]:
+    """Refuse to time candidates while others are evaluated on the same machine."""
+    for index, block in enumerate(settings.evaluate):
+        own = block.settings
+        if getattr(own, "mode", None) == "measured" and hasattr(own, "resource") and own.resource is None:
+            message = (
+                "trials in other workers would disturb what is measured; expected mode: table, resource: NAME (a node on which "
+                "no trials run), or execution.workers: 1"
+            )
+            yield ("evaluate", index, block.name), message
+
+
+def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace:
+    """Return the space that ``block`` describes over ``model``, without batches to calibrate on."""
+    space: SearchSpace = SPACE.find(block.name)(model, task.example_inputs(), block.settings, forward=task.forward)
+    return space
+
+
+def require_scores(settings: SearchSettings, evaluators: Sequence[Evaluator], task: Task) -> None:
+    """Raise SecateursError unless every objective and target is measured for ``task``."""
+    known = [metric for evaluator in evaluators for metric in evaluator.metrics_for(task)]
+    for metric in (*settings.objectives, *settings.target):
+        if metric not in known:
+            raise SecateursError(f"no evaluator measures {metric!r} for this task; {suggestion(metric, known)}")
+
+
+def require_latency(evaluators: Sequence[Evaluator], space: SearchSpace) -> None:
+    """Raise SecateursError where latency can be neither timed here nor read from the space's table."""
+    from evaluators.cost import NO_TABLE, Cost
+    from evaluators.latency.backends import require
+    from evaluators.latency.latency import Latency
+
+    for evaluator in evaluators:
+        if isinstance(evaluator, Latency) and evaluator.settings.resource is None:
+            require(evaluator.settings.conditions)
+        elif isinstance(evaluator, Cost) and evaluator.settings.latency:
+            candidate = space.cheapest()
+            if candidate is None or "latency_ms" not in space.costs(candidate):
+                raise SecateursError(NO_TABLE)
+
+
+def targets_within_reach(targets: Mapping[str, Limit], space: SearchSpace, whole: Mapping[str, float]) -> Iterator[str]:
+    """Yield a line per target that the cheapest network of ``space`` meets.
+
+    Args:
+        targets: Limits by metric.
+        space: The space over the whole network.
+        whole: Costs of the whole network by metric.
+
+    Raises:
+        SecateursError: A target is out of reach, met already, or on a cost that nothing in the space lowers.
+    """
+    from spaces.pruning_schedule import PruningSchedule
+
+    smallest = space.cheapest()
+    lowest = space.costs(smallest) if smallest is not None else {}
+    remedy = "raise the target, or open more of the model with max_ratio, include and exclude"
+    if isinstance(space, PruningSchedule):
+        remedy = "lower space.macs to the target"
+    for metric, limit in targets.items():
+        if metric not in whole or metric not in lowest:
+            continue
+        allowed = limit.absolute(whole[metric])
+        if lowest[metric] >= whole[metric] > allowed:
+            others = " or ".join(cost for cost in lowest if cost in whole and lowest[cost] < whole[cost])
+            raise SecateursError(f"target.{metric}: nothing in this space lowers {metric}; set a target on {others}")
+        if lowest[metric] > allowed:
+            if not limit.relative and limit.value < 1:
+                remedy = f'a share of the whole is written "<= {limit.value * 100:g}%"'
+            raise SecateursError(
+                f"target.{metric}: {limit} is {format_count(allowed)}, and the smallest network in this space has "
+                f"{format_count(lowest[metric])} ({format_percent(lowest[metric] / whole[metric])} of the whole); {remedy}"
+            )
+        if whole[metric] <= allowed:
+            raise SecateursError(f"target.{metric}: the network has {format_count(whole[metric])} already, within {limit}")
+        yield f"{metric} {limit} is within reach, down to {format_percent(lowest[metric] / whole[metric])}"
