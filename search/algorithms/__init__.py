@@ -1,4 +1,4 @@
-"""Algorithms: what to try next."""
+"""Algorithms: each proposes the next candidates from the trials measured so far."""
 
 ALGORITHMS = {
     "genetic": "search.algorithms.genetic:GeneticAlgorithm",

@@ -1,4 +1,4 @@
-"""The algorithm: what to try next."""
+"""The interface of algorithms: propose candidates, take in their trials."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ from search.study.trial import Proposal, Trial
 
 
 class Algorithm(ABC):
-    """Chooses what to try next from what has been measured so far.
+    """A search method that proposes candidates from the trials measured so far.
 
-    Made as ``Algorithm(problem, settings, seed)`` with the frozen dataclass ``Settings`` of its class. Trains nothing,
-    starts no process and opens no file. Deterministic in these and in the trials told, which come in number order.
-    Asking once for two proposals equals asking twice for one.
+    Constructed as ``Algorithm(problem, settings, seed)`` with the frozen dataclass ``Settings`` of its class. It trains
+    nothing, starts no process and opens no file. It is deterministic in these arguments and in the trials told, which come
+    in number order. Asking once for two proposals equals asking twice for one.
     """
 
     @abstractmethod
     def ask(self, limit: int) -> list[Proposal]:
         """Return at most ``limit`` proposals that can be evaluated now, in parallel.
 
-        An empty list means "tell me more first", as at the end of a generation; :attr:`finished` says that all is done.
+        An empty list means that trials must be told first, as at the end of a generation; once :attr:`finished` is true,
+        there are no more proposals.
         """
 
     @abstractmethod
     def tell(self, trial: Trial) -> None:
-        """Take in a finished trial; called once per proposal, in number order."""
+        """Record a finished trial; called once per trial, in number order, also for recorded trials that were not asked for."""
 
     @property
     def warm_starts(self) -> Collection[int]:
-        """Numbers of the trials told from whose end state a later proposal may start; the others' are not kept.
+        """Numbers of told trials whose end state a later proposal may start from; end states of the others are deleted.
 
-        A number that is not among them any more never comes back.
+        A number that has left the collection never returns.
         """
         return ()
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """What the report tells of the search beside its trials, as JSON data."""
+        """JSON data for the report, beside the trials."""
         return {}
 
     @property
     @abstractmethod
     def finished(self) -> bool:
-        """Whether nothing more will be asked for."""
+        """True if there are no more proposals, whatever is told."""
 
     @property
     @abstractmethod
     def budget(self) -> int | None:
-        """Number of trials that there will be at the most, for the ETA; None where unknown."""
+        """Largest possible number of trials, for the estimated time of arrival; None if unknown."""

@@ -1,4 +1,4 @@
-"""Genetic search over keep-masks: one objective under targets, or NSGA-II for a front."""
+"""Genetic search over keep-masks: one objective under targets, or NSGA-II for a Pareto front."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from search.algorithms.base import Algorithm
 from search.algorithms.encoding.channel_encoding import ChannelEncoding
 from search.algorithms.genetics.individual import Fitness, Individual, select_survivors
 from search.algorithms.genetics.racing import Race
-from search.algorithms.genetics.reproduction import Breeder
+from search.algorithms.genetics.reproduction import Reproduction
 from search.algorithms.genetics.settings import GeneticSettings
 from search.algorithms.ledger import Ledger
 from search.study.pareto import gains, is_finite
@@ -19,20 +19,21 @@ from search.study.trial import Proposal, Trial
 class GeneticAlgorithm(Algorithm):
     """Genetic channel search (after Wang et al. 2020, doi 10.1016/j.neucom.2020.03.082; operators ours).
 
-    The first generation holds the greedy masks, so that the search can only improve on them. Each generation is a
-    list of new candidates, measured rung by rung (see :class:`Race`); those measured in full compete with the
-    survivors so far. All state follows from the settings, the seed and the trials told: the operators of generation
-    ``g`` draw from a generator seeded by ``(seed, g)``, and results are kept by candidate and fidelity, so that
-    trials may also be told without being asked for.
+    The first generation contains the greedy masks, so that the result is at least as good. Each generation is a list of
+    new candidates, measured rung by rung (see :class:`Race`); candidates measured in full compete with the survivors so
+    far. All state follows from the settings, the seed and the trials told: the operators of generation ``g`` draw from a
+    generator seeded by ``(seed, g)``, and results are kept by candidate and fidelity, so that trials may be told without
+    being asked for.
     """
 
     Settings = GeneticSettings
 
     def __init__(self, problem: Problem, settings: GeneticSettings, seed: int) -> None:
+        """Open the first generation."""
         self._problem = problem
         self._settings = settings
-        self._breeder = Breeder(ChannelEncoding(problem), settings, seed)
-        # On a front one that dominates is enough; with one objective the best few of the survivors set the pace.
+        self._reproduction = Reproduction(ChannelEncoding(problem), settings, seed)
+        # On a front one dominating candidate suffices to drop another; with one objective the best few set the pace.
         depth = 1 if len(problem.objectives) > 1 else max(settings.elite, settings.population // 8)
         self._race = Race(problem, settings.racing, depth, settings.elite) if settings.racing else None
         self._fidelities = (*settings.racing.fidelities, 1.0) if settings.racing else (1.0,)
@@ -41,21 +42,25 @@ class GeneticAlgorithm(Algorithm):
         self._generation = 0
         self._exhausted = False
         self._made: list[Individual] = []
-        self._open_generation(self._breeder.first())
+        self._open_generation(self._reproduction.first())
 
     def ask(self, limit: int) -> list[Proposal]:
+        """Return at most ``limit`` proposals of the open rung."""
         return self._ledger.ask(limit)
 
     def tell(self, trial: Trial) -> None:
+        """Record a trial; after the last of a rung, open the next rung or generation."""
         self._ledger.tell(trial)
         self._advance()
 
     @property
     def finished(self) -> bool:
+        """True if the last generation is complete, the space exhausted, or all evaluations told."""
         return self._exhausted or self._ledger.spent
 
     @property
     def budget(self) -> int | None:
+        """Number of evaluations, or of trials of all generations and rungs, whichever is smaller."""
         limits = [] if self._settings.evaluations is None else [self._settings.evaluations]
         if self._settings.generations is not None:
             candidates = self._settings.population + (self._settings.generations - 1) * self._children
@@ -68,7 +73,7 @@ class GeneticAlgorithm(Algorithm):
 
     def _open_generation(self, made: list[Individual]) -> None:
         self._made = made
-        self._breeder.visited.update(one.fingerprint for one in self._made)
+        self._reproduction.visited.update(one.fingerprint for one in self._made)
         self._exhausted = not self._made
         self._rung = 0
         self._open_rung(self._made)
@@ -77,7 +82,7 @@ class GeneticAlgorithm(Algorithm):
     def _open_rung(self, members: list[Individual]) -> None:
         self._members = members
         fidelity = self._fidelities[self._rung]
-        # The best greedy masks are measured in full before anything else: a search cut short has something to deliver.
+        # The best greedy masks are measured in full first, so that a search cut short has a result.
         at_once = members[: self._settings.elite] if self._generation == 0 and self._rung == 0 else []
         wanted = {(one.fingerprint, 1.0): Proposal(one.candidate) for one in at_once}
         wanted |= {(one.fingerprint, fidelity): Proposal(one.candidate, fidelity) for one in members}
@@ -108,15 +113,15 @@ class GeneticAlgorithm(Algorithm):
         settings = self._settings
         self._population = select_survivors(self._population + measured, settings.population, settings.elite)
         alive = {one.fingerprint for one in self._population}
-        self._breeder.settle(self._made, [one for one in measured if one.fingerprint in alive])
+        self._reproduction.reward_operators(self._made, [one for one in measured if one.fingerprint in alive])
         self._generation += 1
         if self._generation == settings.generations:
             self._exhausted = True
             return
-        self._open_generation(self._breeder.next(self._generation, self._population, self._children))
+        self._open_generation(self._reproduction.next(self._generation, self._population, self._children))
 
     def _metrics(self, one: Individual, fidelity: float) -> Mapping[str, float] | None:
-        """Return what was measured, None for a trial that failed or gave no finite objective."""
+        """Return the metrics of a trial, None if it failed or an objective is not finite."""
         trial = self._ledger.results[one.fingerprint, fidelity]
         return trial.metrics if trial.state == "complete" and is_finite(trial.metrics, self._problem) else None
 

@@ -1,4 +1,4 @@
-"""Integer programming: the allocation of bits with the least Omega under the targets, exactly."""
+"""Integer programming: find the allocation of bits with the least Omega under the targets, exactly."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class IntegerProgramSettings:
     """Options of the integer program.
 
     Attributes:
-        budgets: Number of budgets that a front is swept with, where a cost is an objective too; the first is the target.
-        gap: Relative distance from the optimum at which a program may end; 0 solves it exactly.
-        nodes: Most nodes of branch and bound for one program, or None; what is left then is the gap that is reported.
+        budgets: Number of budgets of a front, with a cost among the objectives; the first is the target.
+        gap: Relative optimality gap at which a program may end; 0 solves it exactly.
+        nodes: Largest number of branch-and-bound nodes of a program, None for no limit; the remaining gap is reported.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -36,6 +36,7 @@ class IntegerProgramSettings:
     nodes: int | None = None
 
     def __post_init__(self) -> None:
+        """Raise ValueError, naming the option, for a value out of range."""
         if self.budgets < 1:
             raise ValueError(f"budgets: expected at least 1, got {self.budgets}")
         if not 0.0 <= self.gap < 1.0:
@@ -46,13 +47,13 @@ class IntegerProgramSettings:
 
 @dataclass(frozen=True)
 class Solution:
-    """The answer to one program.
+    """Solution of one program.
 
     Attributes:
         candidate: The allocation.
-        omega: Its Omega, by the table.
+        omega: Omega of the allocation by the table.
         gap: Relative distance to the proven bound.
-        limits: The limits it was found under, by metric.
+        limits: Limits of the program, by metric, in the unit of each.
     """
 
     candidate: Candidate
@@ -62,16 +63,22 @@ class Solution:
 
 
 class IntegerProgram(Algorithm):
-    """Solves for the bits of least Omega under the targets (HAWQ-V3, Yao et al. 2021, arXiv 2011.10680), and proposes them.
+    """Proposes the bits of least Omega under the targets (HAWQ-V3, Yao et al. 2021, arXiv 2011.10680).
 
-    Omega is a sum over decisions and every cost one over layers, so that a binary variable for every combination of a layer's
-    bits makes both linear, bit operations included. ``scipy.optimize.milp`` (HiGHS) solves it. With a cost among the objectives
-    beside Omega or a score, it is solved again at budgets down to the smallest network's (the Pareto front of the table).
+    Omega is a sum over decisions and every cost a sum over layers, so that with a binary variable for every combination of a
+    layer's bits both are linear, bit operations included. ``scipy.optimize.milp`` (HiGHS) solves the program. With a cost
+    among the objectives, it is solved again at budgets down to the smallest network's (the Pareto front of the table).
     """
 
     Settings = IntegerProgramSettings
 
     def __init__(self, problem: Problem, settings: IntegerProgramSettings, seed: int) -> None:
+        """Solve all programs; the seed is not used.
+
+        Raises:
+            SecateursError: There is neither a target on a cost of the space nor a cost among the objectives.
+            UnreachableTargetError: No allocation keeps the targets.
+        """
         self._encoding = encoding = BitEncoding(problem)
         swept = [one.metric for one in problem.objectives if one.direction == "minimize" and one.metric in encoding.metrics]
         if not encoding.targets and not swept:
@@ -79,31 +86,35 @@ class IntegerProgram(Algorithm):
                 "integer_program minimizes Omega under a budget: expected a target on a cost such as size_bytes, or a cost "
                 f"among the objectives; the space knows {', '.join(encoding.metrics)}"
             )
-        self._programme = MixedIntegerProgram(encoding, settings)
-        self.solutions = self._programme.sweep(swept[0], settings.budgets) if swept else [self._programme.solve(())]
+        self._program = MixedIntegerProgram(encoding, settings)
+        self.solutions = self._program.sweep(swept[0], settings.budgets) if swept else [self._program.solve(())]
         self._asked = 0
         self._told = 0
 
     def ask(self, limit: int) -> list[Proposal]:
+        """Return at most ``limit`` of the solutions not returned yet."""
         first = self._asked
         self._asked = min(len(self.solutions), first + limit)
         return [Proposal(solution.candidate) for solution in self.solutions[first : self._asked]]
 
     def tell(self, trial: Trial) -> None:
+        """Count a finished trial."""
         self._told += 1
         self._asked = max(self._asked, self._told)
 
     @property
     def finished(self) -> bool:
+        """True if a trial of every solution was told."""
         return self._told >= len(self.solutions)
 
     @property
     def budget(self) -> int | None:
+        """Number of solutions."""
         return len(self.solutions)
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """The programs: ``fingerprint``, ``omega``, ``gap`` and ``limits`` of each solution."""
+        """``programmes``: ``fingerprint``, ``omega``, ``gap`` and ``limits`` of each solution."""
         return {
             "programmes": [
                 {"fingerprint": one.candidate.fingerprint, "omega": one.omega, "gap": one.gap, "limits": dict(one.limits)}
@@ -113,14 +124,15 @@ class IntegerProgram(Algorithm):
 
 
 class MixedIntegerProgram:
-    """The integer program of one problem, to be solved under the targets and further limits.
+    """The integer program of one problem.
 
     Args:
-        encoding: Decisions, Omega and costs.
-        settings: Gap and nodes.
+        encoding: Decisions, Omega, costs and targets.
+        settings: Gap and number of nodes; exact by default.
     """
 
     def __init__(self, encoding: BitEncoding, settings: IntegerProgramSettings | None = None) -> None:
+        """Compute Omega and costs of every combination of a layer's bits."""
         self._encoding = encoding
         self._settings = settings or IntegerProgramSettings()
         self._blocks = encoding.blocks(layers_of(encoding.problem))
@@ -149,7 +161,7 @@ class MixedIntegerProgram:
         raise SecateursError("the integer program exceeds its limits by rounding: expected limits that are not this narrow")
 
     def sweep(self, metric: str, budgets: int) -> list[Solution]:
-        """Return the different solutions at evenly spaced budgets of a cost, from the most allowed to the least possible."""
+        """Return the distinct solutions at evenly spaced limits of a cost, from the largest allowed to the least possible."""
         lowest = self._start[metric]
         whole = self._encoding.problem.space.costs(self._encoding.candidate_of(max))[metric]
         limits = [target.limit for target in self._encoding.targets if target.metric == metric]
@@ -168,7 +180,7 @@ class MixedIntegerProgram:
         return list(found.values())
 
     def _solved(self, asked: Sequence[Target], limits: Sequence[float]) -> tuple[list[int], float]:
-        """Return the chosen combination of every block, and the gap."""
+        """Solve with the given ``limits`` and return the index of each block's combination, and the gap."""
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
 
@@ -182,7 +194,7 @@ class MixedIntegerProgram:
             row, most = _scaled(row, limit - self._start[target.metric])
             constraints.append(LinearConstraint(row[None, :], -np.inf, most))
         omega = np.concatenate([block.omega for block in self._blocks])
-        # HiGHS ends at an absolute gap of 1e-6, which must mean little.
+        # HiGHS ends at an absolute gap of 1e-6, which must be small against Omega.
         scale = sum(float(block.omega.max()) for block in self._blocks) / 1e5
         found = milp(
             omega / (scale if scale > 0.0 else 1.0),
@@ -204,10 +216,10 @@ class MixedIntegerProgram:
 
 
 def _scaled(row: NDArray[np.float64], limit: float) -> tuple[NDArray[np.float64], float]:
-    """Return a constraint ``row @ x <= limit`` on binary ``x`` in small numbers.
+    """Scale a constraint ``row @ x <= limit`` on binary ``x`` to small numbers.
 
-    Whole numbers are divided by their greatest common divisor, and the limit put half-way between two of the sums that there
-    can be, so that no solution lies on it.
+    Integers are divided by their greatest common divisor, and the limit is moved half-way between two possible sums, so that
+    no solution lies on it.
     """
     if np.all(row == np.round(row)) and float(np.abs(row).sum()) < 2.0**53:
         divisor = math.gcd(*(int(value) for value in row)) or 1
@@ -217,10 +229,10 @@ def _scaled(row: NDArray[np.float64], limit: float) -> tuple[NDArray[np.float64]
 
 
 def allocations(problem: Problem, budgets: int = 5) -> list[Candidate]:
-    """Return the integer programme's optima at several budgets, for a sampler to start from; none where there are no bits.
+    """Return the integer program's optima at several budgets, as starting points of a sampler; [] without a choice of bits.
 
-    The budgets are those of the first target (or of ``size_bytes``, without one), from the target down to half-way to the
-    smallest network.
+    The budgets limit the cost of the first target (``size_bytes`` without one), from the target down to half-way to the
+    smallest network's cost.
     """
     try:
         encoding = BitEncoding(problem)

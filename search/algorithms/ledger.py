@@ -1,4 +1,4 @@
-"""The ledger of an algorithm that measures in rungs: what is wanted, what was proposed and what came of it."""
+"""Proposals and results of an algorithm that measures candidates in rungs of rising fidelity."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Mapping
 from search.study.trial import Proposal, Trial
 
 Key = tuple[str, float]
-"""Fingerprint of a candidate, and the fidelity it is measured at."""
+"""Fingerprint of a candidate and fidelity of its measurement."""
 
 
 class Ledger:
-    """Proposals of the open rung, and the results of all, by candidate and fidelity.
+    """Proposals of the open rung and results of all rungs, by candidate and fidelity.
 
-    Trials may also be told without having been asked for, as when a study is replayed.
+    Trials may be told without having been asked for, as when a study is replayed.
 
     Args:
-        evaluations: Most trials to propose in all; None without limit.
+        evaluations: Largest number of trials to propose in all; None for no limit.
 
     Attributes:
-        results: Every trial told.
-        queue: What is wanted and not proposed yet, in order.
-        waiting: What of the open rung is not told yet.
+        results: The trials told.
+        queue: Proposals of the open rung not returned by :meth:`ask` yet, in order.
+        waiting: Keys of the open rung not told yet.
     """
 
     def __init__(self, evaluations: int | None) -> None:
+        """Start without proposals."""
         self._evaluations = evaluations
         self._begun: set[Key] = set()
         self.results: dict[Key, Trial] = {}
@@ -38,16 +39,16 @@ class Ledger:
 
     @property
     def spent(self) -> bool:
-        """Whether as many trials as there may be are told."""
+        """True if ``evaluations`` trials have been told."""
         return self._evaluations is not None and len(self.results) >= self._evaluations
 
     def open(self, wanted: Mapping[Key, Proposal]) -> None:
-        """Open a rung: what of ``wanted`` is not known already is proposed, and waited for."""
+        """Open a rung with those of the ``wanted`` proposals that have no result yet."""
         self.queue = {key: proposal for key, proposal in wanted.items() if key not in self.results}
         self.waiting = set(self.queue)
 
     def ask(self, limit: int) -> list[Proposal]:
-        """Return at most ``limit`` proposals of the open rung, and no more than there may be in all."""
+        """Return at most ``limit`` proposals of the open rung, within ``evaluations`` in all."""
         if self._evaluations is not None:
             limit = min(limit, self._evaluations - len(self._begun))
         taken = list(self.queue)[: max(limit, 0)]
@@ -55,7 +56,7 @@ class Ledger:
         return [self.queue.pop(key) for key in taken]
 
     def tell(self, trial: Trial) -> None:
-        """Enter a finished trial; the first result of a candidate at a fidelity counts."""
+        """Record a finished trial; of several results of a candidate at one fidelity the first counts."""
         key = (trial.proposal.candidate.fingerprint, trial.proposal.fidelity)
         self.results.setdefault(key, trial)
         self._begun.add(key)

@@ -1,4 +1,4 @@
-"""Good solutions for one kind of decision after the other, for a search over channels and bits to start from."""
+"""Starting points of a search over channels and bits: channels by importance first, then bits for these channels."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from spaces.candidate import Candidate, Value, mask_text
 from spaces.domains import Choice, Mask
 
 SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25)
-"""Shares of the channels that are kept before bits are chosen."""
+"""Shares of kept channels for which bits are chosen."""
 NODES = 200
-"""Most nodes of branch and bound for the bits of one choice of channels."""
+"""Largest number of branch-and-bound nodes of an integer program for one choice of channels."""
 
 
 def mixed_starts(problem: Problem) -> list[Candidate]:
-    """Return candidates of a space of channels and bits that keep the targets; none where it is another space.
+    """Return candidates of a space of channels and bits that keep the targets; [] for any other space, or without targets.
 
-    At several shares the most important channels are kept, of every layer the same share or over the whole network; the bits
-    are the integer programme's for these channels, where there is a table of Omega, and for the same share of every layer also
-    the same bits everywhere, later in the list. Shares at which nothing keeps the targets are left out, and such at which all
-    bits do.
+    At each of :data:`SHARES` the most important channels are kept, within each layer or over the whole network. Their bits are
+    the integer program's optimum, if there is a table of Omega; for shares within each layer there is also, later in the list,
+    a candidate with the same bits everywhere. Shares at which no bits keep the targets, or the most bits do, are left out.
     """
     domains = problem.space.domains.values()
     if not any(isinstance(d, Mask) for d in domains) or not any(isinstance(d, Choice) for d in domains):
@@ -43,15 +42,15 @@ def mixed_starts(problem: Problem) -> list[Candidate]:
         return []
     channels = [(globally, kept_channels(encoding, share, globally)) for share in SHARES for globally in (False, True)]
     most = {name: sorted(domain.options)[-1] for name, domain in problem.space.domains.items() if isinstance(domain, Choice)}
-    # Where the targets leave the most bits to all, fewer channels only lose more.
+    # If the most bits keep the targets, fewer channels only lose more.
     bound = [one for one in channels if encoding.load_of(Candidate({**one[1], **most})) > 1.0] or channels[:1]
-    found = [programmed(problem, masks) for _, masks in bound]
+    found = [optimal_bits(problem, masks) for _, masks in bound]
     found += [_uniform(problem, masks) for globally, masks in bound if not globally]
     return list(dict.fromkeys(one for one in found if one is not None))
 
 
-def programmed(problem: Problem, masks: dict[str, Value]) -> Candidate | None:
-    """Return the keep-masks ``masks`` with the bits of least Omega under the targets, None where none keeps them."""
+def optimal_bits(problem: Problem, masks: dict[str, Value]) -> Candidate | None:
+    """Return ``masks`` with the bits of least Omega under the targets; None without a table of Omega or a feasible choice."""
     if "omega" not in problem.tables:
         return None
     try:
@@ -72,9 +71,9 @@ def kept_channels(encoding: ChannelEncoding, share: float, globally: bool) -> di
     """Return the keep-masks of the most important channels.
 
     Args:
-        encoding: Masks and their importance; decisions that have levels are left out.
-        share: Share of the channels that is kept, as nearly as legal counts allow.
-        globally: Whether of all channels, by importance / mean importance of the layer; else of each layer's.
+        encoding: Masks and their importance; decisions with levels are left out.
+        share: Share of kept channels, rounded to the nearest legal count.
+        globally: Whether to rank all channels together by importance / mean importance of the layer; else within each layer.
     """
     layers = [layer for layer in range(len(encoding.names)) if not encoding.is_level(layer)]
     relative = [encoding.importance[layer] / max(float(np.abs(encoding.importance[layer]).mean()), 1e-30) for layer in layers]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SamplerName = Literal["tpe", "nsga2", "gp", "random"]
 _DRAWS = 64
 _PATIENCE = {"tpe": 32, "nsga2": 32, "gp": 4, "random": 64}
-"""Draws that are left to the sampler; a Gaussian process takes its time, and would come to much the same again."""
+"""Attempts of a sampler to draw a new candidate before a random one is drawn; few for the slow Gaussian process."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class OptunaSamplerSettings:
     Attributes:
         sampler: ``tpe`` (tree-structured Parzen estimator, Bergstra et al. 2011; Watanabe 2023, arXiv 2304.11127), ``nsga2``
             (Deb et al. 2002, doi 10.1109/4235.996017), ``gp`` (a Gaussian process), or ``random``.
-        evaluations: Number of trials, those of every rung counted.
-        batch: Number of candidates decided on at a time, each knowing of the others only that they are under way.
-        startup: Number of candidates drawn at random before ``tpe`` or ``gp`` learns from them.
+        evaluations: Number of trials, of all rungs.
+        batch: Number of candidates drawn together, before any of them is measured.
+        startup: Number of random candidates before ``tpe`` or ``gp`` uses a model.
         population: Size of a generation of ``nsga2``.
         halving: Successive halving, for one objective and ``tpe`` or ``random``; None trains every candidate to the end.
     """
@@ -53,6 +53,7 @@ class OptunaSamplerSettings:
     halving: HalvingSettings | None = None
 
     def __post_init__(self) -> None:
+        """Raise ValueError, naming the option, for a value out of range."""
         for name, least in (("evaluations", 1), ("batch", 1), ("startup", 1), ("population", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
@@ -67,29 +68,38 @@ class OptunaSamplerSettings:
             )
 
     def least(self, trains: bool) -> tuple[int, str]:
-        """Return the fewest evaluations that make a search, and what they are."""
+        """Return the fewest evaluations of a useful search, with the reason in words.
+
+        Args:
+            trains: Whether candidates are trained.
+        """
         return (self.bracket, "one batch with all its rungs") if self.halving is not None else (1, "one candidate")
 
     @property
     def bracket(self) -> int:
-        """Number of trials of a batch at the most, over all rungs."""
+        """Largest number of trials of a batch over all rungs."""
         return sum(self.halving.rungs(self.batch)) if self.halving is not None else self.batch
 
 
 class OptunaSampler(Algorithm):
     """Draws candidates in batches by one of Optuna's samplers.
 
-    A batch is decided on when all trials of the one before are told; every draw has a fresh sampler, seeded by (seed, number of
-    the candidate, attempt), over all that is known and what the batch has already. What is drawn is never drawn again, and
-    what would exceed a target by a cost that the space knows is drawn anew. The problem's starts are tried first.
+    A batch is drawn after all trials of the previous one are told; every draw has a new sampler, seeded by (seed, number of
+    the candidate, attempt), over all trials and the candidates of the batch so far. No candidate is drawn twice, and one
+    whose analytic cost exceeds a target is drawn anew. The starting points of the problem come first.
 
-    With halving, a batch is first trained to the lowest fidelity; the best of it go on from there, rung by rung. All of a rung
-    is told before the next is decided on, so that the answer does not depend on who was faster.
+    With halving, a batch is first trained to the lowest fidelity, and the best continue from there, rung by rung. A rung is
+    told completely before the next is opened, so that the result does not depend on the speed of the workers.
     """
 
     Settings = OptunaSamplerSettings
 
     def __init__(self, problem: Problem, settings: OptunaSamplerSettings, seed: int) -> None:
+        """Draw the first batch.
+
+        Raises:
+            SecateursError: Halving with several objectives, or no candidate keeps the targets.
+        """
         import optuna
 
         if settings.halving is not None and len(problem.objectives) > 1:
@@ -121,15 +131,18 @@ class OptunaSampler(Algorithm):
             )
 
     def ask(self, limit: int) -> list[Proposal]:
+        """Return at most ``limit`` proposals of the open rung."""
         return self._ledger.ask(limit)
 
     def tell(self, trial: Trial) -> None:
+        """Record a trial; after the last of a rung, open the next rung or batch."""
         self._ledger.tell(trial)
         while not self._ledger.waiting and not self._exhausted:
             self._advance()
 
     @property
     def warm_starts(self) -> Collection[int]:
+        """Numbers of the trials that members of the open or next rung continue."""
         starts = {proposal.warm_start for proposal in self._ledger.queue.values()}
         if self._rung + 1 < len(self._fidelities):
             told = [self._ledger.results.get((one.fingerprint, self._fidelities[self._rung])) for one in self._members]
@@ -141,16 +154,18 @@ class OptunaSampler(Algorithm):
 
     @property
     def finished(self) -> bool:
+        """True if all evaluations were told, or no new candidate is found."""
         return self._exhausted or self._ledger.spent
 
     @property
     def budget(self) -> int | None:
+        """Number of evaluations in the settings."""
         return self._settings.evaluations
 
     def _open_batch(self) -> None:
         settings = self._settings
         if settings.halving is not None and self._ledger.begun + settings.bracket > settings.evaluations:
-            self._exhausted = True  # What is left is too little for a batch that ends with a candidate trained to the end.
+            self._exhausted = True  # Too few evaluations are left for a batch with all its rungs.
             return
         self._drawn, self._members = {}, []
         while len(self._members) < settings.batch:
@@ -205,7 +220,7 @@ class OptunaSampler(Algorithm):
                 self._study.tell(drawn, state=TrialState.PRUNED)
 
     def _draw(self) -> Candidate | None:
-        """Return a new candidate that keeps the targets as far as they are known, None where there is none left."""
+        """Return a new candidate that keeps the analytic targets, None if none is found."""
         from optuna.trial import TrialState
 
         while self._starts:
@@ -214,7 +229,7 @@ class OptunaSampler(Algorithm):
                 return self._take(candidate)
         number = len(self._seen)
         for attempt in range(_DRAWS):
-            # A sampler that insists on what is known, or on what exceeds a target, gives way to chance.
+            # A sampler that repeats candidates, or draws infeasible ones, is replaced by random draws.
             self._study.sampler = self._sampler(number, attempt, random=attempt >= _PATIENCE[self._settings.sampler])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -228,12 +243,12 @@ class OptunaSampler(Algorithm):
         for candidate in self._parameters.enumerate():
             if self._is_new(candidate):
                 return self._take(candidate)
-        # Where next to nothing keeps the targets, chance does not find it.
+        # If almost no candidate keeps the targets, random draws miss them all.
         smallest = self._problem.space.cheapest()
         return self._take(smallest) if smallest is not None and self._is_new(smallest) else None
 
     def _take(self, candidate: Candidate) -> Candidate:
-        """Put a candidate in the place of one that the sampler would draw."""
+        """Return ``candidate``, recorded in the study as if the sampler had drawn it."""
         self._study.sampler = self._sampler(len(self._seen), 0, random=True)
         self._study.enqueue_trial(self._parameters.values(candidate))
         self._seen.add(candidate.fingerprint)

@@ -1,4 +1,4 @@
-"""Progressive quantization: bits are lowered step by step, every step the best of a few random ones, trained in between."""
+"""Progressive quantization: lower bits step by step, each step the best of several random ones, with training in between."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class ProgressiveSettings:
     """Options of progressive quantization.
 
     Attributes:
-        candidates: Candidates of a step (the patent's n).
-        layers: Most decisions that a candidate lowers, as a share of those that can be lowered; 0 for one at a time.
-        indicator: What the candidates of a step are sorted by: ``per_saving``, the rise of Omega per unit of cost saved;
-            ``equal_saving``, Omega among candidates that are lowered to the same cost; ``raw``, Omega.
-        steps: Steps to the target for ``equal_saving``.
-        pick: How decisions are drawn: ``uniform``, or with a chance that falls with their rise of Omega per unit of cost
-            saved by the table (``sensitivity``).
-        refine: Steps at the end in which a candidate raises some bits again and lowers others within the target.
+        candidates: Candidates per step (the patent's n).
+        layers: Largest number of decisions that a candidate lowers, as a share of those that can be lowered; 0 for one.
+        indicator: Order of the candidates of a step: ``per_saving``, by rise of Omega per unit of cost saved;
+            ``equal_saving``, by Omega among candidates lowered to the same cost; ``raw``, by Omega.
+        steps: Number of steps to the target, for ``equal_saving``.
+        pick: Distribution of the drawn decisions: ``uniform``, or ``sensitivity``, with a probability that falls with the
+            rise of Omega per unit of cost saved by the table.
+        refine: Number of steps at the end that raise some bits again and lower others within the target.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -47,6 +47,7 @@ class ProgressiveSettings:
     refine: int = 0
 
     def __post_init__(self) -> None:
+        """Raise ValueError, naming the option, for a value out of range."""
         if self.candidates < 1:
             raise ValueError(f"candidates: expected at least 1, got {self.candidates}")
         if not 0.0 <= self.layers <= 1.0:
@@ -57,7 +58,11 @@ class ProgressiveSettings:
             raise ValueError(f"refine: expected at least 0, got {self.refine}")
 
     def least(self, trains: bool) -> tuple[int, str]:
-        """Return the fewest evaluations that make a search, and what they are."""
+        """Return the fewest evaluations of a useful search, with the reason in words.
+
+        Args:
+            trains: Whether candidates are trained.
+        """
         if not trains:
             return 1, "the start"
         return self.candidates + 2, "the start, the candidates of one step and the best of them, trained"
@@ -65,12 +70,12 @@ class ProgressiveSettings:
 
 @dataclass(frozen=True)
 class _State:
-    """Where the loop stands.
+    """State of the loop after a step.
 
     Attributes:
-        candidate: The bits that the last step decided on.
-        omega: Its Omega, as measured.
-        trial: The trial that trained it, None before the first training.
+        candidate: The bits chosen by the last step.
+        omega: Measured Omega of the candidate.
+        trial: Number of the trial that trained the candidate, None before the first training.
     """
 
     candidate: Candidate
@@ -79,20 +84,25 @@ class _State:
 
 
 class Progressive(Algorithm):
-    """The loop of CN112183742B: lower random layers' bits n times, judge the n by Omega, train the best, and so on.
+    """The loop of CN112183742B: draw n candidates with lower bits in random layers, sort them by Omega, train the best, repeat.
 
     It starts from the most bits everywhere (8). A candidate is judged as a trial of fidelity 0: built from the weights of the
     last trained trial and measured once; Omega is computed on these weights. The best of a step is a trial of fidelity 1, which
-    starts from the last trained one's weights and optimizer moments; without ``training`` it is only measured. The loop ends
-    when the targets are met.
+    starts from the weights and optimizer moments of the last trained trial; without ``training`` it is only measured. The loop
+    ends when the targets are met.
 
-    Raw Omega always prefers the candidate that changes least, so candidates are sorted by rise of Omega per unit of cost saved
-    (ours: the source's indicator is lost).
+    Raw Omega always prefers the candidate with the smallest change, so candidates are sorted by rise of Omega per unit of cost
+    saved (ours: the source does not give its indicator).
     """
 
     Settings = ProgressiveSettings
 
     def __init__(self, problem: Problem, settings: ProgressiveSettings, seed: int) -> None:
+        """Start from the most bits everywhere.
+
+        Raises:
+            SecateursError: There is no target on a cost of the space.
+        """
         self._settings = settings
         self._encoding = encoding = BitEncoding(problem)
         if not encoding.targets:
@@ -107,7 +117,7 @@ class Progressive(Algorithm):
         self._first_load = self._load(start)
         self._lowers = self._lowered_costs()
         self._chance = self._chances()
-        # Those judged in this step, best first once all are told; then the one to train.
+        # The proposals of the phase: all candidates of the step, or the one to train.
         self._waiting: list[Proposal] = [Proposal(start, 0.0 if self._trains else 1.0)]
         self._asked = 0
         self._told: list[Trial] = []
@@ -117,11 +127,13 @@ class Progressive(Algorithm):
         self._step = 0
 
     def ask(self, limit: int) -> list[Proposal]:
+        """Return at most ``limit`` proposals of the open phase."""
         first = self._asked
         self._asked = min(len(self._waiting), first + limit)
         return self._waiting[first : self._asked]
 
     def tell(self, trial: Trial) -> None:
+        """Record a trial; after the last of a phase, open the next phase."""
         self._told.append(trial)
         self._asked = max(self._asked, len(self._told))
         if len(self._told) == len(self._waiting):
@@ -129,27 +141,30 @@ class Progressive(Algorithm):
 
     @property
     def finished(self) -> bool:
+        """True if the targets are met and refined, or no candidate is left."""
         return self._phase == "end"
 
     @property
     def budget(self) -> int | None:
+        """Number of trials if every step lowers one level of one decision."""
         levels = sum(len(options) - 1 for options in self._encoding.options.values())
         steps = self._settings.steps if self._settings.indicator == "equal_saving" else levels
         return 1 + (steps + self._settings.refine) * (self._settings.candidates + len(self._encoding.names))
 
     @property
     def warm_starts(self) -> Collection[int]:
+        """Number of the last trained trial."""
         return () if self._state.trial is None or self.finished else (self._state.trial,)
 
     def _advance(self) -> None:
-        """Go on, all trials of a phase being told."""
+        """Open the next phase, after the last trial of this one."""
         told, self._told = self._told, []
         if self._phase == "start":
             start = self._state.candidate
             omega = _omega(told[0], self._encoding) if _measured(told[0]) else self._encoding.omega(start)
             self._state = _State(start, omega, None)
             if self._trains and self._load(start) <= 1.0:
-                # An earlier stage may leave so little that nothing need be lowered; what is delivered is trained all the same.
+                # After an earlier stage nothing may have to be lowered; the result is trained all the same.
                 self._phase = "train"
                 self._wait([Proposal(start, 1.0)])
             else:
@@ -190,7 +205,7 @@ class Progressive(Algorithm):
         self._wait([Proposal(candidate, 0.0, self._state.trial) for candidate in drawn.values()])
 
     def _train_next(self) -> None:
-        """Train the best of the step that has not failed; with none left, the search ends with what there is."""
+        """Train the best candidate of the step that has not failed; without one, end the search."""
         if not self._ranked:
             self._end()
             return
@@ -209,17 +224,17 @@ class Progressive(Algorithm):
         self._wait([])
 
     def _indicator(self, trial: Trial) -> tuple[float, float, int]:
-        """Return what trials are sorted by; the smallest is the best."""
+        """Return the sort key of a trial; the smallest is the best."""
         rise = _omega(trial, self._encoding) - self._state.omega
         saved = self._cost(self._state.candidate) - self._cost(trial.proposal.candidate)
         if self._settings.indicator == "per_saving" and saved > 0.0:
-            # Where Omega falls, more saving is better too.
+            # If Omega falls, a larger saving is better too.
             value = rise / saved if rise > 0.0 else rise
             return (value, -saved, trial.number)
         return (rise, -saved, trial.number)
 
     def _lowered(self) -> Candidate | None:
-        """Return the current bits with some random decisions lowered, None where nothing can be."""
+        """Return the current bits with random decisions lowered, None if none can be."""
         values = {name: int(bits) for name, bits in self._state.candidate.values.items()}
         if self._settings.indicator == "equal_saving":
             return self._lowered_to(values, self._step_load())
@@ -232,7 +247,7 @@ class Progressive(Algorithm):
         return Candidate(values)
 
     def _lowered_to(self, values: dict[str, int], load: float) -> Candidate:
-        """Lower random decisions of ``values`` until their load is ``load`` at the most, or nothing can be lowered."""
+        """Lower random decisions of ``values`` until the load is at most ``load`` or none can be lowered."""
         while self._load(Candidate(values)) > load:
             open_names = self._open(values)
             if not open_names:
@@ -242,7 +257,7 @@ class Progressive(Algorithm):
         return Candidate(values)
 
     def _exchanged(self) -> Candidate | None:
-        """Return the current bits with random decisions raised, and others lowered until the targets are met again."""
+        """Return the current bits with random decisions raised and others lowered to the targets; None if impossible."""
         values = {name: int(bits) for name, bits in self._state.candidate.values.items()}
         higher = [name for name, bits in values.items() if bits < self._encoding.options[name][-1]]
         if not higher:
@@ -254,13 +269,13 @@ class Progressive(Algorithm):
         return found if self._load(found) <= 1.0 else None
 
     def _drawn(self, names: list[str], values: Mapping[str, int], count: int) -> list[str]:
-        """Draw different decisions to lower."""
+        """Draw ``count`` different decisions to lower."""
         weights = np.array([self._chance[name, values[name]] for name in names])
         chances = weights / weights.sum()
         return [str(name) for name in self._rng.choice(names, size=count, replace=False, p=chances)]
 
     def _chances(self) -> dict[tuple[str, int], float]:
-        """Return the weight of lowering every decision from every number of bits."""
+        """Return the unnormalized probability of lowering a decision, by decision and number of bits."""
         rates: dict[tuple[str, int], float] = {}
         encoding, base = self._encoding, self._encoding.candidate_of(max).values
         for name, options in encoding.options.items():
@@ -275,13 +290,13 @@ class Progressive(Algorithm):
         return {key: 1.0 / max(rate, smallest) if math.isfinite(rate) else 1e-30 for key, rate in rates.items()}
 
     def _open(self, values: Mapping[str, int]) -> list[str]:
-        """Return the decisions that can be lowered and lower a cost that is over its target by it."""
+        """Return the decisions that can be lowered and thereby reduce a cost above its target."""
         costs = self._encoding.problem.space.costs(Candidate(dict(values)))
         over = {target.metric for target in self._encoding.targets if costs[target.metric] > target.limit}
         return [name for name, bits in values.items() if bits > self._encoding.options[name][0] and self._lowers[name] & over]
 
     def _lowered_costs(self) -> dict[str, set[str]]:
-        """Return the costs with a target that each decision has a part in."""
+        """Return, by decision, the costs with a target that lowering it reduces."""
         encoding, most = self._encoding, self._encoding.candidate_of(max)
         before = encoding.problem.space.costs(most)
         found = {}
@@ -295,7 +310,7 @@ class Progressive(Algorithm):
         return options[options.index(bits) - 1]
 
     def _step_load(self) -> float:
-        """Return the load that this step comes down to: steps are even in the load, and the last meets the target."""
+        """Return the load at the end of this step: evenly spaced from the start's to 1, the target."""
         share = min(1.0, (self._step + 1) / self._settings.steps)
         return max(1.0, self._first_load + share * (1.0 - self._first_load))
 
@@ -303,7 +318,7 @@ class Progressive(Algorithm):
         return self._encoding.load(self._encoding.problem.space.costs(candidate))
 
     def _cost(self, candidate: Candidate) -> float:
-        """Return the sum of all costs that are over their targets, as shares of these."""
+        """Return the sum of the costs as shares of their targets, each at least 1."""
         costs = self._encoding.problem.space.costs(candidate)
         return sum(max(1.0, costs[target.metric] / target.limit) for target in self._encoding.targets)
 
@@ -313,5 +328,5 @@ def _measured(trial: Trial) -> bool:
 
 
 def _omega(trial: Trial, encoding: BitEncoding) -> float:
-    """Return a trial's Omega as measured; by the table where it was not."""
+    """Return the measured Omega of a trial, else that of the table."""
     return float(trial.metrics.get("omega", encoding.omega(trial.proposal.candidate)))

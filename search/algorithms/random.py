@@ -1,4 +1,4 @@
-"""Random search: legal candidates drawn at random, at the cost of the target."""
+"""Random search over legal candidates at the cost of the target."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RandomSettings:
 
     Attributes:
         evaluations: Number of candidates.
-        channels: Which channels of a layer stay: the most ``importance`` (a strong baseline), or ``random`` ones.
+        channels: Channels kept in a layer: those of highest ``importance`` (a strong baseline), or ``random`` ones.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -35,20 +35,22 @@ class RandomSettings:
     channels: Channels = "importance"
 
     def __post_init__(self) -> None:
+        """Raise ValueError, naming the option, for a value out of range."""
         if self.evaluations < 1:
             raise ValueError(f"evaluations: expected at least 1, got {self.evaluations}")
 
 
 class RandomSearch(Algorithm):
-    """Draws how much every layer keeps, scales it to just under the target, and never draws a candidate twice.
+    """Draws the share that every layer keeps, scales the shares to just under the target, and repeats no candidate.
 
-    The baseline of every search with as many evaluations (Li and Talwalkar 2019, arXiv 1902.07638): it shares repair
-    and budget filling with the genetic search. Without a target it spreads candidates over all costs.
+    The baseline of every search at an equal number of evaluations (Li and Talwalkar 2019, arXiv 1902.07638); it shares
+    repair and budget filling with the genetic search. Without a target, candidates are spread over all costs.
     """
 
     Settings = RandomSettings
 
     def __init__(self, problem: Problem, settings: RandomSettings, seed: int) -> None:
+        """Seed the generator and read the decisions of the problem."""
         self._settings = settings
         self._rng = np.random.default_rng([seed, 1])
         self._drawing: _Drawing = _ChoiceDrawing(problem) if LevelAllocation.fits(problem) else _MaskDrawing(problem, settings)
@@ -57,6 +59,7 @@ class RandomSearch(Algorithm):
         self._exhausted = False
 
     def ask(self, limit: int) -> list[Proposal]:
+        """Draw at most ``limit`` new candidates."""
         proposals: list[Proposal] = []
         while len(proposals) < limit and len(self._drawn) < self._settings.evaluations:
             candidate = self._draw()
@@ -68,16 +71,19 @@ class RandomSearch(Algorithm):
         return proposals
 
     def tell(self, trial: Trial) -> None:
+        """Count a finished trial."""
         self._told.add(trial.proposal.candidate.fingerprint)
 
     @property
     def finished(self) -> bool:
+        """True if all evaluations were told, or all candidates that drawing finds."""
         if len(self._told) >= self._settings.evaluations:
             return True
         return self._exhausted and self._drawn <= self._told
 
     @property
     def budget(self) -> int | None:
+        """Number of evaluations in the settings."""
         return self._settings.evaluations
 
     def _draw(self) -> Candidate | None:
@@ -88,7 +94,7 @@ class RandomSearch(Algorithm):
 
 class _Drawing(Protocol):
     def draw(self, rng: np.random.Generator, drawn: Collection[str]) -> Candidate | None:
-        """Return a candidate whose fingerprint is not in ``drawn``, or None where there is none left to be found."""
+        """Return a candidate whose fingerprint is not in ``drawn``, or None if none is found."""
         ...
 
 
@@ -102,9 +108,9 @@ class _MaskDrawing:
         self._smallest = self._encoding.load(self._encoding.smallest())
 
     def draw(self, rng: np.random.Generator, drawn: Collection[str]) -> Candidate | None:
-        """Return a new candidate."""
+        """Return a candidate whose fingerprint is not in ``drawn``, or None if none is found."""
         for attempt in range(3 * _RETRIES):
-            # Where nothing new is found, first other channels are drawn, then candidates below the target too.
+            # Without a new candidate, draw random channels, and at last costs below the target as well.
             channels = self._channels if attempt < _RETRIES else "random"
             limit = None if attempt < 2 * _RETRIES else float(rng.uniform(self._smallest, 1.0))
             candidate = self._encoding.candidate(random_masks(self._encoding, rng, channels, limit))
@@ -115,13 +121,13 @@ class _MaskDrawing:
 
 
 class _ChoiceDrawing:
-    """Draws a number, such as of bits, for every decision."""
+    """Draws an option, such as a number of bits, for every decision."""
 
     def __init__(self, problem: Problem) -> None:
         self._allocation = LevelAllocation(problem)
 
     def draw(self, rng: np.random.Generator, drawn: Collection[str]) -> Candidate | None:
-        """Return a new candidate."""
+        """Return a candidate whose fingerprint is not in ``drawn``, or None if none is found."""
         for _ in range(3 * _RETRIES):
             candidate = random_levels(self._allocation, rng)
             if candidate.fingerprint not in drawn:

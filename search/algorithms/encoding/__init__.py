@@ -1,0 +1,1 @@
+"""Decisions as arrays, numbers and parameters, shared by the algorithms."""

@@ -1,4 +1,4 @@
-"""Bits as numbers: the common ground of the algorithms that search bit-widths by a table of Omega."""
+"""Choices of bits with their part in Omega and their costs, for the algorithms that search bit-widths by a table."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from spaces.domains import Choice
 from spaces.errors import SecateursError
 
 MOST_COMBINATIONS = 4096
-"""Most combinations of bits that decisions of one layer may have."""
+"""Largest number of combinations of bits of the decisions of one layer."""
 
 
 class NotABitSpaceError(SecateursError):
-    """An algorithm for bit-widths was given a space that decides something else, or no table of Omega."""
+    """The space of an algorithm for bit-widths has other decisions, or there is no table of Omega."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class DecisionBlock:
 
     Attributes:
         names: The decisions.
-        combinations: Every combination of their bits.
-        omega: What each combination adds to Omega, shape ``(combinations,)``.
-        costs: What each combination adds to every cost, above that of the first, by metric.
+        combinations: Combinations of their bits.
+        omega: Part of each combination in Omega, shape ``(combinations,)``.
+        costs: Costs of each combination above those of the first, by metric, each of shape ``(combinations,)``.
     """
 
     names: tuple[str, ...]
@@ -42,13 +42,14 @@ class DecisionBlock:
 
 
 class BitEncoding:
-    """The decisions of one problem, their part in Omega, and what they cost.
+    """Decisions of one problem on bits, with their part in Omega and their costs.
 
     Attributes:
         names: Decision names, in graph order.
         options: Bits of each decision, ascending.
-        table: What a decision's bits add to Omega.
-        targets: The targets on costs that the space knows.
+        table: Part of a decision in Omega, by decision and bits.
+        targets: Targets on the analytic costs.
+        metrics: Names of the analytic costs.
     """
 
     def __init__(self, problem: Problem, given: Mapping[str, Value] | None = None) -> None:
@@ -56,10 +57,10 @@ class BitEncoding:
 
         Args:
             problem: The problem.
-            given: Values of decisions that are no choice of bits, or are not open here, such as keep-masks.
+            given: Values of the decisions that are fixed here, such as keep-masks.
 
         Raises:
-            NotABitSpaceError: A domain is no choice of numbers of bits, or there is no table for it.
+            NotABitSpaceError: A domain is no choice of numbers of bits, or the tables have no Omega.
             UnreachableTargetError: The smallest candidate exceeds a target.
         """
         self.problem = problem
@@ -92,21 +93,21 @@ class BitEncoding:
         return Candidate({**self._given, **{name: pick(options) for name, options in self.options.items()}})
 
     def omega(self, candidate: Candidate) -> float:
-        """Return what the table says of a candidate."""
+        """Return Omega of a candidate, by the table."""
         return sum(self.table[name][int(candidate.values[name])] for name in self.names)
 
     def load(self, costs: Mapping[str, float]) -> float:
-        """Return the largest cost over its target, feasible up to 1; 0 without targets."""
+        """Return the largest cost as a share of its target, at most 1 for a feasible candidate; 0 without targets."""
         return max((costs[target.metric] / target.limit for target in self.targets), default=0.0)
 
     def blocks(self, layers: Mapping[str, str]) -> list[DecisionBlock]:
-        """Return the decisions in blocks over which every cost is a sum.
+        """Return the decisions in blocks, such that every cost is a sum over blocks.
 
         Args:
-            layers: The layer of each decision; decisions of one layer make a block.
+            layers: Layer by decision; decisions of one layer make a block.
 
         Raises:
-            NotABitSpaceError: A cost is no sum over them, or a block has too many combinations.
+            NotABitSpaceError: A cost is no sum over blocks, or a block has more than :data:`MOST_COMBINATIONS`.
         """
         base = self.candidate_of(min)
         start = self.problem.space.costs(base)
@@ -132,7 +133,7 @@ class BitEncoding:
         return DecisionBlock(names, combinations, np.array(omega), above)
 
     def _require_additive(self, blocks: Sequence[DecisionBlock], start: Mapping[str, float]) -> None:
-        """Compare the sums with the costs of the largest candidate and of one in between."""
+        """Raise NotABitSpaceError unless the costs of the largest and of a medium candidate are sums over blocks."""
         for position in (1.0, 0.5):
             chosen = [round(position * (len(block.combinations) - 1)) for block in blocks]
             costs = self.problem.space.costs(self.candidate(blocks, chosen))
@@ -153,7 +154,7 @@ class BitEncoding:
 
 
 def layers_of(problem: Problem) -> dict[str, str]:
-    """Return the layer of every decision, where the space tells; {} where it doesn't."""
+    """Return the layer of each decision on bits; {} if the space does not say."""
     return {point.decision: point.layer for point in getattr(problem.space, "points", ())}
 
 

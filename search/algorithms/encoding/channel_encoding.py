@@ -1,4 +1,4 @@
-"""Channel masks as arrays: the common ground of every algorithm that searches keep-masks, and ordered choices as such."""
+"""Keep-masks and ordered choices as boolean arrays, with importance and costs, for the algorithms that search them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from spaces.ordinal import OrdinalSpace
 Masks = list[NDArray[np.bool_]]
 """One boolean array of shape ``(channels,)`` per layer, in the order of the space's domains."""
 Scores = list[NDArray[np.float64]]
-"""One value per channel, in the layout of :data:`Masks`; a higher one is kept longer."""
+"""One value per channel, in the layout of :data:`Masks`; channels of lower scores are removed first."""
 
 
 class NotAChannelSpaceError(SecateursError):
-    """An algorithm for keep-masks and ordered choices was given a space that decides something else."""
+    """The space of an algorithm for keep-masks and ordered choices has other decisions."""
 
 
 class UnreachableTargetError(SecateursError):
@@ -31,22 +31,22 @@ class UnreachableTargetError(SecateursError):
 
 
 class ChannelEncoding:
-    """The decisions of one problem as arrays, with what they are worth and their analytic costs.
+    """Decisions of one problem as boolean arrays, with their importance and their analytic costs.
 
-    A keep-mask is itself. An ordered choice, such as of bits, or a decision of a space with levels is a mask over its levels,
-    from the cheapest, of which it keeps the first ones: what is read off is how many.
+    A keep-mask is encoded as itself. A choice among numbers, or a decision of an ordinal space, is encoded as a mask over its
+    levels, the cheapest first, that keeps a prefix: the number kept gives the level.
 
     Attributes:
         names: Decision names, in graph order.
-        domains: Their domains as those of masks.
-        counts: Per decision, every number of channels or levels that may be kept, ascending.
-        importance: Per decision, the importance of every channel, shape ``(channels,)``, as the tables give it; of levels what
-            reaching each is worth.
-        ranks: Per decision, importance as a rank in (0, 1), 1 the most important; ties fall to the earlier channel.
-        scores: What keeps a channel or a level where something must go: ranks, and of choices with a table of Omega the fall of
-            Omega, on a scale on which decisions of both kinds are worth as much on average.
-        targets: The targets that can be computed without building the network.
-        constrained: Whether there are any.
+        domains: Domains of the encoded masks.
+        counts: Legal numbers of kept channels or levels of each decision, ascending.
+        importance: Importance of each channel by the tables, or gain of reaching each level, shape ``(channels,)`` for each
+            decision.
+        ranks: Importance as a rank in (0, 1), 1 the most important, ties to the earlier channel; shapes as ``importance``.
+        scores: Ranks; for choices with a table of Omega the fall of Omega, scaled so that decisions of both kinds are worth
+            the same on average.
+        targets: Targets on analytic costs.
+        constrained: Whether there are such targets.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -77,46 +77,46 @@ class ChannelEncoding:
         self._check_targets_reachable()
 
     def is_level(self, layer: int) -> bool:
-        """Whether only how many are kept counts of a decision, since it has levels."""
+        """Return whether decision number ``layer`` is encoded as levels, of which a prefix is kept."""
         return self._levels[layer] is not None
 
     @property
     def prefixes(self) -> bool:
-        """Whether all decisions have levels."""
+        """True if all decisions are encoded as levels."""
         return all(levels is not None for levels in self._levels)
 
     @property
     def mixed(self) -> bool:
-        """Whether some decisions are masks, and some have levels."""
+        """True if some decisions are keep-masks and others are encoded as levels."""
         return not self.prefixes and any(levels is not None for levels in self._levels)
 
     @property
     def chooses(self) -> bool:
-        """Whether some decisions are choices by themselves, which may cost nothing in one target and much in another."""
+        """True if some decisions are choices among numbers, each of which may affect only some of the targets."""
         return self._leveled is None and any(levels is not None for levels in self._levels)
 
     @property
     def budgeted(self) -> bool:
-        """Whether the space brings every candidate to its own budget."""
+        """True if the space scales every candidate to its own budget, so that targets do not apply."""
         return self._leveled is not None and self._leveled.budgeted
 
     def full(self) -> Masks:
-        """Return the masks that keep everything."""
+        """Return the masks that keep all channels and levels."""
         return [np.ones(domain.length, dtype=bool) for domain in self.domains]
 
     def smallest(self) -> Masks:
-        """Return the masks that keep the fewest, most important, channels."""
+        """Return the masks that keep the smallest legal number of channels, the most important ones."""
         return [self.strongest(layer, int(counts[0])) for layer, counts in enumerate(self.counts)]
 
     def candidate(self, masks: Masks) -> Candidate:
-        """Return what masks stand for."""
+        """Return the candidate of ``masks``."""
         values: dict[str, Value | KeepMask] = {}
         for name, levels, mask in zip(self.names, self._levels, masks, strict=True):
             values[name] = mask if levels is None else levels[int(mask.sum()) - 1]
         return Candidate(values)
 
     def masks(self, candidate: Candidate) -> Masks:
-        """Return the masks that stand for a candidate."""
+        """Return the masks of a candidate."""
         found = []
         for layer, (name, levels) in enumerate(zip(self.names, self._levels, strict=True)):
             if levels is None:
@@ -126,19 +126,20 @@ class ChannelEncoding:
         return found
 
     def in_order(self, masks: Masks) -> Masks:
-        """Return ``masks`` with as many levels kept of decisions that have such, the first ones."""
+        """Return ``masks`` with a prefix of the same length in each decision encoded as levels."""
         return [
             mask if self._levels[layer] is None else self.strongest(layer, int(mask.sum())) for layer, mask in enumerate(masks)
         ]
 
     def costs(self, masks: Masks) -> dict[str, float]:
+        """Return the analytic costs of ``masks``, by metric."""
         return self.problem.space.costs(self.candidate(masks))
 
     def load(self, masks: Masks) -> float:
-        """Return how much of the budget ``masks`` use up.
+        """Return the share of the budget that ``masks`` use.
 
-        With analytic targets, the largest cost / limit (feasible up to 1); without, the share of the dense network's
-        cost (the first analytic objective, else the first cost, else the number of channels).
+        With analytic targets, the largest cost / limit, at most 1 for feasible masks; without, the cost as a share of the
+        dense network's (of the first analytic objective, else the first cost, else the number of channels).
         """
         return self.load_of(self.candidate(masks))
 
@@ -152,16 +153,17 @@ class ChannelEncoding:
         return sum(int(mask.sum()) for mask in self.masks(candidate)) / self._channels
 
     def loads(self, masks: Masks) -> NDArray[np.float64]:
-        """Return how much of every target's limit ``masks`` use up, shape ``(targets,)``; :meth:`load` where there is none."""
+        """Return the share of each target's limit that ``masks`` use, shape ``(targets,)``; without targets :meth:`load`."""
         if not self.targets:
             return np.array([self.load(masks)])
         costs = self.costs(masks)
         return np.array([costs[target.metric] / target.limit for target in self.targets])
 
     def size(self, prefixes: bool = False) -> int:
-        """Return the number of legal candidates, exactly.
+        """Return the exact number of legal candidates.
 
-        With ``prefixes`` only those count that keep a layer's most important channels.
+        Args:
+            prefixes: Whether to count only masks that keep the most important channels of each layer.
         """
         return math.prod(
             len(counts) if prefixes or levels is not None else sum(math.comb(domain.length, int(kept)) for kept in counts)
@@ -169,7 +171,7 @@ class ChannelEncoding:
         )
 
     def enumerate(self, prefixes: bool = False) -> Iterator[Masks]:
-        """Yield every legal candidate once; only for spaces of modest :meth:`size`."""
+        """Yield the masks of every legal candidate once; see :meth:`size` for their number and for ``prefixes``."""
         per_layer = [
             [self.strongest(layer, int(kept)) for kept in counts]
             if prefixes or self.is_level(layer)
@@ -185,7 +187,7 @@ class ChannelEncoding:
         return self.ranks[layer] > 1.0 - kept / len(self.ranks[layer])
 
     def _levels_of(self, name: str) -> Sequence[Value] | None:
-        """Return the levels of a decision, None for a mask."""
+        """Return the levels of a decision, None for a keep-mask."""
         if self._leveled is not None:
             return self._leveled.levels[name]
         domain = self.problem.space.domains[name]
@@ -207,7 +209,7 @@ class ChannelEncoding:
         if omega is None:
             return np.linspace(1.0, 1.0 / len(levels), len(levels))
         falls = -np.diff([float(omega[level]) for level in levels])
-        # The lowest level can't go, and a level is worth less than the one below it: it comes later.
+        # The lowest level is always kept, and a level must not be worth more than the one below it.
         most = max(float(falls.max(initial=0.0)), 1e-12)
         falls = np.minimum.accumulate(np.maximum(np.concatenate([[most], falls]), 0.0))
         return falls + np.linspace(1e-3 * most, 0.0, len(falls))

@@ -1,4 +1,4 @@
-"""Baselines over ordered choices, such as bits: the same for every layer, or drawn at random, at the cost of the target."""
+"""Baselines over ordered choices, such as bits: uniform over the layers, or random, at the cost of the target."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from spaces.ordinal import OrdinalSpace
 
 
 class LevelAllocation:
-    """Choices of a problem's space as steps of a ladder each, and their cost.
+    """Levels of the choices of a problem, and their costs.
 
     Args:
-        problem: A problem whose decisions are all choices of ascending numbers that cost more the higher they are.
-        given: Values of decisions that are something else, such as keep-masks.
-
-    Raises:
-        SecateursError: A decision is something else, and not given.
+        problem: A problem whose decisions are choices among ascending numbers, of which a higher one costs more.
+        given: Values of the decisions that are fixed here, such as keep-masks.
     """
 
     def __init__(self, problem: Problem, given: Mapping[str, Value] | None = None) -> None:
+        """Read the space's domains.
+
+        Raises:
+            SecateursError: A decision is no choice, and not given.
+        """
         self.options: dict[str, Sequence[Value]] = {}
         self._given = dict(given or {})
         for name, domain in problem.space.domains.items():
@@ -40,7 +42,7 @@ class LevelAllocation:
 
     @staticmethod
     def fits(problem: Problem) -> bool:
-        """Whether every decision of the problem is a choice of numbers, the larger the dearer."""
+        """Return whether every decision of the problem is a choice among numbers."""
         domains = problem.space.domains.values()
         if isinstance(problem.space, OrdinalSpace):
             return False
@@ -48,29 +50,29 @@ class LevelAllocation:
 
     @property
     def constrained(self) -> bool:
-        """Whether there is a target on a cost that the space knows."""
+        """True if there is a target on an analytic cost."""
         return bool(self._targets)
 
     def smallest(self) -> dict[str, int]:
-        """Return the lowest step of every decision."""
+        """Return the lowest level, 0, of every decision."""
         return dict.fromkeys(self.options, 0)
 
     def candidate(self, steps: dict[str, int]) -> Candidate:
-        """Return the candidate with these steps."""
+        """Return the candidate with the level ``steps[name]`` of each decision."""
         return Candidate({**self._given, **{name: self.options[name][step] for name, step in steps.items()}})
 
     def fits_targets(self, steps: dict[str, int]) -> bool:
-        """Whether these steps keep the targets that the space knows the costs of."""
+        """Return whether these levels keep the targets on analytic costs."""
         costs = self._problem.space.costs(self.candidate(steps)) if self._targets else {}
         return all(costs[target.metric] <= target.limit for target in self._targets)
 
     def load(self, steps: dict[str, int]) -> float:
-        """Return the largest share of a target that these steps take; 0 without a target."""
+        """Return the largest cost as a share of its target; 0 without a target."""
         costs = self._problem.space.costs(self.candidate(steps)) if self._targets else {}
         return max((costs[target.metric] / target.limit for target in self._targets), default=0.0)
 
     def fill(self, steps: dict[str, int], order: Sequence[str]) -> dict[str, int]:
-        """Return ``steps`` raised, one step at a time in rounds over ``order``, as long as the targets are kept."""
+        """Return ``steps`` raised by one level at a time, in rounds over ``order``, while the targets are kept."""
         steps, rising = dict(steps), list(order)
         while rising:
             left = []
@@ -86,18 +88,17 @@ class LevelAllocation:
 
 
 def uniform_allocation(problem: Problem, given: Mapping[str, Value] | None = None) -> Candidate:
-    """Return the candidate that gives every weight the same number, and every activation, at or just under the targets.
+    """Return the candidate with the same number for all weights, and for all activations, at or just under the targets.
 
-    Of all pairs that keep the targets, the one with the largest cost; what whole steps leave of the budget is filled up in
-    graph order.
+    Of the pairs of numbers that keep the targets, the one of largest cost; the rest of the budget is filled in graph order.
 
     Args:
         problem: The problem.
-        given: Values of the decisions that are no such choices.
+        given: Values of the decisions that are fixed here.
 
     Raises:
-        SecateursError: There is no target on a cost that the space knows.
-        UnreachableTargetError: Nothing keeps the targets.
+        SecateursError: There is no target on an analytic cost.
+        UnreachableTargetError: No pair keeps the targets.
     """
     allocation = LevelAllocation(problem, given)
     if not allocation.constrained:
@@ -121,7 +122,7 @@ def uniform_allocation(problem: Problem, given: Mapping[str, Value] | None = Non
 
 
 def random_levels(allocation: LevelAllocation, rng: np.random.Generator) -> Candidate:
-    """Draw a step for every decision; random ones are lowered until the targets are kept, and raised while they are."""
+    """Draw a level for every decision, lower random ones until the targets are kept, and raise random ones while they are."""
     steps = {name: int(rng.integers(len(options))) for name, options in allocation.options.items()}
     names = list(steps)
     while not allocation.fits_targets(steps):
@@ -135,5 +136,5 @@ def random_levels(allocation: LevelAllocation, rng: np.random.Generator) -> Cand
 
 
 def _step(options: Sequence[Value], wanted: float) -> int:
-    """Return the highest step at or below ``wanted``, or the lowest."""
+    """Return the index of the highest option at or below ``wanted``, 0 if none is."""
     return max((index for index, option in enumerate(options) if float(option) <= wanted), default=0)

@@ -1,4 +1,4 @@
-"""Parameters: the decisions of a space as numbers and categories that a general sampler can draw."""
+"""Decisions of a space as numerical and categorical parameters for a general sampler."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ _LEAST_SHARE = 0.05
 
 
 class Parameters(ABC):
-    """Turns parameters into candidates and back.
+    """A mapping between parameters and candidates.
 
     Attributes:
-        distributions: The range of every parameter, in Optuna's terms.
+        distributions: Optuna distribution of each parameter, by name.
     """
 
     distributions: Mapping[str, BaseDistribution]
 
     @abstractmethod
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
-        """Return the candidate that the parameters stand for."""
+        """Return the candidate of parameter ``values``."""
 
     @abstractmethod
     def values(self, candidate: Candidate) -> dict[str, Any]:
-        """Return the parameters of a candidate, the nearest ones where there are none."""
+        """Return the parameters of a candidate, or the nearest if no parameters give exactly this candidate."""
 
     @abstractmethod
     def enumerate(self) -> Iterator[Candidate]:
-        """Yield every candidate once where there are few, else none."""
+        """Yield every candidate once if the space is small, else nothing."""
 
 
 def parameters_of(problem: Problem) -> Parameters:
-    """Return the parameters of a problem's space.
+    """Return shares for a space of keep-masks with importance, else one parameter per decision.
 
     Raises:
-        SecateursError: A decision is of a kind that is not known here; or, for keep-masks, no candidate keeps the targets.
+        SecateursError: A domain is of an unknown type; or, with shares, no candidate keeps the targets.
     """
     domains = problem.space.domains.values()
     masks = [isinstance(domain, Mask) for domain in domains]
@@ -61,13 +61,14 @@ def parameters_of(problem: Problem) -> Parameters:
 
 
 class Decisions(Parameters):
-    """A parameter per decision: the position among its options, the number itself, or how many channels a mask keeps.
+    """One parameter per decision: index of the option, the number itself, or index of the legal number of kept channels.
 
-    Options that are numbers are ordered, others are categories. A mask keeps its most important channels where the tables
-    know them, else the first ones.
+    Options that are numbers are ordered, others are categories. A mask keeps its most important channels by the tables,
+    without importance the first ones.
     """
 
     def __init__(self, problem: Problem) -> None:
+        """Make a distribution for each decision with more than one value."""
         self._domains = problem.space.domains
         importance = problem.tables.get("importance") or {}
         self._orders = {
@@ -80,9 +81,11 @@ class Decisions(Parameters):
         }
 
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
+        """Return the candidate of parameter ``values``; a missing one is the first option or the lowest number."""
         return Candidate({name: self._value(name, domain, values) for name, domain in self._domains.items()})
 
     def values(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the parameters of a candidate."""
         found: dict[str, Any] = {}
         for name in self.distributions:
             domain, value = self._domains[name], candidate.values[name]
@@ -95,6 +98,7 @@ class Decisions(Parameters):
         return found
 
     def enumerate(self) -> Iterator[Candidate]:
+        """Yield every combination of options, with masks as prefixes, if there are at most :data:`SMALL_SPACE`."""
         options = {name: _options(domain) for name, domain in self._domains.items()}
         if not all(options.values()) or math.prod(len(places) for places in options.values()) > SMALL_SPACE:
             return
@@ -113,20 +117,20 @@ class Decisions(Parameters):
 
 
 class Shares(Parameters):
-    """Keep-masks, and bits beside them: a share for every decision, all scaled together until the network costs what it may.
+    """One share per keep-mask or choice of bits, all scaled together until the network costs as much as the targets allow.
 
-    So every candidate keeps the targets, and uses them up. Without a target, or for a front, how much it costs is a parameter
-    of its own. A layer keeps its most important channels, and has so large a share of the bits that it may have. This is how
-    random search draws, too.
+    Every candidate therefore keeps the targets and uses them up. Without a target, or for a front, the cost is a further
+    parameter. A layer keeps its most important channels. :func:`random_masks` draws in the same way.
     """
 
     def __init__(self, problem: Problem) -> None:
+        """Make a distribution for each decision with several legal counts, and for the load unless it is fixed."""
         from optuna.distributions import FloatDistribution
 
         self._encoding = encoding = ChannelEncoding(problem)
         self._smallest = encoding.load(encoding.smallest())
         self._free = not encoding.constrained or len(problem.objectives) > 1
-        # Where there are masks only, a parameter for each of them, whether there is something to decide or not.
+        # Without choices beside them, fixed masks have a parameter too.
         self._open = [
             n for n, legal in zip(encoding.names, encoding.counts, strict=True) if len(legal) > 1 or not encoding.mixed
         ]
@@ -135,12 +139,14 @@ class Shares(Parameters):
             self.distributions[LOAD] = FloatDistribution(self._smallest, 1.0)
 
     def candidate(self, values: Mapping[str, Any]) -> Candidate:
+        """Return the candidate with shares in the given proportion, scaled to the load."""
         encoding = self._encoding
         named = zip(encoding.names, encoding.ranks, strict=True)
         scores = [float(values.get(name, 1.0)) / (1.0 - ranks) for name, ranks in named]
         return encoding.candidate(fit_to_targets(encoding, encoding.full(), scores, limit=float(values.get(LOAD, 1.0))))
 
     def values(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the share that each decision keeps, and the load."""
         masks = self._encoding.masks(candidate)
         shares = {name: max(float(mask.mean()), _LEAST_SHARE) for name, mask in zip(self._encoding.names, masks, strict=True)}
         found = {name: shares[name] for name in self._open}
@@ -149,12 +155,17 @@ class Shares(Parameters):
         return found
 
     def enumerate(self) -> Iterator[Candidate]:
+        """Yield every legal candidate if there are at most :data:`SMALL_SPACE`."""
         if self._encoding.size() <= SMALL_SPACE:
             yield from map(self._encoding.candidate, self._encoding.enumerate())
 
 
 def _distribution(name: str, domain: Domain) -> BaseDistribution | None:
-    """Return the range of a decision's parameter, None where there is nothing to decide."""
+    """Return the distribution of a decision's parameter, None for a single value.
+
+    Raises:
+        SecateursError: The domain has neither options nor a range.
+    """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(domain, Real):
@@ -171,7 +182,7 @@ def _distribution(name: str, domain: Domain) -> BaseDistribution | None:
 
 
 def _options(domain: Domain) -> list[int]:
-    """Return the positions of a finite domain's options, empty for another."""
+    """Return the indices of the options of a finite domain, [] for any other."""
     if isinstance(domain, Choice):
         return list(range(len(domain.options)))
     return list(range(len(domain.legal_counts()))) if isinstance(domain, Mask) else []

@@ -1,4 +1,4 @@
-"""Repair: makes any masks legal, brings them under the targets and uses up what the targets allow."""
+"""Repair masks: make them legal, bring them under the targets and use up the budget."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def fit_to_targets(
 ) -> Masks:
     """Return ``masks`` with legal counts and, under ``limit``, with a load at or just below it.
 
-    Kept channels go in ascending score, removed ones come back in descending score, always in whole legal steps. Costs
-    are asked for about ``2 * layers + 25`` times, by bisection over the order of the steps, and must not fall when
-    channels are added. Where there are choices and several targets, the one exceeded most comes first, and what
-    saves nothing of it is left alone then.
+    Kept channels are removed in ascending order of score, removed ones are restored in descending order, always by whole
+    legal steps. Costs are computed about ``2 * layers + 25`` times, by bisection over the ordered steps, and must not fall
+    when channels are added. With choices and several targets, the most exceeded target is met first, by steps that reduce
+    its cost.
 
     Args:
         encoding: The problem's masks and costs.
-        masks: Where to start from, legal or not; left unchanged.
-        scores: What a channel is worth, one array per layer.
+        masks: Masks to start from, legal or not; left unchanged.
+        scores: Score of each channel, one array of shape ``(channels,)`` per layer.
         limit: Highest load allowed (see :meth:`ChannelEncoding.load`); None only makes the counts legal.
-        preference: Factor on the scores of a layer, one per layer.
-        per_cost: Whether a step counts by its score per load it saves, so that expensive channels go first.
+        preference: Factor on the scores of each layer, shape ``(layers,)``.
+        per_cost: Whether to order steps by score per saved load, so that expensive channels are removed first.
         fill: Whether to add channels until no layer can take another step under ``limit``.
 
     Returns:
-        Legal masks; where even the fewest legal channels exceed ``limit``, those.
+        Legal masks; the smallest ones if even those exceed ``limit``.
     """
     ladder = _Ladder(encoding, encoding.in_order(masks), scores)
     if limit is None:
@@ -53,7 +53,7 @@ def fit_to_targets(
 
 
 class _Ladder:
-    """Masks as a fixed order of channels per layer and a position on the ladder of its legal counts."""
+    """Masks as a fixed order of the channels of each layer and a number of kept channels among its legal counts."""
 
     def __init__(self, encoding: ChannelEncoding, masks: Masks, scores: Scores) -> None:
         self.encoding = encoding
@@ -75,7 +75,7 @@ class _Ladder:
         return self.encoding.load(self.masks(counts))
 
     def saving_per_channel(self) -> NDArray[np.float64]:
-        """Return the load, above 0, that one channel of each layer costs where the ladder stands; shape ``(layers,)``."""
+        """Return the load of one channel of each layer at the current counts, above 0, shape ``(layers,)``."""
         savings = self._savings(self.load)
         floor = max(float(savings.max(initial=0.0)) * 1e-3, 1e-12)
         return np.maximum(savings, floor)
@@ -92,13 +92,13 @@ class _Ladder:
         return savings
 
     def trim(self, weights: NDArray[np.float64], limit: float) -> None:
-        """Take the steps down of least weighted score until the load is at most ``limit``."""
+        """Take downward steps in ascending order of weighted score until the load is at most ``limit``."""
         if self.load(self.counts) <= limit:
             return
         self._step_down(self._steps(weights, up=False), self.load, limit)
 
     def trim_each(self, worth: NDArray[np.float64], limit: float, per_cost: bool) -> None:
-        """Keep one target after the other, by the steps down that save something of it."""
+        """Meet one target after the other, the most exceeded first, by downward steps that reduce its cost."""
         for _ in self.encoding.targets:
             loads = self.encoding.loads(self.masks(self.counts))
             worst = int(loads.argmax())
@@ -113,12 +113,12 @@ class _Ladder:
             self._step_down([step for step in self._steps(weights, up=False) if savings[step[0]] > 0.0], load, limit)
 
     def _step_down(self, steps: Sequence[tuple[int, int]], load: Callable[[NDArray[np.int64]], float], limit: float) -> None:
-        """Take the first of ``steps`` until a load is at most ``limit``."""
+        """Take the shortest prefix of ``steps`` with a load of at most ``limit``; all steps if none has."""
         taken = _least(len(steps), lambda number: load(self._after(steps[:number])) <= limit)
         self.counts = self._after(steps[:taken])
 
     def fill(self, weights: NDArray[np.float64], limit: float) -> None:
-        """Take the steps up of greatest weighted score, then any that still fit, with a load of at most ``limit``."""
+        """Take upward steps in descending order of weighted score, then any others that fit, up to a load of ``limit``."""
         steps = self._steps(weights, up=True)
         if not steps or self.load(self.counts) > limit:
             return
@@ -127,7 +127,7 @@ class _Ladder:
             self.counts = self._after(steps)
             return
         self.counts = self._after(steps[: too_many - 1])
-        # A layer whose step does not fit now cannot take it later, when others have grown: one visit each is enough.
+        # A step that does not fit now does not fit after others have grown: one visit per layer suffices.
         for layer in dict.fromkeys(layer for layer, _ in steps[too_many - 1 :]):
             legal = self.encoding.counts[layer]
             higher = legal[legal > self.counts[layer]]
@@ -149,13 +149,13 @@ class _Ladder:
         return counts
 
     def _steps(self, weights: NDArray[np.float64], up: bool) -> list[tuple[int, int]]:
-        """Return (layer, count reached) of every step, the first to be taken first; within a layer in order."""
+        """Return (layer, count after the step) of every step, in the order of taking; within a layer by count."""
         values, layers, ends = [], [], []
         for layer, legal in enumerate(self.encoding.counts):
             here = int(np.searchsorted(legal, self.counts[layer]))
             path = legal[here:] if up else legal[: here + 1][::-1]
             totals = np.concatenate([[0.0], np.cumsum(self.sorted_scores[layer])])[path]
-            # On the way down the difference is negative: the sort is by falling mean upwards, by rising mean downwards.
+            # Downward the difference is negative, so that one sort gives falling means upward and rising means downward.
             means = np.diff(totals) / np.abs(np.diff(path))
             values.append(-means * weights[layer])
             layers.append(np.full(len(path) - 1, layer))

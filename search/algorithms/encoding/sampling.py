@@ -1,4 +1,4 @@
-"""Random masks: fresh blood for the genetic search, and all there is to random search."""
+"""Draw random masks and scores, for random search and for the genetic search."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Channels = Literal["importance", "random"]
 
 
 def random_masks(encoding: ChannelEncoding, rng: np.random.Generator, channels: Channels, limit: float | None = None) -> Masks:
-    """Draw a random share of every layer, and scale all shares together until the load is just under the limit.
+    """Draw a random share of every layer, and scale all shares together to a load just under the limit.
 
     Args:
         encoding: The problem's masks and costs.
         rng: Source of randomness.
-        channels: Which channels of a layer stay: the most important, or random ones.
-        limit: Highest load; by default 1 where there is a target, and else drawn from (smallest, 1).
+        channels: Channels kept in a layer: the most important, or random ones.
+        limit: Highest load; None for 1 with a target, and without one for a draw from (smallest load, 1).
     """
     if limit is None:
         limit = 1.0 if encoding.constrained else float(rng.uniform(encoding.load(encoding.smallest()), 1.0))
@@ -32,15 +32,14 @@ def random_masks(encoding: ChannelEncoding, rng: np.random.Generator, channels: 
 
 
 def bernoulli(encoding: ChannelEncoding, rng: np.random.Generator, around: Masks, factor: float) -> Masks:
-    """Draw every channel with a probability that grows with its importance; neither legal nor within targets yet.
+    """Draw every channel independently, with a probability that grows with its rank of importance (ours); not repaired.
 
-    A layer keeps on average what it keeps in ``around``, times a random factor. The draw is
-    Bernoulli(importance) with importance as a rank (ours).
+    A layer keeps on average the share that it keeps in ``around``, times a random factor.
 
     Args:
         encoding: The problem's masks and costs.
         rng: Source of randomness.
-        around: Masks whose counts are the mean.
+        around: Masks that give the mean share of each layer.
         factor: Weight of importance in the probability, from 0 (none) to 1.
     """
     drawn = []
@@ -52,7 +51,7 @@ def bernoulli(encoding: ChannelEncoding, rng: np.random.Generator, around: Masks
 
 
 def blurred_scores(encoding: ChannelEncoding, rng: np.random.Generator, factor: float) -> Scores:
-    """Return ranks mixed with noise: ``factor`` 1 is importance alone, 0 is chance alone; of levels the scores as they are."""
+    """Return ranks mixed with uniform noise, 1 for ranks alone and 0 for noise alone; scores of levels are not mixed."""
     return [
         encoding.scores[layer] if encoding.is_level(layer) else factor * ranks + (1.0 - factor) * rng.random(len(ranks))
         for layer, ranks in enumerate(encoding.ranks)

@@ -1,4 +1,4 @@
-"""Sweeping a small space: what is still unvisited, nearest first."""
+"""Enumerate the candidates of a small space that were not visited, the nearest first."""
 
 from __future__ import annotations
 
@@ -11,26 +11,34 @@ from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks
 from spaces.candidate import Candidate
 
 SMALL_SPACE = 1 << 13
-"""Spaces of up to so many candidates can be swept."""
+"""Largest number of candidates of a space that is enumerated."""
 
 
 class Sweep:
-    """Every candidate of a small space, for when variation brings nothing new; empty for a space that is not small."""
+    """All candidates of a small space, for when variation finds nothing new; empty for a space that is not small.
+
+    Args:
+        encoding: The problem's masks and costs.
+        prefixes: Whether to enumerate only masks that keep the most important channels of each layer.
+
+    Attributes:
+        possible: Whether the space is small.
+    """
 
     def __init__(self, encoding: ChannelEncoding, prefixes: bool = False) -> None:
+        """Count the candidates; they are enumerated at the first call."""
         self._encoding = encoding
         self._prefixes = prefixes
         self.possible = encoding.size(prefixes) <= SMALL_SPACE
         self._bits: NDArray[np.bool_] | None = None
 
     def unvisited(self, visited: Collection[str], around: Sequence[Masks], count: int) -> list[Masks]:
-        """Return up to ``count`` candidates under the targets that were not visited, those fewest flips from
-        ``around`` first.
+        """Return up to ``count`` unvisited candidates under the targets, by ascending number of bits changed from ``around``.
 
         Args:
-            visited: Fingerprints not to return.
-            around: Masks to be near to; without any, the order is that of the enumeration.
-            count: Most to return.
+            visited: Fingerprints of the visited candidates.
+            around: Masks to which distances are measured; [] for the order of enumeration.
+            count: Largest number to return.
         """
         if not self.possible or count <= 0:
             return []

@@ -1,4 +1,4 @@
-"""Greedy masks by importance: the baselines, and where the genetic search starts from."""
+"""Greedy masks by importance: baselines, and starting points of the genetic search."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from spaces.errors import SecateursError
 def uniform(problem: Problem) -> Candidate:
     """Return the candidate that keeps the same share of every layer, the most important channels first.
 
-    The share is the largest that keeps the targets; what whole channels leave of the budget is filled up, so that the
-    baseline costs as much as what it is compared with. Where the decisions are numbers, such as bits, all layers get the same.
+    The share is the largest that keeps the targets; the rest of the budget is filled, so that the baseline costs as much as
+    the result of a search. If the decisions are numbers, such as bits, all layers get the same number.
 
     Raises:
         UnreachableTargetError: Even the smallest candidate exceeds a target.
@@ -30,8 +30,8 @@ def uniform(problem: Problem) -> Candidate:
 def global_magnitude(problem: Problem) -> Candidate:
     """Return the candidate that keeps the channels above one threshold on importance / mean importance of the layer.
 
-    The threshold is the lowest that keeps the targets, and the budget is filled up, as in :func:`uniform`. Dividing
-    by the layer's mean is what pruning libraries do by default for a global threshold.
+    The threshold is the lowest that keeps the targets, and the budget is filled, as in :func:`uniform`. The division by the
+    mean of the layer is the default of pruning libraries for a global threshold.
 
     Raises:
         UnreachableTargetError: Even the smallest candidate exceeds a target.
@@ -45,8 +45,8 @@ def greedy(encoding: ChannelEncoding, globally: float, limit: float) -> Masks:
 
     Args:
         encoding: The problem's masks and costs.
-        globally: 0 ranks channels within their layer (a uniform ratio), 1 over the whole network (a global threshold);
-            between, the two ranks are mixed.
+        globally: Weight of the rank over the whole network (1: a global threshold) against the rank within the layer (0: a
+            uniform ratio).
         limit: Highest load, see :meth:`ChannelEncoding.load`.
     """
     return fit_to_targets(encoding, encoding.full(), _scores(encoding, globally), limit=limit)

@@ -1,0 +1,1 @@
+"""Parts of the genetic search: individuals, variation, reproduction and racing."""

@@ -48,37 +48,41 @@ class Fitness(base.Fitness):  # type: ignore[misc]
     weights: Sequence[float]
 
     def __init__(self, violation: float, gains: Sequence[float]) -> None:
+        """Set the values to ``(-violation, gain, ...)``, with a weight of 1 each."""
         self.weights = (1.0,) * (1 + len(gains))
         super().__init__((-violation, *gains))
         self.crowding_dist = 0.0
 
     def dominates(self, other: Any, obj: slice = slice(None)) -> bool:
+        """Return whether this violates less than ``other``, or equally little and dominates it by Pareto."""
         if self.wvalues[0] != other.wvalues[0]:
             return bool(self.wvalues[0] > other.wvalues[0])
         return bool(super().dominates(other, obj))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Fitness:
+        """Return an independent copy."""
         copied = Fitness(-self.wvalues[0], self.wvalues[1:])
         copied.crowding_dist = self.crowding_dist
         return copied
 
 
 class Individual(list[Any]):
-    """A genome in DEAP's sense: one gene per layer, with what it decodes to.
+    """A genome in DEAP's sense, one gene per layer, with the candidate it encodes.
 
-    The genes are masks (``mask`` encoding) or thresholds (``factor`` encoding).
+    Genes are masks (``mask`` encoding) or thresholds (``factor`` encoding).
 
     Attributes:
-        masks: The repaired masks that the genes stand for.
-        candidate: The same as a candidate.
-        exact: Its analytic costs.
-        origins: What made it, for the credit of operators.
-        fitness: Set once it was measured in full.
+        masks: The repaired masks that the genes encode.
+        candidate: The candidate with these masks.
+        exact: Analytic costs of the candidate.
+        origins: Names of the operators that made it, for :class:`OperatorSelection`.
+        fitness: Fitness as measured in full, None before.
     """
 
     def __init__(
         self, genes: Sequence[Any], masks: Masks, candidate: Candidate, exact: dict[str, float], origins: Sequence[str] = ()
     ) -> None:
+        """Keep the genes as list items; the fitness is measured later."""
         super().__init__(genes)
         self.masks = masks
         self.candidate = candidate
@@ -88,13 +92,14 @@ class Individual(list[Any]):
 
     @property
     def fingerprint(self) -> str:
+        """Fingerprint of the candidate."""
         return self.candidate.fingerprint
 
 
 def select_survivors(pool: list[Individual], count: int, elite: int) -> list[Individual]:
-    """Return at most ``count`` of the measured ``pool``, best first.
+    """Select at most ``count`` survivors of the measured ``pool``, best first.
 
-    One objective: the best. Several: NSGA-II (Deb 2002), in which the ``elite`` best by first objective always survive.
+    With one objective, the best; with several, by NSGA-II (Deb 2002), the ``elite`` best by first objective included.
     """
     ordered = best_first(pool)
     if len(ordered) <= count or not _several(ordered):
@@ -107,7 +112,7 @@ def select_survivors(pool: list[Individual], count: int, elite: int) -> list[Ind
 
 
 def select_parents(population: list[Individual], count: int, tournament: int, rng: np.random.Generator) -> list[Individual]:
-    """Return ``count`` parents, some of them repeatedly: by tournament; with several objectives NSGA-II's crowded one."""
+    """Select ``count`` parents, with repetition, by tournament; with several objectives by NSGA-II's crowded tournament."""
     with deap_draws_from(rng):
         if len(population) < 4 or not _several(population):
             return list(tools.selTournament(population, count, tournsize=tournament))
@@ -121,7 +126,7 @@ def select_parents(population: list[Individual], count: int, tournament: int, rn
 
 
 def best_first(pool: Sequence[Individual]) -> list[Individual]:
-    """Return the measured ``pool`` by falling fitness; ties by fingerprint, however the pool came about."""
+    """Return the measured ``pool`` by falling fitness; ties by fingerprint, so that the order of ``pool`` does not matter."""
     return sorted(
         pool, key=lambda one: (() if one.fitness is None else tuple(-v for v in one.fitness.wvalues), one.fingerprint)
     )

@@ -1,4 +1,4 @@
-"""Racing: who is measured in full, judged from a cheap measurement on a subset."""
+"""Racing: select the candidates to measure in full from a cheap measurement on a subset of the samples."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _DECIMALS = 9
 
 @dataclass(frozen=True)
 class RacingSettings:
-    """When a candidate is not evaluated to the end.
+    """Options of dropping candidates after a measurement on a subset.
 
     Attributes:
-        fidelities: Shares of the full effort that come before it, ascending, each in (0, 1).
-        confidence: By how many standard deviations a candidate must be behind to be dropped; more is more careful.
-        keep: Largest share of a rung that goes up with one objective, those of least loss first where the loss is measured;
-            1 for no limit.
+        fidelities: Shares of the full measurement taken before it, ascending, each in (0, 1).
+        confidence: Standard deviations by which a candidate must be behind to be dropped; a larger number drops fewer.
+        keep: Largest share of a rung that is promoted with one objective, by least loss if the loss is measured; 1 for no
+            limit.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -38,6 +38,7 @@ class RacingSettings:
     keep: float = 0.2
 
     def __post_init__(self) -> None:
+        """Raise ValueError, naming the option, for a value out of range."""
         ascending = all(low < high for low, high in zip(self.fidelities, self.fidelities[1:], strict=False))
         if not self.fidelities or not ascending or self.fidelities[0] <= 0.0 or self.fidelities[-1] >= 1.0:
             raise ValueError(f"fidelities: expected ascending shares above 0 and below 1, got {list(self.fidelities)}")
@@ -48,21 +49,28 @@ class RacingSettings:
 
 
 class Race:
-    """Decides at the end of a rung who goes up (ours, after racing: Maron and Moore 1997).
+    """Selects at the end of a rung the candidates to promote (ours, after racing: Maron and Moore 1997).
 
-    A rung score predicts the full one, with a standard deviation, by :class:`SubsetError`, which learns from the
-    candidates measured at both. Before there are enough of those, scores in [0, 1] are taken as shares of right
-    answers in a sample without replacement (of ``tables["samples"]["search"]`` samples, 1000 if not given); other
-    scores promote everybody.
+    A rung score predicts the full score, with a standard deviation, by :class:`SubsetError`, which learns from the
+    candidates measured at both. Before there are enough of those, scores in [0, 1] are taken as shares of correct
+    answers in a sample without replacement (of ``tables["samples"]["search"]`` samples, 1000 if not given); with other
+    scores every candidate is promoted.
 
-    On a subset the loss tells good candidates apart before a share of right answers can (on a ResNet-20 its correlation
-    with the full top-1 was 0.81 against 0.50), so with one objective the best ``keep`` of a rung by loss go up at the most.
+    On a subset the loss separates candidates better than the share of correct answers (on a ResNet-20 its correlation with
+    the full top-1 was 0.81 against 0.50), so with one objective at most the share ``keep`` of a rung, by loss, is promoted.
 
-    A candidate is dropped when at least ``depth`` others are ahead of it (several objectives: dominate it) even after
-    a margin of ``confidence`` deviations is granted to it. Costs are exact at every fidelity and get no margin.
+    A candidate is dropped if at least ``depth`` others are ahead of it (with several objectives: dominate it) even after
+    ``confidence`` standard deviations are added to its prediction. Costs are exact at every fidelity and get no margin.
+
+    Args:
+        problem: Objectives, and the number of samples among the tables.
+        settings: Rungs, confidence and the share promoted.
+        depth: Number of better candidates that drops one.
+        elite: Candidates promoted at least while nothing has been measured in full.
     """
 
     def __init__(self, problem: Problem, settings: RacingSettings, depth: int, elite: int) -> None:
+        """Start without measured pairs."""
         self._problem = problem
         self._settings = settings
         self._depth = depth
@@ -71,7 +79,7 @@ class Race:
         self._errors = {fidelity: [SubsetError() for _ in problem.objectives] for fidelity in settings.fidelities}
 
     def observe(self, fidelity: float, individual: Individual, rung: Mapping[str, float], full: Mapping[str, float]) -> None:
-        """Learn from a candidate measured at a rung and in full."""
+        """Record a candidate measured at a rung and in full."""
         differences = np.subtract(gains(full, self._problem), gains(rung, self._problem))
         for error, difference in zip(self._errors[fidelity], differences, strict=True):
             error.observe(np.concatenate(individual.masks), float(difference))
@@ -83,11 +91,11 @@ class Race:
         measured: Sequence[Mapping[str, float]],
         population: Sequence[Individual],
     ) -> list[Individual]:
-        """Return the members that go up, in their order.
+        """Return the promoted members, in their order.
 
         Args:
-            fidelity: The rung that is complete.
-            members: Candidates measured at it without failing.
+            fidelity: Fidelity of the complete rung.
+            members: Candidates measured at this fidelity without failure.
             measured: Their metrics at this fidelity.
             population: Survivors so far, measured in full.
         """
@@ -100,7 +108,7 @@ class Race:
         for row in range(len(members)):
             if len(known):
                 behind[row] += _ahead(known, predicted[row] + margin[row]).sum()
-            # Rung-mates are uncertain themselves: the margin of a difference of two.
+            # Other members are uncertain too: the deviation of a difference of two.
             behind[row] += _ahead(predicted, predicted[row] + math.sqrt(2.0) * margin[row]).sum()
         going = behind < self._depth
         least = 1 if population else self._elite
@@ -115,7 +123,7 @@ class Race:
     def _predicted(
         self, fidelity: float, members: Sequence[Individual], measured: Sequence[Mapping[str, float]]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return expected full gains and the margins on them, both of shape ``(members, objectives)``."""
+        """Return expected gains at full fidelity and their margins, both of shape ``(members, objectives)``."""
         predicted = np.array([gains(metrics, self._problem) for metrics in measured])
         margin = np.zeros(predicted.shape)
         bits = [np.concatenate(member.masks) for member in members]
@@ -129,7 +137,7 @@ class Race:
             else:
                 deviation = _binomial_deviation(predicted[:, column], fidelity, self._samples)
             margin[:, column] = self._settings.confidence * deviation
-        # The last bits of linear algebra depend on the number of threads; decisions must not.
+        # The last digits of linear algebra depend on the number of threads; decisions must not.
         return np.round(predicted, _DECIMALS), np.round(margin, _DECIMALS)
 
 
@@ -138,7 +146,7 @@ def _ahead(others: NDArray[np.float64], optimistic: NDArray[np.float64]) -> NDAr
 
 
 def _binomial_deviation(scores: NDArray[np.float64], fidelity: float, samples: int) -> NDArray[np.float64]:
-    """Return the standard deviation of full - rung for shares of right answers, else one that drops nobody."""
+    """Return the standard deviation of full - rung score for shares of correct answers; 1e9 for other scores."""
     if (np.abs(scores) > 1.0).any():
         return np.full(scores.shape, 1e9)
     seen = max(fidelity * samples, 1.0)

@@ -1,4 +1,4 @@
-"""Breeding: the first generation, and the next one from the survivors."""
+"""Reproduction: make the first generation, and each next one from the survivors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _WORTH_TRYING = 0.2
 _GREEDY_MIXES = (1.0, 0.0, 0.5, 0.75, 0.25)
 
 
-class Breeder:
-    """Makes generations of candidates that were never made before, each from its own generator ``(seed, generation)``.
+class Reproduction:
+    """Makes generations of new candidates, each drawn from a generator seeded by ``(seed, generation)``.
 
     Attributes:
-        visited: Fingerprints that are not made again.
+        visited: Fingerprints of the candidates not to be made again.
     """
 
     def __init__(self, encoding: ChannelEncoding, settings: GeneticSettings, seed: int) -> None:
+        """Choose the variation for the encoding."""
         self._encoding = encoding
         self._settings = settings
         self._seed = seed
@@ -36,14 +37,14 @@ class Breeder:
         self._sweep = Sweep(encoding, self._variation.prefixes)
         self.visited: set[str] = set()
 
-    def settle(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
-        """Credit what made the children of a generation with those that survived."""
-        self._variation.settle(made, survived)
+    def reward_operators(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
+        """Update the operator selection with a generation and those of it that survived."""
+        self._variation.reward_operators(made, survived)
 
     def first(self) -> list[Individual]:
-        """Return the first generation: up to half of it starts and greedy masks, the rest drawn by importance around them."""
+        """Return the first generation: up to half starting points and greedy masks, the rest drawn around these."""
         rng = np.random.default_rng([self._seed, 0])
-        fresh = _Fresh(self.visited)
+        fresh = _Generation(self.visited)
         half = max(2, self._settings.population // 2)
         greedy_masks = _spread([*self._starts(), *self._greedy_masks()], half)
         for masks in greedy_masks:
@@ -57,7 +58,7 @@ class Breeder:
     def next(self, generation: int, population: list[Individual], count: int) -> list[Individual]:
         """Return up to ``count`` children of ``population``; fewer only when the space is exhausted."""
         rng = np.random.default_rng([self._seed, generation])
-        fresh = _Fresh(self.visited)
+        fresh = _Generation(self.visited)
         for _ in range(_TRIES_PER_CHILD if population else 0):
             before = len(fresh.made)
             parents = select_parents(population, 2 * count, self._settings.tournament, rng)
@@ -70,7 +71,7 @@ class Breeder:
         return fresh.made
 
     def _starts(self) -> Iterator[Masks]:
-        """Yield the problem's starts that keep the targets."""
+        """Yield the starting points of the problem that keep the targets."""
         for candidate in self._encoding.problem.starts:
             if not self._encoding.constrained or self._encoding.load_of(candidate) <= 1.0:
                 yield self._encoding.masks(candidate)
@@ -93,8 +94,8 @@ class Breeder:
             scores, origins = blurred_scores(self._encoding, rng, factor), [name]
         return self._variation.individual(self._variation.repaired(drawn, scores, rng), origins)
 
-    def _top_up(self, fresh: _Fresh, count: int, population: list[Individual], rng: np.random.Generator) -> None:
-        """Add what variation could not find: a small space is swept around the best, a large one drawn from."""
+    def _top_up(self, fresh: _Generation, count: int, population: list[Individual], rng: np.random.Generator) -> None:
+        """Fill a generation up to ``count``: in a small space by the nearest to the best, in a large one by random masks."""
         if self._sweep.possible:
             best = best_first(population)
             around = [one.masks for one in (best if self._several else best[: self._settings.elite])]
@@ -109,15 +110,15 @@ class Breeder:
 
 
 def _spread(masks: list[Masks], count: int) -> list[Masks]:
-    """Return ``count`` of ``masks``: the first two, and the rest evenly over the list."""
+    """Return ``count`` of ``masks``: the first two, and others evenly spaced over the list."""
     if len(masks) <= count:
         return masks
     rest = np.linspace(2, len(masks) - 1, count - 2).round().astype(int)
     return [*masks[:2], *(masks[index] for index in dict.fromkeys(rest.tolist()))]
 
 
-class _Fresh:
-    """A generation in the making, without candidates that were seen before."""
+class _Generation:
+    """A generation under construction, without candidates made before."""
 
     def __init__(self, visited: set[str]) -> None:
         self.made: list[Individual] = []

@@ -13,19 +13,19 @@ class GeneticSettings:
     """Options of the genetic search.
 
     Attributes:
-        population: Candidates in the first generation, and survivors of each.
+        population: Candidates in the first generation, and survivors of each generation.
         generations: Number of generations, the first one included; None for no limit.
-        evaluations: Number of trials, of any fidelity; None for no limit. Whichever limit comes first ends the search.
+        evaluations: Number of trials, of any fidelity; None for no limit. The search ends at the limit reached first.
         offspring: New candidates of each later generation; None for as many as ``population``.
-        encoding: ``mask``, a bit per channel, or ``factor``, a threshold per layer; decisions with levels take the latter.
+        encoding: ``mask``, a bit per channel, or ``factor``, a threshold per layer; a space of levels always uses ``factor``.
         crossover: Chance that a child has two parents.
         mutation: Chance that a child of two parents is mutated too; a child of one always is.
-        elite: How many of the best survive whatever the front's crowding says; as many greedy masks are measured in full
-            before anything else, and at least as many of the first generation go up from each rung.
-        tournament: How many compete to be a parent (one objective).
-        seed_ratios: Loads of further greedy masks in the first generation of a search for a front: shares of the
-            target, or of the dense network's cost where there is no target.
-        racing: Measure on subsets first; None measures everything in full.
+        elite: Number of best candidates that survive regardless of crowding; as many greedy masks are measured in full
+            first, and at least as many of the first generation are promoted from each rung.
+        tournament: Number of candidates that compete to be a parent, with one objective.
+        seed_ratios: Costs of further greedy masks in the first generation of a search for a front, as shares of the target,
+            or of the dense network's cost without a target.
+        racing: Measurement on subsets first; None measures every candidate in full.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -43,10 +43,15 @@ class GeneticSettings:
     racing: RacingSettings | None = field(default_factory=RacingSettings)
 
     def least(self, trains: bool) -> tuple[int, str]:
-        """Return the fewest evaluations that make a search, and what they are."""
+        """Return the fewest evaluations of a useful search, with the reason in words.
+
+        Args:
+            trains: Whether candidates are trained.
+        """
         return self.population, f"the population of {self.population}, since the first generation has as many"
 
     def __post_init__(self) -> None:
+        """Raise ValueError, naming the option, for a value out of range."""
         limits = {"population": (self.population, 2), "elite": (self.elite, 1), "tournament": (self.tournament, 1)}
         optional = {"generations": self.generations, "evaluations": self.evaluations, "offspring": self.offspring}
         limits |= {name: (value, 1) for name, value in optional.items() if value is not None}

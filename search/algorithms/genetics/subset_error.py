@@ -1,4 +1,4 @@
-"""Predicts by how much a score on a subset is off, from candidates that are alike."""
+"""Predict the difference between full score and subset score of a candidate from similar candidates."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ Array = NDArray[np.float64]
 
 
 class SubsetError:
-    """Difference full - subset score as a Gaussian process over keep-masks (ours).
+    """Gaussian process over keep-masks for the difference full score - subset score (ours).
 
-    All candidates see the same subset, so that what the subset itself is off by is their common mean; and candidates
-    that keep mostly the same channels err on mostly the same images, so that a child's difference is foretold by its
-    relatives'. Covariance falls exponentially with the share of channels that differ. Its reach and nugget, or that
-    there is none, are chosen by leave-one-out likelihood (Rasmussen and Williams 2006, section 5.4.2), and so are the
-    reported deviations.
+    All candidates are measured on the same subset, so that its bias is their common mean; and candidates with mostly the
+    same channels fail on mostly the same samples, so that similar candidates have similar differences. The covariance
+    falls exponentially with the share of channels that differ. Its length scale and nugget, or no covariance at all, are
+    chosen by leave-one-out likelihood (Rasmussen and Williams 2006, section 5.4.2), which also gives the deviations.
     """
 
     def __init__(self) -> None:
+        """Start without observations."""
         self._bits: deque[NDArray[np.bool_]] = deque(maxlen=_WINDOW)
         self._differences: deque[float] = deque(maxlen=_WINDOW)
 
     def __len__(self) -> int:
+        """Return the number of observations, at most 128."""
         return len(self._differences)
 
     def observe(self, bits: NDArray[np.bool_], difference: float) -> None:
-        """Take in a candidate's bits, shape ``(channels,)``, and its difference."""
+        """Record the keep-masks of a candidate, concatenated to shape ``(channels,)``, and its difference."""
         self._bits.append(bits)
         self._differences.append(difference)
 
     def predict(self, bits: Sequence[NDArray[np.bool_]]) -> tuple[Array, Array]:
-        """Return expected difference and standard deviation of candidates, both of shape ``(candidates,)``."""
+        """Predict differences of candidates: mean and standard deviation, both of shape ``(candidates,)``."""
         known, values = np.array(self._bits), np.array(self._differences)
         mean = values.mean()
         between = _distances(known, known)

@@ -1,4 +1,4 @@
-"""Variation: crossover and mutation of keep-masks and of thresholds, each followed by repair."""
+"""Crossover and mutation of keep-masks and of thresholds, each followed by repair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from search.algorithms.encoding.repair import fit_to_targets, nearest_count
 from search.algorithms.encoding.sampling import blurred_scores
 from search.algorithms.genetics.individual import Individual, deap_draws_from
 from search.algorithms.genetics.operator_selection import OperatorSelection
-from search.algorithms.mixed_starts import programmed
+from search.algorithms.mixed_starts import optimal_bits
 
 _FACTORS = {"factor 0.3": 0.3, "factor 0.6": 0.6, "factor 0.85": 0.85, "factor 1": 1.0}
 _PREFERENCE_SPREAD = 0.5
@@ -23,10 +23,18 @@ _FILL_SEVERAL = 0.5
 
 
 class Variation(ABC):
-    """Makes children from parents in one encoding.
+    """Crossover and mutation in one encoding of the masks.
 
-    Attributes:
-        prefixes: Whether only masks that keep a layer's most important channels can be made.
+    Args:
+        encoding: The problem's masks and costs.
+        crossover: Probability of a second parent.
+        mutation: Probability of mutating a child of two parents.
+        several: Whether there are several objectives.
+
+    Class attributes:
+        prefixes: Whether children keep only a prefix of each layer's channels by importance.
+        mutations: Names of the mutation operators.
+        crossovers: Names of the crossover operators.
     """
 
     prefixes: bool
@@ -34,28 +42,29 @@ class Variation(ABC):
     crossovers: tuple[str, ...]
 
     def __init__(self, encoding: ChannelEncoding, crossover: float, mutation: float, several: bool) -> None:
+        """Start with equal success rates of all operators."""
         self.encoding = encoding
         self._crossover = crossover
         self._mutation = mutation
         self._fill = _FILL_SEVERAL if several else _FILL_SINGLE
-        self._factor_credit = OperatorSelection(list(_FACTORS))
-        self._mutation_credit = OperatorSelection(self.mutations)
-        self._crossover_credit = OperatorSelection(self.crossovers)
+        self._factors = OperatorSelection(list(_FACTORS))
+        self._mutations = OperatorSelection(self.mutations)
+        self._crossovers = OperatorSelection(self.crossovers)
 
     @abstractmethod
     def genes(self, masks: Masks) -> list[object]:
-        """Return genes that stand for ``masks``."""
+        """Return the genes that encode ``masks``, one per layer."""
 
     @abstractmethod
     def child(self, first: Individual, second: Individual, rng: np.random.Generator) -> Individual:
-        """Return a repaired child of ``first``, with genes of ``second`` where there is crossover."""
+        """Return a repaired child of ``first``; crossover, if drawn, exchanges genes with ``second``."""
 
-    def settle(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
-        """Credit factors and operators with the children that survived."""
+    def reward_operators(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
+        """Update the selection of factors and operators with a generation and those of it that survived."""
         all_origins = [origin for one in made for origin in one.origins]
         good_origins = [origin for one in survived for origin in one.origins]
-        for credit in (self._factor_credit, self._mutation_credit, self._crossover_credit):
-            credit.settle(all_origins, good_origins)
+        for selection in (self._factors, self._mutations, self._crossovers):
+            selection.update(all_origins, good_origins)
 
     def individual(self, masks: Masks, origins: Sequence[str] = ()) -> Individual:
         """Return legal ``masks`` as an individual."""
@@ -64,14 +73,14 @@ class Variation(ABC):
         return Individual(self.genes(masks), masks, candidate, costs, origins)
 
     def factor(self, rng: np.random.Generator) -> tuple[str, float]:
-        """Draw the evaluation factor, the weight of importance against chance."""
-        name = self._factor_credit.draw(rng)
+        """Draw the evaluation factor: its name and its value, the weight of importance against chance."""
+        name = self._factors.draw(rng)
         return name, _FACTORS[name]
 
     def repaired(self, masks: Masks, scores: Scores, rng: np.random.Generator) -> Masks:
-        """Return ``masks`` made legal, under the targets, and mostly filled up to them.
+        """Return legal ``masks`` that keep the targets and, with the probability of filling, use them up.
 
-        Filling is left out now and then, because a smaller network can be the better one.
+        Without filling, a smaller network is tried, which can be better.
         """
         limit = 1.0 if self.encoding.constrained else None
         preference = rng.lognormal(0.0, _PREFERENCE_SPREAD, size=len(masks))
@@ -80,10 +89,10 @@ class Variation(ABC):
 
 
 class MaskVariation(Variation):
-    """A bit per channel or level: children exchange whole layers or bits; mutation flips, resizes, swaps and transfers.
+    """One bit per channel or level: crossover exchanges layers or bits; mutation flips, resizes, swaps and transfers.
 
-    Where there are channels and choices of bits with a table of Omega, some children take the bits of least Omega for their
-    channels (``programme``), the others what they inherited and what repair made of it (ours).
+    In a space of channels and bits with a table of Omega, some children take the bits of least Omega for their channels
+    (``program``), the others the inherited and repaired bits (ours).
     """
 
     prefixes = False
@@ -91,41 +100,45 @@ class MaskVariation(Variation):
     crossovers = ("layers", "bits")
 
     def __init__(self, encoding: ChannelEncoding, crossover: float, mutation: float, several: bool) -> None:
+        """Select between ``program`` and ``inherited`` bits, if the problem has a table of Omega."""
         super().__init__(encoding, crossover, mutation, several)
         programs = encoding.mixed and encoding.constrained and "omega" in encoding.problem.tables
-        self._bits_credit = OperatorSelection(("programme", "inherited")) if programs else None
+        self._bit_choice = OperatorSelection(("program", "inherited")) if programs else None
 
-    def settle(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
-        super().settle(made, survived)
-        if self._bits_credit is not None:
+    def reward_operators(self, made: Sequence[Individual], survived: Sequence[Individual]) -> None:
+        """Update the selection of factors, operators and bits with a generation and those of it that survived."""
+        super().reward_operators(made, survived)
+        if self._bit_choice is not None:
             made_by, kept = ([origin for one in some for origin in one.origins] for some in (made, survived))
-            self._bits_credit.settle(made_by, kept)
+            self._bit_choice.update(made_by, kept)
 
     def genes(self, masks: Masks) -> list[object]:
+        """Return the masks themselves."""
         return list(masks)
 
     def child(self, first: Individual, second: Individual, rng: np.random.Generator) -> Individual:
+        """Return a repaired child of ``first``; crossover, if drawn, exchanges layers or bits with ``second``."""
         masks = [mask.copy() for mask in first.masks]
         factor_name, factor = self.factor(rng)
         origins = [factor_name]
         crossed = rng.random() < self._crossover and first is not second
         if crossed:
-            origins.append(self._crossover_credit.draw(rng))
+            origins.append(self._crossovers.draw(rng))
             self._cross(origins[-1], masks, [mask.copy() for mask in second.masks], rng)
         scores = blurred_scores(self.encoding, rng, factor)
         if not crossed or rng.random() < self._mutation:
-            origins.append(self._mutation_credit.draw(rng))
+            origins.append(self._mutations.draw(rng))
             if origins[-1] == "transfer":
                 return self._finished(self._transfer(masks, scores, rng), origins, rng)
             self._mutate(origins[-1], masks, scores, rng)
         return self._finished(self.repaired(masks, scores, rng), origins, rng)
 
     def _finished(self, masks: Masks, origins: list[str], rng: np.random.Generator) -> Individual:
-        """Return repaired masks as an individual, with the bits for its channels where its kind is drawn."""
-        if self._bits_credit is not None:
-            origins.append(self._bits_credit.draw(rng))
-            if origins[-1] == "programme":
-                masks = self._programmed(masks)
+        """Return repaired masks as an individual; its bits are the integer program's if that is drawn."""
+        if self._bit_choice is not None:
+            origins.append(self._bit_choice.draw(rng))
+            if origins[-1] == "program":
+                masks = self._with_optimal_bits(masks)
         return self.individual(masks, origins)
 
     def _cross(self, kind: str, masks: Masks, other: Masks, rng: np.random.Generator) -> None:
@@ -152,7 +165,7 @@ class MaskVariation(Variation):
                 masks[layer] = _swapped(masks[layer], scores[layer], number)
 
     def _transfer(self, masks: Masks, scores: Scores, rng: np.random.Generator) -> Masks:
-        """Shrink one layer and grow others, one above all, back to the load there was, or to the target."""
+        """Shrink one layer and grow others, one with preference, to the load before or to the target."""
         load = self.encoding.load([mask.copy() for mask in masks])
         shrinkable = [layer for layer, mask in enumerate(masks) if mask.sum() > self.encoding.counts[layer][0]]
         if shrinkable:
@@ -168,12 +181,12 @@ class MaskVariation(Variation):
         limit = 1.0 if self.encoding.constrained and (load > 1.0 or rng.random() < self._fill) else load
         return fit_to_targets(self.encoding, masks, scores, limit=limit, preference=preference, per_cost=True)
 
-    def _programmed(self, masks: Masks) -> Masks:
-        """Choose the bits for the channels that are kept; where none keep the targets, leave them."""
+    def _with_optimal_bits(self, masks: Masks) -> Masks:
+        """Return ``masks`` with the bits of least Omega for their channels; unchanged if none keep the targets."""
         encoding = self.encoding
         given = encoding.candidate(masks).values
         channels = {name: given[name] for layer, name in enumerate(encoding.names) if not encoding.is_level(layer)}
-        found = programmed(encoding.problem, channels)
+        found = optimal_bits(encoding.problem, channels)
         return masks if found is None else encoding.masks(found)
 
     def _some_layers(self, rng: np.random.Generator) -> list[int]:
@@ -182,7 +195,7 @@ class MaskVariation(Variation):
         return [int(layer) for layer in rng.choice(open_layers, size=number, replace=False)] if open_layers else []
 
     def _other_count(self, layer: int, kept: int, rng: np.random.Generator) -> int:
-        """Draw another legal count for a layer, mostly a near one."""
+        """Draw another legal count for a layer from a log-normal distribution around ``kept``."""
         legal = self.encoding.counts[layer]
         drawn = nearest_count(legal, round(kept * float(rng.lognormal(0.0, 0.3))))
         if drawn != kept:
@@ -192,21 +205,23 @@ class MaskVariation(Variation):
 
 
 class FactorVariation(Variation):
-    """One threshold per layer: channels above ``gene * mean importance`` are kept."""
+    """One threshold per layer: channels of importance above ``gene * mean importance`` are kept."""
 
     prefixes = True
     mutations = ("gaussian",)
     crossovers = ("layers", "blend")
 
     def genes(self, masks: Masks) -> list[object]:
+        """Return the threshold of each layer, in units of its mean importance."""
         return [self._threshold(layer, int(mask.sum())) for layer, mask in enumerate(masks)]
 
     def child(self, first: Individual, second: Individual, rng: np.random.Generator) -> Individual:
+        """Return a repaired child of ``first``; crossover, if drawn, exchanges or blends thresholds with ``second``."""
         genes, other = [float(gene) for gene in first], [float(gene) for gene in second]
         origins = []
         crossed = rng.random() < self._crossover and first is not second
         if crossed:
-            origins.append(self._crossover_credit.draw(rng))
+            origins.append(self._crossovers.draw(rng))
             with deap_draws_from(rng):
                 if origins[-1] == "layers":
                     tools.cxUniform(genes, other, 0.5)
@@ -221,7 +236,7 @@ class FactorVariation(Variation):
         return self.individual(self.repaired(self.decode(genes), self.encoding.scores, rng), origins)
 
     def decode(self, genes: Sequence[float]) -> Masks:
-        """Return the masks that thresholds stand for, one gene per layer; not repaired."""
+        """Return the unrepaired masks of thresholds, one gene per layer."""
         masks = []
         for layer, (gene, values) in enumerate(zip(genes, self.encoding.importance, strict=True)):
             kept = int((values > gene * _scale(values)).sum())
@@ -229,7 +244,7 @@ class FactorVariation(Variation):
         return masks
 
     def _threshold(self, layer: int, kept: int) -> float:
-        """Return the gene half-way between the weakest kept and the strongest removed channel."""
+        """Return the threshold half-way between the least important kept and the most important removed channel."""
         values = np.sort(self.encoding.importance[layer])[::-1] / _scale(self.encoding.importance[layer])
         if kept == len(values):
             return float(values[-1] - 0.05)
@@ -237,7 +252,7 @@ class FactorVariation(Variation):
 
 
 def resized(mask: NDArray[np.bool_], scores: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
-    """Return ``mask`` with ``count`` kept: the lowest scores go, or the highest removed ones come back."""
+    """Return ``mask`` with ``count`` channels kept, removing the lowest scores or restoring the highest."""
     changed = np.zeros(len(mask), dtype=bool)
     changed[np.lexsort((-scores, ~mask))[:count]] = True
     return changed

@@ -10,7 +10,7 @@ from search.algorithms.encoding.channel_encoding import ChannelEncoding
 from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.genetic import GeneticAlgorithm
 from search.algorithms.genetics.individual import Fitness, Individual, deap_draws_from, select_survivors
-from search.algorithms.genetics.reproduction import Breeder
+from search.algorithms.genetics.reproduction import Reproduction
 from search.algorithms.genetics.settings import GeneticSettings
 from search.algorithms.genetics.variation import FactorVariation
 from search.algorithms.random import RandomSearch, RandomSettings
@@ -157,17 +157,17 @@ def test_deap_draws_from_a_private_generator():
 
 def test_children_are_new_and_the_evaluation_factor_follows_success():
     problem = problem_of(MEDIUM, 0.4)
-    breeder = Breeder(ChannelEncoding(problem), small(None), 0)
-    made = breeder.first()
+    reproduction = Reproduction(ChannelEncoding(problem), small(None), 0)
+    made = reproduction.first()
     for one in made:
         one.fitness = Fitness(0.0, (1.0,))
-    breeder.visited.update(one.fingerprint for one in made)
+    reproduction.visited.update(one.fingerprint for one in made)
     for generation in range(1, 8):
-        children = breeder.next(generation, made, 24)
-        assert not {one.fingerprint for one in children} & breeder.visited
-        breeder.visited.update(one.fingerprint for one in children)
-        breeder.settle(children, [one for one in children if "factor 0.3" in one.origins])
-    origins = [origin for one in breeder.next(8, made, 24) for origin in one.origins if origin.startswith("factor")]
+        children = reproduction.next(generation, made, 24)
+        assert not {one.fingerprint for one in children} & reproduction.visited
+        reproduction.visited.update(one.fingerprint for one in children)
+        reproduction.reward_operators(children, [one for one in children if "factor 0.3" in one.origins])
+    origins = [origin for one in reproduction.next(8, made, 24) for origin in one.origins if origin.startswith("factor")]
     assert origins.count("factor 0.3") > len(origins) / 2
 
 

@@ -15,7 +15,7 @@ from search.algorithms.encoding.channel_encoding import ChannelEncoding, Unreach
 from search.algorithms.encoding.parameters import Shares, parameters_of
 from search.algorithms.encoding.repair import fit_to_targets
 from search.algorithms.encoding.uniform import global_magnitude, uniform
-from search.algorithms.mixed_starts import mixed_starts, programmed
+from search.algorithms.mixed_starts import mixed_starts, optimal_bits
 from search.study.pareto import best, front
 from search.study.problem import Problem
 from search.study.trial import Trial
@@ -123,7 +123,7 @@ def test_bits_for_given_channels_are_the_best_ones() -> None:
     space = MixedSpace([4, 6], (2, 4, 8))
     problem = mixed_problem(space, size_bytes=0.6, bit_operations=0.3)
     masks = {"layer0": "1110", "layer1": "110110"}
-    found = programmed(problem, masks)
+    found = optimal_bits(problem, masks)
     assert found is not None
     assert {name: found.values[name] for name in masks} == masks
 
@@ -136,7 +136,7 @@ def test_bits_for_given_channels_are_the_best_ones() -> None:
         if problem.violation(space.costs(Candidate(values))) == 0.0:
             legal.append(omega(values))
     assert omega(found.values) == pytest.approx(min(legal), rel=2e-3)
-    assert programmed(mixed_problem(space, size_bytes=0.01), masks) is None
+    assert optimal_bits(mixed_problem(space, size_bytes=0.01), masks) is None
 
 
 def test_starts_keep_the_targets_and_come_first() -> None:
