@@ -1,6 +1,11 @@
-"""One torch thread per test process: two threads per core slow each other down by far more than a factor of two."""
+"""The environment of test processes.
+
+One torch thread each: two threads per core slow each other down by far more than a factor of two.
+"""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# Under `uv run` Ray would send the folder to every worker and install anew there. It reads this when it is imported.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

@@ -6,7 +6,7 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -82,10 +82,8 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    run(load(write_config(folder, SHORT)), folder / "tiny", None)
-    return folder / "tiny"
+def uninterrupted(recorded: Callable[[str], Path]) -> Path:
+    return recorded(SHORT)
 
 
 def test_a_disk_that_fills_up_again_and_again_loses_nothing(disk: Disk, uninterrupted: Path, tmp_path: Path) -> None:

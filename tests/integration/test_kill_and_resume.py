@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from search.config import load
 from search.pipeline import run
 from search.run.run_folder import RunFolder
 from spaces.errors import SecateursError
-from tests.integration.tiny_pipeline import command, finish, kill_when, read_report, start, timeless, write_config
+from tests.integration.tiny_pipeline import CONFIG, command, finish, kill_when, read_report, start, timeless, write_config
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(recorded: Callable[[str], Path]) -> Path:
     """Return the folder of a run that was never stopped."""
-    folder = tmp_path_factory.mktemp("whole")
-    run(load(write_config(folder)), folder / "runs" / "tiny", Console(quiet=True))
-    return folder / "runs" / "tiny"
+    return recorded(CONFIG)
 
 
 def lines(path: Path) -> int:
@@ -65,12 +64,11 @@ def test_a_second_driver_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_left_as_it_is(uninterrupted: Path, tmp_path: Path) -> None:
-    before = read_report(uninterrupted)
-    measured = (uninterrupted / "checkpoints" / "measurements.json").stat().st_mtime_ns
-    weights = (uninterrupted / "best" / "weights.safetensors").stat().st_mtime_ns
-    assert run(load(write_config(tmp_path)), uninterrupted, None) == before
-    assert (uninterrupted / "checkpoints" / "measurements.json").stat().st_mtime_ns == measured
-    assert (uninterrupted / "best" / "weights.safetensors").stat().st_mtime_ns == weights
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "tiny"))
+    kept = [folder / "checkpoints" / "measurements.json", folder / "best" / "weights.safetensors"]
+    before = [path.stat().st_mtime_ns for path in kept]
+    assert run(load(write_config(tmp_path)), folder, None) == read_report(uninterrupted)
+    assert [path.stat().st_mtime_ns for path in kept] == before
 
 
 @pytest.mark.parametrize(
@@ -83,10 +81,10 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted: Path, tmp_path: Path) ->
     ],
 )
 def test_another_configuration_is_refused_by_its_field(uninterrupted: Path, tmp_path: Path, override: str, field: str) -> None:
-    before = (uninterrupted / "config.yaml").read_text()
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "tiny"))
     with pytest.raises(SecateursError, match=field):
-        run(load(write_config(tmp_path), [override]), uninterrupted, None)
-    assert (uninterrupted / "config.yaml").read_text() == before
+        run(load(write_config(tmp_path), [override]), folder, None)
+    assert (folder / "config.yaml").read_text() == (uninterrupted / "config.yaml").read_text()
 
 
 def test_a_raised_budget_goes_on_from_the_recorded_trials(uninterrupted: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,11 +25,9 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def in_the_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def in_the_folder(recorded: Callable[[str], Path]) -> Path:
     """Return the folder of a run with a journal."""
-    folder = tmp_path_factory.mktemp("journal")
-    run(load(write_config(folder, SHORT)), folder / "tiny", None)
-    return folder / "tiny"
+    return recorded(SHORT)
 
 
 def with_storage(folder: Path, url: str) -> Path:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ def start_call(target: Callable[..., Any], *arguments: object) -> BaseProcess:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     # The last three are what training, the data and the pictures import when they are first used.
-    ours = [f"search.{name}" for name in ("pipeline", "report", "journal", "stages.search")]
+    ours = ["search.pipeline.pipeline", "search.report.page", "search.study.journal", "search.stages.search.stage"]
+    for module in ours:
+        assert find_spec(module), module  # The fork server passes over a name that is not there.
     context.set_forkserver_preload([*ours, "torch._dynamo", "sklearn.datasets", "matplotlib.backends.backend_svg"])
     process = context.Process(target=target, args=arguments)
     process.start()
