@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from evaluators.task import Task
+from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 
 Direction = Literal["maximize", "minimize"]
@@ -57,9 +58,30 @@ class Evaluator(ABC):
     Class attributes:
         Settings: Frozen dataclass of the options that the configuration may give.
         rank: Place in the order of evaluators, ascending: the cheapest measurement first.
+        repeatable: Whether measuring a network twice gives equal values; false for timings.
+        needs_quantizers: Whether only quantized networks have the metrics.
     """
 
+    Settings: ClassVar[type[Any]]
     rank: int = 0
+    repeatable: ClassVar[bool] = True
+    needs_quantizers: ClassVar[bool] = False
+
+    def __init__(self, settings: Any) -> None:
+        """Keep ``settings``, an instance of ``Settings``."""
+        self.settings = settings
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether :meth:`evaluate` needs this machine to itself, such as for timing."""
+        return False
+
+    def check(self, space: SearchSpace) -> None:
+        """Check that this machine and ``space`` have all that the evaluator needs; called before anything runs.
+
+        Raises:
+            SecateursError: Something is missing; the message says what to install or to set.
+        """
 
     @property
     @abstractmethod

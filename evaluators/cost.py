@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
+from spaces.base import SearchSpace
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
 from spaces.layers.layer_kind import kind_of
@@ -115,6 +116,17 @@ class Cost(Evaluator):
             "bit_operations": Metric("bit operations per sample", "minimize"),
         }
         return {**found, "latency_ms": Metric("ms", "minimize")} if self.settings.latency else found
+
+    def check(self, space: SearchSpace) -> None:
+        """Check that ``space`` has a latency table, if ``settings.latency`` asks for one.
+
+        Raises:
+            SecateursError: The space has none.
+        """
+        if self.settings.latency:
+            candidate = space.cheapest()
+            if candidate is None or "latency_ms" not in space.costs(candidate):
+                raise SecateursError(NO_TABLE)
 
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
         """Return the costs of ``model``.

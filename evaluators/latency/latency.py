@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
-from evaluators.latency.backends import Backend, Conditions, DeviceName, program_of
+from evaluators.latency.backends.base import Conditions, find_backend, program_of
 from evaluators.latency.timers import LocalTimer, Timer
 from evaluators.latency.timing import LEAST_REPETITIONS, Timing
 from evaluators.task import Task
+from spaces.base import SearchSpace
 from spaces.errors import SecateursError
 
 
 @dataclass(frozen=True)
-class LatencySettings:
-    """Options of :class:`Latency`.
+class LatencySettings(Conditions):
+    """Options of :class:`Latency`, beside those of :class:`.Conditions`.
 
     Attributes:
         mode: ``measured`` times the network of every candidate; ``table`` adds up milliseconds of single layers, measured once
             and kept by shape, so that a candidate's latency is known before its network is built.
-        backend: Runtime of the network: ``onnxruntime``, PyTorch (``eager``) or ``torch.compile`` (``compile``, not for a
-            table, since it merges layers).
-        device: ``cpu`` or ``cuda``.
-        threads: Threads of a run on the CPU.
         batch_size: Samples in a run.
-        warmup: Untimed runs before the timed ones.
-        repetitions: Timed runs; the latency is their median.
-        seconds: Seconds after which no more runs of a network are begun.
         points: For a table: number of channel counts to measure of a layer, for inputs and outputs each and for every
             alignment (multiples of 16, of 8, of 4, others); counts in between are interpolated.
         cache: For a table: folder of the measured layers; null for the folder named by the environment variable
@@ -43,13 +37,7 @@ class LatencySettings:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     mode: Literal["measured", "table"] = "measured"
-    backend: Backend = "onnxruntime"
-    device: DeviceName = "cpu"
-    threads: int = 1
     batch_size: int = 1
-    warmup: int = 10
-    repetitions: int = 100
-    seconds: float = 5.0
     points: int = 4
     cache: str | None = None
     resource: str | None = None
@@ -61,26 +49,23 @@ class LatencySettings:
         Raises:
             ValueError: An option is out of range; the message begins with its name.
         """
-        fewest = {"threads": 1, "batch_size": 1, "warmup": 0, "repetitions": LEAST_REPETITIONS, "points": 2}
-        for name, least in fewest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        if self.seconds <= 0:
-            raise ValueError(f"seconds: expected a number above 0, got {self.seconds}")
-        if self.mode == "table" and (self.backend == "compile" or (self.backend == "onnxruntime" and self.device == "cuda")):
+        super().__post_init__()
+        for name, value, least in (("batch_size", self.batch_size, 1), ("points", self.points, 2)):
+            if value < least:
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
+        if self.mode == "table" and not find_backend(self.backend).supports(self.device):
             raise ValueError(
                 f"mode: a table is of layers one by one, and {self.backend} on {self.device} does not run them like that; "
                 "expected measured, or backend: onnxruntime on the cpu, or eager"
             )
-        for name in ("resource", "cache"):
-            if getattr(self, name) == "":
+        for name, text in (("resource", self.resource), ("cache", self.cache)):
+            if text == "":
                 raise ValueError(f"{name}: expected a name or null, got ''")
 
     @property
     def conditions(self) -> Conditions:
         """Conditions of timing a program."""
-        names = ("backend", "device", "threads", "warmup", "repetitions", "seconds")
-        return Conditions(**{name: getattr(self, name) for name in names})
+        return Conditions(self.backend, self.device, self.threads, self.warmup, self.repetitions, self.seconds)
 
 
 class Latency(Evaluator):
@@ -91,6 +76,7 @@ class Latency(Evaluator):
 
     Settings = LatencySettings
     rank = 20
+    repeatable = False
 
     def __init__(self, settings: LatencySettings, timer: Timer | None = None) -> None:
         """Keep the settings and the timer.
@@ -106,6 +92,20 @@ class Latency(Evaluator):
     def metrics(self) -> Mapping[str, Metric]:
         """``latency_ms``, the median of the timed runs."""
         return {"latency_ms": Metric("ms", "minimize")}
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether candidates are timed on this machine."""
+        return self.settings.mode == "measured" and self.settings.resource is None
+
+    def check(self, space: SearchSpace) -> None:
+        """Check that this machine has the backend and the device, unless another one measures.
+
+        Raises:
+            LatencyError: The machine lacks one of them.
+        """
+        if self.settings.resource is None:
+            find_backend(self.settings.backend).require(self.settings.device)
 
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
         """Return the latency of ``model``; in mode ``table``, for a candidate, the table's sum.
@@ -131,3 +131,25 @@ class Latency(Evaluator):
         often = max(LEAST_REPETITIONS, round(conditions.repetitions * fidelity))
         programs = [program_of(model, task, self.settings.batch_size, conditions) for model in models]
         return self.timer.time(programs, replace(conditions, repetitions=often))
+
+
+def latencies(evaluators: Iterable[Evaluator]) -> list[Latency]:
+    """Return the evaluators of latency among ``evaluators``, in their order."""
+    return [evaluator for evaluator in evaluators if isinstance(evaluator, Latency)]
+
+
+def with_timers(evaluators: Iterable[Evaluator], remote: Callable[[str, str], Timer]) -> list[Evaluator]:
+    """Return ``evaluators``, with those of latency on a Ray resource replaced by ones that measure there.
+
+    Args:
+        evaluators: The evaluators.
+        remote: Returns the timer of a resource, given the resource and ``settings.address``.
+    """
+    placed: list[Evaluator] = []
+    for evaluator in evaluators:
+        if isinstance(evaluator, Latency) and evaluator.settings.resource is not None:
+            settings = evaluator.settings
+            placed.append(Latency(settings, remote(evaluator.settings.resource, settings.address)))
+        else:
+            placed.append(evaluator)
+    return placed

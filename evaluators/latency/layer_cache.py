@@ -7,10 +7,9 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
-from evaluators.latency.backends import Conditions
+from evaluators.latency.backends.base import Conditions, find_backend
 
 VARIABLE = "SECATEURS_CACHE"
 
@@ -27,13 +26,12 @@ class LayerCache:
             conditions: Conditions of the measurement; the number of runs does not matter.
         """
         where = folder or os.environ.get(VARIABLE) or str(Path.home() / ".cache" / "secateurs")
-        runtime = "onnxruntime" if conditions.backend == "onnxruntime" else "torch"
         self._header = {
             "machine": machine,
             "backend": conditions.backend,
             "device": conditions.device,
             "threads": conditions.threads,
-            "version": version(runtime),
+            "version": find_backend(conditions.backend).version(),
         }
         name = hashlib.sha256(json.dumps(self._header, sort_keys=True).encode()).hexdigest()[:12]
         self.path = Path(where).expanduser() / f"latency-{name}.json"

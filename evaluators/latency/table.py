@@ -8,7 +8,7 @@ from math import gcd
 
 import numpy as np
 
-from evaluators.latency.backends import Conditions
+from evaluators.latency.backends.base import Conditions
 from evaluators.latency.layer_cache import LayerCache
 from evaluators.latency.timers import LayerRequest, Timer
 from spaces.latency.layer_latency import ALIGNMENTS, LatencyCoefficients, Load, MeasuredLatency, OpenLayer, alignment, grouped

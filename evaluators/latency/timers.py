@@ -8,11 +8,9 @@ from typing import Protocol
 
 import torch
 
-from evaluators.latency.backends import Conditions, LatencyError, Program, require, run_of, torch_run
-from evaluators.latency.layer_programs import EagerLayer, layer_onnx, layer_run
+from evaluators.latency.backends.base import Conditions, LatencyError, Program, find_backend
 from evaluators.latency.timing import Timing, alone, time_in_turn
 from evaluators.training.hardware import processor, torch_threads
-from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
 
 LEAST_MILLISECONDS = 1e-4
@@ -74,36 +72,33 @@ class LocalTimer:
 
     def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
         """Return the timings of programs, run in turn."""
+        backend = find_backend(conditions.backend)
+        backend.require(conditions.device)
         with alone(), torch_threads(conditions.threads):
-            runs = [run_of(program, conditions) for program in programs]
+            runs = [backend.build(one.content, one.inputs, conditions.device, conditions.threads) for one in programs]
             times = time_in_turn(runs, conditions.warmup, conditions.repetitions, conditions.seconds)
         return [Timing.of(found) for found in times]
 
     def time_layers(self, requests: Sequence[LayerRequest], conditions: Conditions) -> list[float]:
         """Return the median milliseconds of layers, less the time of their surroundings alone."""
-        require(conditions)
+        find_backend(conditions.backend).require(conditions.device)
         with alone(), torch_threads(conditions.threads):
             return [_layer_time(request, conditions) for request in requests]
 
     def machine(self, conditions: Conditions) -> str:
         """Return the name of the processor, or of the GPU if ``conditions`` ask for it."""
-        require(conditions)
+        find_backend(conditions.backend).require(conditions.device)
         return torch.cuda.get_device_name() if conditions.device == "cuda" else processor()
 
 
 def _layer_time(request: LayerRequest, conditions: Conditions) -> float:
-    shape, bits, batch_size = request.shape, (request.weight_bits, request.input_bits), request.batch_size
-    often = conditions.warmup, conditions.repetitions, conditions.seconds
-    if conditions.backend == "onnxruntime":
-        contents = [layer_onnx(shape, *bits, batch_size, present) for present in (True, False)]
-        found = time_in_turn([layer_run(content, conditions.threads) for content in contents], *often)
-        whole, rest = (Timing.of(times).median for times in found)
-        return max(whole - rest, LEAST_MILLISECONDS)
-    if bits != (FLOAT_BITS, FLOAT_BITS):
+    backend, bits = find_backend(conditions.backend), (request.weight_bits, request.input_bits)
+    if not backend.supports(conditions.device, *bits):
         raise LatencyError(
             f"latency: a table of layers with {bits[0]}-bit weights needs backend: onnxruntime, which computes with them; got "
             f"backend: {conditions.backend}"
         )
-    layer = EagerLayer(shape)
-    (times,) = time_in_turn([torch_run(layer, layer.inputs(batch_size), conditions)], *often)
-    return Timing.of(times).median
+    runs = backend.layer_runs(request.shape, *bits, request.batch_size, conditions.device, conditions.threads)
+    times = time_in_turn(runs, conditions.warmup, conditions.repetitions, conditions.seconds)
+    whole, *rest = (Timing.of(found).median for found in times)
+    return max(whole - sum(rest), LEAST_MILLISECONDS)

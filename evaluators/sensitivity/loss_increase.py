@@ -97,6 +97,7 @@ class LossIncrease(Evaluator):
 
     Settings = SensitivitySettings
     rank = 5
+    needs_quantizers = True
 
     def __init__(self, settings: SensitivitySettings) -> None:
         """Keep ``settings``."""
@@ -117,6 +118,11 @@ class LossIncrease(Evaluator):
             reference = context.reference.to(context.device)
             return {"omega": divergence(model.to(context.device), reference, context.task, batches)}
         return {"omega": omega(model, context.task, self.settings, context.device, context.generator)}
+
+
+def sensitivity_settings(evaluators: Iterable[Evaluator]) -> SensitivitySettings | None:
+    """Return the settings of the first evaluator of ``omega``, or None if there is none."""
+    return next((one.settings for one in evaluators if isinstance(one, LossIncrease)), None)
 
 
 def sum_of(table: Mapping[str, Mapping[int, float]], values: Mapping[str, Any]) -> float:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluators.base import Evaluator
-from evaluators.latency.backends import Conditions, Program
-from evaluators.latency.latency import Latency
+from evaluators.latency.backends.base import Conditions, Program
+from evaluators.latency.latency import with_timers
 from evaluators.latency.timers import LayerRequest, LocalTimer
 from evaluators.latency.timing import Timing
 from search.config.block import Block
@@ -30,17 +30,12 @@ def evaluators_of(blocks: Sequence[Block], execution: Execution) -> list[Evaluat
     Raises:
         ClusterError: There is no Ray, no cluster, or no node with the resource.
     """
-    found: list[Evaluator] = [EVALUATOR.build(block) for block in blocks]
-    return [_placed(evaluator, execution) for evaluator in found]
 
+    def remote(resource: str, address: str) -> RemoteTimer:
+        settings = execution.executor.settings
+        return RemoteTimer.on(resource, settings if isinstance(settings, RaySettings) else RaySettings(address=address))
 
-def _placed(evaluator: Evaluator, execution: Execution) -> Evaluator:
-    if not isinstance(evaluator, Latency) or evaluator.settings.resource is None:
-        return evaluator
-    settings = execution.executor.settings
-    if not isinstance(settings, RaySettings):
-        settings = RaySettings(address=evaluator.settings.address)
-    return Latency(evaluator.settings, RemoteTimer.on(evaluator.settings.resource, settings))
+    return with_timers([EVALUATOR.build(block) for block in blocks], remote)
 
 
 class RemoteTimer:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from evaluators.latency.latency import Latency
+from evaluators.latency.backends.base import find_backend
+from evaluators.latency.latency import Latency, latencies
 from evaluators.task import Task
 from search.config.loading import Execution
 from search.executors.remote_timer import evaluators_of
@@ -18,17 +19,17 @@ from search.stages.base import PlacedStage
 def latency_of(stages: Iterable[PlacedStage], execution: Execution) -> Latency | None:
     """Return the latency evaluator of the last search that has one; None where none has."""
     blocks = [block for placed in stages for block in placed.stage.evaluators]
-    found = [evaluator for evaluator in evaluators_of(blocks, execution) if isinstance(evaluator, Latency)]
+    found = latencies(evaluators_of(blocks, execution))
     return found[-1] if found else None
 
 
 def measure_latency(latency: Latency, reference: Flow, flows: Mapping[str, Flow], task: Task) -> dict[str, Any]:
     """Return the latency of the reference and of all ``flows``, run in turn, for report.json.
 
-    ``backend``, ``device``, ``threads``, ``batch_size`` and ``machine`` (the processor or GPU) say how; ``networks`` has
-    by role ``median``, ``low`` and ``high`` (milliseconds, the interval is of 95 %) and ``repetitions``. ``predicted`` is what
-    the layer table said of the result, null without one or where a later stage changed the network's structure, and ``error``
-    its relative difference from the measured median.
+    ``backend``, its ``label``, ``device``, ``threads``, ``batch_size`` and ``machine`` (the processor or GPU) say how;
+    ``networks`` has by role ``median``, ``low`` and ``high`` (milliseconds, the interval is of 95 %) and ``repetitions``.
+    ``predicted`` is what the layer table said of the result, null without one or where a later stage changed the network's
+    structure, and ``error`` its relative difference from the measured median.
     """
     networks = {"reference": reference.network, **{role: flow.network for role, flow in flows.items()}}
     timings = latency.timings([network.model for network in networks.values()], task)
@@ -37,6 +38,7 @@ def measure_latency(latency: Latency, reference: Flow, flows: Mapping[str, Flow]
     settings = latency.settings
     return {
         **{name: getattr(settings, name) for name in ("backend", "device", "threads", "batch_size")},
+        "label": find_backend(settings.backend).label,
         "machine": latency.timer.machine(settings.conditions),
         "networks": found,
         "predicted": predicted,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evaluators.latency.backends import BACKENDS
 from search.report.view import Row, words
+from spaces.registry import lookup
 
 
 def latency_rows(report: Mapping[str, Any]) -> list[Row]:
@@ -30,8 +32,16 @@ def latency_text(report: Mapping[str, Any]) -> str:
     latency = report.get("latency") or {}
     if not latency:
         return ""
-    names = {"onnxruntime": "ONNX Runtime", "eager": "PyTorch as it is", "compile": "PyTorch, compiled"}
     threads = latency["threads"]
     where = latency["machine"] + (f", {threads} thread{'s' if threads > 1 else ''}" if latency["device"] == "cpu" else "")
     size = latency["batch_size"]
-    return f"{names[latency['backend']]} on {where}, {size} sample{'s' if size > 1 else ''} a run, the networks run in turn."
+    samples = f"{size} sample{'s' if size > 1 else ''} a run"
+    return f"{_label(latency)} on {where}, {samples}, the networks run in turn."
+
+
+def _label(latency: Mapping[str, Any]) -> str:
+    """Return the runtime's name; reports from before have no label, and nothing is imported by a name that a report gives."""
+    name = str(latency["backend"])
+    if "label" in latency:
+        return str(latency["label"])
+    return str(lookup(BACKENDS, name, "backend").label) if name in BACKENDS else name

@@ -1,18 +1,19 @@
 """What every registered evaluator and every registered data set promises."""
 
-import dataclasses
-import math
-
 import pytest
 import torch
 
 from evaluators import DATASETS, EVALUATORS
-from evaluators.base import EvaluationContext, Evaluator
+from evaluators.base import Evaluator, Metric
+from evaluators.cost import CostSettings
+from evaluators.latency.backends import BACKENDS
+from evaluators.latency.backends.base import find_backend
 from evaluators.task import MissingDataError
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSet, DataSettings
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.small_images import Digits, DigitsSettings
+from evaluators.testing import check_backend, check_evaluator, check_settings
 from spaces.registry import lookup
 
 
@@ -23,45 +24,63 @@ def task():
     )
 
 
-@pytest.fixture(params=list(EVALUATORS))
-def kind(request):
-    return lookup(EVALUATORS, request.param, "evaluator")
+@pytest.mark.parametrize("name", list(EVALUATORS))
+def test_evaluator(name, task):
+    check_evaluator(lookup(EVALUATORS, name, "evaluator"), task)
 
 
-def evaluate(kind, task, fidelity=1.0):
-    model = task.reference_model()
-    generator = torch.Generator().manual_seed(0)
-    context = EvaluationContext(task, generator, torch.device("cpu"), fidelity, task.reference_model(), {})
-    return kind(kind.Settings()).evaluate(model, context)
+def test_only_timings_differ_from_one_evaluation_to_the_next():
+    assert [name for name in EVALUATORS if not lookup(EVALUATORS, name, "evaluator").repeatable] == ["latency"]
 
 
-def require_frozen(settings):
-    assert dataclasses.is_dataclass(settings)
-    assert settings.__dataclass_params__.frozen
-    assert settings.__pydantic_config__ == {"extra": "forbid"}
+class Guess(Evaluator):
+    """Breaks one promise after the other."""
+
+    Settings = CostSettings
+
+    def __init__(self, settings, answers=lambda: {"guess": 0.5}):
+        self.answers = answers
+
+    @property
+    def metrics(self):
+        return {"guess": Metric("fraction", "maximize")}
+
+    def evaluate(self, model, context):
+        return self.answers()
 
 
-def test_evaluator_settings_are_a_frozen_dataclass_that_forbids_unknown_keys(kind):
-    assert issubclass(kind, Evaluator)
-    require_frozen(kind.Settings)
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (lambda: {}, "metrics_for promises"),
+        (lambda: {"guess": 1}, "guess: expected a float, got int"),
+        (lambda: {"guess": float("nan")}, "guess: expected a finite value"),
+        (lambda: {"guess": float(torch.rand(()))}, "two evaluations"),
+        (lambda: {"guess": 0.0 * float(torch.rand(()))}, "global generator"),
+    ],
+)
+def test_the_kit_finds_a_broken_evaluator(answers, message, task):
+    class Broken(Guess):
+        def __init__(self, settings):
+            super().__init__(settings, answers)
+
+    check_evaluator(Guess, task)
+    with pytest.raises(AssertionError, match=message):
+        check_evaluator(Broken, task)
 
 
-@pytest.mark.parametrize("fidelity", [1.0, 0.1])
-def test_evaluator_returns_the_metrics_it_names(kind, task, fidelity):
-    found = evaluate(kind, task, fidelity)
-    named = kind(kind.Settings()).metrics_for(task)
-    assert set(found) == set(named)
-    assert all(isinstance(value, float) and math.isfinite(value) for value in found.values())
-    assert all(metric.unit and metric.direction in ("maximize", "minimize") for metric in named.values())
-    assert set(kind(kind.Settings()).metrics) <= set(found)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "compile")) for name in BACKENDS])
+def test_backend(name):
+    check_backend(find_backend(name))
 
 
-def test_evaluator_gives_the_same_twice_and_leaves_the_global_generator_alone(kind, task):
-    state = torch.get_rng_state()
-    first, second = evaluate(kind, task), evaluate(kind, task)
-    assert torch.equal(state, torch.get_rng_state())
-    if not any(metric.unit in ("ms", "s") for metric in kind(kind.Settings()).metrics.values()):
-        assert first == second
+def test_the_kit_finds_a_broken_backend():
+    class Instant(type(find_backend("eager"))):
+        def build(self, content, inputs, device, threads):
+            return lambda: 0.0
+
+    with pytest.raises(AssertionError, match="tiny network took 0.0 ms"):
+        check_backend(Instant())
 
 
 def test_costs_come_before_accuracy():
@@ -74,7 +93,7 @@ def test_data_set_settings_are_a_frozen_dataclass_that_forbids_unknown_keys(name
     kind = lookup(DATASETS, name, "data set")
     assert issubclass(kind, DataSet)
     assert issubclass(kind.Settings, DataSettings)
-    require_frozen(kind.Settings)
+    check_settings(kind.Settings)
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])

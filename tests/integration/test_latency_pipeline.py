@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import evaluators.latency.latency
-from evaluators.latency.backends import Conditions, Program
+from evaluators.latency.backends.base import Conditions, Program
 from evaluators.latency.timers import LayerRequest
 from evaluators.latency.timing import Timing
 from search.config import load

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
-from evaluators.latency.latency import Latency
-from evaluators.sensitivity.loss_increase import LossIncrease
+from evaluators.latency.latency import latencies
 from evaluators.task import Task
 from evaluators.tasks.observations import observations
 from evaluators.training.checkpoint import Checkpoint
@@ -121,7 +120,7 @@ class SearchContext:
         reference = run.reference if run.reference is not None else network
         folder = run.folder
         log = functools.partial(_log, run)
-        timed = next((evaluator for evaluator in evaluators if isinstance(evaluator, Latency)), None)
+        timed = next(iter(latencies(evaluators)), None)
         latency = None
         if timed is not None:
             shared = None if folder is None else folder.parent
@@ -148,7 +147,7 @@ class SearchContext:
         known: dict[str, Any] = {**make_tables(space, model, task, settings.importance, run.device)}
         known["samples"] = {"search": np.array(task.size("search"))}
         sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, folder, log)
-        if any(isinstance(evaluator, LossIncrease) for evaluator in evaluators) and not isinstance(space, QuantizingSpace):
+        if any(evaluator.needs_quantizers for evaluator in evaluators) and not isinstance(space, QuantizingSpace):
             raise SecateursError(
                 f"evaluate.omega is what rounding does to the loss, and the space {settings.space.name} rounds nothing; leave "
                 "it out"
@@ -275,21 +274,14 @@ def _measured(metric: str, evaluators: list[Evaluator], network: Network, task: 
     """Return what ``network`` has of ``metric``."""
     model = network.copy().model.to(device).eval()
     for evaluator in evaluators:
-        if metric in metrics_of(evaluator, task):
+        if metric in evaluator.metrics_for(task):
             context = EvaluationContext(task, torch.Generator().manual_seed(0), device, 1.0, network.model, {})
             return evaluator.evaluate(model, context)[metric]
     return 0.0
 
 
-def metrics_of(evaluator: Evaluator, task: Task) -> Mapping[str, Any]:
-    """Return the metrics that ``evaluator`` measures on ``task``."""
-    own = getattr(evaluator, "metrics_for", None)
-    found: Mapping[str, Any] = own(task) if own is not None else evaluator.metrics
-    return found
-
-
 def _require_measured(names: list[str], evaluators: list[Evaluator], task: Task) -> None:
-    known = {name for evaluator in evaluators for name in metrics_of(evaluator, task)}
+    known = {name for evaluator in evaluators for name in evaluator.metrics_for(task)}
     for name in names:
         if name not in known:
             raise SecateursError(

@@ -71,8 +71,7 @@ def _too_few_evaluations(settings: SearchSettings) -> Iterable[tuple[Path, str]]
 def _disturbed_timings(settings: SearchSettings) -> Iterable[tuple[Path, str]]:
     """Refuse to time candidates while others are evaluated on the same machine."""
     for index, block in enumerate(settings.evaluate):
-        own = block.settings
-        if getattr(own, "mode", None) == "measured" and hasattr(own, "resource") and own.resource is None:
+        if EVALUATOR.build(block).undisturbed:
             message = (
                 "trials in other workers would disturb what is measured; expected mode: table, resource: NAME (a node on which "
                 "no trials run), or execution.workers: 1"
@@ -92,21 +91,6 @@ def require_scores(settings: SearchSettings, evaluators: Sequence[Evaluator], ta
     for metric in (*settings.objectives, *settings.target):
         if metric not in known:
             raise SecateursError(f"no evaluator measures {metric!r} for this task; {suggestion(metric, known)}")
-
-
-def require_latency(evaluators: Sequence[Evaluator], space: SearchSpace) -> None:
-    """Raise SecateursError where latency can be neither timed here nor read from the space's table."""
-    from evaluators.cost import NO_TABLE, Cost
-    from evaluators.latency.backends import require
-    from evaluators.latency.latency import Latency
-
-    for evaluator in evaluators:
-        if isinstance(evaluator, Latency) and evaluator.settings.resource is None:
-            require(evaluator.settings.conditions)
-        elif isinstance(evaluator, Cost) and evaluator.settings.latency:
-            candidate = space.cheapest()
-            if candidate is None or "latency_ms" not in space.costs(candidate):
-                raise SecateursError(NO_TABLE)
 
 
 def targets_within_reach(targets: Mapping[str, Limit], space: SearchSpace, whole: Mapping[str, float]) -> Iterator[str]:

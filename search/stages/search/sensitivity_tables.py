@@ -15,7 +15,7 @@ from torch import nn
 
 from evaluators.base import Evaluator
 from evaluators.sensitivity.estimates import FORWARD_BATCH, MEASURES, SensitivitySettings, calibration_batches
-from evaluators.sensitivity.loss_increase import LossIncrease, omega_table
+from evaluators.sensitivity.loss_increase import omega_table, sensitivity_settings
 from evaluators.sensitivity.measured_increase import divergence_table, loss_increases
 from evaluators.task import Task
 from search.output.atomic import write_json
@@ -65,7 +65,7 @@ class SensitivityTables:
         self._space, self._model, self._task = space, model, task
         self._device, self._seed, self._log = device, seed, log
         self._path = None if folder is None else folder / FILE
-        self._settings = next((one.settings for one in evaluators if isinstance(one, LossIncrease)), None)
+        self._settings = sensitivity_settings(evaluators)
         self.options = {
             name: tuple(int(bits) for bits in domain.options if isinstance(bits, int))
             for name, domain in space.domains.items()

@@ -29,7 +29,7 @@ from search.stages.search.asynchronous_loop import AsynchronousLoop
 from search.stages.search.batch_loop import BatchLoop
 from search.stages.search.context import SearchContext, require_informative_objective
 from search.stages.search.finalists import Finalist, choose_finalists, train_finalists
-from search.stages.search.goals import build_space, goal_faults, require_latency, require_scores, targets_within_reach
+from search.stages.search.goals import build_space, goal_faults, require_scores, targets_within_reach
 from search.stages.search.loop import SearchFailedError
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings, SearchSettings
@@ -121,7 +121,8 @@ class Search(Stage[SearchSettings]):
             raise UnsupportedModelError("nothing in the model is open to the search; `inspect` says why")
         evaluators = evaluators_of(settings.evaluate, run.execution)
         require_scores(settings, evaluators, task)
-        require_latency(evaluators, space)
+        for evaluator in evaluators:
+            evaluator.check(space)
         require_informative_objective(space, list(settings.objectives))
         run.tell(f"{len(space.domains)} decisions open")
         if not run.smaller:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from evaluators.base import EvaluationContext
-from evaluators.latency.backends import Conditions, LatencyError, Program, program_of, require
+from evaluators.latency.backends.base import Conditions, LatencyError, Program, find_backend, program_of
 from evaluators.latency.latency import Latency, LatencySettings
 from evaluators.latency.timers import LayerRequest, LocalTimer
 from evaluators.latency.timing import Timing
@@ -126,7 +126,7 @@ def test_settings_that_make_no_sense(options: dict[str, object], message: str) -
 @pytest.mark.parametrize(("backend", "message"), [("onnxruntime", "onnxruntime-gpu"), ("eager", "finds no GPU here")])
 def test_without_a_gpu_there_is_a_clear_error(backend: str, message: str) -> None:
     with pytest.raises(LatencyError, match=message):
-        require(Conditions(backend=backend, device="cuda"))  # type: ignore[arg-type]
+        find_backend(backend).require("cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

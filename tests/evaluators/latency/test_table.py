@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluators.latency.backends import Conditions, LatencyError
+from evaluators.latency.backends.base import Conditions, LatencyError
 from evaluators.latency.layer_cache import LayerCache
 from evaluators.latency.table import channel_counts, fitted, measure_table, resized
 from evaluators.latency.timers import LayerRequest, LocalTimer

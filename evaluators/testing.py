@@ -1,0 +1,87 @@
+"""Check that an evaluator, a backend or a metric keeps its interface: contract tests for these and for your own.
+
+Every function raises AssertionError with the broken promise, and returns None.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import torch
+from torch import nn
+
+from evaluators.base import EvaluationContext, Evaluator
+from evaluators.latency.backends.base import Backend, DeviceName
+from evaluators.task import Task
+from spaces.layers.shapes import LayerShape
+
+
+def check_evaluator(kind: type[Evaluator], task: Task, settings: object = None) -> None:
+    """Check an evaluator's settings, metrics, randomness and repeatability on the reference network of ``task``.
+
+    Args:
+        kind: The evaluator's class.
+        task: A small task: the network is measured four times.
+        settings: Settings of the class; by default ``kind.Settings()``.
+    """
+    check_settings(kind.Settings)
+    evaluator = kind(kind.Settings() if settings is None else settings)
+    promised = evaluator.metrics_for(task)
+    assert set(evaluator.metrics) <= set(promised), "metrics_for(task) leaves out some of metrics"
+    state = torch.get_rng_state()
+    for fidelity in (1.0, 0.1):
+        found = _evaluated(evaluator, task, fidelity)
+        assert set(found) == set(promised), f"evaluate returns {sorted(found)}, metrics_for promises {sorted(promised)}"
+        for name, value in found.items():
+            assert isinstance(value, float), f"{name}: expected a float, got {type(value).__name__}"
+            assert math.isfinite(value), f"{name}: expected a finite value, got {value}"
+        again = _evaluated(evaluator, task, fidelity)
+        assert not evaluator.repeatable or found == again, f"repeatable, yet two evaluations give {found} and {again}"
+    assert torch.equal(state, torch.get_rng_state()), "evaluate draws from torch's global generator; use context.generator"
+
+
+def check_backend(backend: Backend, device: DeviceName = "cpu") -> None:
+    """Check that a backend times a small network and, if it supports them, single layers.
+
+    Args:
+        backend: The backend.
+        device: Device to time on, one of this machine.
+    """
+    assert backend.label, "label: expected the runtime's name"
+    assert backend.version(), "version: expected the version of the installed runtime"
+    assert device in backend.devices, f"devices: expected {device} among {backend.devices}"
+    backend.require(device)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    before = copy.deepcopy(network.state_dict())
+    inputs = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    content = backend.export(network, inputs)
+    assert isinstance(content, bytes), f"export: expected bytes, got {type(content).__name__}"
+    same = all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert same, "export changes the network's tensors"
+    runs = [backend.build(content, inputs, device, threads=1)]
+    if backend.supports(device):
+        layer = LayerShape("conv", 4, 8, (8, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
+        layers = backend.layer_runs(layer, 32, 32, 1, device, 1)
+        assert 1 <= len(layers) <= 2, f"layer_runs: expected a layer's run and maybe its surroundings', got {len(layers)} runs"
+        runs.extend(layers)
+    for run in runs:
+        milliseconds = run()
+        assert isinstance(milliseconds, float), f"a run returns milliseconds, a float; got {type(milliseconds).__name__}"
+        assert 0.0 < milliseconds < 60_000.0, f"a run of a tiny network took {milliseconds} ms"
+
+
+def check_settings(settings: type) -> None:
+    """Check that ``settings`` is a frozen dataclass that refuses unknown keys in a configuration."""
+    assert dataclasses.is_dataclass(settings), f"{settings.__name__}: expected a dataclass"
+    parameters = settings.__dataclass_params__  # type: ignore[attr-defined]
+    assert parameters.frozen, f"{settings.__name__}: expected a frozen dataclass"
+    config = settings.__pydantic_config__  # type: ignore[attr-defined]
+    assert config == {"extra": "forbid"}, f"{settings.__name__}.__pydantic_config__: expected {{'extra': 'forbid'}}"
+
+
+def _evaluated(evaluator: Evaluator, task: Task, fidelity: float) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(0)
+    context = EvaluationContext(task, generator, torch.device("cpu"), fidelity, task.reference_model(), {})
+    return evaluator.evaluate(task.reference_model(), context)
