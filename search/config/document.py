@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path as FilePath
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, NodeEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from search.config.storage_url import hide_passwords
 from spaces.errors import SecateursError
@@ -16,13 +19,18 @@ from spaces.errors import SecateursError
 Key = str | int
 Path = tuple[Key, ...]
 
-_KINDS: dict[type[yaml.Node], tuple[str, ...]] = {
-    yaml.MappingNode: ("map",),
-    yaml.SequenceNode: ("seq",),
-    yaml.ScalarNode: ("str", "int", "float", "bool", "null"),
+# Plain text that YAML could read as a date, as `=` or as `<<` stays text.
+_TEXT = ("str", "timestamp", "value", "merge")
+_KINDS: dict[type[Node], tuple[str, ...]] = {
+    MappingNode: ("map",),
+    SequenceNode: ("seq",),
+    ScalarNode: (*_TEXT, "int", "float", "bool", "null"),
 }
 _MAX_BYTES = 1 << 20
-_MAX_NODES = 100_000
+_MAX_VALUES = 20_000
+_MAX_DEPTH = 50
+_TOO_DEEP = f"nested more than {_MAX_DEPTH} deep; a configuration needs about ten"
+_TOO_MANY = f"more than {_MAX_VALUES} keys and values; a configuration is a short YAML file"
 
 
 @dataclass(frozen=True)
@@ -84,44 +92,34 @@ def dotted(path: Path) -> str:
     return ".".join(str(key) for key in path)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema: ``5e-4`` is a number; ``off``, ``1:30``, ``010`` and dates are no traps."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-
-
-def _resolve(tag: str, pattern: str, first: str) -> None:
-    for character in first:
-        entry = (f"tag:yaml.org,2002:{tag}", re.compile(pattern))
-        _Loader.yaml_implicit_resolvers.setdefault(character, []).append(entry)
-
-
-_resolve("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF")
-_resolve("null", r"^(?:~|null|Null|NULL)$", "~nN")
-_resolve("int", r"^[-+]?[0-9][0-9_]*$", "-+0123456789")
-_resolve("float", r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$", "-+0123456789.")
-_resolve("float", r"^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$", "-+.")
-_resolve("merge", r"^<<$", "<")
-_Loader.yaml_implicit_resolvers[""] = [("tag:yaml.org,2002:null", re.compile(r"^$"))]
-
-
 def parse_value(text: str) -> Any:
-    """Return the plain data of one YAML value, as an override gives it.
+    """Return the plain data of one YAML value, as an override or a stored configuration gives it.
 
     Raises:
         ValueError: ``text`` is not one YAML value.
     """
-    faults: list[Fault] = []
+    reader = _Reader()
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        if node is None:
-            return None
-        value = _Reader(faults).read(node, ())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{text!r} is not YAML ({_first_line(error)}); put it in quotes") from None
-    if faults:
-        raise ValueError(faults[0].message)
+        node = _compose(text)
+        value = None if node is None else reader.read(node, ())
+    except YAMLError as error:
+        reason = _problem(error).removeprefix("not valid YAML: ")
+        raise ValueError(f"{_short(text)} is not YAML ({reason}); put it in quotes") from None
+    if reader.faults:
+        raise ValueError(reader.faults[0].message)
     return value
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Return plain data as YAML that :func:`parse_value` reads to the same, keys in their order."""
+    yaml = _yaml()
+    yaml.default_flow_style = False
+    yaml.allow_unicode = True
+    yaml.width = 120
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = StringIO()
+    yaml.dump(dict(data), stream)
+    return stream.getvalue()
 
 
 def read_document(path: FilePath) -> Document:
@@ -152,56 +150,91 @@ def read_document(path: FilePath) -> Document:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise refuse("is not a text file in UTF-8; expected a YAML file") from None
-    faults: list[Fault] = []
+    reader = _Reader()
     try:
-        node = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        origin = f"line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(source, [Fault((), f"not valid YAML: {_first_line(error)}", origin)]) from None
+        node = _compose(text)
+        data = reader.read(node, ()) if isinstance(node, MappingNode) else {}
+    except YAMLError as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        raise ConfigError(source, [Fault((), _problem(error), f"line {mark.line + 1}" if mark else "")]) from None
     if node is None:
         raise refuse("is empty; expected at least `name`, `task` and `stages`")
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(node, MappingNode):
         raise refuse("expected a mapping with `name`, `task` and `stages` at the top")
-    reader = _Reader(faults)
-    data = reader.read(node, ())
-    if faults:
-        raise ConfigError(source, faults)
+    if reader.faults:
+        raise ConfigError(source, reader.faults)
     return Document(source, data, reader.origins)
 
 
-def _first_line(error: yaml.YAMLError) -> str:
-    problem = getattr(error, "problem", None)
-    return str(problem or error).splitlines()[0]
+class _LimitError(MarkedYAMLError):
+    """YAML that is larger or deeper than any configuration."""
+
+
+def _yaml() -> YAML:
+    """Return a reader and writer of YAML 1.2: ``5e-4`` is a number; ``off``, ``1:30`` and ``010`` are no traps."""
+    return YAML(typ="safe", pure=True)
+
+
+def _compose(text: str) -> Node | None:
+    """Return the node tree of ``text``, None for an empty one.
+
+    Raises:
+        YAMLError: ``text`` is not one YAML value, or is nested too deep or too long to be composed.
+    """
+    depth = count = 0
+    for event in _yaml().parse(text):
+        count += isinstance(event, NodeEvent)
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _MAX_DEPTH or count > _MAX_VALUES:
+            raise _LimitError(problem=_TOO_DEEP if depth > _MAX_DEPTH else _TOO_MANY, problem_mark=event.start_mark)
+    yaml = _yaml()
+    yaml.composer.warn_double_anchors = False
+    return yaml.compose(text)  # type: ignore[no-any-return]
+
+
+def _problem(error: YAMLError) -> str:
+    """Return the first line of a YAML error."""
+    problem = str((isinstance(error, MarkedYAMLError) and error.problem) or error).splitlines()[0]
+    return problem if isinstance(error, _LimitError) else f"not valid YAML: {problem}"
 
 
 class _Reader:
-    """Turns a node tree into plain data, noting where each value stands and what is wrong with it."""
+    """Converter of a node tree into plain data, with the place and the faults of every value.
 
-    def __init__(self, faults: list[Fault]) -> None:
-        self.faults = faults
+    Attributes:
+        faults: Faults found so far.
+        origins: Place of each path read so far.
+    """
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
         self.origins: dict[Path, str] = {}
         self._open: set[int] = set()
         self._count = 0
+        self._scalars = _yaml().constructor
 
-    def read(self, node: yaml.Node, path: Path) -> Any:
+    def read(self, node: Node, path: Path) -> Any:
+        """Return the plain data of ``node``, which stands at ``path``; None for a faulty one."""
         self.origins.setdefault(path, _line(node))
         self._count += 1
-        if id(node) in self._open or self._count > _MAX_NODES:
-            return self._refuse(path, node, "this alias refers to itself or unfolds too far")
+        if id(node) in self._open:
+            return self._refuse(path, node, "this alias refers to itself")
+        if self._count > _MAX_VALUES or len(path) > _MAX_DEPTH:
+            raise _LimitError(problem=_TOO_MANY if self._count > _MAX_VALUES else _TOO_DEEP, problem_mark=node.start_mark)
+        prefix, _, kind = str(node.tag).rpartition(":")
+        if prefix != "tag:yaml.org,2002" or kind not in _KINDS[type(node)]:
+            return self._refuse(path, node, f"tag {node.tag!r} is not allowed here; expected a plain value")
+        if isinstance(node, ScalarNode):
+            return str(node.value) if kind in _TEXT else self._scalar(node, path)
         self._open.add(id(node))
         try:
-            if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in _KINDS[type(node)]:
-                return self._refuse(path, node, f"tag {node.tag!r} is not allowed here; expected a plain value")
-            if isinstance(node, yaml.MappingNode):
+            if isinstance(node, MappingNode):
                 return self._mapping(node, path)
-            if isinstance(node, yaml.SequenceNode):
-                return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
-            return self._scalar(node, path)
+            return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
         finally:
             self._open.discard(id(node))
 
-    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+    def _mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -213,7 +246,7 @@ class _Reader:
                     else:
                         self._refuse(path, key_node, "`<<` expects a mapping")
                 continue
-            if not isinstance(key_node, yaml.ScalarNode):
+            if not isinstance(key_node, ScalarNode):
                 self._refuse(path, key_node, "a key must be a name")
                 continue
             key = str(key_node.value)
@@ -225,27 +258,19 @@ class _Reader:
             result[key] = self.read(value_node, below)
         return {**merged, **result}
 
-    def _scalar(self, node: yaml.Node, path: Path) -> Any:
-        kind, value = node.tag.rpartition(":")[2], str(node.value)
+    def _scalar(self, node: ScalarNode, path: Path) -> Any:
         try:
-            if kind == "int":
-                return int(value.replace("_", ""))
-            if kind == "float":
-                return float(_float_text(value))
-        except ValueError:
-            return self._refuse(path, node, f"{value!r} is not a value of YAML type {kind}")
-        if kind == "bool":
-            return value.lower() == "true"
-        return None if kind == "null" else value
+            return self._scalars.construct_object(node)
+        except (ValueError, KeyError, YAMLError):
+            return self._refuse(path, node, f"{node.value!r} is not a value of type {node.tag}")
 
-    def _refuse(self, path: Path, node: yaml.Node, message: str) -> None:
+    def _refuse(self, path: Path, node: Node, message: str) -> None:
         self.faults.append(Fault(path, message, _line(node)))
 
 
-def _float_text(text: str) -> str:
-    """Return YAML's notation of a number in Python's."""
-    return text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan")
-
-
-def _line(node: yaml.Node) -> str:
+def _line(node: Node) -> str:
     return f"line {node.start_mark.line + 1}"
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 80 else f"{text[:77]!r}..."

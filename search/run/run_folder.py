@@ -12,9 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import yaml
-
 from evaluators.training.hardware import processor
+from search.config.document import parse_value, to_yaml
 from search.config.storage_url import StorageUrl
 from search.output.atomic import recover_folder, write_json, write_text
 from search.run.differences import differences
@@ -96,7 +95,7 @@ class RunFolder:
         if not self.resumed:
             made = {"format": FORMAT, "task_fingerprint": task_fingerprint, "run_id": uuid.uuid4().hex}
             write_json(environment_path, {**environment(), **made})
-            write_text(self.config_path, _yaml(config))
+            write_text(self.config_path, to_yaml(config))
             return []
         recorded = json.loads(environment_path.read_text())
         if recorded.get("format") != FORMAT:
@@ -105,7 +104,7 @@ class RunFolder:
                 "'baselines' (and 'baseline' for what is now 'reference'). Its network and its report can still be read, but "
                 "it can't be gone on with: give this run another name"
             )
-        before, after = yaml.safe_load(self.config_path.read_text()), yaml.safe_load(_yaml(config))
+        before, after = parse_value(self.config_path.read_text()), parse_value(to_yaml(config))
         found = list(differences(_without_password(before), _without_password(after)))
         refused = [difference for difference in found if not difference.allowed]
         if refused:
@@ -127,7 +126,7 @@ class RunFolder:
             if recorded.get("versions", {}).get(name) != value
         ]
         if found:
-            write_text(self.config_path, _yaml(config))
+            write_text(self.config_path, to_yaml(config))
         return [*map(str, found), *changed]
 
     @property
@@ -179,10 +178,6 @@ def _without_password(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration with the storage URL stripped of its password, which alone may change between resumes."""
     storage = config.get("storage")
     return config if storage is None else {**config, "storage": StorageUrl(storage).identity}
-
-
-def _yaml(config: dict[str, Any]) -> str:
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _content(path: Path) -> list[str]:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from search.config.document import parse_value
 from search.config.storage_url import StorageUrl
 from search.study.storage import JOURNAL
 from search.study.trial_note import NOTE
@@ -31,7 +30,7 @@ def find_storage(folder: Path) -> Path | StorageUrl:
         SecateursError: There is neither.
     """
     config, journal = folder / "config.yaml", folder / JOURNAL
-    storage = yaml.safe_load(config.read_text()).get("storage") if config.is_file() else None
+    storage = parse_value(config.read_text()).get("storage") if config.is_file() else None
     if storage is not None:
         return StorageUrl(storage)
     if not journal.is_file():

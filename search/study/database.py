@@ -62,7 +62,7 @@ class Database(RDBStorage):
     """
 
     def __init__(self, url: StorageUrl, owner: str, folder: str, say: Callable[[str], None]) -> None:
-        self.name = str(url)
+        self.name, self._url = str(url), url
         self._owner = {"run": owner, "folder": folder, "host": socket.gethostname()}
         self._say = say
         open_database(url, super().__init__)
@@ -120,7 +120,7 @@ class Database(RDBStorage):
         return None if found is None else dict(json.loads(found))
 
     def _patiently(self, operation: Callable[[], _Answer]) -> _Answer:
-        return patiently(operation, self.name, self._say)
+        return patiently(operation, self._url, self._say)
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create a study, with patience, and return its number."""
@@ -254,8 +254,8 @@ def open_database(url: StorageUrl, connect: Callable[..., _Answer], **options: A
     except (ImportError, ArgumentError) as error:
         driver = filled.partition("://")[0]
         raise StorageError(
-            f"storage: {driver} is no database this Python can reach ({reason_of(error)}); for PostgreSQL install "
+            f"storage: {driver} is no database this Python can reach ({reason_of(error, url)}); for PostgreSQL install "
             "secateurs[postgresql] and write postgresql+psycopg://..."
         ) from None
     except SQLAlchemyError as error:
-        raise StorageError(f"storage: cannot open {url}: {reason_of(error)}") from None
+        raise StorageError(f"storage: cannot open {url}: {reason_of(error, url)}") from None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from search.config.storage_url import StorageError, hide_passwords
+from search.config.storage_url import StorageError, StorageUrl
 from search.output.progress import duration
 
 PATIENCE_SECONDS = 300.0
@@ -27,12 +27,12 @@ _NEVER = (
 Answer = TypeVar("Answer")
 
 
-def patiently(operation: Callable[[], Answer], name: str, say: Callable[[str], None]) -> Answer:
+def patiently(operation: Callable[[], Answer], url: StorageUrl, say: Callable[[str], None]) -> Answer:
     """Return the result of ``operation``; while the database does not answer, try again for five minutes.
 
     Args:
         operation: Reads or writes; may have been done in part when it fails, and must bear being done again.
-        name: The storage in words, without a password.
+        url: The storage.
         say: Told once when the storage stops answering, and once when it is back.
 
     Raises:
@@ -42,12 +42,12 @@ def patiently(operation: Callable[[], Answer], name: str, say: Callable[[str], N
     from sqlalchemy.exc import SQLAlchemyError
 
     start, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
-    told = False
+    told, name = False, str(url)
     while True:
         try:
             answer = operation()
         except (SQLAlchemyError, StorageInternalError) as error:
-            reason = reason_of(error)
+            reason = reason_of(error, url)
             waited = time.monotonic() - start
             if not _passes(error):
                 raise StorageError(f"storage {name}: {reason}. What was recorded is kept; the same command goes on") from None
@@ -67,7 +67,7 @@ def patiently(operation: Callable[[], Answer], name: str, say: Callable[[str], N
         pause = min(2.0 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-def reason_of(error: BaseException) -> str:
+def reason_of(error: BaseException, url: StorageUrl) -> str:
     """Return the first line of the database's own message, without passwords and statements."""
     from sqlalchemy.exc import DBAPIError
 
@@ -76,7 +76,7 @@ def reason_of(error: BaseException) -> str:
         cause = cause.__cause__
     said = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
     lines = [line.strip() for line in str(said).splitlines() if line.strip()]
-    return hide_passwords(lines[0] if lines else type(said).__name__)
+    return url.hide(lines[0] if lines else type(said).__name__)
 
 
 def _passes(error: BaseException) -> bool:

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from search.config import load
+from search.config.document import to_yaml
+from search.config.registries import SPACE
 from search.pipeline.inspection import examine
 from search.pipeline.rehearsal import rehearse
 from search.stages.base import placed_stages
@@ -31,7 +32,7 @@ def test_it_is_read_without_a_fault_and_reads_back(path: Path, tmp_path: Path) -
     config = load(path)
     assert config.name == path.stem.replace("_", "-")
     canonical = tmp_path / "config.yaml"
-    canonical.write_text(yaml.safe_dump(config.canonical()))
+    canonical.write_text(to_yaml(config.canonical()))
     assert load(canonical) == config
 
 

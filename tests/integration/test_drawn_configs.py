@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from search.config.document import to_yaml
 from search.config.loading import Config, load
 from search.export import load as load_best
 from search.pipeline import run
@@ -34,7 +34,7 @@ def accepted(folder: Path, seed: int) -> Config | None:
     """Return the configuration of a seed, None where it is refused, which must be with a place and a reason."""
     folder.mkdir()
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(draw(seed), sort_keys=False))
+    path.write_text(to_yaml(draw(seed)))
     try:
         config = load(path)
         for _ in rehearse(config):

@@ -3,11 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from search.config import load
 from search.config.block import Limit, parse_limit
-from search.config.document import ConfigError
+from search.config.document import ConfigError, to_yaml
 from spaces.errors import SecateursError
 
 MINIMAL = """\
@@ -59,7 +58,7 @@ def test_a_minimal_configuration_gets_defaults(tmp_path: Path) -> None:
 def test_canonical_reads_back_to_the_same(tmp_path: Path) -> None:
     config = load(write(tmp_path, MINIMAL), ["stages.train.early_stop={patience: 3}", "seed=7"])
     canonical = config.canonical()
-    again = load(write(tmp_path, yaml.safe_dump(canonical)))
+    again = load(write(tmp_path, to_yaml(canonical)))
     assert again == config
     assert again.canonical() == canonical
     assert canonical["stages"][1]["search"]["target"] == {"macs": "<= 40%"}

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from search.config.document import ConfigError, parse_value, read_document
+from search.config.document import ConfigError, parse_value, read_document, to_yaml
+
+EXPLODING = b"a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (level, level, b", ".join([b"*a%d" % (level - 1)] * 10)) for level in range(1, 10)
+)
+NESTED_ALIASES = b"a0: &a0 [1]\n" + b"".join(
+    b"a%d: &a%d %s*a%d%s\n" % (level, level, b"[" * 20, level - 1, b"]" * 20) for level in range(1, 200)
+)
 
 
 def message(path: Path) -> str:
@@ -28,6 +35,14 @@ def message(path: Path) -> str:
         (b"a: &loop [*loop]\n", "refers to itself"),
         (b"? [1, 2]\n: 3\n", "a key must be a name"),
         (b"a" * 2_000_000, "2000000 bytes"),
+        (b"a:\n  " + b"[" * 10_000 + b"]" * 10_000, "line 2: nested more than 50 deep"),
+        (b"{a: " * 10_000, "line 1: nested more than 50 deep"),
+        (b"a: [" + b"1," * 25_000 + b"]", "line 1: more than 20000 keys and values"),
+        (EXPLODING, "more than 20000 keys and values"),
+        (NESTED_ALIASES, "nested more than 50 deep"),
+        (b"%YAML 9.9\n---\na: 1", "not valid YAML"),
+        (b"a: 1\n---\nb: 2", "line 2: not valid YAML: but found another document"),
+        (b"a: !!int x\n", "line 1, a: 'x' is not a value of type"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -82,6 +97,19 @@ def test_values_are_read_as_yaml_1_2(text: str, value: object) -> None:
     found = parse_value(text)
     assert found == value
     assert type(found) is type(value)
+
+
+def test_what_is_written_is_read_to_the_same() -> None:
+    data = {"b": [{"x": 5e-5, "é": "off"}, [1, 2]], "a": None, "t": "2024-01-02", "n": "010", "c": "1:30", "e": {}, "p": "<<"}
+    assert parse_value(to_yaml(data)) == data
+    assert list(parse_value(to_yaml(data))) == list(data)
+
+
+def test_an_override_that_is_no_yaml_is_named() -> None:
+    with pytest.raises(ValueError, match="nested more than 50 deep"):
+        parse_value("[" * 10_000)
+    with pytest.raises(ValueError, match=r"^'\[1, 2' is not YAML"):
+        parse_value("[1, 2")
 
 
 def test_merge_keys_fill_in_what_is_not_given(tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from search.config import load
-from search.config.document import ConfigError
+from search.config.document import ConfigError, to_yaml
 from search.pipeline.rehearsal import rehearse
 from spaces.errors import SecateursError
 from tests.search.config.mutations import Mutation, mutations
@@ -43,7 +42,7 @@ def bits(**changes: Any) -> dict[str, Any]:
 
 def write(folder: Path, data: dict[str, Any]) -> Path:
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    path.write_text(to_yaml(data))
     return path
 
 

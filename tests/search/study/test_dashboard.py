@@ -19,8 +19,8 @@ from typing import Any
 
 import optuna
 import pytest
-import yaml
 
+from search.config.document import to_yaml
 from search.config.storage_url import StorageUrl
 from search.study.dashboard import application, find_storage, serve
 from search.study.storage import open_journal, open_storage
@@ -141,7 +141,7 @@ def test_where_the_studies_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "config.yaml").write_text("name: x\n")
     with pytest.raises(SecateursError, match="it has run no search yet"):
         find_storage(tmp_path)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"storage": "postgresql://u:***@h/d"}))
+    (tmp_path / "config.yaml").write_text(to_yaml({"storage": "postgresql://u:***@h/d"}))
     where = find_storage(tmp_path)
     with pytest.raises(SecateursError, match=r"was hidden when the configuration was saved; write it as \$\{NAME\}"):
         application(where)
