@@ -10,7 +10,6 @@ import pytest
 
 from search.config import load
 from search.config.document import to_yaml
-from search.config.registries import SPACE
 from search.pipeline.inspection import examine
 from search.pipeline.rehearsal import rehearse
 from search.stages.base import placed_stages
