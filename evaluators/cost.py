@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
 from spaces.base import SearchSpace
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
+from spaces.hooks import temporary_hooks
 from spaces.layers.layer_kind import kind_of
 from spaces.layers.macs import module_macs
 from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes
@@ -47,13 +47,12 @@ def count_costs(
         macs += own
         operations += own * operation_bits(module)
 
-    handles: list[RemovableHandle] = [
-        module.register_forward_hook(add, with_kwargs=True) for module in model.modules() if kind_of(module) is not None
-    ]
+    counted = (module for module in model.modules() if kind_of(module) is not None)
+    hooks = (module.register_forward_hook(add, with_kwargs=True) for module in counted)
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else example_inputs.device
     try:
-        with evaluation_mode(model), torch.no_grad():
+        with temporary_hooks(hooks), evaluation_mode(model), torch.no_grad():
             inputs = example_inputs.to(device)
             if forward is None:
                 model(inputs)
@@ -63,9 +62,6 @@ def count_costs(
         raise UnsupportedModelError(
             f"the forward pass of {type(model).__name__} on a batch of shape {tuple(example_inputs.shape)} failed: {error}"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     return {
         "macs": float(macs // samples),
         "parameters": float(counted_parameters(model)),

@@ -13,6 +13,7 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
+from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import Forward, call
 from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, WrittenLatency, latency_key, total
 from spaces.layers.macs import FLOAT_BITS
@@ -221,11 +222,10 @@ class BitWidth(SearchSpace):
             EquivalenceError: The stored integers answer otherwise.
         """
         device = next(prepared.parameters()).device
-        training, inputs = prepared.training, self._inputs.to(device)
-        with torch.no_grad():
-            expected = self._forward(prepared.eval(), inputs)
+        inputs = self._inputs.to(device)
+        with evaluation_mode(prepared), torch.no_grad():
+            expected = self._forward(prepared, inputs)
             found = self._forward(pack_weights(prepared), inputs)
-        prepared.train(training)
         error = float((expected - found).abs().max())
         if not error <= TOLERANCE * max(1.0, float(expected.abs().max())):
             raise EquivalenceError(f"the stored integers change the network's outputs by {error:.3g}; expected the same")

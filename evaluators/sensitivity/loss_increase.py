@@ -21,6 +21,7 @@ from evaluators.sensitivity.measured_increase import divergence
 from evaluators.sensitivity.second_moment import NoGradientError
 from evaluators.task import Batch, Task
 from spaces.evaluation_mode import evaluation_mode
+from spaces.hooks import temporary_hooks
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.layers import quantized_layers
 from spaces.quantization.quantizable import QuantizerLocation
@@ -269,12 +270,8 @@ def _entering(quantizers: Mapping[str, Quantizer]) -> Iterator[dict[str, list[tu
 
         return hook
 
-    handles = [module.register_forward_hook(watch(path)) for path, module in quantizers.items()]
-    try:
+    with temporary_hooks(module.register_forward_hook(watch(path)) for path, module in quantizers.items()):
         yield entered
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _quantizers(model: nn.Module) -> dict[str, Quantizer]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from spaces.hooks import temporary_hooks
+
 
 @contextmanager
 def channels_last(model: nn.Module, wanted: bool) -> Iterator[None]:
@@ -24,17 +26,16 @@ def channels_last(model: nn.Module, wanted: bool) -> Iterator[None]:
         return
     strided = [module for module in convolutions if _is_strided_pointwise(module)]
     strides = [module.stride for module in strided]
-    handles = [module.register_forward_pre_hook(_Subsample(module.stride)) for module in strided]
-    model.to(memory_format=torch.channels_last)
-    try:
-        for module in strided:
-            module.stride = (1, 1)
-        yield
-    finally:
-        for module, stride, handle in zip(strided, strides, handles, strict=True):
-            module.stride = stride
-            handle.remove()
-        model.to(memory_format=torch.contiguous_format)
+    with temporary_hooks(module.register_forward_pre_hook(_Subsample(module.stride)) for module in strided):
+        model.to(memory_format=torch.channels_last)
+        try:
+            for module in strided:
+                module.stride = (1, 1)
+            yield
+        finally:
+            for module, stride in zip(strided, strides, strict=True):
+                module.stride = stride
+            model.to(memory_format=torch.contiguous_format)
 
 
 def _is_strided_pointwise(module: nn.Conv2d) -> bool:

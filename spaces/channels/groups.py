@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from spaces.channels.labelled_pass import trace_channels
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
+from spaces.patterns import NOT_INCLUDED, first_match, reason_left_out, require_matches
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ class ChannelGroups:
         """Length of the whole mask: coupled channels over all open groups."""
         return sum(group.size for group in self.groups)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all groups, frozen ones included, and of the modules whose weights shrink with them."""
+        return tuple(name for group in (*self.groups, *self.frozen) for name in (group.name, *group.members))
+
     def mask(self, candidate: Candidate) -> np.ndarray:
         """Return the keep-mask of all groups in a row, boolean of shape ``(width,)``."""
         return np.concatenate([np.zeros(0, dtype=bool), *(candidate.mask(group.name) for group in self.groups)])
@@ -126,7 +131,7 @@ def find_groups(
     Raises:
         UnsupportedModelError: The forward pass fails, or a pattern matches no layer.
     """
-    _check_patterns(model, include, exclude)
+    require_matches((*include, *exclude), (name for name, _ in model.named_modules() if name))
     try:
         trace = trace_channels(model, forward, inputs)
     except SecateursError:
@@ -140,36 +145,19 @@ def find_groups(
     return _number(trace)
 
 
-def _check_patterns(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> None:
-    names = [name for name, _ in model.named_modules() if name]
-    weighted = [name for name, module in model.named_modules() if getattr(module, "weight", None) is not None]
-    for pattern in (*include, *exclude):
-        if not any(fnmatch.fnmatch(name, pattern) for name in names):
-            raise UnsupportedModelError(
-                f"the name pattern {pattern!r} matches no layer of the network; its layers are called like "
-                + ", ".join(repr(name) for name in (weighted or names)[:3])
-                + ". `python -m search inspect CONFIG` lists them."
-            )
-
-
 def _freeze_by_name(trace: ChannelTrace, include: Sequence[str], exclude: Sequence[str]) -> None:
-    def matches(name: str, patterns: Sequence[str]) -> str | None:
-        parents = [name.rsplit(".", cut)[0] for cut in range(name.count(".") + 1)]
-        return next((p for p in patterns if any(fnmatch.fnmatch(n, p) for n in (name, *parents))), None)
-
     included: set[int] = set()
     produced: list[LayerTrace] = [layer for layer in trace.layers if layer.kind.produces]
     for layer in produced:
-        pattern = matches(layer.name, exclude)
-        if pattern is not None:
-            trace.atoms.freeze(layer.outputs, f"excluded by the pattern {pattern!r}")
-        if include and matches(layer.name, include) is not None:
+        if reason := reason_left_out(layer.name, (), exclude):
+            trace.atoms.freeze(layer.outputs, reason)
+        if include and first_match(layer.name, include) is not None:
             included.update(trace.atoms.roots(layer.outputs).tolist())
     if include:
         for layer in produced:
             roots = trace.atoms.roots(layer.outputs)
             rest = torch.as_tensor([root for root in roots.tolist() if root not in included], dtype=torch.int64)
-            trace.atoms.freeze(rest, "no include pattern names it")
+            trace.atoms.freeze(rest, NOT_INCLUDED)
 
 
 def _number(trace: ChannelTrace) -> ChannelGroups:

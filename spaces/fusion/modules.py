@@ -19,6 +19,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.utils._pytree import tree_flatten
 
 from spaces.errors import EquivalenceError, UnsupportedModelError
+from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import Forward, call
 from spaces.fusion.nodes import Constants, TorchActivation
 from spaces.fusion.plan import Plan, plan
@@ -195,12 +196,8 @@ def _difference(model: nn.Module, fused: nn.Module, inputs: Tensor, forward: For
 
 
 def _outputs(model: nn.Module, inputs: Tensor, forward: Forward) -> list[Tensor]:
-    training = model.training
-    try:
-        with torch.no_grad():
-            outputs = tree_flatten(forward(model.eval(), inputs.clone()))[0]
-    finally:
-        model.train(training)
+    with evaluation_mode(model), torch.no_grad():
+        outputs = tree_flatten(forward(model, inputs.clone()))[0]
     return [output.double() for output in outputs if isinstance(output, Tensor)]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten
+from torch.utils.hooks import RemovableHandle
 
 from spaces.forward import Forward, call
+from spaces.hooks import temporary_hooks
 from spaces.quantization.layers import channel_axis, has_quantized_form
 
 TOLERANCE = 1e-8
@@ -80,7 +83,6 @@ def _pairs(network: nn.Module, inputs: Tensor, forward: Forward) -> list[Fold]:
     produced: dict[int, tuple[str, Tensor]] = {}
     calls: dict[str, int] = {}
     found: list[Fold] = []
-    handles = []
 
     def layer_ran(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         name = names[id(module)]
@@ -94,18 +96,17 @@ def _pairs(network: nn.Module, inputs: Tensor, forward: Forward) -> list[Fold]:
             found.append((produced[id(args[0])][0], name))
 
     shared = shared_parameters(network)
-    for module in network.modules():
-        grouped = channel_axis(module) == 1 and getattr(module, "groups", 1) > 1
-        if has_quantized_form(module) and id(module.weight) not in shared and not grouped:
-            handles.append(module.register_forward_hook(layer_ran))
-        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
-            handles.append(module.register_forward_pre_hook(norm_runs))
-    try:
-        with torch.no_grad():
-            forward(network, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def hooks() -> Iterator[RemovableHandle]:
+        for module in network.modules():
+            grouped = channel_axis(module) == 1 and getattr(module, "groups", 1) > 1
+            if has_quantized_form(module) and id(module.weight) not in shared and not grouped:
+                yield module.register_forward_hook(layer_ran)
+            elif isinstance(module, _BatchNorm) and module.running_mean is not None:
+                yield module.register_forward_pre_hook(norm_runs)
+
+    with temporary_hooks(hooks()), torch.no_grad():
+        forward(network, inputs)
     layers = [layer for layer, _ in found]
     return [pair for pair in found if calls[pair[0]] == calls[pair[1]] == 1 and layers.count(pair[0]) == 1]
 

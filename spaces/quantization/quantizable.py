@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,8 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward, call
+from spaces.hooks import temporary_hooks
 from spaces.layers.layer_kind import kind_of
 from spaces.layers.macs import module_macs
+from spaces.patterns import reason_left_out, require_matches
 from spaces.quantization.addition_nodes import Addition, find_additions
 from spaces.quantization.batch_norm_folding import Fold, find_folds, fold_batch_norms, shared_parameters
 from spaces.quantization.layers import QuantizedLayer, has_quantized_form
@@ -130,14 +131,14 @@ def find_quantizable(
             found_additions = find_additions(network, inputs, forward)
         except UnsupportedModelError as error:
             frozen.append(Unquantized("additions", str(error)))
-    _require_matches([*layers, *(addition.name for addition in found_additions)], (*include, *exclude))
+    require_matches((*include, *exclude), [*layers, *(addition.name for addition in found_additions)])
     shared = shared_parameters(network)
     order = [name for name in read if (kind := kind_of(layers[name])) is None or not kind.unquantizable]
     edges = {order[0], order[-1]} if order else set()
     sites = []
     for name in [*read, *(name for name in layers if name not in read)]:
         module = layers[name]
-        reason = _obstacle(module, name in read, shared) or _unwanted(name, include, exclude)
+        reason = _obstacle(module, name in read, shared) or reason_left_out(name, include, exclude)
         weights = sum(parameter.numel() for parameter in module.parameters(recurse=False) if parameter.dim() > 1)
         if reason:
             frozen.append(Unquantized(name, reason, macs.get(name, 0.0), weights))
@@ -145,7 +146,7 @@ def find_quantizable(
             sites.append(QuantizableLayer(name, weights, read[name], macs[name], name in edges))
     kept = []
     for addition in found_additions:
-        reason = _unwanted(addition.name, include, exclude)
+        reason = reason_left_out(addition.name, include, exclude)
         if reason:
             frozen.append(Unquantized(addition.name, reason))
         else:
@@ -176,23 +177,6 @@ def _obstacle(module: nn.Module, called: bool, shared: set[int]) -> str:
     return ""
 
 
-def _unwanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> str:
-    for pattern in exclude:
-        if fnmatch.fnmatchcase(name, pattern):
-            return f"excluded by the pattern {pattern!r}"
-    if include and not any(fnmatch.fnmatchcase(name, pattern) for pattern in include):
-        return "not included by any pattern"
-    return ""
-
-
-def _require_matches(names: Sequence[str], patterns: Sequence[str]) -> None:
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            raise UnsupportedModelError(
-                f"the pattern {pattern!r} matches no layer; layers: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
-            )
-
-
 def _run(
     network: nn.Module, layers: dict[str, nn.Module], inputs: Tensor, forward: Forward
 ) -> tuple[dict[str, float], dict[str, int]]:
@@ -208,15 +192,12 @@ def _run(
         macs[name] = macs.get(name, 0.0) + module_macs(module, args, keywords, output) // samples
         read[name] = read.get(name, 0) + (entering.numel() // samples if entering is not None else 0)
 
-    handles = [module.register_forward_hook(ran, with_kwargs=True) for module in layers.values()]
+    hooks = (module.register_forward_hook(ran, with_kwargs=True) for module in layers.values())
     try:
-        with torch.no_grad():
+        with temporary_hooks(hooks), torch.no_grad():
             forward(network, inputs)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"the forward pass of {type(network).__name__} on a batch of shape {tuple(inputs.shape)} failed: {error}"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     return macs, read

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spaces.forward import Forward
+from spaces.hooks import temporary_hooks
 from spaces.quantization.calibration import ActivationSample, Calibration
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.format import QParams
@@ -82,22 +84,20 @@ class RangeStatistics:
 
             return hook
 
-        handles = [quantizers[name].register_forward_pre_hook(look(name)) for name in observed]
-        handles += [layer.register_forward_pre_hook(average(name, layer)) for name, layer in layers.items()]
+        looks = (quantizers[name].register_forward_pre_hook(look(name)) for name in observed)
+        averages = (layer.register_forward_pre_hook(average(name, layer)) for name, layer in layers.items())
         for module in quantizers.values():
             module.enabled = False
         network.eval()
         ran = False
         try:
-            with torch.no_grad():
+            with temporary_hooks(chain(looks, averages)), torch.no_grad():
                 for batch in batches:
                     forward(network, batch)
                     ran = True
                 if not ran:
                     forward(network, inputs)
         finally:
-            for handle in handles:
-                handle.remove()
             for module in quantizers.values():
                 module.enabled = True
         self._means = {name: (total / counts[name]).float() for name, total in totals.items()}

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import numpy as np
 from torch import nn
 
+from spaces.budget import share_budget
 from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups
 from spaces.errors import UnsupportedModelError
+from spaces.patterns import require_matches, value_of
 from spaces.sparsifiers.participation import number_to_prune
-
-_BISECTIONS = 40
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,13 @@ class RatioAllocation:
         return mask
 
     def of_ratios(self, ratios: Mapping[str, float], fallback: float) -> np.ndarray:
-        """Return the numbers for ratios by the pattern of a group's name, the first that matches, or ``fallback``."""
-        own = [
-            next(
-                (ratio for pattern, ratio in ratios.items() if group.name == pattern or fnmatchcase(group.name, pattern)),
-                fallback,
-            )
-            for group in self._groups.groups
-        ]
+        """Return the numbers for ratios by the pattern of a group's name, the first that matches, or ``fallback``.
+
+        Raises:
+            UnsupportedModelError: A pattern matches no layer with channels.
+        """
+        require_matches(ratios, self._groups.names, "layer with channels")
+        own = [value_of(group.name, ratios, fallback) for group in self._groups.groups]
         numbers = [number_to_prune(size, ratio) for size, ratio in zip(self._sizes, own, strict=True)]
         limited: np.ndarray = np.minimum(np.asarray(numbers, dtype=np.int64), self._most)
         return limited
@@ -96,27 +94,22 @@ class RatioAllocation:
                 "left; raise the target or max_ratio, or exclude less"
             )
         weights: np.ndarray = np.exp(np.asarray([shape.depth, shape.width, shape.cost]) @ self._features)
-        low, high = 0.0, float((1.0 / weights).max())
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._share(self._numbers(middle * weights)) <= macs else (low, middle)
-        return self._filled(self._numbers(low * weights), weights, macs)
+        sizes = np.asarray(self._sizes)
+        kept = share_budget(
+            lambda factor: sizes - self._numbers(factor * weights),
+            float((1.0 / weights).max()),
+            lambda amounts: self._share(sizes - amounts),
+            macs,
+            lambda amounts, _: amounts / sizes / weights,
+            sizes,
+        )
+        return np.asarray(sizes - kept)
 
     def _numbers(self, keep: np.ndarray) -> np.ndarray:
         sized = zip(self._sizes, keep.tolist(), strict=True)
         numbers = [number_to_prune(size, min(1.0, max(0.0, 1.0 - share))) for size, share in sized]
         limited: np.ndarray = np.minimum(np.asarray(numbers, dtype=np.int64), self._most)
         return limited
-
-    def _filled(self, numbers: np.ndarray, weights: np.ndarray, macs: float) -> np.ndarray:
-        """Give single channels back where whole channels have left some of the target, the most wanted ones first."""
-        kept = (np.asarray(self._sizes) - numbers) / np.asarray(self._sizes) / weights
-        for place in np.argsort(kept, kind="stable"):
-            fewer = numbers.copy()
-            fewer[place] -= 1
-            if fewer[place] >= 0 and self._share(fewer) <= macs:
-                numbers = fewer
-        return numbers
 
     def _share(self, numbers: np.ndarray) -> float:
         return self.costs(numbers)["macs"] / self._dense

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
 
+from spaces.budget import share_budget
 from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups
 from spaces.errors import UnsupportedModelError
+from spaces.patterns import require_matches, value_of
 
 Scope = Literal["layer", "global"]
-_BISECTIONS = 40
 
 
 class ChannelSplit:
@@ -32,7 +32,7 @@ class ChannelSplit:
         round_to: Important channels of a group come in multiples of this, or are all of them.
 
     Raises:
-        UnsupportedModelError: The share of MACs is out of reach.
+        UnsupportedModelError: The share of MACs is out of reach, or a pattern of ``ratios`` matches no layer with channels.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class ChannelSplit:
         max_ratio: float,
         round_to: int = 1,
     ) -> None:
+        require_matches(ratios, groups.names, "layer with channels")
         self._groups = groups
         self._ratio, self._macs, self._scope, self._step = ratio, macs, scope, round_to
         self._sizes = np.asarray([group.size for group in groups.groups])
@@ -59,10 +60,10 @@ class ChannelSplit:
                     f"macs {macs:.3g} is out of reach: with a share of {max_ratio:g} of every open group removed, {lowest:.3g} "
                     "of the MACs are left; raise macs or max_ratio, or exclude less"
                 )
-            shares = 1.0 - np.asarray([_matching(ratios, group.name, 0.0) for group in groups.groups])
+            shares = 1.0 - np.asarray([value_of(group.name, ratios, 0.0) for group in groups.groups])
             self._aims = self._sharing(macs, shares)
         else:
-            own = np.asarray([_matching(ratios, group.name, ratio) for group in groups.groups])
+            own = np.asarray([value_of(group.name, ratios, ratio) for group in groups.groups])
             self._aims = removable(self._sizes, np.minimum(own, max_ratio), round_to)
 
     def redundant(self, scores: np.ndarray, level: float = 1.0) -> np.ndarray:
@@ -124,16 +125,15 @@ class ChannelSplit:
         """
         sizes = self._sizes
         wanted = shares * sizes
-        low, high = 0.0, float((1.0 / shares).max())
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._share(sizes - self._kept(middle * wanted)) <= macs else (low, middle)
-        kept = self._kept(low * wanted)
-        for place in np.argsort(kept - low * wanted, kind="stable").tolist():
-            more = kept.copy()
-            more[place] = min(sizes[place], more[place] + self._step)
-            if self._share(sizes - more) <= macs:
-                kept = more
+        kept = share_budget(
+            lambda factor: self._kept(factor * wanted),
+            float((1.0 / shares).max()),
+            lambda amounts: self._share(sizes - amounts),
+            macs,
+            lambda amounts, factor: amounts - factor * wanted,
+            sizes,
+            self._step,
+        )
         return np.asarray(sizes - kept)
 
     def _kept(self, wanted: np.ndarray) -> np.ndarray:
@@ -151,7 +151,3 @@ def removable(sizes: np.ndarray, ratios: np.ndarray, round_to: int) -> np.ndarra
 def _raised(sizes: np.ndarray, kept: np.ndarray, round_to: int) -> np.ndarray:
     """Return the smallest legal numbers of channels to keep that are at least ``kept``."""
     return np.asarray(np.minimum(sizes, -(-kept // round_to) * round_to))
-
-
-def _matching(ratios: Mapping[str, float], name: str, fallback: float) -> float:
-    return next((ratio for pattern, ratio in ratios.items() if name == pattern or fnmatchcase(name, pattern)), fallback)

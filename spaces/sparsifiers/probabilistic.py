@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from spaces.channels.groups import ChannelGroups
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion
+from spaces.patterns import require_matches, value_of
 from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.group_masking import GroupMasking
@@ -141,6 +141,7 @@ class Probabilistic(Sparsifier):
         settings = self.settings
         if settings.groups == "columns":
             sizes = column_layers(model, settings.include, settings.exclude)
+            require_matches(settings.ratios, (name for name, _ in model.named_modules() if name))
             self._columns = [(name, self._number_of_columns(name, size)) for name, size in sizes]
             if not any(number for _, number in self._columns):
                 raise UnsupportedModelError("no column of this network is to be pruned: see ratio, include, exclude")
@@ -289,7 +290,7 @@ class Probabilistic(Sparsifier):
 
     def _number_of_columns(self, name: str, size: int) -> int:
         settings = self.settings
-        ratio = next((value for pattern, value in settings.ratios.items() if fnmatchcase(name, pattern)), settings.ratio)
+        ratio = value_of(name, settings.ratios, settings.ratio)
         return min(number_to_prune(size, ratio), int(settings.max_ratio * size + 1e-9))
 
 

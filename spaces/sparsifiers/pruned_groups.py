@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
 from spaces.importance.criterion import averaged, places_on, writers
+from spaces.patterns import reason_left_out, require_matches
 from spaces.sparsifiers.masking import GroupTie, MaskedTensor
 from spaces.sparsifiers.participation import PrunedLayer
 from spaces.sparsifiers.random_masking import Draw
@@ -97,16 +97,16 @@ class Columns:
 
 
 def column_layers(model: nn.Module, include: tuple[str, ...], exclude: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Return name and number of columns of the convolutions that have more than one and whose names are open."""
+    """Return name and number of columns of the convolutions that have more than one and whose names are open.
 
-    def matches(name: str, patterns: tuple[str, ...]) -> bool:
-        parents = [name.rsplit(".", cut)[0] for cut in range(name.count(".") + 1)]
-        return any(fnmatchcase(one, pattern) for pattern in patterns for one in (name, *parents))
-
+    Raises:
+        UnsupportedModelError: A pattern matches nothing.
+    """
+    require_matches((*include, *exclude), (name for name, _ in model.named_modules() if name))
     found = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and not matches(name, exclude):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and not reason_left_out(name, include, exclude):
             size = module.weight[0].numel()
-            if size > 1 and (not include or matches(name, include)):
+            if size > 1:
                 found.append((name, size))
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward
+from spaces.patterns import reason_left_out, require_matches
 from spaces.sparsifiers.base import Sparsifier
 
 Penalty = Literal["l1_half", "l1"]
@@ -111,18 +111,16 @@ class ScalingFactor(Sparsifier):
                 f"sparse training on scaling factors needs a {kind} with trainable weights and {type(model).__name__} "
                 "has none; set layers: all_norms if it has GroupNorm or LayerNorm, or leave sparse_training out"
             )
-        factors = {name: weight for name, weight in found.items() if self._selected(name)}
+        include, exclude = self.settings.include, self.settings.exclude
+        require_matches((*include, *exclude), (name for name, _ in model.named_modules() if name))
+        factors = {name: weight for name, weight in found.items() if not reason_left_out(name, include, exclude)}
         if not factors:
             raise UnsupportedModelError(
-                f"include {list(self.settings.include)} and exclude {list(self.settings.exclude)} leave no "
+                f"include {list(include)} and exclude {list(exclude)} leave no "
                 f"normalisation layer to train towards sparsity; the network has {', '.join(list(found)[:8])}"
                 + (f" and {len(found) - 8} more" if len(found) > 8 else "")
             )
         return factors
-
-    def _selected(self, name: str) -> bool:
-        included = not self.settings.include or any(fnmatchcase(name, pattern) for pattern in self.settings.include)
-        return included and not any(fnmatchcase(name, pattern) for pattern in self.settings.exclude)
 
     @property
     def factors(self) -> dict[str, Tensor]:

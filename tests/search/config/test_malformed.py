@@ -154,11 +154,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a baseline without a target": (config(search(baselines=["uniform"])), "baseline needs a target"),
     "nothing included": (
         config(search(space={"name": "channel_mask", "include": ["nowhere*"]})),
-        "0-search: the name pattern 'nowhere*' matches no layer of the network; its layers are called like 'features.0'",
+        "0-search: the name pattern 'nowhere*' matches no layer of the network; nearest: '",
     ),
     "no such layer to quantize": (
         config(search(), bits(space={"name": "bit_width", "include": ["nowhere*"]})),
-        "1-search: the pattern 'nowhere*' matches no layer",
+        "1-search: the name pattern 'nowhere*' matches no layer of the network; nearest: '",
     ),
     "a schedule to what is out of reach": (
         config(
