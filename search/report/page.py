@@ -14,7 +14,7 @@ from search.report.bits import bit_rows, deployment_text
 from search.report.latency import latency_rows, latency_text
 from search.report.seeds import seed_rows
 from search.report.summary import target_text
-from search.report.view import Row, SearchView, score_of, search_view, words
+from search.report.view import Row, SearchView, score_of, search_views, words
 from spaces.errors import SecateursError
 
 
@@ -34,12 +34,13 @@ def render(folder: str | Path) -> Path:
         ReportError: There is no report.json, or it is no report.
     """
     from search.output.atomic import write_bytes, write_text
+    from search.report.figures.base import SECTIONS
     from search.report.figures.pictures import draw
 
     folder = Path(folder)
     report = _read(folder / "report.json")
-    views = [view for entry in report.get("searches") or [] if (view := search_view(entry)) is not None]
-    pictures = draw(report, views)
+    views = search_views(report)
+    pictures = draw(report)
     (folder / "figures").mkdir(exist_ok=True)
     for picture in pictures:
         write_bytes(folder / "figures" / f"{picture.name}.png", picture.png)
@@ -50,7 +51,8 @@ def render(folder: str | Path) -> Path:
         baselines=_baselines(report),
         latency=latency_rows(report),
         latency_text=latency_text(report),
-        pictures={picture.name: picture for picture in pictures},
+        pictures=pictures,
+        sections=SECTIONS,
         searches=[_search_row(entry, view) for entry, view in _paired(report, views)],
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
         sensitivity=[_sensitivity(entry) for entry in report.get("searches") or [] if entry.get("sensitivity")],

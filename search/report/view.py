@@ -106,6 +106,11 @@ def search_view(search: Json) -> SearchView | None:
     )
 
 
+def search_views(report: Json) -> list[SearchView]:
+    """Return the views of all searches of a report, in order, without those that have no score and cost."""
+    return [view for entry in report.get("searches") or [] if (view := search_view(entry)) is not None]
+
+
 def _number(entry: Json) -> int:
     return int(entry.get("trial", entry.get("number", -1)))
 

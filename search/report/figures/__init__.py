@@ -1,1 +1,13 @@
-"""Figures of a report: one file per subject, drawn with matplotlib."""
+"""Figures of a report: a file and a line here per figure, shown on the page in this order."""
+
+FIGURES = {
+    "front": "search.report.figures.front:Front",
+    "progress": "search.report.figures.progress:Progress",
+    "result": "search.report.figures.result:Result",
+    "sensitivity": "search.report.figures.sensitivity:Sensitivity",
+    "layers": "search.report.figures.layers:Layers",
+    "retention": "search.report.figures.retention:Retention",
+    "participation": "search.report.figures.participation:Participation",
+    "bits": "search.report.figures.bits:Bits",
+    "training": "search.report.figures.training:Training",
+}

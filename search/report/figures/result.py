@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.output.numbers import format_count, standard_error
+from search.report.figures.base import Drawing, Figure
 from search.report.figures.style import (
     BASELINE_MARKS,
     MUTED,
@@ -18,10 +19,26 @@ from search.report.figures.style import (
 from search.report.view import score_of, words
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Canvas
 
 
-def test_points(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+class Result(Figure):
+    """The test score of the result beside the reference and the baselines."""
+
+    name = "result"
+    title = "After retraining, on the test split"
+    section = "result"
+
+    def applies(self, report: Mapping[str, Any]) -> bool:
+        """Return whether two networks have a score of the same kind."""
+        return len(test_scores(report)) > 1
+
+    def draw(self, report: Mapping[str, Any]) -> Iterator[Drawing]:
+        """Yield the one drawing."""
+        yield Drawing(result_figure(test_scores(report), report.get("test_samples") or 0))
+
+
+def test_scores(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """Return name, MACs and score of every network that was measured on the test split."""
     networks = {"reference": report.get("reference"), "result": report.get("result"), **(report.get("baselines") or {})}
     kind = score_of(report.get("result"))
@@ -34,7 +51,7 @@ def test_points(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     return points
 
 
-def result_figure(points: Sequence[tuple[str, float, float]], samples: int) -> Figure:
+def result_figure(points: Sequence[tuple[str, float, float]], samples: int) -> Canvas:
     """Draw the test scores of all networks, with the standard error of a mean of values from 0 to 1."""
     points = sorted(points, key=lambda point: point[2])
     figure = new_figure(height=1.3 + 0.4 * len(points))

@@ -1,26 +1,51 @@
-"""The picture of what sensitivities predict beside what was measured."""
+"""The figure of predicted sensitivities beside measured ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from search.report.figures.base import Drawing, Figure
+from search.report.figures.style import new_figure
 from search.report.view import words
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Canvas
 
 MARKS = {"adam": ("s", "#e69f01"), "fisher": ("^", "#009e74"), "hutchinson": ("D", "#cc79a8"), "divergence": ("o", "#0072b2")}
 """Mark and color of every kind; the page replaces the colors with its own."""
 
 
-def sensitivity_figure(found: Mapping[str, Any], figure: Figure) -> Figure:
+class Sensitivity(Figure):
+    """The predicted against the measured rise of the loss, per decision of a search over bits."""
+
+    name = "sensitivity"
+    title = "Sensitivity"
+    section = "sensitivity"
+
+    def applies(self, report: Mapping[str, Any]) -> bool:
+        """Return whether a search compared sensitivities with measured losses."""
+        return any(True for _ in _compared(report))
+
+    def draw(self, report: Mapping[str, Any]) -> Iterator[Drawing]:
+        """Yield a drawing per search that compared them."""
+        for stage, found in _compared(report):
+            yield Drawing(sensitivity_figure(found), f"_{stage}", stage)
+
+
+def _compared(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for entry in report.get("searches") or []:
+        if (entry.get("sensitivity") or {}).get("rows"):
+            yield str(entry.get("stage", "search")), entry["sensitivity"]
+
+
+def sensitivity_figure(found: Mapping[str, Any]) -> Canvas:
     """Draw, for every decision, the predicted against the measured rise of the loss, with its standard error.
 
     Args:
         found: What :meth:`search.stages.search.sensitivity_tables.SensitivityTables.comparison` returned.
-        figure: An empty figure.
     """
+    figure = new_figure()
     axes = figure.add_subplot()
     rows = found["rows"]
     measured, errors = [row["measured"] for row in rows], [row["standard_error"] for row in rows]

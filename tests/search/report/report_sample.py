@@ -132,3 +132,39 @@ def write_run(folder: Path, report: dict[str, Any]) -> Path:
     (folder / "config.yaml").write_text("name: fashion-mnist-resnet20-genetic\nseed: 0\n")
     (folder / "environment.json").write_text(json.dumps({"python": "3.11.9", "versions": {"torch": "2.15.0", "absent": None}}))
     return folder
+
+
+def full_sample() -> dict[str, Any]:
+    """Return a report that every figure applies to."""
+    report, rng = sample(trials=30), np.random.default_rng(0)
+    kinds = ("adam", "fisher", "hutchinson")
+    report["searches"][0]["sensitivity"] = {
+        "kind": "hutchinson",
+        "samples": 64,
+        "rows": [
+            {
+                "decision": f"conv{index}.weight",
+                "bits": 2,
+                "predicted": {kind: float(rng.exponential(1e-3)) for kind in kinds},
+                "measured": float(rng.exponential(1e-3)),
+                "standard_error": 1e-4,
+            }
+            for index in range(6)
+        ],
+        "correlations": [{"first": kind, "second": "measured", "over": "all", "value": 0.5} for kind in kinds],
+        "negative": [],
+    }
+    report["participation"] = [
+        {
+            "stage": "1-sparse_training",
+            "layers": ["conv0", "conv1", "conv2"],
+            "steps": [0, 1, 2],
+            "quantiles": [0.0, 0.25, 0.5, 0.75, 1.0],
+            "values": np.sort(rng.uniform(size=(3, 3, 5)), axis=2).tolist(),
+        }
+    ]
+    report["bits"] = [
+        {"name": f"conv{index}", "weight_bits": 2 + index, "activation_bits": 8, "weights": 100, "macs": 1e6}
+        for index in range(4)
+    ]
+    return report

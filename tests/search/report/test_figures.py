@@ -1,0 +1,83 @@
+"""A figure is one file and one line: the page and figures/ show whatever is registered, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.report.figures import FIGURES
+from search.report.figures.base import Drawing, Figure
+from search.report.figures.style import new_figure
+from search.report.figures.testing import check_figure
+from search.report.page import render
+from tests.search.report.report_sample import sample, write_run
+
+
+class Seconds(Figure):
+    """The seconds of every stage."""
+
+    name = "seconds"
+    title = "Seconds per stage"
+
+    def applies(self, report: Mapping[str, Any]) -> bool:
+        return bool(report.get("stages"))
+
+    def draw(self, report: Mapping[str, Any]) -> Iterator[Drawing]:
+        canvas = new_figure()
+        canvas.add_subplot().bar(
+            [stage["name"] for stage in report["stages"]], [stage["seconds"] for stage in report["stages"]]
+        )
+        yield Drawing(canvas)
+
+
+class TimeOfSearch(Seconds):
+    """The same, in the section of the search."""
+
+    name = "time_of_search"
+    section = "search"
+
+
+class Unsteady(Seconds):
+    """Another drawing each time."""
+
+    drawn = 0
+
+    def draw(self, report: Mapping[str, Any]) -> Iterator[Drawing]:
+        type(self).drawn += 1
+        canvas = new_figure()
+        canvas.add_subplot().plot([0, self.drawn])
+        yield Drawing(canvas)
+
+
+class Always(Seconds):
+    """Applies to a report without data."""
+
+    def applies(self, report: Mapping[str, Any]) -> bool:
+        return True
+
+
+def test_a_new_figure_is_drawn_and_shown_without_another_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path, sample(trials=24))
+    before = render(tmp_path).read_text()
+    for figure in (Seconds, TimeOfSearch):
+        monkeypatch.setitem(FIGURES, figure.name, f"{__name__}:{figure.__name__}")
+    page = render(tmp_path).read_text()
+    assert page.count("<svg") == before.count("<svg") + 2
+    assert page.count("<h2>Seconds per stage</h2>") == 1
+    search, own = page.index('aria-label="Seconds per stage"'), page.index("<h2>Seconds per stage</h2>")
+    assert page.index("<h2>The search</h2>") < search < page.index("<h2>What was kept</h2>") < own
+    assert {"seconds.png", "time_of_search.png"} < {path.name for path in (tmp_path / "figures").iterdir()}
+
+
+def test_the_kit_passes_a_right_figure_and_names_what_is_wrong_with_another() -> None:
+    reports = [sample(trials=24)]
+    check_figure(Seconds, reports)
+    with pytest.raises(AssertionError, match="the same drawing"):
+        check_figure(Unsteady, reports)
+    with pytest.raises(AssertionError, match="False for a report without data"):
+        check_figure(Always, reports)
+    with pytest.raises(AssertionError, match="a report that the figure applies to among"):
+        check_figure(Seconds, [{}])
