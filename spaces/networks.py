@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+__all__ = ["digits_cnn", "resnet20", "resnet56", "resnet110", "vgg16_bn", "vgg_small"]
+
 
 def initialize(network: nn.Module) -> None:
     """Set every weight: He normal for convolutions (fan-out), N(0, 0.01) for linear layers, 1 and 0 for norms.

@@ -9,6 +9,7 @@ from torch import nn
 
 from spaces.channels.surgery import Cut, apply_cut, state_names
 from spaces.errors import SecateursError
+from spaces.records import RecordError, entries, indices, integer, items, one_of
 from spaces.registry import lookup
 
 TRANSFORMATIONS = {
@@ -39,18 +40,45 @@ def apply(model: nn.Module, transformation: Mapping[str, Any]) -> nn.Module:
 
 
 def slice_channels(model: nn.Module, transformation: Mapping[str, Any]) -> nn.Module:
-    """Cut the recorded channels out of ``model``."""
-    cut = Cut.from_json(transformation)
-    tensors = dict(state_names(model))
-    for name, dims in cut.kept.items():
-        for dim, indices in dims.items():
-            if max(indices) >= tensors[name].shape[dim]:
-                raise IndexError(f"{name} has {tensors[name].shape[dim]} channels, the record keeps number {max(indices)}")
-    return apply_cut(model, cut)
+    """Cut the recorded channels out of ``model``.
+
+    Raises:
+        RecordError: An index or a size is not one that the layer has.
+    """
+    _check_cut(model, transformation)
+    return apply_cut(model, Cut.from_json(transformation))
+
+
+def _check_cut(model: nn.Module, record: Mapping[str, Any]) -> None:
+    where = "slice_channels"
+    tensors, modules = dict(state_names(model)), dict(model.named_modules(remove_duplicate=False))
+    for name, dims in entries(record, "kept", where).items():
+        place = f"{where}: kept: {name}"
+        shape = tensors[one_of(name, tensors, place)].shape
+        for dim, kept in entries({name: dims}, name, place).items():
+            number = integer(int(dim) if str(dim).isdecimal() else None, 0, len(shape) - 1, f"{place}: dimension {dim}")
+            indices(kept, shape[number], f"{place}: dimension {dim}")
+    for name, fields in entries(record, "attributes", where).items():
+        place = f"{where}: attributes: {name}"
+        known = vars(modules[one_of(name, modules, place)])
+        for key, value in entries({name: fields}, name, place).items():
+            before = known[one_of(key, known, place)]
+            _check_size(before, value, f"{place}.{key}")
+
+
+def _check_size(before: Any, after: Any, where: str) -> None:
+    """Raise if ``after`` is no size, or no list of sizes, of which none is larger than in ``before``."""
+    if isinstance(before, tuple) and isinstance(after, list | tuple) and len(before) == len(after):
+        for old, new in zip(before, after, strict=True):
+            _check_size(old, new, where)
+        return
+    if type(before) is not int:
+        raise RecordError(f"{where}: expected the size of a layer, got one that the network does not have")
+    integer(after, 1, before, where)
 
 
 def apply_all(model: nn.Module, transformation: Mapping[str, Any]) -> nn.Module:
     """Apply the recorded ``steps``, one after the other."""
-    for step in transformation["steps"]:
+    for step in items(transformation, "steps", "sequence"):
         model = apply(model, step)
     return model

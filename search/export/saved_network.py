@@ -1,55 +1,76 @@
-"""Loading of a run's network in a new process, without pickle, tracing or data."""
+"""Loading of a run's network in a new process, without pickle or data, from a folder that anybody may have made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from safetensors.torch import load as load_tensors
 from torch import nn
 
 from evaluators.onnx_export import ExportError
-from evaluators.task import Task
-from search.run.best import ARCHITECTURE, FORMAT, read_best
-from search.run.network import rebuild
-from spaces.registry import resolve
+from search.run.best import ARCHITECTURE, WEIGHTS, open_best
+from search.run.network import rebuild, transformed
+from search.trust.architecture import Architecture, parse_architecture
+from search.trust.factories import admit
+from search.trust.files import read_bounded
+from search.trust.guard import guarded
+from search.trust.shapes import Header, changed, check_on_meta, read_header, require_same_shapes
+from spaces.errors import SecateursError
 
 
-def load(run_dir: str | Path, model_factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+def load(run_dir: str | Path, model_factory: Callable[[], nn.Module] | None = None, trust: Sequence[str] = ()) -> nn.Module:
     """Return the best network of a run, in evaluation mode on the CPU.
+
+    A run folder may come from anybody: what it names is built from closed lists (the networks of this project, torchvision,
+    timm and transformers), and nothing else is imported or run without ``trust`` or ``model_factory``.
 
     Args:
         run_dir: The run folder, or its ``best/``.
-        model_factory: Makes the original network; by default what the run was configured with.
+        model_factory: Returns the original network; None for the one that the run was configured with.
+        trust: Packages and modules whose factories and task classes may run (``["package.module"]``).
 
     Raises:
-        ExportError: There is no such network, or the factory makes another one.
+        ExportError: There is no such network, the folder is damaged, or its factory is neither listed nor trusted.
     """
     folder = Path(run_dir)
     folder = folder / "best" if (folder / "best").is_dir() else folder
-    if not (folder / ARCHITECTURE).is_file():
+    if not (folder / ARCHITECTURE).exists():
         raise ExportError(f"{folder} has no {ARCHITECTURE}; expected a folder of a run that has found a network")
-    architecture, weights = read_best(folder)
-    if architecture.get("format") != FORMAT:
-        raise ExportError(f"{folder / ARCHITECTURE}: expected format {FORMAT}, got {architecture.get('format')!r}")
-    model = model_factory() if model_factory is not None else _original(architecture["task"])
     try:
-        return rebuild(model, architecture["transformations"], load_tensors(weights)).model
-    except RuntimeError as error:
-        raise ExportError(f"the weights in {folder} do not fit the network, was it changed? {error}") from error
+        with open_best(folder) as (architecture, weights):
+            recorded = parse_architecture(read_bounded(architecture, str(folder / ARCHITECTURE)), str(folder / ARCHITECTURE))
+            header = read_header(weights, str(folder / WEIGHTS))
+            return _load(folder, recorded, weights, header, model_factory, trust)
+    except ExportError:
+        raise
+    except SecateursError as error:
+        raise ExportError(str(error)) from error
+    except OSError as error:
+        raise ExportError(f"{folder} can't be read: {error.strerror} ({error.filename})") from error
 
 
-def _original(origin: dict[str, Any]) -> nn.Module:
-    if "model" in origin:
-        factory, arguments = origin["model"]["factory"], origin["model"].get("arguments") or {}
-        model: nn.Module = resolve(factory)(**arguments)
-        return model
-    try:
-        task: Task = resolve(origin["class"])(**(origin.get("arguments") or {}))
-        return task.build()
-    except Exception as error:
-        raise ExportError(
-            f"the network comes from a task of the user's own, {origin.get('class')}, which can't be made here: "
-            f"{error}; pass model_factory=..., a function that returns the original network"
-        ) from error
+def _load(
+    folder: Path,
+    recorded: Architecture,
+    weights: BinaryIO,
+    header: Header,
+    model_factory: Callable[[], nn.Module] | None,
+    trust: Sequence[str],
+) -> nn.Module:
+    change = partial(transformed, transformations=recorded.transformations)
+    if model_factory is not None:
+        model = model_factory()
+    else:
+        factory = admit(recorded.task, folder, trust)
+        if factory.listed:
+            check_on_meta(factory.name, factory.build, change, header, str(folder / WEIGHTS))
+            with guarded():
+                model = factory.build()
+        else:
+            model = factory.build()
+    model = changed(model, change)
+    require_same_shapes(model, header, str(folder / WEIGHTS))
+    return rebuild(model, (), load_tensors(weights.read())).model

@@ -28,6 +28,7 @@ from search.run.stage_run import DENSE, RESULT, StageRun, Stopwatch, device_of
 from search.run.steps import StageStep, key_of
 from search.stages.base import PlacedStage, placed_stages
 from search.study.storage import open_storage
+from search.trust.canonical import canonical_origin
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -82,7 +83,7 @@ class _Pipeline:
         self.device = device_of(self.config.execution.device)
         provenance = {"run": self.config.name, "seed": self.config.seed}
         origin = {name: value for name, value in canonical["task"].items() if name != "data"}
-        self.best = Best(self.run_folder.best, origin, provenance)
+        self.best = Best(self.run_folder.best, canonical_origin(origin, self.task), provenance)
 
     def run(self) -> dict[str, Any]:
         """Run the stages, measure the networks that leave the last one, and return report.json."""

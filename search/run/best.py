@@ -6,14 +6,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from search.output.atomic import replace_folder, write_json, write_tensors
 from search.run.network import Network
+from search.trust.architecture import FORMAT
+from search.trust.files import opened
 
-FORMAT = 1
 WEIGHTS = "weights.safetensors"
 ARCHITECTURE = "architecture.json"
 
@@ -73,23 +75,30 @@ class Best:
             shutil.rmtree(new, ignore_errors=True)
 
 
-def read_best(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """Return the content of ``architecture.json`` and ``weights.safetensors``, of one network even while a run replaces it.
+@contextmanager
+def open_best(folder: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Open ``architecture.json`` and ``weights.safetensors``: of one network, also while a run replaces it.
 
     Raises:
-        OSError: One of the two files is missing.
+        OSError: One of the two is not there.
+        FileError: One of the two is no regular file.
     """
     while True:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            return json.loads(_read(ARCHITECTURE, handle)), _read(WEIGHTS, handle)
-        except FileNotFoundError:
-            if os.path.samestat(os.fstat(handle), folder.stat()):
-                raise
-        finally:
-            os.close(handle)
+        with ExitStack() as files:
+            files.callback(os.close, handle)
+            try:
+                architecture = files.enter_context(opened(ARCHITECTURE, handle))
+                weights = files.enter_context(opened(WEIGHTS, handle))
+            except FileNotFoundError:
+                if os.path.samestat(os.fstat(handle), folder.stat()):
+                    raise
+                continue
+            yield architecture, weights
+            return
 
 
-def _read(name: str, folder: int) -> bytes:
-    with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder), "rb") as file:
-        return file.read()
+def read_best(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Return the content of ``architecture.json`` and ``weights.safetensors``, opened by :func:`open_best`."""
+    with open_best(folder) as (architecture, weights):
+        return json.loads(architecture.read()), weights.read()

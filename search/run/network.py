@@ -43,10 +43,16 @@ class Network:
 
 def rebuild(model: nn.Module, transformations: Sequence[dict[str, Any]], tensors: dict[str, Tensor]) -> Network:
     """Return the network with the structure of the original ``model``, changed, and the weights ``tensors``."""
-    for transformation in transformations:
-        model = apply(model, transformation)
+    model = transformed(model, transformations)
     model.load_state_dict(tensors)
     return Network(model.eval(), tuple(transformations))
+
+
+def transformed(model: nn.Module, transformations: Sequence[dict[str, Any]]) -> nn.Module:
+    """Return ``model`` with the recorded ``transformations`` applied in order; its weights are then loaded over."""
+    for transformation in transformations:
+        model = apply(model, transformation)
+    return model
 
 
 def restore(task: Task, transformations: Sequence[dict[str, Any]], tensors: dict[str, Tensor]) -> Network:

@@ -16,8 +16,13 @@ from torch import Tensor, fx, nn
 
 from spaces.fusion.piecewise_linear import Activation
 from spaces.fusion.plan import MergeStep
+from spaces.records import RecordError, entries, flag, integer, items, name, number, one_of
 
 Record = dict[str, Any]
+MAX_SLOPES = 2**20
+"""Most slopes of a PReLU that are read from a record (ours: one per channel)."""
+
+_KINDS = dict.fromkeys(("Identity", "ReLU", "LeakyReLU", "Clip", "PReLU"))
 
 
 def record_of(activation: Activation, inplace: bool) -> Record:
@@ -35,17 +40,19 @@ def record_of(activation: Activation, inplace: bool) -> Record:
 
 def module_of(record: Mapping[str, Any], slopes: Tensor | None = None) -> nn.Module:
     """Return the module described by a record; a PReLU gets ``slopes``, of shape ``(parameters,)``."""
-    kind, inplace = record["type"], record["inplace"]
+    kind = one_of(record.get("type"), _KINDS, "activation")
+    inplace = flag(record.get("inplace"), "activation: inplace")
     if kind == "Identity":
         return nn.Identity()
     if kind == "ReLU":
         return nn.ReLU(inplace)
     if kind == "LeakyReLU":
-        return nn.LeakyReLU(record["slope"], inplace)
+        return nn.LeakyReLU(number(record.get("slope"), "activation: slope"), inplace)
     if kind == "Clip":
-        low, high = record["low"], record["high"]
-        return nn.Hardtanh(-inf if low is None else low, inf if high is None else high, inplace)
-    module = nn.PReLU(record["parameters"])
+        low, high = record.get("low"), record.get("high")
+        low = -inf if low is None else number(low, "activation: low")
+        return nn.Hardtanh(low, inf if high is None else number(high, "activation: high"), inplace)
+    module = nn.PReLU(integer(record.get("parameters"), 1, MAX_SLOPES, "activation: parameters"))
     if slopes is not None:
         module.weight = nn.Parameter(slopes.reshape(-1).clone())
     return module
@@ -70,8 +77,10 @@ def replace_activations(
     model: nn.Module, transformation: Mapping[str, Any], slopes: Mapping[str, Tensor | None] | None = None
 ) -> nn.Module:
     """Replace the recorded modules of ``model``, in place."""
-    for path, record in transformation["modules"].items():
-        model.get_submodule(path)
+    known = dict(model.named_modules(remove_duplicate=False))
+    for path, record in entries(transformation, "modules", "replace_activations").items():
+        one_of(path or None, known, "replace_activations: modules")
+        entries({path: record}, path, "replace_activations: modules")
         model.set_submodule(path, module_of(record, (slopes or {}).get(path)))
     return model
 
@@ -92,24 +101,29 @@ def merge_activations(model: nn.Module, transformation: Mapping[str, Any]) -> nn
         KeyError: The traced graph has no nodes of these names, or the nodes are not connected.
     """
     traced = fx.symbolic_trace(model.eval())
-    for step in transformation["steps"]:
-        merge_nodes(traced, step)
+    for step in items(transformation, "steps", "merge_activations"):
+        merge_nodes(traced, entries({"step": step}, "step", "merge_activations"))
     return finished(traced)
 
 
 def merge_nodes(traced: fx.GraphModule, step: Mapping[str, Any], slopes: Tensor | None = None) -> None:
     """Replace the connected nodes of a recorded step by one module, in place."""
     graph = traced.graph
-    named = {node.name: node for node in graph.nodes}
-    members = [named[name] for name in step["nodes"]]
+    where, named = "merge_activations", {node.name: node for node in graph.nodes}
+    members = [named[one_of(node, named, f"{where}: nodes")] for node in items(step, "nodes", where)]
+    anchor = integer(step.get("anchor"), 0, len(members) - 1, f"{where}: anchor")
     sources = [_source(node) for node in members]
     if sources[1:] != members[:-1] or any(len(node.users) != 1 for node in members[:-1]):
         raise KeyError(f"{step['nodes']} are not connected")
     result = sources[0]
-    if step["type"] != "Identity":
-        traced.add_submodule(step["module"], module_of(step, slopes))
-        with graph.inserting_before(members[step["anchor"]]):
-            result = graph.call_module(step["module"], (sources[0],))
+    if step.get("type") != "Identity":
+        # The name becomes code: torch.fx writes it into the source of the network's forward pass.
+        module = name(step.get("module"), f"{where}: module")
+        if hasattr(traced, module):
+            raise RecordError(f"{where}: module: the network has a {module!r} already")
+        traced.add_submodule(module, module_of(step, slopes))
+        with graph.inserting_before(members[anchor]):
+            result = graph.call_module(module, (sources[0],))
         result.meta = dict(members[-1].meta)
     read = [node for member in members for node in member.all_input_nodes]
     members[-1].replace_all_uses_with(result)

@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces.quantization.addition_nodes import add_quantizers
 from spaces.quantization.batch_norm_folding import fold_batch_norms
 from spaces.quantization.fake_quantize import Quantizer, StoredQuantizer
-from spaces.quantization.layers import quantized_layer, quantized_layers
+from spaces.quantization.layers import has_quantized_form, quantized_layer, quantized_layers
 from spaces.quantization.stored_weight import StoredWeight, pack_integers
+from spaces.records import RecordError, entries, flag, integer, items, one_of
 
+MAX_BITS = 32
 PACK: dict[str, Any] = {"kind": "pack_weights"}
 """Transformation that packs a quantized network into its stored form."""
 
@@ -27,16 +30,47 @@ def quantize(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
         record: ``folds`` (pairs of a layer and the BatchNorm folded into it), ``layers`` (bits of the weights and of the
             input, or null, by layer), ``additions`` (bits by addition) and ``learned`` (whether training updates the scales).
     """
-    network = fold_batch_norms(model, [(layer, norm) for layer, norm in record["folds"]])
+    where = "quantize"
+    network = fold_batch_norms(model, _folds(model, record))
+    learned = flag(record.get("learned"), f"{where}: learned")
     places: dict[int, list[str]] = {}
-    for name, module in network.named_modules(remove_duplicate=False):
+    modules = dict(network.named_modules(remove_duplicate=False))
+    for name, module in modules.items():
         places.setdefault(id(module), []).append(name)
-    for name, (weight_bits, activation_bits) in record["layers"].items():
-        layer = network.get_submodule(name)
-        made = quantized_layer(layer, int(weight_bits), activation_bits, bool(record["learned"]))
-        for place in places[id(layer)]:
-            network.set_submodule(place, made)
-    return add_quantizers(network, record["additions"], bool(record["learned"])).train(model.training)
+    for name, bits in entries(record, "layers", where).items():
+        layer, place = modules[one_of(name, modules, f"{where}: layers")], f"{where}: layers: {name}"
+        weight_bits, activation_bits = _pair({name: bits}, name, place)
+        integer(weight_bits, 1, MAX_BITS, place)
+        if activation_bits is not None:
+            integer(activation_bits, 1, MAX_BITS, place)
+        made = quantized_layer(layer, weight_bits, activation_bits, learned)
+        for other in places[id(layer)]:
+            network.set_submodule(other, made)
+    additions = entries(record, "additions", where)
+    for name, bits in additions.items():
+        integer(bits, 1, MAX_BITS, f"{where}: additions: {name}")
+    return add_quantizers(network, additions, learned).train(model.training)
+
+
+def _folds(model: nn.Module, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the recorded pairs of a layer and its BatchNorm, if the network has them."""
+    modules, where = dict(model.named_modules(remove_duplicate=False)), "quantize: folds"
+    found = []
+    for pair in items(record, "folds", "quantize"):
+        layer, norm = (one_of(name, modules, where) for name in _pair({"pair": pair}, "pair", where))
+        if not has_quantized_form(modules[layer]) or not isinstance(modules[norm], _BatchNorm | nn.Identity):
+            raise RecordError(
+                f"{where}: expected a layer and its BatchNorm, the network has other modules at {layer} and {norm}"
+            )
+        found.append((layer, norm))
+    return found
+
+
+def _pair(record: Mapping[str, Any], key: str, where: str) -> tuple[Any, Any]:
+    pair = items(record, key, where)
+    if len(pair) != 2:
+        raise RecordError(f"{where}: expected two values, got {len(pair)}")
+    return pair[0], pair[1]
 
 
 def is_quantized(model: nn.Module) -> bool:

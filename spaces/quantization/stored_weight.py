@@ -22,7 +22,7 @@ def pack_integers(integers: Tensor, bits: int) -> Tensor:
     target = Format(bits, signed=True)
     low, high = target.low, target.high
     flat = integers.reshape(-1).to(torch.int64)
-    if flat.numel() and not (low <= int(flat.min()) and int(flat.max()) <= high):
+    if flat.numel() and not flat.is_meta and not (low <= int(flat.min()) and int(flat.max()) <= high):
         raise ValueError(f"expected integers of {bits} bits, {low} to {high}; got {int(flat.min())} to {int(flat.max())}")
     places = torch.arange(bits, device=flat.device)
     stream = ((flat[:, None] >> places) & 1).reshape(-1).to(torch.uint8)

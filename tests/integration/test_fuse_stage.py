@@ -73,7 +73,7 @@ def test_best_is_the_merged_network_in_a_new_process(finished: tuple[Path, dict[
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
         "from search.export import load\n"
-        "model = load(sys.argv[2]); torch.manual_seed(0); torch.set_grad_enabled(False)\n"
+        "model = load(sys.argv[2], trust=['tests']); torch.manual_seed(0); torch.set_grad_enabled(False)\n"
         "print(sum(p.numel() for p in model.parameters())); print(float(model(torch.randn(2, 1, 8, 8)).sum()))"
     )
     command = [sys.executable, "-c", code, str(REPOSITORY), str(folder)]
@@ -81,12 +81,12 @@ def test_best_is_the_merged_network_in_a_new_process(finished: tuple[Path, dict[
     assert done.returncode == 0, done.stderr
     parameters, total = done.stdout.split()
     assert int(parameters) == report["result"]["parameters"] < report["reference"]["parameters"]
-    model = load_best(folder)
+    model = load_best(folder, trust=["tests"])
     torch.manual_seed(0)
     expected = model(torch.randn(2, 1, 8, 8)).detach().sum()
     assert float(total) == pytest.approx(float(expected), rel=1e-5)
     task = load(folder / "config.yaml").build_task()
-    assert measure(load_best(folder), task, "test")["top1"] == report["result"]["top1"]
+    assert measure(load_best(folder, trust=["tests"]), task, "test")["top1"] == report["result"]["top1"]
 
 
 def test_the_merged_network_answers_as_the_retrained_one(finished: tuple[Path, dict[str, Any], str]) -> None:
