@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from search.algorithms.base import Algorithm
 from search.executors.base import Job
@@ -13,7 +14,9 @@ from search.study.trial import Trial
 BATCH = 64
 
 
-def measured(algorithm: Algorithm, evaluator: TrialEvaluator, checkpoints: TrialCheckpoints | None = None) -> Iterator[Trial]:
+def measured(
+    algorithm: Algorithm[Any], evaluator: TrialEvaluator, checkpoints: TrialCheckpoints | None = None
+) -> Iterator[Trial]:
     """Yield every trial of a whole search, each told to ``algorithm`` before the next is measured.
 
     Args:

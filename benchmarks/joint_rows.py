@@ -173,7 +173,7 @@ class Setting:
         evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=4))]
         return TrialEvaluator(space, model, self.task, evaluators, self.bench.seed, CPU)
 
-    def searched(self, problem: Problem, algorithm: Algorithm) -> Trial:
+    def searched(self, problem: Problem, algorithm: Algorithm[Any]) -> Trial:
         """Return the best trial of a search."""
         return _chosen(list(measured(algorithm, self.evaluator(problem.space, self.reference))), problem)
 
@@ -197,7 +197,7 @@ def _delivered(setting: Setting, problem: Problem, trial: Trial) -> Outcome:
     )
 
 
-def _genetic(setting: Setting, problem: Problem, evaluations: int, population: int) -> Algorithm:
+def _genetic(setting: Setting, problem: Problem, evaluations: int, population: int) -> Algorithm[Any]:
     elite = min(GeneticSettings.elite, population)
     settings = GeneticSettings(population=population, generations=None, evaluations=evaluations, elite=elite)
     return GeneticAlgorithm(problem, settings, setting.bench.seed)

@@ -135,7 +135,7 @@ Row = Callable[[Setting], Outcome]
 """From what the rows of a cell share to the quantized network."""
 
 
-def on_table(algorithm: Algorithm, problem: Problem) -> tuple[Candidate, int]:
+def on_table(algorithm: Algorithm[Any], problem: Problem) -> tuple[Candidate, int]:
     """Return what a search by the table of Omega finds, building and training nothing, and the number of its trials."""
     trials: list[Trial] = []
     while not algorithm.finished:

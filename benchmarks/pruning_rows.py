@@ -50,7 +50,7 @@ def _problem(space: ChannelMask, model: nn.Module, limit: float, criterion: str,
     return Problem(space, [Objective("top1", "maximize")], [Target("macs", limit)], tables)
 
 
-def _search(bench: SearchBench, task: Task, model: nn.Module, problem: Problem, algorithm: Algorithm) -> Candidate:
+def _search(bench: SearchBench, task: Task, model: nn.Module, problem: Problem, algorithm: Algorithm[Any]) -> Candidate:
     evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=4))]
     evaluator = TrialEvaluator(problem.space, model, task, evaluators, bench.seed, CPU)
     chosen = best(list(measured(algorithm, evaluator)), problem)

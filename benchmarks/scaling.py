@@ -60,7 +60,7 @@ LAYERS = 30
 Row = dict[str, Any]
 
 
-class Listed(Algorithm):
+class Listed(Algorithm[Any]):
     """Proposes so many random candidates, of which none depends on another."""
 
     def __init__(self, problem: Problem, count: int) -> None:
@@ -89,7 +89,7 @@ def timed(executor: Executor, problem: Problem, count: int, batch: int) -> Row:
     with tempfile.TemporaryDirectory() as name, Log(None, None).bar("", None) as bar:
         folder = Path(name)
 
-        def search(algorithm: Algorithm, study: str) -> list[Trial]:
+        def search(algorithm: Algorithm[Any], study: str) -> list[Trial]:
             return BatchLoop(
                 algorithm=algorithm,
                 study=Study(open_journal(folder / JOURNAL), study, problem, {"macs": 1e3}),

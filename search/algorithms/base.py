@@ -4,18 +4,50 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
+from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
 
+S = TypeVar("S")
 
-class Algorithm(ABC):
+
+class Algorithm(ABC, Generic[S]):
     """A search method that proposes candidates from the trials measured so far.
 
-    Constructed as ``Algorithm(problem, settings, seed)`` with the frozen dataclass ``Settings`` of its class. It trains
-    nothing, starts no process and opens no file. It is deterministic in these arguments and in the trials told, which come
-    in number order. Asking once for two proposals equals asking twice for one.
+    It trains nothing, starts no process and opens no file. It is deterministic in the arguments of its constructor and in the
+    trials told, which come in number order. Asking once for two proposals equals asking twice for one.
+    :mod:`search.algorithms.testing` checks these promises for any algorithm.
+
+    Args:
+        problem: Space, objectives, targets and tables.
+        settings: Options of the algorithm.
+        seed: Seed of all its random draws.
+
+    Class attributes:
+        Settings: Frozen dataclass of the options that the configuration may give, with a default for each.
+
+    Raises:
+        SecateursError: The algorithm cannot search this problem.
     """
+
+    Settings: ClassVar[type[Any]]
+
+    def __init__(self, problem: Problem, settings: S, seed: int) -> None:
+        """Keep problem, settings and seed."""
+        self._problem = problem
+        self._settings = settings
+        self._seed = seed
+
+    @classmethod
+    def fewest_evaluations(cls, settings: S, trains: bool) -> tuple[int, str]:
+        """Return the fewest evaluations of a useful search, and their use in words for an error message.
+
+        Args:
+            settings: Options of the algorithm.
+            trains: Whether candidates are trained.
+        """
+        return 1, "one candidate"
 
     @abstractmethod
     def ask(self, limit: int) -> list[Proposal]:
@@ -48,6 +80,6 @@ class Algorithm(ABC):
         """True if there are no more proposals, whatever is told."""
 
     @property
-    @abstractmethod
     def budget(self) -> int | None:
         """Largest possible number of trials, for the estimated time of arrival; None if unknown."""
+        return None

@@ -16,7 +16,7 @@ from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
 
 
-class GeneticAlgorithm(Algorithm):
+class GeneticAlgorithm(Algorithm[GeneticSettings]):
     """Genetic channel search (after Wang et al. 2020, doi 10.1016/j.neucom.2020.03.082; operators ours).
 
     The first generation contains the greedy masks, so that the result is at least as good. Each generation is a list of
@@ -30,8 +30,7 @@ class GeneticAlgorithm(Algorithm):
 
     def __init__(self, problem: Problem, settings: GeneticSettings, seed: int) -> None:
         """Open the first generation."""
-        self._problem = problem
-        self._settings = settings
+        super().__init__(problem, settings, seed)
         self._reproduction = Reproduction(ChannelEncoding(problem), settings, seed)
         # On a front one dominating candidate suffices to drop another; with one objective the best few set the pace.
         depth = 1 if len(problem.objectives) > 1 else max(settings.elite, settings.population // 8)
@@ -43,6 +42,11 @@ class GeneticAlgorithm(Algorithm):
         self._exhausted = False
         self._made: list[Individual] = []
         self._open_generation(self._reproduction.first())
+
+    @classmethod
+    def fewest_evaluations(cls, settings: GeneticSettings, trains: bool) -> tuple[int, str]:
+        """Return the size of the first generation."""
+        return settings.population, f"the population of {settings.population}, since the first generation has as many"
 
     def ask(self, limit: int) -> list[Proposal]:
         """Return at most ``limit`` proposals of the open rung."""

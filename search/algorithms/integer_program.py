@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,7 +31,7 @@ class IntegerProgramSettings:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    budgets: int = 12
+    budgets: int = field(default=12, metadata={"small": 6})
     gap: float = 0.0
     nodes: int | None = None
 
@@ -62,7 +62,7 @@ class Solution:
     limits: Mapping[str, float]
 
 
-class IntegerProgram(Algorithm):
+class IntegerProgram(Algorithm[IntegerProgramSettings]):
     """Proposes the bits of least Omega under the targets (HAWQ-V3, Yao et al. 2021, arXiv 2011.10680).
 
     Omega is a sum over decisions and every cost a sum over layers, so that with a binary variable for every combination of a
@@ -79,6 +79,7 @@ class IntegerProgram(Algorithm):
             SecateursError: There is neither a target on a cost of the space nor a cost among the objectives.
             UnreachableTargetError: No allocation keeps the targets.
         """
+        super().__init__(problem, settings, seed)
         self._encoding = encoding = BitEncoding(problem)
         swept = [one.metric for one in problem.objectives if one.direction == "minimize" and one.metric in encoding.metrics]
         if not encoding.targets and not swept:
@@ -136,7 +137,7 @@ class MixedIntegerProgram:
         self._encoding = encoding
         self._settings = settings or IntegerProgramSettings()
         self._blocks = encoding.blocks(layers_of(encoding.problem))
-        self._start = encoding.problem.space.costs(encoding.candidate_of(min))
+        self._start = encoding.problem.space.costs(encoding.smallest())
 
     def solve(self, limits: Sequence[Target]) -> Solution:
         """Return the allocation of least Omega under the targets and ``limits``.
@@ -163,7 +164,7 @@ class MixedIntegerProgram:
     def sweep(self, metric: str, budgets: int) -> list[Solution]:
         """Return the distinct solutions at evenly spaced limits of a cost, from the largest allowed to the least possible."""
         lowest = self._start[metric]
-        whole = self._encoding.problem.space.costs(self._encoding.candidate_of(max))[metric]
+        whole = self._encoding.problem.space.costs(self._encoding.largest())[metric]
         limits = [target.limit for target in self._encoding.targets if target.metric == metric]
         highest = min([whole, *limits])
         found: dict[str, Solution] = {}

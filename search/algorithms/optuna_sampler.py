@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -46,7 +46,7 @@ class OptunaSamplerSettings:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     sampler: SamplerName = "tpe"
-    evaluations: int = 64
+    evaluations: int = field(default=64, metadata={"small": 27})
     batch: int = 8
     startup: int = 10
     population: int = 16
@@ -67,21 +67,13 @@ class OptunaSamplerSettings:
                 f"{list(self.halving.rungs(self.batch))} trials, got {self.evaluations}"
             )
 
-    def least(self, trains: bool) -> tuple[int, str]:
-        """Return the fewest evaluations of a useful search, with the reason in words.
-
-        Args:
-            trains: Whether candidates are trained.
-        """
-        return (self.bracket, "one batch with all its rungs") if self.halving is not None else (1, "one candidate")
-
     @property
     def bracket(self) -> int:
         """Largest number of trials of a batch over all rungs."""
         return sum(self.halving.rungs(self.batch)) if self.halving is not None else self.batch
 
 
-class OptunaSampler(Algorithm):
+class OptunaSampler(Algorithm[OptunaSamplerSettings]):
     """Draws candidates in batches by one of Optuna's samplers.
 
     A batch is drawn after all trials of the previous one are told; every draw has a new sampler, seeded by (seed, number of
@@ -102,12 +94,12 @@ class OptunaSampler(Algorithm):
         """
         import optuna
 
+        super().__init__(problem, settings, seed)
         if settings.halving is not None and len(problem.objectives) > 1:
             raise SecateursError(
                 f"halving compares candidates by one objective, got {[o.metric for o in problem.objectives]}: remove it, or "
                 "all but one of the objectives (a target can take the place of one)"
             )
-        self._problem, self._settings, self._seed = problem, settings, seed
         self._parameters = parameters_of(problem)
         self._fidelities = (*(settings.halving.fidelities if settings.halving is not None else ()), 1.0)
         optuna_level = optuna.logging.get_verbosity()
@@ -129,6 +121,11 @@ class OptunaSampler(Algorithm):
                 f"no candidate of this space keeps the targets ({limits}) by the costs known beforehand: raise them, or "
                 "open more of the space"
             )
+
+    @classmethod
+    def fewest_evaluations(cls, settings: OptunaSamplerSettings, trains: bool) -> tuple[int, str]:
+        """Return the size of a batch over all rungs with halving, else 1."""
+        return (settings.bracket, "one batch with all its rungs") if settings.halving is not None else (1, "one candidate")
 
     def ask(self, limit: int) -> list[Proposal]:
         """Return at most ``limit`` proposals of the open rung."""

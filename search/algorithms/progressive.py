@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -39,12 +39,12 @@ class ProgressiveSettings:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    candidates: int = 16
-    layers: float = 0.1
+    candidates: int = field(default=16, metadata={"small": 4})
+    layers: float = field(default=0.1, metadata={"small": 0.3})
     indicator: Indicator = "per_saving"
     steps: int = 10
     pick: Pick = "sensitivity"
-    refine: int = 0
+    refine: int = field(default=0, metadata={"small": 1})
 
     def __post_init__(self) -> None:
         """Raise ValueError, naming the option, for a value out of range."""
@@ -56,16 +56,6 @@ class ProgressiveSettings:
             raise ValueError(f"steps: expected at least 1, got {self.steps}")
         if self.refine < 0:
             raise ValueError(f"refine: expected at least 0, got {self.refine}")
-
-    def least(self, trains: bool) -> tuple[int, str]:
-        """Return the fewest evaluations of a useful search, with the reason in words.
-
-        Args:
-            trains: Whether candidates are trained.
-        """
-        if not trains:
-            return 1, "the start"
-        return self.candidates + 2, "the start, the candidates of one step and the best of them, trained"
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ class _State:
     trial: int | None
 
 
-class Progressive(Algorithm):
+class Progressive(Algorithm[ProgressiveSettings]):
     """The loop of CN112183742B: draw n candidates with lower bits in random layers, sort them by Omega, train the best, repeat.
 
     It starts from the most bits everywhere (8). A candidate is judged as a trial of fidelity 0: built from the weights of the
@@ -103,7 +93,7 @@ class Progressive(Algorithm):
         Raises:
             SecateursError: There is no target on a cost of the space.
         """
-        self._settings = settings
+        super().__init__(problem, settings, seed)
         self._encoding = encoding = BitEncoding(problem)
         if not encoding.targets:
             raise SecateursError(
@@ -112,7 +102,7 @@ class Progressive(Algorithm):
             )
         self._trains = problem.trains
         self._rng = np.random.default_rng([seed, 3])
-        start = encoding.candidate_of(max)
+        start = encoding.largest()
         self._state = _State(start, math.nan, None)
         self._first_load = self._load(start)
         self._lowers = self._lowered_costs()
@@ -125,6 +115,13 @@ class Progressive(Algorithm):
         self._phase: Literal["start", "judge", "train", "end"] = "start"
         self._refined = 0
         self._step = 0
+
+    @classmethod
+    def fewest_evaluations(cls, settings: ProgressiveSettings, trains: bool) -> tuple[int, str]:
+        """Return the trials until the first training: start, candidates of a step and the best of them."""
+        if not trains:
+            return 1, "the start"
+        return settings.candidates + 2, "the start, the candidates of one step and the best of them, trained"
 
     def ask(self, limit: int) -> list[Proposal]:
         """Return at most ``limit`` proposals of the open phase."""
@@ -277,7 +274,7 @@ class Progressive(Algorithm):
     def _chances(self) -> dict[tuple[str, int], float]:
         """Return the unnormalized probability of lowering a decision, by decision and number of bits."""
         rates: dict[tuple[str, int], float] = {}
-        encoding, base = self._encoding, self._encoding.candidate_of(max).values
+        encoding, base = self._encoding, self._encoding.largest().values
         for name, options in encoding.options.items():
             for bits in options[1:]:
                 less = self._below(name, bits)
@@ -297,7 +294,7 @@ class Progressive(Algorithm):
 
     def _lowered_costs(self) -> dict[str, set[str]]:
         """Return, by decision, the costs with a target that lowering it reduces."""
-        encoding, most = self._encoding, self._encoding.candidate_of(max)
+        encoding, most = self._encoding, self._encoding.largest()
         before = encoding.problem.space.costs(most)
         found = {}
         for name, options in encoding.options.items():

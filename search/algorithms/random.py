@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -31,7 +31,7 @@ class RandomSettings:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    evaluations: int = 640
+    evaluations: int = field(default=640, metadata={"small": 27})
     channels: Channels = "importance"
 
     def __post_init__(self) -> None:
@@ -40,7 +40,7 @@ class RandomSettings:
             raise ValueError(f"evaluations: expected at least 1, got {self.evaluations}")
 
 
-class RandomSearch(Algorithm):
+class RandomSearch(Algorithm[RandomSettings]):
     """Draws the share that every layer keeps, scales the shares to just under the target, and repeats no candidate.
 
     The baseline of every search at an equal number of evaluations (Li and Talwalkar 2019, arXiv 1902.07638); it shares
@@ -51,7 +51,7 @@ class RandomSearch(Algorithm):
 
     def __init__(self, problem: Problem, settings: RandomSettings, seed: int) -> None:
         """Seed the generator and read the decisions of the problem."""
-        self._settings = settings
+        super().__init__(problem, settings, seed)
         self._rng = np.random.default_rng([seed, 1])
         self._drawing: _Drawing = _ChoiceDrawing(problem) if LevelAllocation.fits(problem) else _MaskDrawing(problem, settings)
         self._drawn: set[str] = set()

@@ -1,4 +1,4 @@
-"""Rank trials: the Pareto front, its hypervolume, and the trial to deliver."""
+"""Rank trials: the Pareto front, and the trial to deliver."""
 
 from __future__ import annotations
 
@@ -83,22 +83,6 @@ def best(trials: Iterable[Trial], problem: Problem) -> Trial | None:
 def ranked(trials: Iterable[Trial], problem: Problem) -> list[Trial]:
     """Return the trials that count in the order of :func:`best`, the one to deliver first."""
     return sorted(complete_trials(trials, problem), key=lambda trial: _order(trial, problem))
-
-
-def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:
-    """Return the area that two-dimensional ``points`` dominate above ``reference``; larger coordinates are better.
-
-    Raises:
-        ValueError: A point has other than two coordinates.
-    """
-    area, height = 0.0, reference[1]
-    for point in sorted((tuple(point) for point in points), reverse=True):
-        if len(point) != 2:
-            raise ValueError(f"hypervolume: expected points of two coordinates, got {point}")
-        if point[0] > reference[0] and point[1] > height:
-            area += (point[0] - reference[0]) * (point[1] - height)
-            height = point[1]
-    return area
 
 
 def _order(trial: Trial, problem: Problem) -> tuple[float, ...]:

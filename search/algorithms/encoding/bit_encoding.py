@@ -76,10 +76,10 @@ class BitEncoding:
         self.table: dict[str, dict[int, float]] = {
             name: {int(bits): float(value) for bits, value in table[name].items()} for name in self.names
         }
-        known = problem.space.costs(self.candidate_of(max))
+        known = problem.space.costs(self.largest())
         self.targets = [target for target in problem.targets if target.metric in known]
         self.metrics = list(known)
-        smallest = problem.space.costs(self.candidate_of(min))
+        smallest = problem.space.costs(self.smallest())
         for target in self.targets:
             if smallest[target.metric] > target.limit:
                 raise UnreachableTargetError(
@@ -87,10 +87,13 @@ class BitEncoding:
                     f"that, got {target.limit:g}: raise it, or give the space fewer bits to choose from"
                 )
 
-    def candidate_of(self, choose: object) -> Candidate:
-        """Return the candidate of the most bits everywhere (``max``) or of the fewest (``min``)."""
-        pick = max if choose is max else min
-        return Candidate({**self._given, **{name: pick(options) for name, options in self.options.items()}})
+    def largest(self) -> Candidate:
+        """Return the candidate with the most bits everywhere."""
+        return Candidate({**self._given, **{name: options[-1] for name, options in self.options.items()}})
+
+    def smallest(self) -> Candidate:
+        """Return the candidate with the fewest bits everywhere."""
+        return Candidate({**self._given, **{name: options[0] for name, options in self.options.items()}})
 
     def omega(self, candidate: Candidate) -> float:
         """Return Omega of a candidate, by the table."""
@@ -109,7 +112,7 @@ class BitEncoding:
         Raises:
             NotABitSpaceError: A cost is no sum over blocks, or a block has more than :data:`MOST_COMBINATIONS`.
         """
-        base = self.candidate_of(min)
+        base = self.smallest()
         start = self.problem.space.costs(base)
         members: dict[str, list[str]] = {}
         for name in self.names:

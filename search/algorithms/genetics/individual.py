@@ -1,41 +1,16 @@
-"""Individuals of the genetic search, and DEAP's operators without DEAP's global state."""
+"""Individuals of the genetic search and their selection by DEAP."""
 
 from __future__ import annotations
 
-import random
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from deap import base, tools
 
 from search.algorithms.encoding.channel_encoding import Masks
+from search.algorithms.genetics.deap_draws import deap_draws_from
 from spaces.candidate import Candidate
-
-_DEAP_MODULES = (tools.crossover, tools.mutation, tools.selection, tools.emo)
-_DEAP_LOCK = threading.Lock()
-
-
-@contextmanager
-def deap_draws_from(rng: np.random.Generator) -> Iterator[None]:
-    """Let DEAP's operators draw from a private generator seeded by ``rng``.
-
-    DEAP draws from the module ``random`` that each of its files imported. For the time of the block that name is
-    bound, in DEAP's files alone, to a ``random.Random`` of our own: the interpreter's global generator is neither
-    read nor moved.
-    """
-    private = random.Random(int(rng.integers(1 << 62)))
-    with _DEAP_LOCK:
-        originals = [module.random for module in _DEAP_MODULES]
-        try:
-            for module in _DEAP_MODULES:
-                module.random = private
-            yield
-        finally:
-            for module, original in zip(_DEAP_MODULES, originals, strict=True):
-                module.random = original
 
 
 class Fitness(base.Fitness):  # type: ignore[misc]

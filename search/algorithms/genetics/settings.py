@@ -30,8 +30,8 @@ class GeneticSettings:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    population: int = 32
-    generations: int | None = 20
+    population: int = field(default=32, metadata={"small": 8})
+    generations: int | None = field(default=20, metadata={"small": 5})
     evaluations: int | None = None
     offspring: int | None = None
     encoding: Literal["mask", "factor"] = "mask"
@@ -41,14 +41,6 @@ class GeneticSettings:
     tournament: int = 3
     seed_ratios: tuple[float, ...] = (0.85, 0.7, 0.5, 0.35, 0.2)
     racing: RacingSettings | None = field(default_factory=RacingSettings)
-
-    def least(self, trains: bool) -> tuple[int, str]:
-        """Return the fewest evaluations of a useful search, with the reason in words.
-
-        Args:
-            trains: Whether candidates are trained.
-        """
-        return self.population, f"the population of {self.population}, since the first generation has as many"
 
     def __post_init__(self) -> None:
         """Raise ValueError, naming the option, for a value out of range."""

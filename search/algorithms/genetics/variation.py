@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from search.algorithms.encoding.channel_encoding import ChannelEncoding, Masks, Scores
 from search.algorithms.encoding.repair import fit_to_targets, nearest_count
 from search.algorithms.encoding.sampling import blurred_scores
-from search.algorithms.genetics.individual import Individual, deap_draws_from
+from search.algorithms.genetics.deap_draws import deap_draws_from
+from search.algorithms.genetics.individual import Individual
 from search.algorithms.genetics.operator_selection import OperatorSelection
 from search.algorithms.mixed_starts import optimal_bits
 

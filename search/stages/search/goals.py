@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.config.block import Block, Limit
 from search.config.document import Path
-from search.config.registries import EVALUATOR, SPACE
+from search.config.registries import ALGORITHM, EVALUATOR, SPACE
 from search.config.stage_kind import Surroundings
 from search.output.numbers import format_count, format_percent
 from search.stages.search.settings import SearchSettings
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from evaluators.base import Evaluator
     from evaluators.task import Task
+    from search.algorithms.base import Algorithm
     from spaces.base import SearchSpace
 
 LOSS = "nats"
@@ -60,10 +61,11 @@ def goal_faults(settings: SearchSettings, surroundings: Surroundings) -> Iterabl
 
 
 def _too_few_evaluations(settings: SearchSettings) -> Iterable[tuple[Path, str]]:
-    own, evaluations = settings.algorithm.settings, settings.budget.evaluations
-    if evaluations is None or not hasattr(own, "least"):
+    block, evaluations = settings.algorithm, settings.budget.evaluations
+    if evaluations is None:
         return
-    first, named = own.least(settings.training is not None)
+    algorithm: type[Algorithm[Any]] = ALGORITHM.find(block.name)
+    first, named = algorithm.fewest_evaluations(block.settings, settings.training is not None)
     if evaluations < first:
         yield ("budget", "evaluations"), f"expected at least {first}, {named}; got {evaluations}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from search.algorithms.base import Algorithm
 from search.executors.base import Event, Executor, Lost, Notice, Result
@@ -46,7 +47,7 @@ class SearchLoop(ABC):
         on_batch: Called with all trials after every batch that was not only read from the record.
     """
 
-    algorithm: Algorithm
+    algorithm: Algorithm[Any]
     study: Study
     executor: Executor
     checkpoints: TrialCheckpoints

@@ -144,7 +144,7 @@ class Search(Stage[SearchSettings]):
             return self._search(context, algorithm, BudgetSettings(evaluations=spent), run)
         return self._search(context, context.algorithm(self.settings, run.seed), self.settings.budget, run)
 
-    def _random(self, context: SearchContext, spent: int, seed: int) -> Algorithm:
+    def _random(self, context: SearchContext, spent: int, seed: int) -> Algorithm[Any]:
         """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
         space, own = context.problem.space, self.settings.algorithm.settings
         masks = any(isinstance(domain, Mask) for domain in space.domains.values())
@@ -156,10 +156,10 @@ class Search(Stage[SearchSettings]):
             settings = replace(alike, sampler="random", evaluations=spent)
         # A seed of its own: Optuna's samplers start with random draws, which would be this baseline's as well.
         own_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
-        algorithm: Algorithm = found(context.problem, settings, own_seed)
+        algorithm: Algorithm[Any] = found(context.problem, settings, own_seed)
         return algorithm
 
-    def _search(self, context: SearchContext, algorithm: Algorithm, budget: BudgetSettings, run: StageRun) -> Network:
+    def _search(self, context: SearchContext, algorithm: Algorithm[Any], budget: BudgetSettings, run: StageRun) -> Network:
         problem = context.problem
         suffix = "" if run.variant == RESULT else f"/{run.variant}"
         reference = costs_of(run.reference if run.reference is not None else context.network, run.task, run.device)

@@ -1,6 +1,7 @@
 import copy
 import pickle
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from search.algorithms.encoding.channel_encoding import ChannelEncoding
 from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.genetic import GeneticAlgorithm
-from search.algorithms.genetics.individual import Fitness, Individual, deap_draws_from, select_survivors
+from search.algorithms.genetics.deap_draws import deap_draws_from
+from search.algorithms.genetics.individual import Fitness, Individual, select_survivors
 from search.algorithms.genetics.reproduction import Reproduction
 from search.algorithms.genetics.settings import GeneticSettings
 from search.algorithms.genetics.variation import FactorVariation
@@ -151,8 +153,33 @@ def test_deap_draws_from_a_private_generator():
         with deap_draws_from(np.random.default_rng(seed)):
             drawn.append(tools.mutGaussian([0.0] * 8, 0.0, 1.0, 1.0)[0])
     assert drawn[0] == drawn[1] != drawn[2]
+    with pytest.raises(RuntimeError), deap_draws_from(np.random.default_rng(5)):
+        raise RuntimeError
     assert random.getstate() == state
     assert tools.mutation.random is random
+
+
+@pytest.mark.parametrize("objectives", [[TOP1], [TOP1, MACS]])
+def test_other_threads_that_draw_neither_change_a_search_nor_are_changed_by_it(objectives):
+    problem, ended = problem_of(MEDIUM, 0.5, objectives), threading.Event()
+    alone = [one.proposal for one in drive(GeneticAlgorithm(problem, small(96), 0), Interacting(problem))]
+    random.seed(3)
+    drawn = []
+
+    def draw():
+        while not ended.is_set():
+            drawn.append(random.random())
+
+    other = threading.Thread(target=draw)
+    other.start()
+    try:
+        beside = [one.proposal for one in drive(GeneticAlgorithm(problem, small(96), 0), Interacting(problem))]
+    finally:
+        ended.set()
+        other.join()
+    assert beside == alone
+    random.seed(3)
+    assert drawn == [random.random() for _ in drawn]
 
 
 def test_children_are_new_and_the_evaluation_factor_follows_success():

@@ -92,7 +92,7 @@ def test_targets_out_of_reach_together_are_an_error():
     space = BitSpace(4, activations=(4, 8))
     problem = bit_problem(space, size_bytes=0.5)
     program = MixedIntegerProgram(BitEncoding(problem))
-    smallest = space.costs(BitEncoding(problem).candidate_of(min))["bit_operations"]
+    smallest = space.costs(BitEncoding(problem).smallest())["bit_operations"]
     with pytest.raises(UnreachableTargetError, match="no choice of bits keeps all of size_bytes"):
         program.solve([Target("bit_operations", 0.99 * smallest)])
 
@@ -102,7 +102,7 @@ def test_starts_for_a_sampler_lie_between_the_target_and_half_way_down():
     problem = bit_problem(space, size_bytes=0.6)
     starts = allocations(problem, budgets=4)
     sizes = [space.costs(start)["size_bytes"] for start in starts]
-    lowest = space.costs(BitEncoding(problem).candidate_of(min))["size_bytes"]
+    lowest = space.costs(BitEncoding(problem).smallest())["size_bytes"]
     assert len(starts) == 4
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] <= problem.targets[0].limit

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.study.pareto import best, dominates, front, gains, hypervolume
+from search.study.pareto import best, dominates, front, gains
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
 from tests.search.algorithms.synthetic_space import MACS, TOP1, SyntheticSpace, problem_of
+from tests.search.study.hypervolume import hypervolume
 
 SPACE = SyntheticSpace([4])
 PROBLEM = Problem(SPACE, [TOP1, MACS], [Target("macs", 10.0)], {})
