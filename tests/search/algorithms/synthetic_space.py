@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from search.algorithms.base import Algorithm
+from search.algorithms.testing import drive, failed
+from search.algorithms.testing import measured as measure
 from search.study.problem import Objective, Problem, Target
-from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Domain, Mask
+
+__all__ = ["MACS", "TOP1", "ImageByImage", "Interacting", "SyntheticSpace", "bits", "drive", "failed", "measure", "problem_of"]
 
 TOP1 = Objective("top1", "maximize")
 MACS = Objective("macs", "minimize")
@@ -125,25 +127,3 @@ class ImageByImage:
         lean = self.directions[:seen] @ (2.0 * bits(candidate) - 1.0)
         right = 10.0 * (self.quality.raw(candidate) - 0.75) + lean > self.difficulty[:seen]
         return {"top1": float(right.mean()), **self.problem.space.costs(candidate)}
-
-
-def drive(algorithm: Algorithm, fitness: Any, batch: int = 8, most: int = 10**6, first: int = 0) -> list[Trial]:
-    """Run ``algorithm`` to its end, or for ``most`` trials, as a search stage does; trials are told in number order."""
-    trials: list[Trial] = []
-    while not algorithm.finished and len(trials) < most:
-        proposals = algorithm.ask(min(batch, most - len(trials)))
-        if not proposals and not algorithm.finished:
-            raise AssertionError("asked in vain although everything was told")
-        for proposal in proposals:
-            trials.append(measure(first + len(trials), proposal, fitness))
-        for trial in trials[len(trials) - len(proposals) :]:
-            algorithm.tell(trial)
-    return trials
-
-
-def measure(number: int, proposal: Proposal, fitness: Any) -> Trial:
-    return Trial(number, proposal, "complete", fitness(proposal.candidate, proposal.fidelity), seconds=proposal.fidelity)
-
-
-def failed(number: int, proposal: Proposal) -> Trial:
-    return Trial(number, proposal, "failed", {}, error="synthetic failure")
