@@ -163,44 +163,8 @@ def _freeze_by_name(trace: ChannelTrace, include: Sequence[str], exclude: Sequen
 def _number(trace: ChannelTrace) -> ChannelGroups:
     """Turn atoms into groups (atoms with the same members) and give every open one its place in the mask."""
     tied = [(tie.tensor, tie.dim, trace.atoms.roots(tie.atoms)) for tie in trace.ties]
-    producers: dict[int, str] = {}
-    order: list[int] = []
-    for layer in trace.layers:
-        if layer.kind.produces:
-            for root in trace.atoms.roots(layer.outputs).tolist():
-                if root and root not in producers:
-                    producers[root] = layer.name
-                    order.append(root)
-    members: dict[int, list[str]] = {root: [] for root in order}
-    signature: dict[int, list[tuple[str, int]]] = {root: [] for root in order}
-    for tensor, dim, roots in tied:
-        for root in np.unique(roots).tolist():
-            if root in members:
-                signature[root].append((tensor, dim))
-                module = tensor.rpartition(".")[0]
-                if module not in members[root]:
-                    members[root].append(module)
-    buckets: dict[tuple[Any, ...], list[int]] = {}
-    for root in order:
-        key = (trace.atoms.reason(root) or "", producers[root], tuple(signature[root]))
-        buckets.setdefault(key, []).append(root)
     other_macs = max(0.0, trace.macs - sum(_total_macs(layer) for layer in trace.layers))
-    shares = _macs_shares(trace, other_macs)
-    taken: dict[str, int] = {}
-    groups: list[Group] = []
-    frozen: list[Group] = []
-    position: dict[int, int] = {}
-    for (reason, producer, _), bucket in buckets.items():
-        taken[producer] = taken.get(producer, 0) + 1
-        name = producer if taken[producer] == 1 else f"{producer}#{taken[producer]}"
-        share = max(shares.get(root, 0.0) for root in bucket)
-        alone = "" if len(bucket) > 1 or reason else "a single coupled channel, which must stay"
-        if reason or alone:
-            frozen.append(Group(name, len(bucket), tuple(members[bucket[0]]), share, reason or alone))
-            continue
-        offset = len(position)
-        position.update({root: offset + place for place, root in enumerate(bucket)})
-        groups.append(Group(name, len(bucket), tuple(members[bucket[0]]), share, "", offset))
+    groups, frozen, position = _named(_buckets(trace, tied), _macs_shares(trace, other_macs))
 
     def places(roots: np.ndarray) -> np.ndarray:
         return np.asarray([position.get(root, -1) for root in roots.tolist()], dtype=np.int64)
@@ -222,6 +186,58 @@ def _number(trace: ChannelTrace) -> ChannelGroups:
         for layer in trace.layers
     )
     return ChannelGroups(tuple(groups), tuple(frozen), ties, layers, other_macs)
+
+
+@dataclass
+class _Bucket:
+    """Roots of one group to be: same reason, same producer, same places in tensors."""
+
+    reason: str
+    producer: str
+    members: tuple[str, ...]
+    roots: list[int]
+
+
+def _buckets(trace: ChannelTrace, tied: Sequence[tuple[str, int, np.ndarray]]) -> list[_Bucket]:
+    """Return the roots that a layer produces, those that go together in one bucket, in the order of their producers."""
+    producers: dict[int, str] = {}
+    for layer in trace.layers:
+        if layer.kind.produces:
+            for root in trace.atoms.roots(layer.outputs).tolist():
+                if root:
+                    producers.setdefault(root, layer.name)
+    signature: dict[int, list[tuple[str, int]]] = {root: [] for root in producers}
+    for tensor, dim, roots in tied:
+        for root in np.unique(roots).tolist():
+            if root in signature:
+                signature[root].append((tensor, dim))
+    buckets: dict[tuple[Any, ...], _Bucket] = {}
+    for root, producer in producers.items():
+        reason = trace.atoms.reason(root) or ""
+        key = (reason, producer, tuple(signature[root]))
+        if key not in buckets:
+            members = dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in signature[root])
+            buckets[key] = _Bucket(reason, producer, tuple(members), [])
+        buckets[key].roots.append(root)
+    return list(buckets.values())
+
+
+def _named(buckets: Sequence[_Bucket], shares: Mapping[int, float]) -> tuple[list[Group], list[Group], dict[int, int]]:
+    """Return the open groups, the frozen ones, and the place in the mask of every root of an open group."""
+    taken: dict[str, int] = {}
+    groups: list[Group] = []
+    frozen: list[Group] = []
+    position: dict[int, int] = {}
+    for bucket in buckets:
+        count = taken[bucket.producer] = taken.get(bucket.producer, 0) + 1
+        name = bucket.producer if count == 1 else f"{bucket.producer}#{count}"
+        share = max(shares.get(root, 0.0) for root in bucket.roots)
+        reason = bucket.reason or ("" if len(bucket.roots) > 1 else "a single coupled channel, which must stay")
+        offset = -1 if reason else len(position)
+        (frozen if reason else groups).append(Group(name, len(bucket.roots), bucket.members, share, reason, offset))
+        if not reason:
+            position.update({root: offset + place for place, root in enumerate(bucket.roots)})
+    return groups, frozen, position
 
 
 def _total_macs(layer: LayerTrace) -> float:

@@ -115,6 +115,7 @@ class GradientCut(Sparsifier):
         self.settings = settings
         self._channels = channels
         self._split: ChannelSplit | None = None
+        self._redundant = torch.zeros(0, dtype=torch.bool)
         self._kept_rows: list[tuple[Tensor, int, Tensor, Tensor]] = []
 
     def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
@@ -258,7 +259,7 @@ class GradientCut(Sparsifier):
         if self._channels is None:
             return {}
         kept = np.ones(self._channels.width, dtype=bool)
-        if hasattr(self, "_redundant"):
+        if len(self._redundant):
             kept = (~self._redundant).cpu().numpy()
         return {g.name: torch.from_numpy(kept[g.offset : g.offset + g.size].copy()) for g in self._channels.groups}
 

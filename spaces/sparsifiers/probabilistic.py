@@ -131,6 +131,7 @@ class Probabilistic(Sparsifier):
         self._numbers = np.zeros(0, dtype=np.int64)
         self._columns: list[tuple[str, int]] = []
         self._step = 0
+        self._started = False
 
     def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
         """Find the groups of ``model``, and how many of each layer go.
@@ -182,6 +183,7 @@ class Probabilistic(Sparsifier):
         along_rows = settings.draw == "group" and settings.groups != "columns"
         self._masking: Masking = GroupMasking(tensors) if along_rows else RandomMasking(tensors, settings.draw)
         self._fixed = False
+        self._started = True
 
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
         """Receive the optimizer whose moments are restored with masked weights."""
@@ -237,7 +239,7 @@ class Probabilistic(Sparsifier):
 
     def keep_masks(self) -> Mapping[str, Tensor]:
         """Return the keep-masks of the groups that still take part, boolean of shape ``(group.size,)``, by group name."""
-        if self._channels is None or not hasattr(self, "_participation"):
+        if self._channels is None or not self._started:
             return {}
         kept = self._participation.p > 0.0
         return {g.name: torch.from_numpy(kept[g.offset : g.offset + g.size].copy()) for g in self._channels.groups}
