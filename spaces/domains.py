@@ -13,7 +13,13 @@ from spaces.candidate import Value, mask_text
 
 
 class Domain(ABC):
-    """The legal values of one decision."""
+    """The legal values of one decision.
+
+    Attributes:
+        log: True if numbers between the :attr:`bounds` are drawn with an even logarithm.
+    """
+
+    log: bool = False
 
     @abstractmethod
     def contains(self, value: object) -> bool:
@@ -27,6 +33,30 @@ class Domain(ABC):
     @abstractmethod
     def describe(self) -> str:
         """The domain in words, for error messages."""
+
+    @property
+    def choices(self) -> Sequence[Value]:
+        """Every legal value of a choice of a few; none for another domain."""
+        return ()
+
+    @property
+    def numbers(self) -> Sequence[float]:
+        """Options of a choice among numbers, ascending; none for another domain."""
+        return ()
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a keep-mask; 0 for another domain."""
+        return 0
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Smallest and largest number of an interval; None for another domain."""
+        return None
+
+    def legal_counts(self) -> list[int]:
+        """Return every number of channels that a keep-mask may keep, ascending; none for another domain."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -42,6 +72,11 @@ class Mask(Domain):
     length: int
     minimum: int = 1
     multiple: int = 1
+
+    @property
+    def channels(self) -> int:
+        """Number of coupled channels."""
+        return self.length
 
     def contains(self, value: object) -> bool:
         """Return whether ``value`` is a text of ``length`` characters 0 or 1 that keeps a legal number of channels."""
@@ -77,6 +112,17 @@ class Choice(Domain):
 
     options: Sequence[Value]
 
+    @property
+    def choices(self) -> Sequence[Value]:
+        """The options."""
+        return self.options
+
+    @property
+    def numbers(self) -> Sequence[float]:
+        """Options in ascending order; none if one is no number."""
+        found = [one for one in self.options if isinstance(one, int | float) and not isinstance(one, bool)]
+        return sorted(found) if len(found) == len(self.options) else ()
+
     def contains(self, value: object) -> bool:
         """Return whether ``value`` is one of the options, of the same type."""
         return any(value == option and type(value) is type(option) for option in self.options)
@@ -98,6 +144,11 @@ class Real(Domain):
     low: float
     high: float
     log: bool = False
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest number."""
+        return self.low, self.high
 
     def contains(self, value: object) -> bool:
         """Return whether ``value`` is a float within the bounds."""

@@ -16,7 +16,6 @@ from search.algorithms.encoding.repair import nearest_count
 from search.algorithms.integer_program import IntegerProgramSettings, MixedIntegerProgram
 from search.study.problem import Problem
 from spaces.candidate import Candidate, Value, mask_text
-from spaces.domains import Choice, Mask
 
 SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25)
 """Shares of kept channels for which bits are chosen."""
@@ -32,7 +31,7 @@ def mixed_starts(problem: Problem) -> list[Candidate]:
     a candidate with the same bits everywhere. Shares at which no bits keep the targets, or the most bits do, are left out.
     """
     domains = problem.space.domains.values()
-    if not any(isinstance(d, Mask) for d in domains) or not any(isinstance(d, Choice) for d in domains):
+    if not any(domain.channels for domain in domains) or not any(domain.numbers for domain in domains):
         return []
     try:
         encoding = ChannelEncoding(problem)
@@ -41,7 +40,7 @@ def mixed_starts(problem: Problem) -> list[Candidate]:
     if not encoding.constrained:
         return []
     channels = [(globally, kept_channels(encoding, share, globally)) for share in SHARES for globally in (False, True)]
-    most = {name: sorted(domain.options)[-1] for name, domain in problem.space.domains.items() if isinstance(domain, Choice)}
+    most = {name: domain.numbers[-1] for name, domain in problem.space.domains.items() if domain.numbers}
     # If the most bits keep the targets, fewer channels only lose more.
     bound = [one for one in channels if encoding.load_of(Candidate({**one[1], **most})) > 1.0] or channels[:1]
     found = [optimal_bits(problem, masks) for _, masks in bound]

@@ -38,6 +38,20 @@ def test_numbers_and_choices_sample_what_they_contain(seed: int) -> None:
     assert not Real(0.0, 1.0).contains(2.0)
 
 
+def test_a_domain_says_what_it_is_and_nothing_of_what_it_is_not() -> None:
+    said = [
+        (one.choices, one.numbers, one.channels, one.legal_counts(), one.bounds, one.log)
+        for one in (Mask(4, 2, 2), Choice((8, 2.5, 4)), Choice((1, "a")), Choice((False, True)), Real(1.0, 2.0, log=True))
+    ]
+    assert said == [
+        ((), (), 4, [2, 4], None, False),
+        ((8, 2.5, 4), [2.5, 4, 8], 0, [], None, False),
+        ((1, "a"), (), 0, [], None, False),
+        ((False, True), (), 0, [], None, False),
+        ((), (), 0, [], (1.0, 2.0), True),
+    ]
+
+
 def test_fingerprint_is_of_the_content_and_survives_the_wire() -> None:
     one = Candidate({"b": "01", "a": 3})
     other = Candidate({"a": 3, "b": "01"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from search.algorithms.encoding.repair import fit_to_targets
 from search.algorithms.encoding.sweep import SMALL_SPACE
 from search.study.problem import Problem
 from spaces.candidate import Candidate, KeepMask, Value
-from spaces.domains import Choice, Domain, Mask, Real
+from spaces.domains import Domain
 from spaces.errors import SecateursError
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def parameters_of(problem: Problem) -> Parameters:
         SecateursError: A domain is of an unknown type; or, with shares, no candidate keeps the targets.
     """
     domains = problem.space.domains.values()
-    masks = [isinstance(domain, Mask) for domain in domains]
-    if any(masks) and all(map(_is_ordered, domains)) and "importance" in problem.tables:
+    if any(domain.channels for domain in domains) and all(map(_is_ordered, domains)) and "importance" in problem.tables:
         return Shares(problem)
     return Decisions(problem)
 
@@ -72,9 +71,9 @@ class Decisions(Parameters):
         self._domains = problem.space.domains
         importance = problem.tables.get("importance") or {}
         self._orders = {
-            name: np.argsort(-np.asarray(importance[name]), kind="stable") if name in importance else np.arange(domain.length)
+            name: np.argsort(-np.asarray(importance[name]), kind="stable") if name in importance else np.arange(domain.channels)
             for name, domain in self._domains.items()
-            if isinstance(domain, Mask)
+            if domain.channels
         }
         self.distributions = {
             name: found for name, domain in self._domains.items() if (found := _distribution(name, domain)) is not None
@@ -89,9 +88,9 @@ class Decisions(Parameters):
         found: dict[str, Any] = {}
         for name in self.distributions:
             domain, value = self._domains[name], candidate.values[name]
-            if isinstance(domain, Choice):
+            if domain.choices:
                 found[name] = next(place for place, option in enumerate(_ordered(domain)) if option == value)
-            elif isinstance(domain, Mask):
+            elif domain.channels:
                 found[name] = domain.legal_counts().index(int(candidate.mask(name).sum()))
             else:
                 found[name] = value
@@ -106,14 +105,14 @@ class Decisions(Parameters):
             yield self.candidate(dict(zip(options, places, strict=True)))
 
     def _value(self, name: str, domain: Domain, values: Mapping[str, Any]) -> Value | KeepMask:
-        if isinstance(domain, Choice):
+        if domain.choices:
             return _ordered(domain)[int(values.get(name, 0))]
-        if isinstance(domain, Mask):
-            bits = np.zeros(domain.length, dtype=bool)
+        if domain.channels:
+            bits = np.zeros(domain.channels, dtype=bool)
             bits[self._orders[name][: domain.legal_counts()[int(values.get(name, 0))]]] = True
             return bits
-        assert isinstance(domain, Real)
-        return min(max(float(values.get(name, domain.low)), domain.low), domain.high)
+        low, high = domain.bounds or (0.0, 0.0)
+        return min(max(float(values.get(name, low)), low), high)
 
 
 class Shares(Parameters):
@@ -168,8 +167,9 @@ def _distribution(name: str, domain: Domain) -> BaseDistribution | None:
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if isinstance(domain, Real):
-        return FloatDistribution(domain.low, domain.high, log=domain.log) if domain.low < domain.high else None
+    if domain.bounds is not None:
+        low, high = domain.bounds
+        return FloatDistribution(low, high, log=domain.log) if low < high else None
     places = _options(domain)
     if not places:
         raise SecateursError(
@@ -183,16 +183,12 @@ def _distribution(name: str, domain: Domain) -> BaseDistribution | None:
 
 def _options(domain: Domain) -> list[int]:
     """Return the indices of the options of a finite domain, [] for any other."""
-    if isinstance(domain, Choice):
-        return list(range(len(domain.options)))
-    return list(range(len(domain.legal_counts()))) if isinstance(domain, Mask) else []
+    return list(range(len(domain.choices or domain.legal_counts())))
 
 
 def _is_ordered(domain: Domain) -> bool:
-    if isinstance(domain, Choice):
-        return all(isinstance(option, int | float) and not isinstance(option, bool) for option in domain.options)
-    return isinstance(domain, Mask)
+    return bool(domain.numbers or domain.channels)
 
 
-def _ordered(domain: Choice) -> list[Value]:
-    return sorted(domain.options) if _is_ordered(domain) else list(domain.options)
+def _ordered(domain: Domain) -> Sequence[Value]:
+    return domain.numbers or domain.choices
