@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from evaluators.base import EvaluationContext, Evaluator, Metric
+from evaluators.base import EvaluationContext, Evaluator
 from evaluators.batch_norm import recalibrate
+from evaluators.metrics import METRICS, Metric
 from evaluators.task import Task
 from evaluators.tasks.batches import whole_batches
 from evaluators.tasks.measure import measure
@@ -66,12 +67,11 @@ class Accuracy(Evaluator):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """``top1`` and ``loss``, as of a classification task; :meth:`metrics_for` has those of any task."""
-        return {"top1": Metric("fraction", "maximize"), "loss": Metric("nats", "minimize")}
+        return {name: METRICS[name] for name in ("top1", "loss")}
 
     def metrics_for(self, task: Task) -> Mapping[str, Metric]:
         """Return ``loss`` and every score of ``task``."""
-        scores = {name: Metric("fraction", "maximize") for name in task.score_names}
-        return scores | {"loss": Metric("nats", "minimize")}
+        return {**task.score_metrics, "loss": METRICS["loss"]}
 
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
         """Re-calibrate ``model`` in place and return the task's scores and the loss."""

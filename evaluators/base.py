@@ -5,24 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from evaluators.metrics import Direction as Direction
+from evaluators.metrics import Metric as Metric
 from evaluators.task import Task
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
-
-Direction = Literal["maximize", "minimize"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a metric is measured in, and which way is better."""
-
-    unit: str
-    direction: Direction
 
 
 @dataclass(frozen=True)

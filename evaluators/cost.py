@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from evaluators.base import EvaluationContext, Evaluator, Metric
+from evaluators.base import EvaluationContext, Evaluator
+from evaluators.metrics import METRICS, Metric
 from spaces.base import SearchSpace
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
@@ -105,13 +106,8 @@ class Cost(Evaluator):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """``macs``, ``parameters``, ``size_bytes``, ``bit_operations``; with ``settings.latency`` also ``latency_ms``."""
-        found = {
-            "macs": Metric("multiply-accumulates per sample", "minimize"),
-            "parameters": Metric("numbers", "minimize"),
-            "size_bytes": Metric("bytes", "minimize"),
-            "bit_operations": Metric("bit operations per sample", "minimize"),
-        }
-        return {**found, "latency_ms": Metric("ms", "minimize")} if self.settings.latency else found
+        names = ("macs", "parameters", "size_bytes", "bit_operations", *(["latency_ms"] if self.settings.latency else []))
+        return {name: METRICS[name] for name in names}
 
     def check(self, space: SearchSpace) -> None:
         """Check that ``space`` has a latency table, if ``settings.latency`` asks for one.

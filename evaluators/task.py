@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evaluators.metrics import METRICS, Metric
 from spaces.errors import SecateursError
 
 Split = Literal["train", "search", "test"]
@@ -33,6 +34,11 @@ class Task(ABC):
     def score_names(self) -> tuple[str, ...]:
         """Names of all entries of :meth:`score`, the primary one first."""
         return (self.score_name,)
+
+    @property
+    def score_metrics(self) -> Mapping[str, Metric]:
+        """Unit, direction, label and format of every score; to be overridden for scores other than shares from 0 to 1."""
+        return {name: METRICS.get(name, Metric("fraction", "maximize")) for name in self.score_names}
 
     @abstractmethod
     def build(self) -> nn.Module:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
 from evaluators.latency.backends.base import Backend, DeviceName
+from evaluators.metrics import Metric, metric_from_json
 from evaluators.task import Task
 from spaces.layers.shapes import LayerShape
 
@@ -29,6 +31,8 @@ def check_evaluator(kind: type[Evaluator], task: Task, settings: object = None) 
     check_settings(kind.Settings)
     evaluator = kind(kind.Settings() if settings is None else settings)
     promised = evaluator.metrics_for(task)
+    for name, metric in promised.items():
+        check_metric(name, metric)
     assert set(evaluator.metrics) <= set(promised), "metrics_for(task) leaves out some of metrics"
     state = torch.get_rng_state()
     for fidelity in (1.0, 0.1):
@@ -70,6 +74,23 @@ def check_backend(backend: Backend, device: DeviceName = "cpu") -> None:
         milliseconds = run()
         assert isinstance(milliseconds, float), f"a run returns milliseconds, a float; got {type(milliseconds).__name__}"
         assert 0.0 < milliseconds < 60_000.0, f"a run of a tiny network took {milliseconds} ms"
+
+
+def check_metric(name: str, metric: Metric) -> None:
+    """Check that tables, notes and figures can show a metric.
+
+    Args:
+        name: The metric's name in configurations.
+        metric: Its description.
+    """
+    assert name.isidentifier(), f"{name!r}: expected a name of letters, digits and underscores"
+    assert metric.unit, f"{name}: expected a unit in words"
+    assert metric.named(name).label, f"{name}: expected a label"
+    assert not (metric.is_cost and metric.direction == "maximize"), f"{name}: a cost is minimized"
+    assert metric_from_json(json.loads(json.dumps(metric.to_json()))) == metric, f"{name}: JSON loses a part of the description"
+    for value in (0.0, 0.5, 1.0, 12.5, 1e7):
+        for text in (metric.text(value), metric.brief(value), metric.change(1.0, value), metric.difference(1.0, value)):
+            assert text.strip(), f"{name}: no text for {value}"
 
 
 def check_settings(settings: type) -> None:

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from evaluators.base import EvaluationContext, Evaluator, Metric
+from evaluators.base import EvaluationContext, Evaluator
 from evaluators.latency.backends.base import Conditions, find_backend, program_of
 from evaluators.latency.timers import LocalTimer, Timer
 from evaluators.latency.timing import LEAST_REPETITIONS, Timing
+from evaluators.metrics import METRICS, Metric
 from evaluators.task import Task
 from spaces.base import SearchSpace
 from spaces.errors import SecateursError
@@ -91,7 +92,7 @@ class Latency(Evaluator):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """``latency_ms``, the median of the timed runs."""
-        return {"latency_ms": Metric("ms", "minimize")}
+        return {"latency_ms": METRICS["latency_ms"]}
 
     @property
     def undisturbed(self) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evaluators.base import EvaluationContext, Evaluator, Metric
+from evaluators.base import EvaluationContext, Evaluator
+from evaluators.metrics import METRICS, Metric
 from evaluators.sensitivity.estimates import (
     FORWARD_BATCH,
     Sensitivity,
@@ -107,7 +108,7 @@ class LossIncrease(Evaluator):
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """``omega``, in nats for a classification task."""
-        return {"omega": Metric("nats", "minimize")}
+        return {"omega": METRICS["omega"]}
 
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
         """Return ``omega`` of ``model``."""

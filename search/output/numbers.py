@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 
+from evaluators.metrics import METRICS, find_metric, magnitude
+
 
 def format_count(value: float | None) -> str:
     """Return a large number with its magnitude: ``40.8 M``."""
-    if value is None:
-        return "-"
-    for limit, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{suffix}" if abs(value) < 999.5 * limit else f"{value / limit:.0f}{suffix}"
-    return f"{value:.4g}"
+    return "-" if value is None else magnitude(value)
 
 
 def format_bytes(value: float | None) -> str:
     """Return a number of bytes: ``1.09 MB``."""
-    return "-" if value is None else f"{format_count(value)}B" if value >= 1e3 else f"{value:.0f} B"
+    return "-" if value is None else METRICS["size_bytes"].text(value)
 
 
 def format_percent(share: float | None) -> str:
@@ -37,7 +34,7 @@ def times(before: float | None, after: float | None) -> str:
 
 def metric_value(name: str, value: float) -> str:
     """Return the value of the metric ``name``: bytes as a size, everything else with its magnitude."""
-    return format_bytes(value) if name.endswith("_bytes") else format_count(value)
+    return find_metric(name).brief(value)
 
 
 def standard_error(score: float, samples: int) -> float:

@@ -17,6 +17,7 @@ from search.output.atomic import write_json
 from search.output.disk_errors import disk_errors
 from search.output.progress import Log, duration
 from search.pipeline.latency import latency_of, measure_latency
+from search.pipeline.metrics import described_metrics
 from search.pipeline.rehearsal import rehearse
 from search.pipeline.retention import Retention
 from search.report.data import Entry, Flow, build_report
@@ -113,7 +114,9 @@ class _Pipeline:
         kept = Measurements(self.run_folder.checkpoints / "retention.json")
         retention = Retention(reference.network, self.task, self.device)
         shares = {role: kept.row(role, flow.key, partial(retention.of, flow.network)) for role, flow in flows.items()}
-        return build_report(self.config, reference, flows, rows, shares, latency, self._seconds(), self.task.size("test"))
+        described = described_metrics(stages, self.task)
+        samples = self.task.size("test")
+        return build_report(self.config, reference, flows, rows, shares, latency, self._seconds(), samples, described)
 
     def _start(self) -> Flow:
         """Return the network that the run starts from, read back from disk so that a resumed run has the same tensors."""

@@ -62,6 +62,7 @@ def build_report(
     latency: Mapping[str, Any] | None,
     stages: list[dict[str, Any]],
     test_samples: int,
+    described: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return report.json.
 
@@ -87,7 +88,8 @@ def build_report(
     ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that pruned by probabilities:
     ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``latency``
     is what :func:`.measure_latency` returns, or null where no search looked at it. ``test_samples`` is the
-    size of the test split, and ``remarks`` are what a person should know of the result.
+    size of the test split, ``metrics_described`` has per metric ``unit``, ``direction``, ``label``, ``format`` (a name in
+    :data:`evaluators.metrics.FORMATS`) and ``is_cost``, and ``remarks`` are what a person should know of the result.
 
     Args:
         config: The run's configuration.
@@ -98,6 +100,7 @@ def build_report(
         latency: The latency of all networks, None where it was not measured.
         stages: Name and seconds of every stage.
         test_samples: How many samples scores were measured on.
+        described: Descriptions of metrics by name, from :meth:`.Metric.to_json`.
     """
     result = flows[RESULT]
     searches = [_search(entry) for entry in result.searches()]
@@ -118,6 +121,7 @@ def build_report(
         "searches": searches,
         "stages": stages,
         "test_samples": test_samples,
+        "metrics_described": dict(described),
         "equivalence_max_abs_error": max(errors, default=None),
         "layers": _last(removals, "layers"),
         "bits": _last(removals, "bits"),

@@ -8,13 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluators.metrics import METRICS, Metric, find_metric
 from search.config.renamed import with_present_names
-from search.output.numbers import format_bytes, format_count, format_percent, metric_value, points, times
+from search.output.numbers import format_bytes, format_count, format_percent, metric_value, times
 from search.report.bits import bit_rows, deployment_text
 from search.report.latency import latency_rows, latency_text
 from search.report.seeds import seed_rows
 from search.report.summary import target_text
-from search.report.view import Row, SearchView, score_of, search_views, words
+from search.report.view import (
+    Row,
+    SearchView,
+    described_metrics,
+    score_metric,
+    score_of,
+    scores_of,
+    search_views,
+    words,
+)
 from spaces.errors import SecateursError
 
 
@@ -123,11 +133,13 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
         tiles.append((times(before["parameters"], after["parameters"]), "fewer parameters", f"{share} left"))
     first, last = score_of(before), score_of(after)
     if first and last and first[0] == last[0]:
-        if first[0] == "loss":
-            tiles.append((f"{last[1] - first[1]:+.4f}", "loss on the test split", f"{first[1]:.4f} to {last[1]:.4f}"))
+        metric = score_metric(first[0], report)
+        change = metric.difference(first[1], last[1])
+        values = f"{metric.text(first[1]).removesuffix(metric.style.unit)} to {metric.text(last[1])}"
+        if metric.is_share(first[1], last[1]):
+            tiles.append((change, f"points of {metric.label}", f"{values}, test split"))
         else:
-            values = f"{first[1] * 100:.2f} to {last[1] * 100:.2f} %"
-            tiles.append((points(last[1] - first[1]), f"points of {words(first[0])}", f"{values}, test split"))
+            tiles.append((change, f"{metric.label} on the test split", values))
     if before.get("size_bytes") and after.get("size_bytes"):
         tiles.append((format_bytes(after["size_bytes"]), "of weights", f"from {format_bytes(before['size_bytes'])}"))
     verdict = {True: "target met", False: "target NOT met", None: "no target"}[met if isinstance(met, bool) else None]
@@ -135,43 +147,25 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
     return {"tiles": tiles, "met": met, "verdict": verdict, "target": target}
 
 
-def _figures_of(network: Mapping[str, Any]) -> list[tuple[str, float | None, str]]:
-    """Return name, value and text of every score and cost of a network."""
-    entries: list[tuple[str, float | None, str]] = []
-    scores = {"top1": network.get("top1"), **(network.get("metrics") or {})}
-    for name, value in scores.items():
-        if isinstance(value, int | float):
-            fraction = name.startswith("top") or 0 <= value <= 1
-            entries.append((name, value, f"{value * 100:.2f} %" if fraction else f"{value:.4g}"))
-    if isinstance(network.get("loss"), int | float):
-        entries.append(("loss", network["loss"], f"{network['loss']:.4f}"))
-    for name, unit in (
-        ("macs", format_count),
-        ("parameters", format_count),
-        ("size_bytes", format_bytes),
-        ("bit_operations", format_count),
-    ):
-        if isinstance(network.get(name), int | float):
-            entries.append((name, network[name], unit(network[name])))
-    if isinstance(network.get("latency_ms"), int | float):
-        entries.append(("latency_ms", network["latency_ms"], f"{network['latency_ms']:.3g} ms"))
-    return entries
+def _figures_of(network: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, tuple[Metric, float]]:
+    """Return description and value of every metric measured on a network, by name: scores, the loss, costs."""
+    described = described_metrics(report)
+    found = {name: (score_metric(name, report), value) for name, value in scores_of(network).items()}
+    for name in dict.fromkeys([*METRICS, *described]):
+        if name not in found and isinstance(network.get(name), int | float):
+            found[name] = find_metric(name, described), float(network[name])
+    return found
 
 
 def _networks(report: Mapping[str, Any]) -> list[Row]:
-    before = {name: (value, text) for name, value, text in _figures_of(report.get("reference") or {})}
+    before = _figures_of(report.get("reference") or {}, report)
     rows = []
-    for name, value, text in _figures_of(report.get("result") or {}):
-        first, first_text = before.get(name, (None, "-"))
-        change = "-"
-        if first is not None and value is not None:
-            if name == "loss":
-                change = f"{value - first:+.4f}"
-            elif text.endswith("%"):
-                change = f"{points(value - first)} points"
-            elif first:
-                change = f"{times(first, value)} less" if value <= first else f"{value / first:.2f}x more"
-        rows.append(Row(words(name), (first_text, text, change)))
+    for name, (metric, value) in _figures_of(report.get("result") or {}, report).items():
+        first = before[name][1] if name in before else None
+        cells = ("-", metric.text(value), "-")
+        if first is not None:
+            cells = (metric.text(first), metric.text(value), metric.change(first, value))
+        rows.append(Row(metric.label, cells))
     return rows
 
 
@@ -184,10 +178,11 @@ def _baselines(report: Mapping[str, Any]) -> list[Row]:
         score = score_of(network)
         if not network or own is None or score is None:
             continue
-        difference = "" if name == "result" or score[0] != own[0] else _difference(score, own)
+        metric = score_metric(score[0], report)
+        difference = "" if name == "result" or score[0] != own[0] else metric.difference(own[1], score[1])
         share = format_percent(network["macs"] / base) if base and network.get("macs") else "-"
         cells = (
-            _score_text(score),
+            metric.text(score[1]),
             difference,
             share,
             format_count(network.get("parameters")),
@@ -195,14 +190,6 @@ def _baselines(report: Mapping[str, Any]) -> list[Row]:
         )
         rows.append(Row("this result" if name == "result" else words(name), cells, strong=name == "result"))
     return rows if len(rows) > 2 else []
-
-
-def _score_text(score: tuple[str, float]) -> str:
-    return f"{score[1]:.4f}" if score[0] == "loss" else f"{score[1] * 100:.2f} %"
-
-
-def _difference(score: tuple[str, float], own: tuple[str, float]) -> str:
-    return f"{score[1] - own[1]:+.4f}" if score[0] == "loss" else points(score[1] - own[1])
 
 
 def _paired(report: Mapping[str, Any], views: Sequence[SearchView]) -> list[tuple[Mapping[str, Any], SearchView | None]]:
@@ -217,7 +204,7 @@ def _search_row(entry: Mapping[str, Any], view: SearchView | None) -> Row:
     chosen = "-" if entry.get("chosen") is None else str(entry["chosen"])
     limit = "-"
     if view is not None and view.limit is not None:
-        limit = f"{words(view.cost)} <= {format_count(view.limit)}"
+        limit = f"{view.cost_metric.label} <= {view.cost_metric.text(view.limit)}"
     cells = (
         str(len(trials)),
         str(full),

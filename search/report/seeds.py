@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.output.numbers import format_bytes, format_percent, points
-from search.report.view import Row, score_of, words
+from evaluators.metrics import Metric
+from search.output.numbers import format_bytes, format_percent
+from search.report.view import Row, score_metric, score_of, words
 
 
 def seed_rows(report: Mapping[str, Any]) -> list[Row]:
@@ -16,7 +17,8 @@ def seed_rows(report: Mapping[str, Any]) -> list[Row]:
     if len(runs) < 2:
         return []
     roles = ["result", *(runs[0].get("baselines") or {}), "reference"]
-    rows = [_row(role, [_of(run, role) for run in runs], [_of(run, "reference") for run in runs]) for role in roles]
+    bases = [_of(run, "reference") for run in runs]
+    rows = [_row(role, [_of(run, role) for run in runs], bases, report) for role in roles]
     return [row for row in rows if row is not None]
 
 
@@ -27,28 +29,34 @@ def _of(run: Mapping[str, Any], role: str) -> Mapping[str, Any]:
     return found
 
 
-def _row(role: str, networks: Sequence[Mapping[str, Any]], bases: Sequence[Mapping[str, Any]]) -> Row | None:
+def _row(
+    role: str, networks: Sequence[Mapping[str, Any]], bases: Sequence[Mapping[str, Any]], report: Mapping[str, Any]
+) -> Row | None:
     scores = [score_of(network) for network in networks]
     before = [score_of(base) for base in bases]
     own = [score for score in scores if score is not None]
     if len(own) < len(networks) or any(base is None for base in before):
         return None
-    loss = own[0][0] == "loss"
+    metric = score_metric(own[0][0], report)
     changes = [score[1] - base[1] for score, base in zip(own, before, strict=True) if base is not None]
     shares = [network["macs"] / base["macs"] for network, base in zip(networks, bases, strict=True) if base.get("macs")]
     sizes = [network["size_bytes"] for network in networks if network.get("size_bytes")]
     cells = (
-        _spread([score for _, score in own], loss),
-        "" if role == "reference" else _spread(changes, loss, signed=True),
+        _spread([score for _, score in own], metric),
+        "" if role == "reference" else _spread(changes, metric, signed=True),
         format_percent(statistics.fmean(shares)) if shares else "-",
         format_bytes(statistics.fmean(sizes)) if sizes else "-",
-        ", ".join(f"{score:.4f}" if loss else f"{score * 100:.2f}" for _, score in own),
+        ", ".join(_number(score, metric) for _, score in own),
     )
     return Row("this result" if role == "result" else words(role), cells, strong=role == "result")
 
 
-def _spread(values: Sequence[float], loss: bool, signed: bool = False) -> str:
+def _spread(values: Sequence[float], metric: Metric, signed: bool = False) -> str:
     mean, deviation = statistics.fmean(values), statistics.stdev(values)
-    if loss:
-        return f"{mean:{'+' if signed else ''}.4f} ± {deviation:.4f}"
-    return f"{points(mean) if signed else f'{mean * 100:.2f}'} ± {deviation * 100:.2f}{'' if signed else ' %'}"
+    unit = "" if signed else metric.style.unit
+    return f"{_number(mean, metric, '+' if signed else '')} ± {_number(deviation, metric)}{unit}"
+
+
+def _number(value: float, metric: Metric, sign: str = "") -> str:
+    """Return a value in the metric's scale and digits, without its unit."""
+    return f"{value * metric.style.scale:{sign}.{4 if metric.style.digits is None else metric.style.digits}f}"

@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from search.output.numbers import format_bytes, format_count, format_percent, points, times
+from evaluators.metrics import METRICS
+from search.output.numbers import format_count, format_percent, times
+from search.report.view import score_metric, score_of
 
 
 def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:
@@ -18,19 +20,16 @@ def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> N
     table = Table(title=str(report.get("name", folder.name)), title_justify="left")
     for column in ("", "before", "after", "change"):
         table.add_column(column, justify="left" if not column else "right")
-    if before.get("top1") is not None and after.get("top1") is not None:
-        change = f"{points(after['top1'] - before['top1'])} points"
-        table.add_row("top-1 (test)", percent2(before["top1"]), percent2(after["top1"]), change)
-    elif before.get("loss") is not None and after.get("loss") is not None:
-        table.add_row("loss (test)", f"{before['loss']:.4f}", f"{after['loss']:.4f}", f"{after['loss'] - before['loss']:+.4f}")
-    for key, words, unit in (
-        ("macs", "MACs", format_count),
-        ("parameters", "parameters", format_count),
-        ("size_bytes", "size", format_bytes),
-    ):
-        first, last = before.get(key), after.get(key)
-        if first is not None and last is not None:
-            table.add_row(words, unit(first), unit(last), f"{times(first, last)} smaller, {format_percent(last / first)} left")
+    first, last = score_of(before), score_of(after)
+    if first is not None and last is not None and first[0] == last[0]:
+        metric = score_metric(first[0], report)
+        change = metric.change(first[1], last[1])
+        table.add_row(f"{metric.label} (test)", metric.text(first[1]), metric.text(last[1]), change)
+    for name in ("macs", "parameters", "size_bytes"):
+        small, large, metric = after.get(name), before.get(name), METRICS[name]
+        if large is not None and small is not None:
+            change = f"{times(large, small)} smaller, {format_percent(small / large)} left"
+            table.add_row(metric.label, metric.text(large), metric.text(small), change)
     console.print(table)
     target = report.get("target")
     if target:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from evaluators.metrics import METRICS, Metric, find_metric, metric_from_json
 
 Json = Mapping[str, Any]
 
@@ -43,8 +46,10 @@ class SearchView:
     Attributes:
         stage: The stage's name.
         score: Name of the main score.
+        score_metric: Description of the main score.
         maximize: Whether a higher score is better.
         cost: Name of the main cost.
+        cost_metric: Description of the main cost.
         limit: Limit on the main cost in its unit, or None.
         points: Fully measured trials in number order.
         front: The Pareto front, by rising cost.
@@ -54,8 +59,10 @@ class SearchView:
 
     stage: str
     score: str
+    score_metric: Metric
     maximize: bool
     cost: str
+    cost_metric: Metric
     limit: float | None
     points: Sequence[TrialPoint]
     front: Sequence[TrialPoint]
@@ -72,15 +79,16 @@ class SearchView:
         return first > second if self.maximize else first < second
 
 
-def search_view(search: Json) -> SearchView | None:
+def search_view(search: Json, described: Mapping[str, Metric] | None = None) -> SearchView | None:
     """Return the figures' view of one entry of ``searches``; None where its trials have no score and cost."""
     trials = [trial for trial in search.get("trials") or [] if isinstance(trial.get("metrics"), Mapping)]
     target = search.get("target") if isinstance(search.get("target"), Mapping) else {}
     objectives = search.get("objectives")
     directions: dict[str, str] = dict(objectives) if isinstance(objectives, Mapping) else {}
     metrics: dict[str, None] = {name: None for trial in trials for name in trial["metrics"]}
+    known = {name: find_metric(name, described) for name in (*metrics, *directions, *METRICS)}
     score = next((name for name, way in directions.items() if way == "maximize"), None)
-    score = score or next((name for name in ("top1", *directions, "loss") if name in metrics), None)
+    score = score or next((name for name in (*METRICS, *directions) if name in metrics and not known[name].is_cost), None)
     others = [*(target or {}), *(name for name in directions if name != score), "macs"]
     cost = next((name for name in others if name in metrics and name != score), None)
     if score is None or cost is None:
@@ -91,13 +99,15 @@ def search_view(search: Json) -> SearchView | None:
         for trial in trials
         if trial.get("fidelity", 1.0) >= 1.0 and _finite(trial["metrics"], score, cost)
     ]
-    known = {point.number: point for point in points}
-    listed = [known[_number(entry)] for entry in search.get("pareto") or [] if _number(entry) in known]
+    measured = {point.number: point for point in points}
+    listed = [measured[_number(entry)] for entry in search.get("pareto") or [] if _number(entry) in measured]
     return SearchView(
         stage=str(search.get("stage") or search.get("name") or "search"),
         score=score,
-        maximize=directions.get(score, "minimize" if score == "loss" else "maximize") == "maximize",
+        score_metric=known[score],
+        maximize=directions.get(score, known[score].direction) == "maximize",
         cost=cost,
+        cost_metric=known[cost],
         limit=limits.get(cost),
         points=points,
         front=sorted(listed, key=lambda point: point.cost),
@@ -108,7 +118,8 @@ def search_view(search: Json) -> SearchView | None:
 
 def search_views(report: Json) -> list[SearchView]:
     """Return the views of all searches of a report, in order, without those that have no score and cost."""
-    return [view for entry in report.get("searches") or [] if (view := search_view(entry)) is not None]
+    described = described_metrics(report)
+    return [view for entry in report.get("searches") or [] if (view := search_view(entry, described)) is not None]
 
 
 def _number(entry: Json) -> int:
@@ -129,29 +140,23 @@ def score_of(network: Json | None) -> tuple[str, float] | None:
     """Return the name and value of a network's main score on the test split: top1, or a task's own, or the loss."""
     if not network:
         return None
-    if network.get("top1") is not None:
-        return "top1", float(network["top1"])
-    own = network.get("metrics") or {}
-    for name, value in own.items():
-        if isinstance(value, int | float) and name != "loss":
-            return str(name), float(value)
-    return ("loss", float(network["loss"])) if network.get("loss") is not None else None
+    for name, value in scores_of(network).items():
+        return name, value
+    return None
+
+
+def scores_of(network: Json) -> dict[str, float]:
+    """Return a network's scores on the test split by name, the main one first, and the loss last."""
+    own = {name: value for name, value in (network.get("metrics") or {}).items() if name != "loss"}
+    found = {"top1": network.get("top1"), **own, "loss": network.get("loss")}
+    return {str(name): float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 WORDS = {
-    "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
-    "loss": "loss",
-    "macs": "MACs",
-    "parameters": "parameters",
-    "size_bytes": "size",
-    "bit_operations": "bit operations",
-    "latency_ms": "latency",
     "uniform": "uniform ratio",
     "global_magnitude": "global magnitude",
     "random": "random search",
     "dense_same_training": "dense, same training",
-    "omega": "Omega",
     "measured": "measured loss",
     "adam": "Adam's second moment",
     "fisher": "empirical Fisher",
@@ -167,4 +172,22 @@ WORDS = {
 def words(name: str) -> str:
     """Return a key in plain words; ``2-search`` becomes ``search``."""
     plain = name.partition("-")[2] if name.partition("-")[0].isdigit() else name
-    return WORDS.get(plain, plain.replace("_", " "))
+    return WORDS.get(plain) or find_metric(plain).label
+
+
+def described_metrics(report: Json) -> dict[str, Metric]:
+    """Return the metrics that ``report`` describes; entries that are no description are left out."""
+    entries = report.get("metrics_described")
+    found = {}
+    for name, entry in entries.items() if isinstance(entries, Mapping) else ():
+        with suppress(ValueError, AttributeError):
+            found[str(name)] = metric_from_json(entry)
+    return found
+
+
+def score_metric(name: str, report: Json) -> Metric:
+    """Return the description of a task's score; a share where ``report`` has none."""
+    described = described_metrics(report)
+    if name in described or name in METRICS:
+        return find_metric(name, described)
+    return Metric("fraction", "maximize").named(name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from search.output.numbers import format_percent, metric_value
+from evaluators.metrics import find_metric
+from search.output.numbers import format_percent
 from search.output.progress import duration
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from search.study.trial import Trial
 
 NOTE = "note"
-_WORDS = {"macs": "MACs", "size_bytes": "size", "bit_operations": "bit operations", "latency_ms": "latency in ms"}
 
 
 def trial_note(trial: Trial, problem: Problem, reference: Mapping[str, float]) -> str:
@@ -33,10 +33,12 @@ def trial_note(trial: Trial, problem: Problem, reference: Mapping[str, float]) -
     lines = ["| | value | of the reference |", "|---|---|---|"]
     for name, value in values.items():
         share = format_percent(value / reference[name]) if reference.get(name) else ""
-        lines.append(f"| {_WORDS.get(name, name)} | {metric_value(name, value)} | {share} |")
+        metric = find_metric(name)
+        lines.append(f"| {metric.label} | {metric.text(value)} | {share} |")
     for target in problem.targets:
         met = target.metric in values and target.violation(values) == 0.0
-        limit = f"{_WORDS.get(target.metric, target.metric)} <= {metric_value(target.metric, target.limit)}"
+        metric = find_metric(target.metric)
+        limit = f"{metric.label} <= {metric.text(target.limit)}"
         lines.append(f"| target: {limit} | {'met' if met else 'not met'} | |")
     rest = f"fidelity {fidelity:g}, measured in {duration(trial.seconds)}, fingerprint `{candidate.fingerprint}`"
     return "\n".join([*lines, "", rest, *(["", f"failed: {trial.error}"] if trial.error else [])])

@@ -8,12 +8,13 @@ from evaluators.base import Evaluator, Metric
 from evaluators.cost import CostSettings
 from evaluators.latency.backends import BACKENDS
 from evaluators.latency.backends.base import find_backend
+from evaluators.metrics import METRICS
 from evaluators.task import MissingDataError
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSet, DataSettings
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.small_images import Digits, DigitsSettings
-from evaluators.testing import check_backend, check_evaluator, check_settings
+from evaluators.testing import check_backend, check_evaluator, check_metric, check_settings
 from spaces.registry import lookup
 
 
@@ -31,6 +32,16 @@ def test_evaluator(name, task):
 
 def test_only_timings_differ_from_one_evaluation_to_the_next():
     assert [name for name in EVALUATORS if not lookup(EVALUATORS, name, "evaluator").repeatable] == ["latency"]
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_metric(name):
+    check_metric(name, METRICS[name])
+
+
+def test_the_kit_finds_a_cost_that_is_maximized():
+    with pytest.raises(AssertionError, match="a cost is minimized"):
+        check_metric("energy", Metric("J", "maximize", is_cost=True))
 
 
 class Guess(Evaluator):

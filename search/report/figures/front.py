@@ -40,12 +40,12 @@ def front_figure(view: SearchView, report: Mapping[str, Any]) -> Canvas:
     axes = figure.add_subplot()
     reference = (report.get("reference") or {}).get(view.cost)
     if reference:
-        divisor, label = reference / 100, f"{words(view.cost)} [% of the reference's {format_count(reference)}]"
+        divisor, label = reference / 100, f"{view.cost_metric.label} [% of the reference's {format_count(reference)}]"
     else:
         divisor, prefix = _scaled([point.cost for point in view.points])
-        label = f"{words(view.cost)} [{prefix}]" if prefix else words(view.cost)
+        label = f"{view.cost_metric.label} [{prefix}]" if prefix else view.cost_metric.label
     axes.set_xlabel(label)
-    scale = label_score_axis(axes, view.score)
+    scale = label_score_axis(axes, view.score_metric)
     axes.set_ylabel(f"{axes.get_ylabel()}\nsearch split")
     draw_candidates(axes, view, lambda point: (point.cost / divisor, point.score * scale))
     if view.front:
@@ -67,8 +67,8 @@ def front_figure(view: SearchView, report: Mapping[str, Any]) -> Canvas:
     title = f"{len(view.points)} candidates measured in full"
     if chosen is not None:
         value = f"{chosen.score * scale:.1f} %" if scale == 100 else f"{chosen.score:.4g}"
-        cost = f"{chosen.cost / divisor:.1f} % of the {words(view.cost)}" if reference else format_count(chosen.cost)
-        title = f"Chosen: {words(view.score)} {value} at {cost}, before retraining"
+        cost = f"{chosen.cost / divisor:.1f} % of the {view.cost_metric.label}" if reference else format_count(chosen.cost)
+        title = f"Chosen: {view.score_metric.label} {value} at {cost}, before retraining"
     axes.set_title(title)
     outside_legend(axes)
     return figure

@@ -37,7 +37,7 @@ def progress_figure(view: SearchView) -> Canvas:
     """Draw every candidate in the order of proposing, and the best so far."""
     figure = new_figure(height=3.4)
     axes = figure.add_subplot()
-    scale = label_score_axis(axes, view.score)
+    scale = label_score_axis(axes, view.score_metric)
     axes.set_xlabel("trial, in the order of proposing")
     draw_candidates(axes, view, lambda point: (point.number, point.score * scale))
     best: list[tuple[int, float]] = []

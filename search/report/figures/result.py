@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from evaluators.metrics import Metric
 from search.output.numbers import format_count, standard_error
 from search.report.figures.base import Drawing, Figure
 from search.report.figures.style import (
@@ -16,7 +17,7 @@ from search.report.figures.style import (
     SKY,
     new_figure,
 )
-from search.report.view import score_of, words
+from search.report.view import score_metric, score_of, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -35,7 +36,9 @@ class Result(Figure):
 
     def draw(self, report: Mapping[str, Any]) -> Iterator[Drawing]:
         """Yield the one drawing."""
-        yield Drawing(result_figure(test_scores(report), report.get("test_samples") or 0))
+        score = score_of(report.get("result"))
+        metric = score_metric("loss" if score is None else score[0], report)
+        yield Drawing(result_figure(test_scores(report), report.get("test_samples") or 0, metric))
 
 
 def test_scores(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
@@ -51,13 +54,13 @@ def test_scores(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     return points
 
 
-def result_figure(points: Sequence[tuple[str, float, float]], samples: int) -> Canvas:
+def result_figure(points: Sequence[tuple[str, float, float]], samples: int, metric: Metric) -> Canvas:
     """Draw the test scores of all networks, with the standard error of a mean of values from 0 to 1."""
     points = sorted(points, key=lambda point: point[2])
     figure = new_figure(height=1.3 + 0.4 * len(points))
     axes = figure.add_subplot()
-    share = all(0 <= score <= 1 for _, _, score in points)
-    scale, unit = (100.0, " %") if share else (1.0, "")
+    share = metric.is_share(*(score for _, _, score in points))
+    scale = 100.0 if share else 1.0
     axes.set_xlabel("score on the test split" + (" [%]" if share else ""))
     errors = [standard_error(score, samples) * scale if share and samples else 0.0 for _, _, score in points]
     marks = {"reference": ("o", MUTED), "result": ("*", RED), **BASELINE_MARKS}
@@ -66,7 +69,7 @@ def result_figure(points: Sequence[tuple[str, float, float]], samples: int) -> C
         big = 260 if name == "result" else 75
         axes.errorbar([score * scale], [place], xerr=[errors[place]], color=color, linewidth=1, alpha=0.6)
         axes.scatter([score * scale], [place], marker=mark, s=big, color=color, edgecolors=PAPER, zorder=4)
-        text = f"{score * scale:.2f}{unit} at {format_count(macs)} MACs"
+        text = f"{metric.text(score)} at {format_count(macs)} MACs"
         axes.annotate(text, (score * scale, place), (11, 9), textcoords="offset points", va="center", fontsize=9)
     names = ["this result" if name == "result" else words(name) for name, _, _ in points]
     axes.set_yticks(range(len(points)), names)
@@ -78,8 +81,9 @@ def result_figure(points: Sequence[tuple[str, float, float]], samples: int) -> C
     own = next((score for name, _, score in points if name == "result"), None)
     title = "Before and after, on the test split"
     if rivals and own is not None:
-        lead = (own - max(rivals)) * scale
-        title = f"The result is {abs(lead):.2f} points {'ahead of' if lead > 0 else 'behind'} the best baseline at equal cost"
+        lead = (own - max(rivals) if metric.direction == "maximize" else min(rivals) - own) * scale
+        amount = f"{abs(lead):.2f} points" if share else metric.text(abs(lead))
+        title = f"The result is {amount} {'ahead of' if lead > 0 else 'behind'} the best baseline at equal cost"
         if abs(lead) < 0.005:
             title = "The result and the best baseline at equal cost score the same"
         elif abs(lead) < math.sqrt(2) * max(errors):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from evaluators.metrics import Metric
 from search.report.figures.style import MUTED
-from search.report.view import SearchView, TrialPoint, words
+from search.report.view import SearchView, TrialPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,9 +26,7 @@ def draw_candidates(axes: Axes, view: SearchView, place: Callable[[TrialPoint], 
             axes.scatter(xs, ys, s=16, facecolors=face, edgecolors=MUTED, alpha=0.6, linewidths=0.8, label=text)
 
 
-def label_score_axis(axes: Axes, name: str) -> float:
+def label_score_axis(axes: Axes, metric: Metric) -> float:
     """Label the y axis with a score, and return the factor from its values to the axis."""
-    share = name.startswith("top")
-    label = f"{words(name)} [%]" if share else words(name)
-    axes.set_ylabel(label)
-    return 100.0 if share else 1.0
+    axes.set_ylabel(f"{metric.label} [%]" if metric.percent else metric.label)
+    return metric.style.scale

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from search.algorithms.base import Algorithm
     from spaces.base import SearchSpace
 
-LOSS = "nats"
-"""Unit of a metric that is better the smaller it is, and yet no cost."""
-
 
 def goal_faults(settings: SearchSettings, surroundings: Surroundings) -> Iterable[tuple[Path, str]]:
     """Yield the faults in what a search measures and seeks: the path below the stage's options, and a message."""
@@ -51,7 +48,7 @@ def goal_faults(settings: SearchSettings, surroundings: Surroundings) -> Iterabl
         elif metrics[name].direction != "minimize":
             yield ("target", name), f"{name} is no cost, and a target is an upper limit; {suggestion(name, costs)}"
     if "maximize" not in settings.objectives.values() and all(
-        metrics[name].direction == "minimize" and metrics[name].unit != LOSS for name in settings.objectives if name in metrics
+        metrics[name].is_cost for name in settings.objectives if name in metrics
     ):
         message = "seeks small costs only, which the smallest network has; add what must stay high, such as top1: maximize"
         yield ("objectives",), message

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from evaluators.metrics import METRICS, Metric
+from search.report.figures.result import result_figure
 from search.report.page import ReportError, render
 from search.report.view import score_of, search_view, words
 from tests.search.report.report_sample import network, sample, write_run
@@ -161,6 +163,33 @@ def test_only_full_measurements_are_points() -> None:
     assert [point.number for point in view.points] == [row["trial"] for row in search["trials"] if row["fidelity"] == 1.0]
     assert all(point.feasible == (point.cost <= (view.limit or 0)) for point in view.points)
     assert view.chosen_point is not None
+
+
+def test_a_metric_of_ones_own_is_shown_as_it_is_described(tmp_path: Path) -> None:
+    report = sample(trials=24)
+    described = {
+        "psnr": Metric("dB", "maximize", "signal to noise", "number"),
+        "energy_mj": Metric("mJ", "minimize", "energy per answer"),
+    }
+    report["metrics_described"] = {name: metric.to_json() for name, metric in described.items()}
+    for row in (report["reference"], report["result"], *report["baselines"].values()):
+        row.update(top1=None, metrics={"psnr": 31.5}, energy_mj=42_500.0)
+    for trial in report["searches"][0]["trials"]:
+        trial["metrics"]["energy_mj"] = trial["metrics"].pop("macs")
+    report["searches"][0].update(objectives={"top1": "maximize", "energy_mj": "minimize"}, target={"energy_mj": 1.2e7})
+    page = page_of(tmp_path, report)
+    for text in ("signal to noise", "31.5000", "energy per answer", "42.5 k", "energy per answer &lt;= 12 M"):
+        assert text in page, text
+    assert "3150.00" not in page
+    report["metrics_described"] = {"psnr": "broken", "energy_mj": {"unit": 3}}
+    assert "energy mj" in page_of(tmp_path, report)
+
+
+def test_the_better_loss_is_ahead() -> None:
+    points = [("reference", 2e6, 0.1), ("result", 1e6, 0.2), ("uniform", 1e6, 0.5)]
+    figure = result_figure(points, 100, METRICS["loss"])
+    assert figure.axes[0].get_title().startswith("The result is 0.3000 ahead of")
+    assert figure.axes[0].get_xlabel() == "score on the test split"
 
 
 def test_the_main_score_of_a_network() -> None:

@@ -1,0 +1,20 @@
+"""Describe the metrics of a run for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from evaluators.metrics import METRICS, Metric
+from evaluators.task import Task
+from search.config.registries import EVALUATOR
+from search.stages.base import PlacedStage
+
+
+def described_metrics(stages: Iterable[PlacedStage], task: Task) -> dict[str, dict[str, Any]]:
+    """Return the description of every metric of the task and of the stages' evaluators, by name, as JSON data."""
+    found: dict[str, Metric] = {**task.score_metrics, "loss": METRICS["loss"]}
+    for placed in stages:
+        for block in placed.stage.evaluators:
+            found |= EVALUATOR.build(block).metrics_for(task)
+    return {name: metric.named(name).to_json() for name, metric in found.items()}
