@@ -181,7 +181,7 @@ class _Pipeline:
             # A network is always read back, so that a resumed run goes on with the very same tensors and layouts.
             done = step.load(self.task)
         network, notes = _there(done, step)
-        after = Flow(network, key, (*flow.entries, Entry(label, notes)))
+        after = Flow(network, key, (*flow.entries, Entry(label, notes, stage.searches)))
         if variant == RESULT and not stage.last:
             self._deliver(after, placed)
         return after

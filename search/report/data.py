@@ -17,11 +17,19 @@ class Entry:
 
     Attributes:
         step: The stage's place and name, such as ``2-search``.
-        notes: What it noted for the report.
+        notes: Data that it left for the report.
+        searched: True for a stage that searches, whose notes are those of a search.
     """
 
     step: str
     notes: dict[str, Any]
+    searched: bool
+
+    @property
+    def removal(self) -> dict[str, Any] | None:
+        """The notes on the channels and bits that the stage took from the network; None where it took none."""
+        found: dict[str, Any] | None = self.notes if self.searched else self.notes.get("removed")
+        return found
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Flow:
     Attributes:
         network: The network.
         key: Hash of everything it depends on.
-        entries: What the stages so far left, in order.
+        entries: Notes of the stages so far, in order.
     """
 
     network: Network
@@ -39,16 +47,15 @@ class Flow:
     entries: tuple[Entry, ...] = ()
 
     def searches(self) -> list[Entry]:
-        """Return what searches left."""
-        return [entry for entry in self.entries if "layers" in entry.notes]
+        """Return the entries of searches."""
+        return [entry for entry in self.entries if entry.searched]
 
     def removals(self) -> list[dict[str, Any]]:
-        """Return what the stages that removed something noted of it: searches, and sparse trainings."""
-        found = [entry.notes.get("removed", entry.notes) for entry in self.entries]
-        return [notes for notes in found if "layers" in notes]
+        """Return the notes on removals, of every stage that removed something: searches, and sparse trainings."""
+        return [entry.removal for entry in self.entries if entry.removal is not None]
 
     def last_search(self) -> Entry | None:
-        """Return what the last search left, None before one."""
+        """Return the entry of the last search, None before one."""
         found = self.searches()
         return found[-1] if found else None
 
@@ -96,7 +103,7 @@ def build_report(
         reference: The network that entered the first compression stage.
         flows: The result and the baselines, at the end of the pipeline.
         rows: The figures of ``reference`` and of every flow on the test split.
-        retention: What every flow keeps of the reference's task relevance, None where that is not known.
+        retention: Shares of the reference's task relevance that every flow keeps, None where they are not known.
         latency: The latency of all networks, None where it was not measured.
         stages: Name and seconds of every stage.
         test_samples: How many samples scores were measured on.
@@ -167,7 +174,7 @@ def _met(limits: Mapping[str, Any]) -> bool | None:
 
 
 def _candidate(flow: Flow) -> dict[str, Any]:
-    """Return what a baseline's candidate was before retraining; nothing for the dense one."""
+    """Return metrics, fingerprint and layers of a baseline's candidate before retraining; nothing for the dense one."""
     search = flow.last_search()
     if search is None:
         return {}
@@ -195,7 +202,7 @@ def _histories(flows: Mapping[str, Flow]) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for variant, flow in flows.items():
         own = variant != RESULT
-        start = next((index for index, entry in enumerate(flow.entries) if "layers" in entry.notes), -1) if own else -1
+        start = next((index for index, entry in enumerate(flow.entries) if entry.searched), -1) if own else -1
         for entry in flow.entries[start + 1 :]:
             if "history" in entry.notes:
                 found[entry.step, variant] = {"stage": entry.step, "variant": variant, "epochs": entry.notes["history"]}
