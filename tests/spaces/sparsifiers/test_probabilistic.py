@@ -16,6 +16,8 @@ from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.forward import call
 from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile
 from spaces.sparsifiers.probabilistic import COLUMNS_REMARK, SHORTEST_INTERVAL, Probabilistic, ProbabilisticSettings
+from spaces.sparsifiers.pruned_groups import channel_tensors
+from spaces.sparsifiers.random_masking import RandomMasking
 from tests.spaces.sparsifiers.test_gradient_cut import INPUTS, adamw, batch, mixed, sgd
 
 
@@ -95,15 +97,17 @@ def test_claim_2_masked_weights_take_no_part_and_come_out_as_they_were(draw, mak
 
 def test_masks_are_drawn_with_their_groups_probability() -> None:
     model, _, sparsifier = begun(ProbabilisticSettings(interval=1, draw="weight"))
-    chances = np.linspace(0.1, 1.0, len(sparsifier._participation.p))
-    sparsifier._masking.set(chances)
-    group = next(group for group in sparsifier.channel_groups.groups if group.name == "last")
+    groups = sparsifier.channel_groups
+    masking = RandomMasking(channel_tensors(model, groups, "filters", "weight"), "weight")
+    chances = np.linspace(0.1, 1.0, groups.width)
+    masking.set(chances)
+    group = next(group for group in groups.groups if group.name == "last")
     rows = []
     whole = model.last.weight.detach().clone()
     for number in range(60):
-        sparsifier._masking.apply(torch.Generator().manual_seed(number))
+        masking.apply(torch.Generator().manual_seed(number))
         rows.append((model.last.weight != 0).float().flatten(1).mean(1))
-        sparsifier._masking.restore()
+        masking.restore()
     assert torch.equal(model.last.weight, whole)
     expected = torch.from_numpy(chances[group.offset : group.offset + group.size]).float()
     assert torch.allclose(torch.stack(rows).mean(0), expected, atol=0.03)
@@ -145,7 +149,7 @@ def test_a_run_that_is_too_short_removes_the_groups_of_lowest_probability() -> N
     for number in range(8):
         step(model, optimizer, sparsifier, number)
     assert not sparsifier.finished
-    p = {g.name: sparsifier._participation.p[g.offset : g.offset + g.size].copy() for g in sparsifier.channel_groups.groups}
+    p = sparsifier.channel_groups.parts(sparsifier.state_dict()["p"].numpy())
     sparsifier.finish()
     for name, mask in sparsifier.keep_masks().items():
         assert p[name][~mask.numpy()].max() <= p[name][mask.numpy()].min()
@@ -185,7 +189,7 @@ def test_the_same_masks_are_drawn_after_a_kill(draw) -> None:
     for number in range(10, 20):
         step(again, other, resumed, number)
     assert all(torch.equal(one, model.state_dict()[name]) for name, one in again.state_dict().items())
-    assert np.array_equal(resumed._participation.p, sparsifier._participation.p)
+    assert torch.equal(resumed.state_dict()["p"], sparsifier.state_dict()["p"])
     assert resumed.record() == sparsifier.record()
     with pytest.raises(SecateursError, match="probabilities of shape"):
         resumed.load_state_dict({**state, "p": torch.ones(3)})
