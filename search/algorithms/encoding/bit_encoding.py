@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from search.algorithms.encoding.channel_encoding import UnreachableTargetError
 from search.study.problem import Problem
 from spaces.candidate import Candidate, Value
-from spaces.domains import Choice
+from spaces.domains import Domain
 from spaces.errors import SecateursError
 
 MOST_COMBINATIONS = 4096
@@ -161,10 +161,9 @@ def layers_of(problem: Problem) -> dict[str, str]:
     return {point.decision: point.layer for point in getattr(problem.space, "points", ())}
 
 
-def _options(name: str, domain: object) -> tuple[int, ...]:
-    if not isinstance(domain, Choice) or not all(type(option) is int for option in domain.options):
-        described = getattr(domain, "describe", repr(domain))
+def _options(name: str, domain: Domain) -> tuple[int, ...]:
+    if not domain.numbers or not all(type(option) is int for option in domain.numbers):
         raise NotABitSpaceError(
-            f"decision {name!r}: expected a choice of numbers of bits, got {described}; this algorithm searches bit_width"
+            f"decision {name!r}: expected a choice of numbers of bits, got {domain.describe}; this algorithm searches bit_width"
         )
-    return tuple(sorted(option for option in domain.options if isinstance(option, int)))
+    return tuple(int(option) for option in domain.numbers)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from search.study.problem import Problem
 from spaces.candidate import Candidate, KeepMask, Value
-from spaces.domains import Choice, Domain, Mask
+from spaces.domains import Domain, Mask
 from spaces.errors import SecateursError
 from spaces.ordinal import OrdinalSpace
 
@@ -62,7 +62,10 @@ class ChannelEncoding:
         self._leveled = space if isinstance(space, OrdinalSpace) else None
         self.names = list(space.domains)
         self._levels = [self._levels_of(name) for name in self.names]
-        self.domains = [_domain(space.domains[n], levels) for n, levels in zip(self.names, self._levels, strict=True)]
+        self.domains: list[Domain] = [
+            space.domains[name] if levels is None else Mask(len(levels))
+            for name, levels in zip(self.names, self._levels, strict=True)
+        ]
         self.counts = [np.array(domain.legal_counts()) for domain in self.domains]
         table = problem.tables.get("importance") if self._leveled is None else self._leveled.gains()
         self.importance = [self._importance_of(layer, table) for layer in range(len(self.names))]
@@ -73,7 +76,7 @@ class ChannelEncoding:
         self.constrained = bool(self.targets)
         self._size_metric = self._choose_size_metric(dense)
         self._dense_size = dense[self._size_metric] if self._size_metric else 1.0
-        self._channels = sum(domain.length for domain in self.domains)
+        self._channels = sum(domain.channels for domain in self.domains)
         self._check_targets_reachable()
 
     def is_level(self, layer: int) -> bool:
@@ -102,7 +105,7 @@ class ChannelEncoding:
 
     def full(self) -> Masks:
         """Return the masks that keep all channels and levels."""
-        return [np.ones(domain.length, dtype=bool) for domain in self.domains]
+        return [np.ones(domain.channels, dtype=bool) for domain in self.domains]
 
     def smallest(self) -> Masks:
         """Return the masks that keep the smallest legal number of channels, the most important ones."""
@@ -166,7 +169,7 @@ class ChannelEncoding:
             prefixes: Whether to count only masks that keep the most important channels of each layer.
         """
         return math.prod(
-            len(counts) if prefixes or levels is not None else sum(math.comb(domain.length, int(kept)) for kept in counts)
+            len(counts) if prefixes or levels is not None else sum(math.comb(domain.channels, int(kept)) for kept in counts)
             for domain, counts, levels in zip(self.domains, self.counts, self._levels, strict=True)
         )
 
@@ -175,7 +178,7 @@ class ChannelEncoding:
         per_layer = [
             [self.strongest(layer, int(kept)) for kept in counts]
             if prefixes or self.is_level(layer)
-            else _all_masks(domain.length, counts)
+            else _all_masks(domain.channels, counts)
             for layer, (domain, counts) in enumerate(zip(self.domains, self.counts, strict=True))
         ]
         for masks in itertools.product(*per_layer):
@@ -191,10 +194,10 @@ class ChannelEncoding:
         if self._leveled is not None:
             return self._leveled.levels[name]
         domain = self.problem.space.domains[name]
-        if isinstance(domain, Mask):
+        if domain.channels:
             return None
-        if isinstance(domain, Choice) and all(type(option) in (int, float) for option in domain.options):
-            return sorted(domain.options)
+        if domain.numbers:
+            return domain.numbers
         raise NotAChannelSpaceError(
             f"expected a space whose decisions are keep-masks and choices of numbers, but {name!r} is of type "
             f"{type(domain).__name__}: {domain.describe}; use the space channel_mask, bit_width or joint, or an algorithm "
@@ -241,27 +244,20 @@ class ChannelEncoding:
                 )
 
 
-def _importance_of(table: Any, name: str, domain: Mask) -> NDArray[np.float64]:
+def _importance_of(table: Any, name: str, domain: Domain) -> NDArray[np.float64]:
     if not isinstance(table, Mapping) or name not in table:
         raise SecateursError(
             f"expected tables['importance'][{name!r}], one value per channel, and found none; "
             "the search stage computes it: pass its tables to the algorithm"
         )
     values = np.asarray(table[name], dtype=np.float64)
-    if values.shape != (domain.length,) or not np.isfinite(values).all():
+    if values.shape != (domain.channels,) or not np.isfinite(values).all():
         wrong = int(values.size - np.isfinite(values).sum())
         raise SecateursError(
-            f"importance of {name!r}: expected {domain.length} finite values, got shape {values.shape} with {wrong} "
+            f"importance of {name!r}: expected {domain.channels} finite values, got shape {values.shape} with {wrong} "
             "that are not finite; check the criterion and the weights"
         )
     return values
-
-
-def _domain(domain: Domain, levels: Sequence[Value] | None) -> Mask:
-    if levels is not None:
-        return Mask(len(levels))
-    assert isinstance(domain, Mask)
-    return domain
 
 
 def best_first_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

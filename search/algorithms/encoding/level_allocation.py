@@ -9,7 +9,6 @@ import numpy as np
 from search.algorithms.encoding.channel_encoding import UnreachableTargetError
 from search.study.problem import Problem
 from spaces.candidate import Candidate, Value
-from spaces.domains import Choice
 from spaces.errors import SecateursError
 from spaces.ordinal import OrdinalSpace
 
@@ -33,9 +32,9 @@ class LevelAllocation:
         for name, domain in problem.space.domains.items():
             if name in self._given:
                 continue
-            if not isinstance(domain, Choice):
+            if not domain.choices:
                 raise SecateursError(f"decision {name!r} is {domain.describe}; expected a choice of numbers, such as bits")
-            self.options[name] = domain.options
+            self.options[name] = domain.choices
         self._problem = problem
         known = problem.space.costs(self.candidate(self.smallest()))
         self._targets = [target for target in problem.targets if target.metric in known]
@@ -46,7 +45,7 @@ class LevelAllocation:
         domains = problem.space.domains.values()
         if isinstance(problem.space, OrdinalSpace):
             return False
-        return all(isinstance(domain, Choice) and not isinstance(domain.options[0], str) for domain in domains)
+        return all(domain.choices and not isinstance(domain.choices[0], str) for domain in domains)
 
     @property
     def constrained(self) -> bool:

@@ -49,7 +49,7 @@ class Sweep:
             distances = np.min([(self._bits != np.concatenate(masks)).sum(axis=1) for masks in around], axis=0)
             order = np.argsort(distances, kind="stable")
         found: list[Masks] = []
-        borders = np.cumsum([domain.length for domain in self._encoding.domains])[:-1]
+        borders = np.cumsum([domain.channels for domain in self._encoding.domains])[:-1]
         for position in order:
             masks = np.split(self._bits[position], borders)
             candidate: Candidate = self._encoding.candidate(masks)
