@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from evaluators.onnx.quantized import OPSETS, forms, is_stored, narrow, with_onnx_operators
 from evaluators.onnx.session import open_session
 from evaluators.task import Task
-from spaces.errors import SecateursError
+from spaces.errors import SecateursError, error_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -89,7 +89,7 @@ def _first_accepted(module: nn.Module, inputs: Tensor, accept: Callable[[Any], T
             raise
         except Exception as error:
             problem = error
-    raise ExportError(f"ONNX Runtime does not run the quantized network: {first_line(problem or ValueError())}") from problem
+    raise ExportError(f"ONNX Runtime does not run the quantized network: {error_line(problem or ValueError())}") from problem
 
 
 def _quantized_programs(module: nn.Module, inputs: Tensor, any_batch: bool) -> Iterator[Any]:
@@ -118,7 +118,7 @@ def _program(module: nn.Module, inputs: Tensor, opset: int | None, finish: Calla
         raise
     except Exception as error:
         remedy = "leave onnx out of export.formats" if any_batch else "set latency.backend: eager"
-        raise ExportError(f"export to onnx failed: {first_line(error)}; {remedy}") from error
+        raise ExportError(f"export to onnx failed: {error_line(error)}; {remedy}") from error
     return program
 
 
@@ -137,9 +137,3 @@ class quiet:  # noqa: N801 - a context manager
         """Restore warnings and logging."""
         logging.disable(self._level)
         self._warnings.__exit__(None, None, None)
-
-
-def first_line(error: Exception) -> str:
-    """Return the kind of an error and the first line of its text."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

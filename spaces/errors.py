@@ -19,3 +19,15 @@ class EquivalenceError(SecateursError):
 
 class MissingLabelsError(SecateursError):
     """Class labels are needed and the task has none."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message without a full stop, at most 300 characters; its type if there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its message: ``TypeError: forward() missing 1 argument``."""
+    kind, line = type(error).__name__, first_line(error)
+    return line if line == kind else f"{kind}: {line}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from evaluators.latency.backends.base import Conditions, find_backend
+from spaces.files import read_json_or_none, replace_file
 
 VARIABLE = "SECATEURS_CACHE"
 
@@ -52,15 +52,12 @@ class LayerCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):
             self._found = {**self._found, **self._read(), **found}
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({**self._header, "milliseconds": self._found}, file, indent=0, sort_keys=True)
-            Path(temporary).replace(self.path)
+            content = {**self._header, "milliseconds": self._found}
+            replace_file(self.path, json.dumps(content, indent=0, sort_keys=True).encode())
 
     def _read(self) -> dict[str, float]:
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))["milliseconds"]
-        except (OSError, ValueError, KeyError, TypeError):
-            # A file that is missing or damaged costs only the time to measure again.
-            return {}
-        return {str(key): float(value) for key, value in found.items()}
+        # A file that is missing or damaged costs only the time to measure again.
+        content = read_json_or_none(self.path)
+        found = content.get("milliseconds") if isinstance(content, dict) else None
+        entries = found.items() if isinstance(found, dict) else ()
+        return {str(key): float(value) for key, value in entries if isinstance(value, int | float)}

@@ -13,6 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from spaces.errors import SecateursError
+from spaces.files import replace_file
 
 JSON = Any
 
@@ -80,16 +81,7 @@ class FileCheckpoint:
 
     def replace(self, content: bytes) -> None:
         """Replace the file by the bytes ``content``, made by :func:`pack_checkpoint`."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(self.path, content)
 
 
 def require_same(saved: JSON, current: JSON, place: str = "") -> None:

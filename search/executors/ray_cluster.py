@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.executors.ray_settings import RaySettings
-from spaces.errors import SecateursError
+from spaces.errors import SecateursError, first_line
 
 START_ATTEMPTS = 3
 ANSWER_SECONDS = 5.0
@@ -86,7 +86,7 @@ def connect(settings: RaySettings, share: Share) -> None:
         ray.init(address=_listening(settings.address), **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(
-            f"execution.address {settings.address}: there is no Ray cluster to be reached ({_first_line(error)}). Start one "
+            f"execution.address {settings.address}: there is no Ray cluster to be reached ({first_line(error)}). Start one "
             "with `ray start --head`, give its host:port, or leave execution.address out for a cluster of this machine alone"
         ) from error
 
@@ -120,7 +120,7 @@ def _start(**options: Any) -> None:
             ray.shutdown()
             if attempt + 1 == START_ATTEMPTS:
                 raise ClusterError(
-                    f"execution.executor ray: no Ray cluster could be started on this machine ({_first_line(error)}); is it "
+                    f"execution.executor ray: no Ray cluster could be started on this machine ({first_line(error)}); is it "
                     "very busy, or out of memory? Try again, or set execution.executor=serial"
                 ) from error
 
@@ -151,7 +151,3 @@ def _fits(resources: dict[str, float], share: Share) -> int:
     if share.gpus:
         counts.append(math.floor(resources.get("GPU", 0.0) / share.gpus + 1e-9))
     return min(counts)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

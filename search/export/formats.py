@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.onnx.quantized import is_stored
-from evaluators.onnx_export import ExportError, TaskForward, first_line, quiet, write_onnx
+from evaluators.onnx_export import ExportError, TaskForward, quiet, write_onnx
 from evaluators.task import Task
 from search.export.settings import ExportSettings
+from spaces.errors import error_line
 from spaces.quantization.stored_weight import StoredWeight
 
 
@@ -75,7 +76,7 @@ def write_torch_export(folder: Path, module: nn.Module, inputs: Tensor) -> Tenso
         raise
     except Exception as error:
         raise ExportError(
-            f"export to torch_export failed: {first_line(error)}; leave torch_export out of export.formats"
+            f"export to torch_export failed: {error_line(error)}; leave torch_export out of export.formats"
         ) from error
     return outputs
 

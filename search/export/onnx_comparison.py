@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from evaluators.onnx.session import open_session
-from spaces.errors import EquivalenceError, SecateursError
+from spaces.errors import EquivalenceError, SecateursError, first_line
 
 TOLERANCE = {np.dtype(np.float64): 1e-6, np.dtype(np.float32): 1e-5, np.dtype(np.float16): 1e-2}
 """Largest accepted difference where slopes were multiplied, relative to the largest output."""
@@ -66,7 +66,7 @@ def compare(before: Path, after: Path, exact: bool, shapes: Mapping[str, Sequenc
     try:
         found = _session(after).run(None, feeds)
     except Exception as error:
-        raise EquivalenceError(f"ONNX Runtime runs {before}, but not the rewritten model: {_first_line(error)}") from error
+        raise EquivalenceError(f"ONNX Runtime runs {before}, but not the rewritten model: {first_line(error)}") from error
     worst, problem = _difference(expected, found, exact)
     if problem is not None:
         # Random operators start alike in every session, and go on from there.
@@ -88,7 +88,7 @@ def _run_somehow(path: Path, shapes: Mapping[str, Sequence[int]], seed: int) -> 
     try:
         session = _session(path)
     except Exception as error:
-        raise CannotRunError(f"ONNX Runtime {onnxruntime.__version__} can't load {path}: {_first_line(error)}") from error
+        raise CannotRunError(f"ONNX Runtime {onnxruntime.__version__} can't load {path}: {first_line(error)}") from error
     wanted = session.get_inputs()
     unknown = sorted(shapes.keys() - {entry.name for entry in wanted})
     if unknown:
@@ -102,7 +102,7 @@ def _run_somehow(path: Path, shapes: Mapping[str, Sequence[int]], seed: int) -> 
         try:
             return feeds, session.run(None, feeds)
         except Exception as error:
-            reason = _first_line(error)
+            reason = first_line(error)
     raise CannotRunError(
         f"ONNX Runtime can't run {path} on random inputs: {reason}; if it needs other shapes, "
         "give them: --shape NAME=1,3,224,224"
@@ -157,8 +157,3 @@ def _flat(outputs: Any) -> list[np.ndarray]:
     if isinstance(outputs, list | tuple):
         return [array for value in outputs for array in _flat(value)]
     return [np.asarray(outputs)]
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

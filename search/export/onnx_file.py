@@ -11,8 +11,8 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from search.output.atomic import sync_folder
-from spaces.errors import SecateursError
+from spaces.errors import SecateursError, first_line
+from spaces.files import sync_folder
 from spaces.fusion.onnx_nodes import scopes
 
 OLDEST = 11
@@ -37,7 +37,7 @@ def read(path: Path) -> ir.Model:
     try:
         model = ir.serde.deserialize_model(proto)
     except Exception as error:
-        raise OnnxFileError(f"{path} can't be read: {_first_line(error.__cause__ or error)}") from error
+        raise OnnxFileError(f"{path} can't be read: {first_line(error.__cause__ or error)}") from error
     for tensor in _external(model):
         tensor.base_dir = str(path.parent)
         _check_data(path, tensor)
@@ -56,7 +56,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise OnnxFileError(f"{path} is no ONNX model, or not a whole one: {_first_line(error)}") from error
+        raise OnnxFileError(f"{path} is no ONNX model, or not a whole one: {first_line(error)}") from error
     if not proto.ir_version or not proto.HasField("graph") or not proto.opset_import:
         raise OnnxFileError(f"{path} is no ONNX model, or not a whole one: it has no version, no graph or no operator set")
     return proto
@@ -93,7 +93,7 @@ def check_onnx_model(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:
-        raise OnnxFileError(f"{path} is no valid ONNX model: {_first_line(error)}") from error
+        raise OnnxFileError(f"{path} is no valid ONNX model: {first_line(error)}") from error
 
 
 def _external(model: ir.Model) -> Iterator[ir.ExternalTensor]:
@@ -181,8 +181,3 @@ def _data_of(path: Path) -> set[Path]:
         return set()
     places = {path.with_name(str(tensor.location)) for tensor in _external(model)}
     return {place for place in places if place.name.startswith(f"{path.name}.") and place.suffix == ".data"}
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

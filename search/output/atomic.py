@@ -6,7 +6,6 @@ import ctypes
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,30 +13,15 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from spaces.files import replace_file, sync_folder
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file ``path``; its folder is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
 def write_text(path: Path, text: str) -> None:
     """Replace the text file ``path``."""
-    write_bytes(path, text.encode())
+    replace_file(path, text.encode())
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -48,16 +32,7 @@ def write_json(path: Path, data: Any) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Replace the safetensors file ``path``; tensors that share storage are written once each."""
     separate = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(separate, dict(metadata) if metadata else None))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    replace_file(path, save(separate, dict(metadata) if metadata else None))
 
 
 def replace_folder(new: Path, folder: Path) -> None:

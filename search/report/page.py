@@ -26,6 +26,7 @@ from search.report.view import (
     words,
 )
 from spaces.errors import SecateursError
+from spaces.files import replace_file
 
 
 class ReportError(SecateursError):
@@ -43,7 +44,7 @@ def render(folder: str | Path) -> Path:
     Raises:
         ReportError: There is no report.json, or it is no report.
     """
-    from search.output.atomic import write_bytes, write_text
+    from search.output.atomic import write_text
     from search.report.figures.base import SECTIONS
     from search.report.figures.pictures import draw
 
@@ -53,7 +54,7 @@ def render(folder: str | Path) -> Path:
     pictures = draw(report)
     (folder / "figures").mkdir(exist_ok=True)
     for picture in pictures:
-        write_bytes(folder / "figures" / f"{picture.name}.png", picture.png)
+        replace_file(folder / "figures" / f"{picture.name}.png", picture.png)
     page = _page(
         report=report,
         headline=_headline(report),

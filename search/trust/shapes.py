@@ -14,11 +14,10 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
 
-from evaluators.onnx_export import first_line
 from search.trust.errors import UntrustedError
 from search.trust.files import FileError, mapping, parse_json, shown
 from search.trust.guard import guarded
-from spaces.errors import SecateursError
+from spaces.errors import SecateursError, error_line
 
 MAX_HEADER = 100 * 2**20
 """Largest header of a safetensors file, in bytes, as the format has it."""
@@ -116,7 +115,7 @@ def check_on_meta(
             raise UntrustedError(
                 name,
                 f"with these arguments it can't be built on the meta device, where shapes are checked before memory is "
-                f"taken ({first_line(error)})",
+                f"taken ({error_line(error)})",
             ) from error
         taken = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         if taken > MAX_GROWTH * header.size_bytes + FREE_BYTES:
@@ -137,7 +136,7 @@ def changed(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Mo
         raise
     except Exception as error:
         raise FileError(
-            f"architecture.json: the recorded transformations do not fit the network: {first_line(error)}"
+            f"architecture.json: the recorded transformations do not fit the network: {error_line(error)}"
         ) from error
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.utils._pytree import tree_flatten
 
-from spaces.errors import EquivalenceError, UnsupportedModelError
+from spaces.errors import EquivalenceError, UnsupportedModelError, error_line
 from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import Forward, call
 from spaces.fusion.nodes import Constants, TorchActivation
@@ -65,7 +65,7 @@ def fuse_activations(model: nn.Module, inputs: Tensor, forward: Forward = call, 
     try:
         traced = fx.symbolic_trace(network)
     except Exception as error:
-        found, usable = _exported(network, inputs, literal, _first_line(error))
+        found, usable = _exported(network, inputs, literal, error_line(error))
     else:
         _propagate(traced, inputs)
         found, usable = plan(traced.graph, traced, attributes_of(traced), literal), _modules_used_once(traced, network)
@@ -143,7 +143,7 @@ def _exported(network: nn.Module, inputs: Tensor, literal: bool, obstacle: str) 
         program = torch.export.export(network, (inputs,))
     except Exception as error:
         raise UnsupportedModelError(
-            f"the network can be read neither by torch.fx ({obstacle}) nor by torch.export ({_first_line(error)}): leave the "
+            f"the network can be read neither by torch.fx ({obstacle}) nor by torch.export ({error_line(error)}): leave the "
             "fuse stage out, export to ONNX and merge there with `python -m search fuse`, or wrap what can't be traced"
         ) from error
     calls = Counter(path for node in program.graph.nodes if (path := _exported_path(node)))
@@ -199,8 +199,3 @@ def _outputs(model: nn.Module, inputs: Tensor, forward: Forward) -> list[Tensor]
     with evaluation_mode(model), torch.no_grad():
         outputs = tree_flatten(forward(model, inputs.clone()))[0]
     return [output.double() for output in outputs if isinstance(output, Tensor)]
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from spaces.errors import UnsupportedModelError
+from spaces.errors import UnsupportedModelError, error_line
 from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import Forward
 from spaces.quantization.fake_quantize import Quantizer
@@ -80,7 +80,7 @@ def find_additions(model: nn.Module, inputs: Tensor, forward: Forward) -> list[A
         with torch.no_grad():
             forward(insert_quantizers(model, lambda name: probes[name]), inputs)
     except Exception as error:
-        raise UnsupportedModelError(f"its torch.fx graph does not run ({_first_line(error)})") from error
+        raise UnsupportedModelError(f"its torch.fx graph does not run ({error_line(error)})") from error
     found = []
     for name, probe in probes.items():
         # Each probe was met by both operands.
@@ -105,7 +105,7 @@ def _readable(model: nn.Module) -> list[str]:
                 graph = _Tracer().trace(model)
                 traced.append((str(graph), list(_named(graph, model))))
     except Exception as error:
-        raise UnsupportedModelError(f"torch.fx can't trace the network ({_first_line(error)})") from error
+        raise UnsupportedModelError(f"torch.fx can't trace the network ({error_line(error)})") from error
     (in_training, _), (in_evaluation, names) = traced
     if in_training != in_evaluation and names:
         raise UnsupportedModelError("the network's code does something else in training than in evaluation")
@@ -180,8 +180,3 @@ def _named(graph: fx.Graph, model: nn.Module) -> dict[str, fx.Node]:
             name = f"{base}_{count}"
         found[name] = node
     return found
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from evaluators.latency.backends.base import Backend, DeviceName, LatencyError
 from evaluators.latency.timing import Run, clock
-from evaluators.onnx_export import first_line, quiet
+from evaluators.onnx_export import quiet
+from spaces.errors import error_line
 
 Network = Callable[[Tensor], Tensor]
 
@@ -40,7 +41,7 @@ class TorchBackend(Backend):
                 buffer = io.BytesIO()
                 torch.export.save(program, buffer)
         except Exception as error:
-            raise LatencyError(f"latency: torch.export failed ({first_line(error)}); try backend: onnxruntime") from error
+            raise LatencyError(f"latency: torch.export failed ({error_line(error)}); try backend: onnxruntime") from error
         return buffer.getvalue()
 
     def build(self, content: bytes, inputs: Tensor, device: DeviceName, threads: int) -> Run:
@@ -76,7 +77,7 @@ class TorchBackend(Backend):
                 call()
         except Exception as error:
             raise LatencyError(
-                f"latency: {self.label} on {device} fails on this network ({first_line(error)}); try backend: onnxruntime"
+                f"latency: {self.label} on {device} fails on this network ({error_line(error)}); try backend: onnxruntime"
             ) from error
         return clock(call, threads) if place.type == "cpu" else _cuda_clock(call)
 

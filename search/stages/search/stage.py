@@ -20,7 +20,6 @@ from search.config.registries import ALGORITHM, EXECUTOR, SPACE
 from search.config.stage_kind import Surroundings
 from search.executors.remote_timer import evaluators_of
 from search.executors.trial_checkpoints import TrialCheckpoints
-from search.output.atomic import write_bytes
 from search.run.network import Network
 from search.run.stage_run import RESULT, DryRun, StageRun
 from search.run.steps import TRIALS
@@ -40,6 +39,7 @@ from search.study.trial import Proposal, Trial
 from search.study.trial_note import costs_of
 from spaces.domains import Mask
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.files import replace_file
 from spaces.ordinal import OrdinalSpace
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
@@ -135,7 +135,7 @@ class Search(Stage[SearchSettings]):
         if self._context is None or self._context.network is not network:
             self._context = SearchContext.of(network, run, self.settings)
         context = self._context
-        write_bytes(run.folder / "tables.safetensors", save(_flat(context.problem.tables)))
+        replace_file(run.folder / "tables.safetensors", save(_flat(context.problem.tables)))
         if run.variant in GREEDY:
             return self._finals(context, [Finalist(Proposal(GREEDY[run.variant](context.problem)))], run)
         if run.variant == "random":
@@ -267,7 +267,7 @@ def _asynchronous(run: StageRun) -> bool:
     """Return whether proposals are told as they are finished; what was recorded like that can't be replayed in batches."""
     marker = run.folder / "asynchronous"
     if run.execution.asynchronous:
-        write_bytes(marker, b"")
+        replace_file(marker, b"")
     elif marker.exists():
         raise SecateursError(
             f"{run.label} was begun with execution.asynchronous: true, so that its trials are recorded in the order in which "
