@@ -27,9 +27,6 @@ def goal_faults(settings: SearchSettings, surroundings: Surroundings) -> Iterabl
     """Yield the faults in what a search measures and seeks: the path below the stage's options, and a message."""
     metrics: dict[str, Any] = {}
     for index, block in enumerate(settings.evaluate):
-        if getattr(block.settings, "split", None) == "test":
-            message = "the test split is read once, for the report, and never by a search; expected split: search"
-            yield ("evaluate", index, block.name, "split"), message
         for name, metric in EVALUATOR.build(block).metrics.items():
             if name in metrics:
                 yield ("evaluate", index), f"{block.name} measures {name!r}, which an evaluator before it measures too"
