@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """Runs a network on inputs of shape ``(N, ...)`` and returns its outputs."""
@@ -14,3 +16,23 @@ Forward = Callable[[nn.Module, Tensor], Any]
 def call(model: nn.Module, inputs: Tensor) -> Any:
     """Run ``model`` on one tensor of inputs; the default forward."""
     return model(inputs)
+
+
+class in_double(TorchFunctionMode):  # noqa: N801 - a context manager
+    """Context in which every function of torch returns float64 in place of other floating-point types.
+
+    A network turned to float64 then runs in it throughout, also where its code casts to float32 or makes floating-point numbers
+    of integers, such as ``x.float() / 255`` of bytes.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call ``func`` and return its result with floating-point tensors in float64."""
+        return _widened(func(*args, **(kwargs or {})))
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() and value.dtype != torch.float64 else value
+    if type(value) in (list, tuple):
+        return type(value)(map(_widened, value))
+    return value

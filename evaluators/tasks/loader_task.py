@@ -13,16 +13,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from evaluators.task import Batch, Split, Task
-from spaces.errors import SecateursError
+from evaluators.tasks.loader_check import CHECKED, check_classes, check_loss, check_outputs, check_score
+from evaluators.tasks.loader_samples import LoaderError, Samples, samples_of
+from spaces.evaluation_mode import evaluation_mode
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From outputs and targets of a batch to the mean loss, a scalar."""
 Score = Callable[[Tensor, Tensor], Tensor]
 """From outputs and targets of a batch to one value per sample, shape ``(N,)``; higher is better."""
-
-
-class LoaderError(SecateursError):
-    """A data loader can't serve as a split of a task."""
 
 
 class _Samples(Dataset[Any]):
@@ -41,20 +39,24 @@ class _Samples(Dataset[Any]):
 class LoaderTask(Task):
     """Task made of a network and the data loaders that it was trained with.
 
-    Of a loader its data set, ``collate_fn`` and ``num_workers`` are used; batch size and order are the run's. What a data set
-    draws from torch's generator (augmentation by transforms v2) is the same in every run; what it draws from others is not.
+    Of a loader its data set, the samples selected by its sampler (with their weights) and ``drop_last``, ``collate_fn``,
+    ``num_workers`` and ``worker_init_fn`` are used; batch size and order are the run's. Inputs of integers, such as bytes or
+    tokens, stay integers; floating-point ones become float32. What a data set draws from torch's generator (augmentation by
+    transforms v2) is the same in every run; what it draws from others is not.
 
     Args:
         model: The trained network; it is copied, and never changed.
         train: Gives ``(inputs, targets)`` to train with.
         search: The same to search and stop early with.
         test: The same for the report; None for ``search``.
-        loss: The loss; None for cross-entropy of logits of shape ``(N, classes, ...)``.
+        loss: The loss; None for cross-entropy of logits of shape ``(N, classes, ...)``, with targets that are classes, integers
+            of shape ``(N, ...)``, or their probabilities, of the shape of the logits.
         score: The score; None for top-1 accuracy.
         score_name: Name of the score.
 
     Raises:
-        LoaderError: A loader has no length or gives no pair of tensors.
+        LoaderError: A loader has no length, gives no samples or no pair of tensors, or selects its samples in a way that can't
+            be kept; the network gives several outputs; or loss and score don't fit outputs and targets.
     """
 
     def __init__(
@@ -67,12 +69,17 @@ class LoaderTask(Task):
         score: Score | None = None,
         score_name: str = "top1",
     ) -> None:
-        """Copy the network and read one sample of every split."""
+        """Copy the network and run it on a batch; read a batch of every split."""
         self._model = copy.deepcopy(model).cpu().eval()
-        self._loaders: dict[Split, DataLoader[Any]] = {"train": train, "search": search, "test": test or search}
+        self._loaders: dict[Split, DataLoader[Any]] = {
+            "train": train,
+            "search": search,
+            "test": search if test is None else test,
+        }
         self._loss, self._score, self._score_name = loss, score, score_name
-        for split in self._loaders:
-            self._check(split)
+        self._samples: dict[Split, Samples] = {split: samples_of(loader, split) for split, loader in self._loaders.items()}
+        self._shares = False
+        self._check()
 
     @property
     def score_name(self) -> str:
@@ -89,17 +96,17 @@ class LoaderTask(Task):
 
     def size(self, split: Split) -> int:
         """Return the number of samples in ``split``."""
-        dataset: Any = self._loaders[split].dataset
-        return len(dataset)
+        return len(self._samples[split])
 
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None, limit: int | None = None
     ) -> Iterator[Batch]:
         """Yield ``(inputs, targets)`` as :meth:`Task.batches` does."""
         count = self.size(split) if limit is None else min(limit, self.size(split))
-        keys = [(position, position) for position in range(count)]
-        if generator is not None:
-            order = torch.randperm(count, generator=generator).tolist()
+        if generator is None:
+            keys = self._fixed_keys(split, count)
+        else:
+            order = self._samples[split].drawn(generator, count)
             seeds = torch.randint(2**62, (count,), generator=generator).tolist()
             keys = list(zip(order, seeds, strict=True))[: count // batch_size * batch_size]
         return self._read(split, [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)])
@@ -108,17 +115,21 @@ class LoaderTask(Task):
         """Return the mean loss of a batch, a scalar; ``label_smoothing`` has no effect on a loss that was passed in."""
         if self._loss is not None:
             return self._loss(outputs, targets)
+        # Classes are int64 for PyTorch, and their probabilities floating-point numbers.
+        targets = targets.to(outputs.dtype) if self._shares else targets.long()
         return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
 
     def score(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return one score per sample, shape ``(N,)``; top-1 accuracy of dense targets is the mean over positions."""
         if self._score is not None:
-            return {self._score_name: self._score(outputs, targets)}
-        hits = (outputs.argmax(dim=1) == targets).float()
+            return {self._score_name: self._score(outputs, targets).reshape(-1)}
+        hits = (outputs.argmax(dim=1) == (targets.argmax(dim=1) if self._shares else targets)).float()
         return {self._score_name: hits.flatten(1).mean(1) if hits.dim() > 1 else hits}
 
     def labels(self, targets: Tensor) -> Tensor | None:
-        """Return ``targets`` if they are integers of shape ``(N,)``, else None."""
+        """Return ``targets`` if they are integers of shape ``(N,)``, the likeliest class of probabilities, else None."""
+        if self._shares and targets.dim() == 2:
+            return targets.argmax(dim=1)
         return targets if targets.dim() == 1 and not targets.is_floating_point() else None
 
     def example_inputs(self) -> Tensor:
@@ -133,6 +144,10 @@ class LoaderTask(Task):
         tensors = [*self._model.state_dict().values()]
         for split in self._loaders:
             digest.update(str(self.size(split)).encode())
+            selected = self._samples[split]
+            if selected.weights is not None or selected.positions != range(self.size(split)):
+                digest.update(repr((list(selected.positions), selected.replacement)).encode())
+                tensors += [selected.weights] if selected.weights is not None else []
             tensors += next(iter(self.batches(split, 8, limit=8)))
         for tensor in tensors:
             digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -142,17 +157,50 @@ class LoaderTask(Task):
         loader, unused = self._loaders[split], torch.Generator().manual_seed(0)
         samples = _Samples(loader.dataset)
         batches: Any = DataLoader(
-            samples, batch_sampler=groups, collate_fn=loader.collate_fn, num_workers=loader.num_workers, generator=unused
+            samples,
+            batch_sampler=groups,
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+            worker_init_fn=loader.worker_init_fn,
+            generator=unused,
         )
         for inputs, targets in batches:
-            yield inputs.float(), targets
+            floating = isinstance(inputs, Tensor) and inputs.is_floating_point()
+            yield inputs.float() if floating else inputs, targets
 
-    def _check(self, split: Split) -> None:
+    def _check(self) -> None:
+        seen = {split: self._first(split) for split in self._loaders}
+        inputs, targets = seen["search"]
+        model = self.build()
+        try:
+            with evaluation_mode(model), torch.no_grad():
+                outputs: Any = self.forward(model, inputs)
+        except Exception:
+            # Preflight tells what is wrong, as it does for the network of any task.
+            return
+        check_outputs(outputs, len(inputs))
+        if self._loss is None or self._score is None:
+            shares = {check_classes(outputs, given, split) for split, (_, given) in seen.items()}
+            if len(shares) > 1:
+                raise LoaderError("expected classes, or their probabilities, in all of train, search and test; got both")
+            self._shares = shares.pop()
+        if self._loss is not None:
+            check_loss(self._loss, outputs, targets)
+        if self._score is not None:
+            check_score(self._score, outputs, targets)
+
+    def _first(self, split: Split) -> Batch:
+        """Return the first samples of a split as a batch."""
         expected = "expected a torch DataLoader over a data set with a length that gives (inputs, targets)"
         try:
-            count = self.size(split)
-            batch = next(iter(self._read(split, [[(0, 0)]]))) if count else ()
+            keys = self._fixed_keys(split, min(CHECKED, self.size(split)))
+            inputs, targets = next(iter(self._read(split, [keys])))
+            found = sorted({type(part).__name__ for part in (inputs, targets) if not isinstance(part, Tensor)})
         except Exception as error:
-            raise LoaderError(f"the loader {split!r}: {expected}; reading one sample failed: {error!r}") from error
-        if not count or not all(isinstance(part, Tensor) for part in batch):
-            raise LoaderError(f"the loader {split!r}: {expected} of tensors; got {count} samples of {type(batch).__name__}")
+            raise LoaderError(f"the loader {split!r}: {expected}; reading {CHECKED} samples failed: {error!r}") from error
+        if found:
+            raise LoaderError(f"the loader {split!r}: {expected} of tensors; got {' and '.join(found)}")
+        return inputs, targets
+
+    def _fixed_keys(self, split: Split, count: int) -> list[tuple[Any, int]]:
+        return [(position, seed) for seed, position in enumerate(self._samples[split].fixed()[:count])]

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from search.output.numbers import format_count
+from search.pipeline.plausibility import ENOUGH, require_informative_loss, score_at_chance
 from search.stages.base import PlacedStage, placed_stages
 from spaces.errors import SecateursError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from evaluators.task import Task
     from search.config.loading import Config
@@ -35,7 +36,8 @@ def preflight(config: Config) -> Iterator[str]:
     """Build the model and the data, run one forward pass, and yield a line per check that passed.
 
     Raises:
-        SecateursError: The storage, the device, the model or its data cannot be had, or its outputs do not fit the data.
+        SecateursError: The storage, the device, the model or its data cannot be had, its outputs do not fit the data, or its
+            score is at chance and nothing trains it before a search.
     """
     from evaluators.tasks.measure import measure
 
@@ -56,6 +58,7 @@ def preflight(config: Config) -> Iterator[str]:
         count_of = min(_SCORED, task.size("search"))
         found = measure(model, task, "search", limit=count_of)[task.score_name]
         yield f"score: {task.score_name} {found:.4f} as it is, on {count_of} samples of the search split"
+    yield from _chance(stages, task, model)
 
 
 def _check_device(setting: str) -> None:
@@ -86,16 +89,59 @@ def _forward(task: Task, model: nn.Module) -> tuple[int, ...]:
     shape = tuple(inputs.shape)
     try:
         with torch.no_grad():
-            outputs = task.forward(model, inputs)
+            outputs: object = task.forward(model, inputs)
+            if not isinstance(outputs, torch.Tensor):
+                raise UnsupportedModelError(
+                    f"the model gives several outputs (a {type(outputs).__name__}), expected one tensor: wrap it in a module "
+                    "that returns one, or override forward in a task class"
+                )
             loss = task.loss(outputs, targets)
             task.score(outputs, targets)
     except SecateursError:
         raise
     except Exception as error:
         raise UnsupportedModelError(
-            f"the model fails on a batch of its data, inputs of shape {shape}: {type(error).__name__}: {error}. Check the "
-            "model's arguments (input channels, classes, image size) against the data"
+            f"the model fails on a batch of its data, inputs of shape {shape}{_kind(inputs)}: {type(error).__name__}: {error}. "
+            "Check the model's arguments (input channels, classes, image size) against the data"
         ) from error
     if not bool(torch.isfinite(loss)):
         raise UnsupportedModelError(f"the loss of the model on a batch of its data is {float(loss)}; expected a finite number")
+    require_informative_loss(task, outputs, targets)
     return tuple(outputs.shape)
+
+
+def _kind(inputs: Tensor) -> str:
+    """Return a remark on inputs that are no floating-point numbers."""
+    if inputs.is_floating_point():
+        return ""
+    name = str(inputs.dtype).removeprefix("torch.")
+    return f" and type {name}, as the data set gives them (float32 is to be made by it, or by the network)"
+
+
+def _chance(stages: Iterable[PlacedStage], task: Task, model: nn.Module) -> Iterator[str]:
+    """Compare the score of the network as it is with chance.
+
+    Raises:
+        UnsupportedModelError: The score is at chance, and no training comes before the end of the first search.
+    """
+    trained = False
+    for placed in stages:
+        trained = trained or bool({"", "training"} & placed.stage.trainings.keys())
+        if placed.stage.compresses:
+            break
+    found = score_at_chance(model, task)
+    if found is None:
+        return
+    score, samples = found
+    told = (
+        f"{task.score_name} {score:.4f} of the network as it is, on {samples} samples of the search split, is no better than "
+        "chance"
+    )
+    if trained or samples < ENOUGH:
+        yield f"note that {told}: right for a network that is still to be trained, else check how its inputs are prepared"
+        return
+    raise UnsupportedModelError(
+        f"{told}, and no training comes before the first search, which could tell nothing apart: check that weights are "
+        "loaded, that inputs are prepared as in training and classes numbered alike, and that loss and score fit the task "
+        "(loss= and score= of compress()), or put a train stage first"
+    )

@@ -16,7 +16,7 @@ from spaces.channels.groups import ChannelGroups, Group, find_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import EquivalenceError
-from spaces.forward import Forward, call
+from spaces.forward import Forward, call, in_double
 
 TOLERANCE = 1e-8
 """Largest accepted difference in double precision, relative to the largest output."""
@@ -45,7 +45,8 @@ def output_difference(sliced: nn.Module, masked: nn.Module, inputs: Tensor, forw
 
     Both networks are turned to float64 and evaluation mode in place. Inputs and errors are those of :func:`equivalence_error`.
     """
-    return _compare(sliced.double().eval(), masked.double().eval(), _probe(inputs, torch.float64), forward, TOLERANCE)
+    with in_double():
+        return _compare(sliced.double().eval(), masked.double().eval(), _probe(inputs, torch.float64), forward, TOLERANCE)
 
 
 def _probe(inputs: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 
-from spaces.forward import Forward, call
+from spaces.forward import Forward, call, in_double
 from spaces.hooks import temporary_hooks
 from spaces.quantization.layers import channel_axis, has_quantized_form
 
@@ -43,7 +43,7 @@ def find_folds(model: nn.Module, inputs: Tensor, forward: Forward = call) -> lis
     if inputs.is_floating_point():
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device)
-    with torch.no_grad():
+    with torch.no_grad(), in_double():
         expected = _first(forward(network, probe))
         if _same(fold_batch_norms(network, candidates), probe, forward, expected):
             return candidates

@@ -13,7 +13,7 @@ from spaces.channels.check import freeze, output_difference, randomize_batch_nor
 from spaces.channels.groups import ChannelGroups, Group
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import EquivalenceError
-from spaces.forward import Forward
+from spaces.forward import Forward, in_double
 from spaces.importance.criterion import places_on, writers
 
 TOLERANCE = 1e-5
@@ -60,9 +60,9 @@ def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Tensor, for
         if layer.kind.shares_statistics(layer.groups):
             reasons |= {group.name: f"{layer.name}: {counted}" for group in groups.groups if _touches(layer.outputs, group)}
     groups = freeze(groups, reasons) if reasons else groups
-    exact = randomize_batch_norm(
-        copy.deepcopy(model).double(), inputs.double() if inputs.is_floating_point() else inputs, forward
-    )
+    with in_double():
+        probe = inputs.double() if inputs.is_floating_point() else inputs
+        exact = randomize_batch_norm(copy.deepcopy(model).double(), probe, forward)
 
     def loses(mask: np.ndarray) -> bool:
         zeroed = zero_channels(copy.deepcopy(exact), groups, mask)
@@ -93,7 +93,7 @@ def removal_change(before: nn.Module, after: nn.Module, inputs: Tensor, forward:
         EquivalenceError: It is not below :data:`TOLERANCE`.
     """
     inputs = inputs.double() if inputs.is_floating_point() else inputs
-    with torch.no_grad():
+    with torch.no_grad(), in_double():
         expected, found = (tree_flatten(forward(copy.deepcopy(m).double().eval(), inputs))[0] for m in (before, after))
     pairs = zip(found, expected, strict=True)
     change = max(float((one - other).abs().max()) for one, other in pairs if isinstance(one, Tensor))

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from evaluators.tasks.loader_task import LoaderError, LoaderTask
+from evaluators.tasks.loader_samples import LoaderError
+from evaluators.tasks.loader_task import LoaderTask
 from search.compress import compress
 from search.config.document import ConfigError
 from search.export import load

@@ -1,0 +1,117 @@
+"""Checks of a loader task on one real batch of every split: outputs, targets, loss and score fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluators.tasks.loader_samples import LoaderError
+
+CHECKED = 16
+"""Samples of a split that are looked at."""
+_PASS = "pass loss= (outputs, targets to the mean loss) and score= (outputs, targets to one value per sample)"
+
+
+def check_outputs(outputs: Any, samples: int) -> None:
+    """Check that the network gives one tensor with a row per sample.
+
+    Raises:
+        LoaderError: The network gives several outputs, or no row per sample.
+    """
+    if not isinstance(outputs, Tensor):
+        raise LoaderError(
+            f"the network gives several outputs (a {type(outputs).__name__}), expected one tensor: wrap it in a module that "
+            "returns one, such as torch.cat([output.flatten(1) for output in outputs], 1), and take that apart again in loss= "
+            "and score="
+        )
+    if outputs.dim() == 0 or len(outputs) != samples:
+        raise LoaderError(
+            f"the network gives outputs of shape {tuple(outputs.shape)} for {samples} samples; expected one row per sample"
+        )
+
+
+def check_classes(outputs: Tensor, targets: Tensor, split: str) -> bool:
+    """Check that cross-entropy and top-1 accuracy can be right; return True for targets that are probabilities of classes.
+
+    Args:
+        outputs: The network's outputs for some samples, of shape ``(N, classes, ...)``.
+        targets: Targets of samples of ``split``; their number may be another.
+        split: Name of the split.
+
+    Raises:
+        LoaderError: No loss and score were passed, and cross-entropy of these outputs and targets would be none.
+    """
+    kind = str(targets.dtype).removeprefix("torch.")
+    place = f"the loader {split!r}: outputs of shape {_shape(outputs)} and targets of shape {_shape(targets)}, {kind}"
+    if outputs.dim() < 2 or outputs.shape[1] == 1:
+        raise LoaderError(
+            f"{place}: a single logit (one logit per sample) has no cross-entropy over classes; {_PASS}, such as "
+            "loss=lambda o, t: F.binary_cross_entropy_with_logits(o.flatten(), t.flatten().float()) and "
+            "score=lambda o, t: ((o.flatten() > 0) == t.flatten().bool()).float()"
+        )
+    classes = outputs.shape[1]
+    if targets.shape[1:] == outputs.shape[1:]:
+        shares = targets.double()
+        whole = torch.isclose(shares.sum(1), torch.ones((), dtype=torch.float64), atol=1e-3)
+        if bool((shares >= 0).all()) and bool(whole.all()):
+            return True
+        raise LoaderError(f"{place}: they are no probabilities of {classes} classes (rows that sum to 1); {_PASS}")
+    integers = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+    if targets.shape[1:] != outputs.shape[2:] or not integers:
+        raise LoaderError(
+            f"{place}: expected classes as integers, one fewer dimension than the outputs, or a probability of every class; "
+            f"for anything else, {_PASS}"
+        )
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= classes:
+        raise LoaderError(
+            f"{place}: classes from {low} to {high}, and the network gives {classes} outputs; expected 0 to {classes - 1}: "
+            f"change its number of outputs, or {_PASS}"
+        )
+    return False
+
+
+def check_loss(loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: Tensor) -> None:
+    """Check that a loss that was passed in gives a scalar.
+
+    Raises:
+        LoaderError: The loss fails, or gives something else.
+    """
+    found = _called("loss", loss, outputs, targets)
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        raise LoaderError(f"loss= gave {_described(found)}; expected the mean loss of a batch, a tensor of one number")
+
+
+def check_score(score: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: Tensor) -> None:
+    """Check that a score that was passed in gives one value per sample.
+
+    Raises:
+        LoaderError: The score fails, or gives something else.
+    """
+    found, samples = _called("score", score, outputs, targets), len(outputs)
+    if not isinstance(found, Tensor) or found.dim() == 0 or len(found) != samples or found.numel() != samples:
+        raise LoaderError(
+            f"score= gave {_described(found)} for {samples} samples; expected one value per sample, shape ({samples},)"
+        )
+
+
+def _called(name: str, function: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: Tensor) -> Any:
+    try:
+        with torch.no_grad():
+            return function(outputs, targets)
+    except Exception as error:
+        raise LoaderError(
+            f"{name}= failed on outputs ({_described(outputs)}) and targets ({_described(targets)}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _described(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(['N', *map(str, tensor.shape[1:])])}{',' if tensor.dim() == 1 else ''})"

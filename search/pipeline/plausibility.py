@@ -1,0 +1,118 @@
+"""Checks of a task's loss and score on real samples: a loss that can guide a search, a score above chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from spaces.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from evaluators.task import Task
+
+FIRST, ENOUGH, MOST = 100, 200, 400
+"""Samples on which a score is compared with chance at first; fewest that may end a run; most that are taken where in doubt."""
+_CLEAR, _CHANCE = 4.0, 2.0
+"""Standard deviations above chance: enough on the first samples; less than which is chance on all of them (ours)."""
+_SHUFFLES = 100
+_REMEDY = "pass loss= and score= to compress(), or change them in the task's class"
+
+
+def require_informative_loss(task: Task, outputs: Tensor, targets: Tensor) -> None:
+    """Raise if the loss has no gradient with respect to the outputs, on a batch and on variations of it.
+
+    Variations are the outputs of the next sample, their mean, a thousandth of them, and random numbers: an answer given with
+    full certainty, where gradients vanish, is no sign of such a loss.
+
+    Args:
+        task: The task.
+        outputs: The network's outputs on a batch, of shape ``(N, ...)``.
+        targets: The batch's targets.
+
+    Raises:
+        UnsupportedModelError: The loss is the same for all outputs, or changes with them without a gradient.
+    """
+    import torch
+
+    outputs = outputs.detach()
+    if outputs.is_floating_point():
+        varied = [outputs, outputs.roll(1, 0), outputs.mean(0, keepdim=True).expand_as(outputs), outputs * 1e-3]
+        varied += [torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0), dtype=outputs.dtype)]
+    else:
+        varied = [outputs, outputs.roll(1, 0)]
+    seen = set()
+    for number, given in enumerate(varied):
+        leaf = given.clone()
+        try:
+            with torch.enable_grad():
+                loss = task.loss(leaf.requires_grad_() if leaf.is_floating_point() else leaf, targets)
+                slope = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
+        except Exception:
+            # Outputs of another kind than the network's may be outside of what a loss takes.
+            if number == 0:
+                raise
+            continue
+        if slope is not None and bool(slope.any()):
+            return
+        seen.add(float(loss.detach()))
+    if len(seen) == 1:
+        raise UnsupportedModelError(
+            f"the loss is {seen.pop():.6g} whatever the network answers (outputs of shape {tuple(outputs.shape)}, targets of "
+            f"shape {tuple(targets.shape)}), so that nothing can be judged by it; {_REMEDY}"
+        )
+    raise UnsupportedModelError(f"the loss has no gradient with respect to the network's outputs; {_REMEDY}")
+
+
+def score_at_chance(model: nn.Module, task: Task) -> tuple[float, int] | None:
+    """Return (score, samples) if the score on the search split is no better than that of other samples' answers, else None.
+
+    The score is compared with those of the same outputs and shuffled targets (a permutation test): chance is a mean of less
+    than 2 standard deviations above theirs.
+
+    Args:
+        model: The network, in evaluation mode.
+        task: The task; its primary score is compared.
+    """
+    size = task.size("search")
+    outputs, targets = _answers(model, task, min(FIRST, size))
+    above = _above_chance(task, outputs, targets)
+    if above < _CLEAR and size > FIRST:
+        affordable = 2**24 // max(outputs[0].numel(), 1)
+        if affordable > FIRST:
+            outputs, targets = _answers(model, task, min(MOST, size, affordable))
+            above = _above_chance(task, outputs, targets)
+    if above >= _CHANCE:
+        return None
+    return float(task.score(outputs, targets)[task.score_name].double().mean()), len(outputs)
+
+
+def _answers(model: nn.Module, task: Task, count: int) -> tuple[Tensor, Tensor]:
+    import torch
+
+    outputs: list[Tensor] = []
+    expected: list[Tensor] = []
+    with torch.no_grad():
+        for inputs, targets in task.batches("search", 64, limit=count):
+            outputs.append(task.forward(model, inputs))
+            expected.append(targets)
+    return torch.cat(outputs), torch.cat(expected)
+
+
+def _above_chance(task: Task, outputs: Tensor, targets: Tensor) -> float:
+    """Return how many standard deviations the mean score lies above those of shuffled targets."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+
+    def mean(order: Sequence[int] | Tensor | slice) -> float:
+        return float(task.score(outputs, targets[order])[task.score_name].double().mean())
+
+    found = mean(slice(None))
+    shuffled = torch.tensor([mean(torch.randperm(len(targets), generator=generator)) for _ in range(_SHUFFLES)])
+    spread = float(shuffled.std())
+    difference = found - float(shuffled.mean())
+    if spread == 0.0:
+        return 0.0 if difference <= 0.0 else float("inf")
+    return difference / spread
