@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evaluators.metrics import METRICS, Metric, find_metric
 from search.config.renamed import with_present_names
+from search.output.file_names import safe_file_name
 from search.output.numbers import format_bytes, format_count, format_percent, metric_value, times
 from search.report.bits import bit_rows, deployment_text
 from search.report.latency import latency_rows, latency_text
 from search.report.seeds import seed_rows
 from search.report.summary import target_text
+from search.report.validation import check_report
 from search.report.view import (
     Row,
     SearchView,
@@ -25,8 +26,12 @@ from search.report.view import (
     search_views,
     words,
 )
+from search.trust.files import FileError, mapping, opened, read_bounded, read_json
 from spaces.errors import SecateursError
 from spaces.files import replace_file
+
+MAX_TEXT_BYTES = 2**20
+"""Largest configuration that a page shows, in bytes."""
 
 
 class ReportError(SecateursError):
@@ -44,17 +49,31 @@ def render(folder: str | Path) -> Path:
     Raises:
         ReportError: There is no report.json, or it is no report.
     """
+    folder = Path(folder)
+    report = _read(folder / "report.json")
+    try:
+        return _render(folder, report)
+    except (SecateursError, OSError):
+        raise
+    except Exception as error:
+        raise ReportError(
+            f"{folder / 'report.json'} can't be shown ({type(error).__name__}: {error}); the same `run` command writes it anew"
+        ) from error
+
+
+def _render(folder: Path, report: dict[str, Any]) -> Path:
     from search.output.atomic import write_text
     from search.report.figures.base import SECTIONS
     from search.report.figures.pictures import draw
 
-    folder = Path(folder)
-    report = _read(folder / "report.json")
     views = search_views(report)
     pictures = draw(report)
-    (folder / "figures").mkdir(exist_ok=True)
+    figures = folder / "figures"
+    if figures.is_symlink():
+        raise ReportError(f"{figures} is a link out of the run folder; expected a folder, or nothing: remove the link")
+    figures.mkdir(exist_ok=True)
     for picture in pictures:
-        replace_file(folder / "figures" / f"{picture.name}.png", picture.png)
+        replace_file(figures / f"{safe_file_name(picture.name)}.png", picture.png)
     page = _page(
         report=report,
         headline=_headline(report),
@@ -96,16 +115,15 @@ _FAVICON = (
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         found = "the run has not ended yet: go on with it first" if (path.parent / "config.yaml").exists() else "no run folder"
         raise ReportError(f"{path.parent} has no report.json ({found}); expected the folder of a run, such as runs/NAME")
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError(f"{path} is not JSON: {error}; the same `run` command writes it anew") from None
-    if not isinstance(report, dict):
-        raise ReportError(f"{path}: expected a JSON object, got a {type(report).__name__}")
-    return with_present_names(report)
+        report = with_present_names(mapping(read_json(path), str(path)))
+        check_report(report, str(path))
+    except FileError as error:
+        raise ReportError(f"{error}; the same `run` command writes it anew") from None
+    return {"name": path.parent.name, "seed": None, **report}
 
 
 def _page(**content: Any) -> str:
@@ -355,9 +373,18 @@ def _environment(found: Mapping[str, Any]) -> list[Row]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Return the object in a JSON file, an empty one where there is none that can be read."""
+    try:
+        found = read_json(path, follow=False)
+    except (OSError, FileError):
+        return {}
     return found if isinstance(found, dict) else {}
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    """Return a text file of the run folder itself, empty where there is none that can be read."""
+    try:
+        with opened(path, follow=False) as file:
+            return read_bounded(file, str(path), MAX_TEXT_BYTES).decode(errors="replace")
+    except (OSError, FileError):
+        return ""

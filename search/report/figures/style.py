@@ -25,6 +25,7 @@ CSS_VARIABLES = {
 }
 STYLE: Any = {
     "font.size": 10,
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "text.color": INK,
     "axes.edgecolor": MUTED,
