@@ -45,7 +45,7 @@ from search.algorithms.random import RandomSearch, RandomSettings
 from search.executors.base import Job
 from search.executors.trial_evaluator import TrialEvaluator
 from search.output.atomic import write_json
-from search.stages.search.context import CALIBRATION_SAMPLES
+from search.stages.search.space import CALIBRATION_SAMPLES
 from search.study.trial import Proposal, Trial
 from spaces.channel_mask import ChannelMask
 

@@ -168,7 +168,7 @@ class Setting:
         problem = Problem(space, [Objective("loss", "minimize")], targets, known)
         return dataclasses.replace(problem, starts=tuple(mixed_starts(problem)))
 
-    def evaluator(self, space: SearchSpace, model: nn.Module) -> TrialEvaluator:
+    def evaluator(self, space: SearchSpace[Any], model: nn.Module) -> TrialEvaluator:
         """Return how candidates are measured: on the search split."""
         evaluators = [Cost(CostSettings()), Accuracy(AccuracySettings(batch_norm_batches=4))]
         return TrialEvaluator(space, model, self.task, evaluators, self.bench.seed, CPU)

@@ -233,7 +233,7 @@ def _toolkit(setting: Setting) -> Outcome:
     problem = setting.problem()
     space: Any = problem.space
     bits = space.uniform(int(setting.bits), ACTIVATIONS).values
-    limit = sum(packed_bytes(p.elements, bits[p.decision]) for p in space.points if p.kind == "weight")
+    limit = sum(packed_bytes(p.elements, bits[p.decision]) for p in space.quantizers if p.kind == "weight")
     model, found = mct_quantized(setting.task, setting.reference, limit, CALIBRATION)
     return Outcome(model, 0, {"weight_bytes": found}, None)
 

@@ -37,7 +37,7 @@ from search.algorithms.genetics.racing import RacingSettings
 from search.algorithms.genetics.settings import GeneticSettings
 from search.executors.trial_evaluator import TrialEvaluator
 from search.output.atomic import write_tensors
-from search.stages.search.context import CALIBRATION_SAMPLES
+from search.stages.search.space import CALIBRATION_SAMPLES
 from search.study.pareto import best
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Trial

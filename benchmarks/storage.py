@@ -40,7 +40,7 @@ NAME = "benchmark/2-search"
 CHANNELS = 32
 
 
-class Masks(SearchSpace):
+class Masks(SearchSpace[None]):
     """Keep-masks of many layers, over no network."""
 
     def __init__(self, layers: int) -> None:

@@ -68,7 +68,7 @@ class Evaluator(ABC):
         """Whether :meth:`evaluate` needs this machine to itself, such as for timing."""
         return False
 
-    def check(self, space: SearchSpace) -> None:
+    def check(self, space: SearchSpace[Any]) -> None:
         """Check that this machine and ``space`` have all that the evaluator needs; called before anything runs.
 
         Raises:

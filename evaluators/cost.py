@@ -109,7 +109,7 @@ class Cost(Evaluator):
         names = ("macs", "parameters", "size_bytes", "bit_operations", *(["latency_ms"] if self.settings.latency else []))
         return {name: METRICS[name] for name in names}
 
-    def check(self, space: SearchSpace) -> None:
+    def check(self, space: SearchSpace[Any]) -> None:
         """Check that ``space`` has a latency table, if ``settings.latency`` asks for one.
 
         Raises:

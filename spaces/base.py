@@ -2,34 +2,119 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from spaces.candidate import Candidate, Value
+from spaces.channels.check import output_difference
+from spaces.channels.groups import ChannelGroups
 from spaces.domains import Domain
 from spaces.errors import InvalidCandidateError
+from spaces.forward import Forward, call
+from spaces.frozen import Frozen
+from spaces.importance.criterion import Observations
+from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
+from spaces.quantization.quantizable import QuantizerLocation
 from spaces.sparsifiers.base import Sparsifier
 
+S = TypeVar("S")
+Row = dict[str, Any]
+"""A row of the report, as JSON data."""
 
-class SearchSpace(ABC):
+
+class SearchSpace(ABC, Generic[S]):
     """The compression decisions that are open for one reference network.
 
-    A space is built once, from the traced network, and never changes, so that workers can share it.
+    A space is built once, from the traced network, and keeps its decisions, so that workers can share it. Callers ask a space
+    for everything through this interface; what a space has nothing to say about has a default here.
+
+    Args:
+        model: The network; left unchanged. None for a space over no network, such as one that an algorithm is tried on.
+        inputs: One batch of a single sample, of shape ``(1, ...)``.
+        settings: Options of the space; None for the defaults.
+        forward: How ``model`` is run on ``inputs``.
+        batches: Input batches to calibrate on, read once and at most.
 
     Class attributes:
+        Settings: Frozen dataclass of the options that the configuration may give.
         quantizes: Whether its networks are quantized: nothing can be cut from them or quantized again.
+        target_remedy: Advice for a target below the cheapest candidate's cost.
     """
 
+    Settings: ClassVar[type[Any]] = object
     quantizes: ClassVar[bool] = False
+    target_remedy: ClassVar[str] = "raise the target, or open more of the model with max_ratio, include and exclude"
+    _inputs: Tensor = torch.empty(0)
+    _forward: Forward = staticmethod(call)
+    _latency: LayerLatency | None = None
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        inputs: Tensor | None = None,
+        settings: S | None = None,
+        *,
+        forward: Forward = call,
+        batches: Iterable[Tensor] = (),
+    ) -> None:
+        """Keep inputs, settings and forward pass."""
+        self.settings: S = self.Settings() if settings is None else settings
+        self._forward = forward
+        if inputs is not None:
+            self._inputs = inputs
 
     @property
     @abstractmethod
     def domains(self) -> Mapping[str, Domain]:
         """Legal values of every decision, by decision name, in graph order."""
+
+    @cached_property
+    def channels(self) -> ChannelGroups | None:
+        """Coupled channel groups that candidates remove channels of; None where they remove none."""
+        return None
+
+    @cached_property
+    def quantizers(self) -> Sequence[QuantizerLocation]:
+        """Places where values are quantized, in graph order; those with the same decision have the same bits."""
+        return ()
+
+    @cached_property
+    def frozen(self) -> Sequence[Frozen]:
+        """Parts of the network that no candidate changes, each with the reason; by default the frozen channel groups."""
+        groups = () if self.channels is None else self.channels.frozen
+        return [Frozen(one.name, one.size, one.reason, one.macs_share, one.members) for one in groups]
+
+    @cached_property
+    def levels(self) -> Mapping[str, Sequence[Value]] | None:
+        """Values of every decision from the cheapest to the costliest; None where decisions are no levels.
+
+        Algorithms for keep-masks search levels as well.
+        """
+        return None
+
+    @cached_property
+    def budgeted(self) -> bool:
+        """True if every candidate is brought to the space's own budget, so that levels only say how it is shared."""
+        return False
+
+    def gains(self) -> Mapping[str, np.ndarray]:
+        """Return the worth of reaching each level: by decision name, float64 of shape ``(levels,)``, never rising."""
+        return {}
+
+    @cached_property
+    def learns(self) -> bool:
+        """True if :meth:`learn` must be called before a candidate is built."""
+        return False
+
+    def learn(self, seen: Observations) -> None:
+        """Learn from labelled batches which channels matter; called once, before any candidate is built."""
 
     def sample(self, rng: np.random.Generator) -> Candidate:
         """Draw a legal candidate."""
@@ -86,6 +171,30 @@ class SearchSpace(ABC):
         """Return the deployable network of ``candidate``; ``model`` is left unchanged and shares no storage with it."""
         return self.convert(self.prepare(model, candidate))
 
+    def check(self, model: nn.Module, candidate: Candidate) -> float:
+        """Return the largest absolute difference between outputs of the realized and of the prepared network.
+
+        By default in float64, on random inputs of the shape of ``inputs``; 0 for a space over no network.
+
+        Raises:
+            EquivalenceError: The outputs differ by more than rounding.
+        """
+        if not self._inputs.numel():
+            return 0.0
+        realized, prepared = self.realize(model, candidate), self.prepare(model, candidate)
+        return output_difference(realized, prepared, self._inputs, self._forward)
+
+    def check_prepared(self, prepared: nn.Module) -> float:
+        """Return the difference of :meth:`check` for a prepared network, trained or not, and its converted form.
+
+        Raises:
+            EquivalenceError: The outputs differ by more than rounding.
+        """
+        if not self._inputs.numel():
+            return 0.0
+        plain = copy.deepcopy(prepared).double().eval()
+        return output_difference(self.convert(copy.deepcopy(plain)), plain, self._inputs, self._forward)
+
     def sparsifier(self, candidate: Candidate) -> Sparsifier | None:
         """Return the sparsifier that trains towards ``candidate``, or None where nothing is to be trained."""
         return None
@@ -94,9 +203,41 @@ class SearchSpace(ABC):
         """Return the costs known without building the network (such as ``macs`` and ``parameters``)."""
         return {}
 
+    @cached_property
+    def network_macs(self) -> float:
+        """Multiply-accumulates of the whole network for one sample; 0 where :meth:`costs` does not count them."""
+        return 0.0
+
     def cheapest(self) -> Candidate | None:
         """Return the candidate that costs least, None where it is not known which does."""
         return None
+
+    def open_share(self) -> float:
+        """Return the share of all MACs that can go, in [0, 1]: 1 - MACs(cheapest candidate) / MACs(network).
+
+        0 where the space does not know the MACs of its cheapest candidate.
+        """
+        smallest = self.cheapest()
+        lowest = None if smallest is None else self.costs(smallest).get("macs")
+        return 0.0 if lowest is None or self.network_macs <= 0.0 else 1.0 - lowest / self.network_macs
+
+    def open_layers(self) -> Mapping[str, OpenLayer]:
+        """Return the layers whose milliseconds add up to a candidate's latency, by name; none where no sum predicts it."""
+        return {}
+
+    def latency_terms(self, candidate: Candidate) -> Mapping[str, Load]:
+        """Return the configuration in ``candidate`` of each of :meth:`open_layers`, by name."""
+        return {}
+
+    def use_latency(self, latency: LayerLatency) -> None:
+        """Add ``latency_ms``, the sum over layers by ``latency``, to the costs; called before the first candidate."""
+        self._latency = latency
+
+    def _with_latency(self, costs: dict[str, float], candidate: Candidate) -> dict[str, float]:
+        """Return ``costs`` and, where layers were measured, ``latency_ms``."""
+        if self._latency is None:
+            return costs
+        return {**costs, "latency_ms": total(self._latency, self.latency_terms(candidate))}
 
     def describe(self, candidate: Candidate) -> dict[str, Value]:
         """Return ``candidate`` in readable values, such as the keep ratio of every layer."""
@@ -109,3 +250,15 @@ class SearchSpace(ABC):
     def transformation_of(self, candidate: Candidate, prepared: nn.Module) -> dict[str, Any]:
         """Return the :meth:`transformation` of a trained prepared network, where training decides what stays."""
         return self.transformation(candidate)
+
+    def report_rows(self, candidate: Candidate, made: Mapping[str, Any] | None = None) -> dict[str, list[Row]]:
+        """Return the report's rows on the network of ``candidate``, by table.
+
+        ``layers`` has ``name``, ``channels`` and ``kept`` per channel group; ``bits`` has ``name``, ``weight_bits``,
+        ``activation_bits``, ``weights`` and ``macs`` per quantized layer or addition.
+
+        Args:
+            candidate: The candidate.
+            made: Its :meth:`transformation_of`, where training decided what stays; by default its :meth:`transformation`.
+        """
+        return {}

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from spaces.base import SearchSpace
+from spaces.base import Row, SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import Forward, call
-from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, WrittenLatency, latency_key, total
+from spaces.frozen import Frozen
+from spaces.latency.layer_latency import Load, OpenLayer, WrittenLatency, latency_key
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shape_inference import layer_shapes
 from spaces.quantization.calibration import Calibration, Method
@@ -81,7 +83,7 @@ class BitWidthSettings:
             raise ValueError("tie: layer needs numbers of bits that weight_bits and activation_bits have in common")
 
 
-class BitWidth(SearchSpace):
+class BitWidth(SearchSpace[BitWidthSettings]):
     """Bits of the weights (``LAYER.weight``), the input (``LAYER.activation``) and of additions (``ADDITION.activation``).
 
     Args:
@@ -92,9 +94,7 @@ class BitWidth(SearchSpace):
         batches: Input batches to calibrate the ranges of activations on; ``inputs`` where there are none.
 
     Attributes:
-        points: Every place where values are quantized, in graph order; those with the same decision have the same bits.
         found: Layers and additions that can be quantized.
-        frozen: Layers and additions that stay in float, each with the reason.
         cost: Costs of a choice of bits.
 
     Raises:
@@ -109,13 +109,13 @@ class BitWidth(SearchSpace):
         model: nn.Module,
         inputs: Tensor,
         settings: BitWidthSettings | None = None,
+        *,
         forward: Forward = call,
         batches: Iterable[Tensor] = (),
     ) -> None:
         """Find what can be quantized, and observe its ranges on ``batches``."""
-        self._settings = settings = settings or BitWidthSettings()
-        self._inputs = inputs
-        self._forward = forward
+        super().__init__(model, inputs, settings, forward=forward)
+        settings = self.settings
         model = model.eval()
         found = find_quantizable(model, inputs, settings.include, settings.exclude, forward, settings.additions)
         if not settings.activation_bits:
@@ -126,27 +126,43 @@ class BitWidth(SearchSpace):
                 "nothing in this network can be quantized: " + "; ".join(reasons[:5]) + "; see `include` and `exclude`"
             )
         self.found = found
-        self.frozen = found.frozen
-        self.points = tuple(self._points())
+        self._quantizers = tuple(self._locations())
         for site in found.layers if settings.latency else ():
             _require_latency(settings.latency.get(site.name, {}), site.name, self._bit_pairs(site))
         network = quantize(
-            model, self._record({point.decision: self.domains[point.decision].options[0] for point in self.points})
+            model, self._record({point.decision: self.domains[point.decision].options[0] for point in self._quantizers})
         )
         self.cost = BitCost(found, network)
         self._shapes = layer_shapes(model, inputs, forward)
-        self._latency: LayerLatency | None = WrittenLatency(settings.latency) if settings.latency else None
-        wanted = {point.path: tuple(self.domains[point.decision].options) for point in self.points}
+        if settings.latency:
+            self.use_latency(WrittenLatency(settings.latency))
+        wanted = {point.path: tuple(self.domains[point.decision].options) for point in self._quantizers}
         self._calibration = Calibration(settings.method, settings.percentile)
         self._statistics = RangeStatistics(network, wanted, self._calibration, forward, batches, inputs)
+
+    @cached_property
+    def quantizers(self) -> Sequence[QuantizerLocation]:
+        """Places where values are quantized, in graph order; those with the same decision have the same bits."""
+        return self._quantizers
+
+    @cached_property
+    def frozen(self) -> Sequence[Frozen]:
+        """Layers and additions that stay in float, each with the reason."""
+        total = self.network_macs
+        return [Frozen(one.name, one.weights, one.reason, one.macs / max(total, 1.0)) for one in self.found.frozen]
+
+    @cached_property
+    def network_macs(self) -> float:
+        """Multiply-accumulates of the network for one sample, whatever the bits."""
+        return self.cost.whole.float_macs + sum(self.cost.whole.macs.values())
 
     @property
     def domains(self) -> Mapping[str, Choice]:
         """Bits of every decision, in graph order."""
-        return {point.decision: self._domain_of(point) for point in self.points}
+        return {point.decision: self._domain_of(point) for point in self._quantizers}
 
     def _domain_of(self, point: QuantizerLocation) -> Choice:
-        settings = self._settings
+        settings = self.settings
         edge = {site.name for site in self.found.layers if site.edge}
         if point.layer in edge and settings.first_last_bits is not None:
             return Choice((settings.first_last_bits,))
@@ -155,12 +171,12 @@ class BitWidth(SearchSpace):
         bits = settings.weight_bits if point.kind == "weight" else settings.activation_bits
         return Choice(tuple(sorted(set(bits))))
 
-    def _points(self) -> Iterable[QuantizerLocation]:
-        tied = self._settings.tie == "layer"
+    def _locations(self) -> Iterable[QuantizerLocation]:
+        tied = self.settings.tie == "layer"
         for site in self.found.layers:
             weight = f"{site.name}.weight"
             yield QuantizerLocation(weight, site.name, "weight", f"{site.name}.weight_quantizer", site.weights, site.macs)
-            if self._settings.activation_bits:
+            if self.settings.activation_bits:
                 decision = weight if tied else f"{site.name}.activation"
                 yield QuantizerLocation(
                     decision, site.name, "activation", f"{site.name}.input_quantizer", site.inputs, site.macs
@@ -178,7 +194,7 @@ class BitWidth(SearchSpace):
         """
         self.validate(candidate)
         prepared = quantize(model, self._record(candidate.values))
-        self._statistics.calibrate(prepared, self._settings.bias_correction)
+        self._statistics.calibrate(prepared, self.settings.bias_correction)
         return prepared
 
     def prepare_changed(self, model: nn.Module, candidate: Candidate, batches: Iterable[Tensor]) -> nn.Module:
@@ -194,9 +210,9 @@ class BitWidth(SearchSpace):
         """
         self.validate(candidate)
         prepared = quantize(model, self._record(candidate.values))
-        chosen = {point.path: (candidate.values[point.decision],) for point in self.points}
+        chosen = {point.path: (candidate.values[point.decision],) for point in self._quantizers}
         statistics = RangeStatistics(prepared, chosen, self._calibration, self._forward, batches, self._inputs)
-        statistics.calibrate(prepared, self._settings.bias_correction)
+        statistics.calibrate(prepared, self.settings.bias_correction)
         return prepared
 
     def convert(self, prepared: nn.Module) -> nn.Module:
@@ -248,16 +264,13 @@ class BitWidth(SearchSpace):
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` (of the stored form), ``bit_operations``, perhaps ``latency_ms``."""
-        costs = self.cost.of(self.layer_bits(candidate.values))
-        if self._latency is not None:
-            costs["latency_ms"] = total(self._latency, self.loads(candidate))
-        return costs
+        return self._with_latency(self.cost.of(self.layer_bits(candidate.values)), candidate)
 
     def open_layers(self) -> dict[str, OpenLayer]:
         """Return every layer that can be quantized, with all bits that its weights and its input may have together."""
         return {site.name: OpenLayer(self._shapes[site.name], bits=self._bit_pairs(site)) for site in self.found.layers}
 
-    def loads(self, candidate: Candidate) -> dict[str, Load]:
+    def latency_terms(self, candidate: Candidate) -> dict[str, Load]:
         """Return the channels and the bits of every layer that can be quantized."""
         bits = self.layer_bits(candidate.values)
         shapes = {name: self._shapes[name] for name in bits}
@@ -266,20 +279,16 @@ class BitWidth(SearchSpace):
             for name, (weights, inputs) in bits.items()
         }
 
-    def use_latency(self, latency: LayerLatency) -> None:
-        """Add ``latency_ms`` to the costs, summed over layers by ``latency``."""
-        self._latency = latency
-
     def _bit_pairs(self, site: QuantizableLayer) -> tuple[tuple[int, int], ...]:
         weights = self._domain_of(QuantizerLocation("", site.name, "weight", "", 0, site.macs)).options
         inputs = self._domain_of(QuantizerLocation("", site.name, "activation", "", 0, site.macs)).options or (FLOAT_BITS,)
-        tied = self._settings.tie == "layer" and bool(self._settings.activation_bits)
+        tied = self.settings.tie == "layer" and bool(self.settings.activation_bits)
         return tuple((int(one), int(other)) for one in weights for other in ([one] if tied else inputs))
 
     def uniform(self, weight_bits: int, activation_bits: int) -> Candidate:
         """Return the candidate in which every decision has these bits, or the nearest that its domain has (the more of two)."""
         values: dict[str, int] = {}
-        for point in self.points:
+        for point in self._quantizers:
             wanted = weight_bits if point.kind == "weight" else activation_bits
             options = [int(bits) for bits in self.domains[point.decision].options]
             values.setdefault(point.decision, nearest_bits(options, wanted))
@@ -291,8 +300,8 @@ class BitWidth(SearchSpace):
 
     def starting_points(self) -> tuple[Candidate, ...]:
         """Return the uniform allocations, from the most bits to the fewest."""
-        activations = max(self._settings.activation_bits, default=MOST)
-        found = [self.uniform(bits, activations) for bits in sorted(set(self._settings.weight_bits), reverse=True)]
+        activations = max(self.settings.activation_bits, default=MOST)
+        found = [self.uniform(bits, activations) for bits in sorted(set(self.settings.weight_bits), reverse=True)]
         return tuple(dict.fromkeys(found))
 
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
@@ -300,14 +309,31 @@ class BitWidth(SearchSpace):
         self.validate(candidate)
         return {"kind": "quantize", "candidate": dict(candidate.values), **self._record(candidate.values)}
 
-    def extent(self, candidate: Candidate) -> LayerSizes:
-        """Return the layer sizes of the network, the same for all bits."""
-        return self.cost.whole
+    def report_rows(self, candidate: Candidate, made: Mapping[str, Any] | None = None) -> dict[str, list[Row]]:
+        """Return ``bits``: bits, weights and MACs of every quantized layer, and bits of every addition."""
+        return {"bits": self.bit_rows(candidate, self.cost.whole)}
+
+    def bit_rows(self, candidate: Candidate, sizes: LayerSizes) -> list[Row]:
+        """Return the rows ``bits`` of the report for a network with these layer sizes."""
+        bits: list[tuple[int | None, int | None, str]] = [
+            (*one, name) for name, one in self.layer_bits(candidate.values).items()
+        ]
+        bits += [(None, int(candidate.number(f"{one.name}.activation")), one.name) for one in self.found.additions]
+        return [
+            {
+                "name": name,
+                "weight_bits": weights,
+                "activation_bits": inputs,
+                "weights": sizes.weights.get(name, 0),
+                "macs": sizes.macs.get(name, 0.0),
+            }
+            for weights, inputs, name in bits
+        ]
 
     def layer_bits(self, values: Mapping[str, Any]) -> dict[str, tuple[int, int | None]]:
         """Return the bits of weights and input (None: float) of every layer, from those of every decision."""
         bits: dict[str, dict[str, int]] = {}
-        for point in self.points:
+        for point in self._quantizers:
             bits.setdefault(point.layer, {})[point.kind] = values[point.decision]
         return {site.name: (bits[site.name]["weight"], bits[site.name].get("activation")) for site in self.found.layers}
 
@@ -316,7 +342,7 @@ class BitWidth(SearchSpace):
             "folds": [list(pair) for pair in self.found.folds],
             "layers": {name: list(bits) for name, bits in self.layer_bits(values).items()},
             "additions": {addition.name: values[f"{addition.name}.activation"] for addition in self.found.additions},
-            "learned": self._settings.learned_step,
+            "learned": self.settings.learned_step,
         }
 
 

@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.base import SearchSpace
+from spaces.base import Row, SearchSpace
 from spaces.candidate import Candidate, Value, first_channels
-from spaces.channels.check import find_checked_groups, output_difference
+from spaces.channels.check import equivalence_error, find_checked_groups
 from spaces.channels.compensation import Compensation
 from spaces.channels.cost import ChannelCost
+from spaces.channels.groups import ChannelGroups
 from spaces.channels.masking import masked_copy, unmasked
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.domains import Mask
 from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward, call
-from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
+from spaces.latency.layer_latency import Load, OpenLayer
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shape_inference import layer_shapes
 
@@ -57,7 +58,7 @@ class ChannelMaskSettings:
             raise ValueError(f"max_ratio must lie above 0 and at most at 1, got {self.max_ratio}")
 
 
-class ChannelMask(SearchSpace):
+class ChannelMask(SearchSpace[ChannelMaskSettings]):
     """Keep-masks over the coupled channel groups of one network, a decision per group.
 
     Args:
@@ -78,15 +79,14 @@ class ChannelMask(SearchSpace):
         model: nn.Module,
         inputs: Tensor,
         settings: ChannelMaskSettings | None = None,
+        *,
         forward: Forward = call,
         batches: Iterable[Tensor] = (),
     ) -> None:
         """Find the coupled channel groups, and compare one sliced network with its masked form."""
-        settings = settings or ChannelMaskSettings()
+        super().__init__(model, inputs, settings, forward=forward)
+        settings = self.settings
         self.groups = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
-        self._inputs = inputs
-        self._forward = forward
-        self._settings = settings
         if not self.domains or all(len(domain.legal_counts()) < 2 for domain in self.domains.values()):
             reasons = sorted({group.reason for group in self.groups.frozen}) or ["it has no layer with channels"]
             if sizes := [group.size for group in self.groups.groups]:
@@ -98,16 +98,20 @@ class ChannelMask(SearchSpace):
             )
         self._cost = ChannelCost(model, self.groups)
         self._shapes = layer_shapes(model, inputs, forward)
-        self._latency: LayerLatency | None = None
         self._compensation = Compensation(model, self.groups, batches if settings.compensate else (), forward)
+
+    @cached_property
+    def channels(self) -> ChannelGroups:
+        """The open and frozen channel groups: :attr:`groups`."""
+        return self.groups
 
     @cached_property
     def domains(self) -> Mapping[str, Mask]:
         """Legal keep-masks of every open group, by group name, in graph order."""
-        step = self._settings.round_to
+        step = self.settings.round_to
         domains = {}
         for group in self.groups.groups:
-            fewest = max(1, math.ceil(group.size * (1.0 - self._settings.max_ratio) - 1e-9))
+            fewest = max(1, math.ceil(group.size * (1.0 - self.settings.max_ratio) - 1e-9))
             domains[group.name] = Mask(group.size, min(group.size, math.ceil(fewest / step) * step), step)
         return domains
 
@@ -129,39 +133,37 @@ class ChannelMask(SearchSpace):
         mask = self._mask(candidate)
         return apply_cut(model, plan_cut(self.groups, mask), self._compensation.weights(model, mask))
 
-    def check(self, model: nn.Module, candidate: Candidate) -> float:
+    def check_prepared(self, prepared: nn.Module) -> float:
         """Return the largest difference between the outputs of the sliced and the masked network, in float64.
 
         Raises:
-            EquivalenceError: They differ.
+            EquivalenceError: The outputs differ by more than rounding.
         """
-        sliced, masked = self.realize(model, candidate), self.prepare(model, candidate)
-        return output_difference(sliced, masked, self._inputs, self._forward)
+        mask = prepared.get_buffer(PREPARED).cpu().numpy()
+        return equivalence_error(unmasked(prepared), self.groups, mask, self._inputs, self._forward)
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes``, and ``latency_ms`` where layers were measured."""
-        costs = self._cost.of(self.groups.mask(candidate))
-        if self._latency is not None:
-            costs["latency_ms"] = total(self._latency, self.loads(candidate))
-        return costs
+        return self._with_latency(self._cost.of(self.groups.mask(candidate)), candidate)
+
+    @cached_property
+    def network_macs(self) -> float:
+        """Multiply-accumulates of the whole network for one sample."""
+        return self._cost.of(np.ones(self.groups.width, dtype=bool))["macs"]
 
     def open_layers(self) -> dict[str, OpenLayer]:
         """Return every layer with MACs, by name, with its shape and the sides whose channels may go."""
-        step, found = self._settings.round_to, {}
+        step, found = self.settings.round_to, {}
         for layer in self.groups.layers:
             if layer.macs > 0 and layer.name in self._shapes:
                 opened = bool((layer.inputs >= 0).any()), bool((layer.outputs >= 0).any())
                 found[layer.name] = OpenLayer(self._shapes[layer.name], *opened, step)
         return found
 
-    def loads(self, candidate: Candidate) -> dict[str, Load]:
+    def latency_terms(self, candidate: Candidate) -> dict[str, Load]:
         """Return input and output channels of every layer with MACs, in float, by layer name."""
         channels = self._cost.channels(self.groups.mask(candidate))
         return {name: (*counts, FLOAT_BITS, FLOAT_BITS) for name, counts in channels.items()}
-
-    def use_latency(self, latency: LayerLatency) -> None:
-        """Add ``latency_ms`` to the costs, summed over layers by ``latency``."""
-        self._latency = latency
 
     def cheapest(self) -> Candidate:
         """Return the candidate that keeps as few channels of every group as it may."""
@@ -176,6 +178,10 @@ class ChannelMask(SearchSpace):
         """Return the kept indices of every tensor, as JSON data of the kind ``slice_channels``."""
         cut = plan_cut(self.groups, self._mask(candidate))
         return {"kind": "slice_channels", "candidate": dict(candidate.values), **cut.to_json()}
+
+    def report_rows(self, candidate: Candidate, made: Mapping[str, Any] | None = None) -> dict[str, list[Row]]:
+        """Return ``layers``: channels of every group, and how many of them are kept."""
+        return {"layers": self.groups.rows(candidate if made is None else Candidate(made["candidate"]))}
 
     def _mask(self, candidate: Candidate) -> np.ndarray:
         self.validate(candidate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -10,16 +10,19 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from spaces.base import SearchSpace
+from spaces.base import Row, SearchSpace
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate, Value
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
+from spaces.channels.groups import ChannelGroups
 from spaces.domains import Domain
 from spaces.forward import Forward, call
+from spaces.frozen import Frozen
 from spaces.joint_cost import JointCost
-from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
+from spaces.latency.layer_latency import Load, OpenLayer
 from spaces.layers.batch_norm import measure_statistics
 from spaces.quantization.cost import LayerSizes
+from spaces.quantization.quantizable import QuantizerLocation
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class JointSettings:
             raise ValueError("bits.latency is a table for all channels: expected none here; the evaluator latency measures one")
 
 
-class Joint(SearchSpace):
+class Joint(SearchSpace[JointSettings]):
     """Channel keep-masks and the bits of what they leave: a mask per coupled group, and bits per layer and addition.
 
     A candidate's network is the small one: channels are sliced out, its BatchNorm statistics measured again, and it is then
@@ -62,8 +65,6 @@ class Joint(SearchSpace):
 
     Attributes:
         groups: The channel groups.
-        points: Every place where values are quantized, as in the whole network.
-        frozen: Layers and additions that stay in float, each with the reason.
 
     Raises:
         UnsupportedModelError: No channel of the network can be removed, or nothing in it can be quantized.
@@ -77,22 +78,22 @@ class Joint(SearchSpace):
         model: nn.Module,
         inputs: Tensor,
         settings: JointSettings | None = None,
+        *,
         forward: Forward = call,
         batches: Iterable[Tensor] = (),
     ) -> None:
         """Build the space of channels and the space of bits over the same batches."""
-        settings = settings or JointSettings()
-        self._forward = forward
-        self._latency: LayerLatency | None = None
+        super().__init__(model, inputs, settings, forward=forward)
+        settings = self.settings
         self._batches: list[Tensor] = []
         seen = self._first(batches, settings.calibration_samples)
-        self._masks = ChannelMask(model, inputs, settings.channels, forward, seen)
+        self._masks = ChannelMask(model, inputs, settings.channels, forward=forward, batches=seen)
         # Exhaust the generator: ChannelMask reads no batches if compensation is off, and calibration needs them.
         for _ in seen:
             pass
         self._batches = self._batches or [inputs]
-        self._bits = BitWidth(model, inputs, settings.bits, forward, self._batches)
-        self.groups, self.points, self.frozen = self._masks.groups, self._bits.points, self._bits.frozen
+        self._bits = BitWidth(model, inputs, settings.bits, forward=forward, batches=self._batches)
+        self.groups = self._masks.groups
         whole = self._bits.prepare(model, self._bits.cheapest())
         self._cost = JointCost(self._bits.found, whole, self.groups, self._bits.cost.whole)
 
@@ -103,6 +104,26 @@ class Joint(SearchSpace):
             if missing > 0:
                 self._batches.append(batch[:missing])
             yield batch
+
+    @cached_property
+    def channels(self) -> ChannelGroups:
+        """The open and frozen channel groups: :attr:`groups`."""
+        return self.groups
+
+    @cached_property
+    def quantizers(self) -> Sequence[QuantizerLocation]:
+        """Places where values are quantized, with the sizes that they have in the whole network."""
+        return self._bits.quantizers
+
+    @cached_property
+    def frozen(self) -> Sequence[Frozen]:
+        """Channel groups that stay whole, then layers and additions that stay in float, each with the reason."""
+        return [*self._masks.frozen, *self._bits.frozen]
+
+    @cached_property
+    def network_macs(self) -> float:
+        """Multiply-accumulates of the whole network for one sample."""
+        return self._bits.network_macs
 
     @cached_property
     def domains(self) -> Mapping[str, Domain]:
@@ -120,12 +141,8 @@ class Joint(SearchSpace):
         if all(masks.mask(name).all() for name in self._masks.domains):
             return self._bits.prepare(model, bits)
         sliced = self._masks.realize(model, masks)
-        self._recalibrate(sliced)
-        return self._bits.prepare_changed(sliced, bits, self._batches)
-
-    def _recalibrate(self, sliced: nn.Module) -> None:
-        """Measure the BatchNorm statistics of a sliced network again, in place."""
         measure_statistics(sliced, self._batches, self._forward)
+        return self._bits.prepare_changed(sliced, bits, self._batches)
 
     def convert(self, prepared: nn.Module) -> nn.Module:
         """Return the small quantized network as it goes on through a pipeline: see :meth:`BitWidth.convert`."""
@@ -150,29 +167,23 @@ class Joint(SearchSpace):
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes`` (of the stored form), ``bit_operations``, perhaps ``latency_ms``."""
-        costs = self._bits.cost.of(self._bits.layer_bits(candidate.values), self.extent(candidate))
-        if self._latency is not None:
-            costs["latency_ms"] = total(self._latency, self.loads(candidate))
-        return costs
+        bits = self._bits.layer_bits(candidate.part(self._bits.domains).values)
+        return self._with_latency(self._bits.cost.of(bits, self.layer_sizes(candidate)), candidate)
 
     def open_layers(self) -> dict[str, OpenLayer]:
         """Return every layer with MACs, whether its channels may go, and all bits that it may have."""
         bits, found = self._bits.open_layers(), self._masks.open_layers()
         return bits | {name: replace(one, bits=bits[name].bits) if name in bits else one for name, one in found.items()}
 
-    def loads(self, candidate: Candidate) -> dict[str, Load]:
+    def latency_terms(self, candidate: Candidate) -> dict[str, Load]:
         """Return the channels and the bits of every layer with MACs."""
         masks, bits = self._parts(candidate)
-        quantized, kept = self._bits.loads(bits), self._masks.loads(masks)
+        quantized, kept = self._bits.latency_terms(bits), self._masks.latency_terms(masks)
         return quantized | {n: (*one[:2], *quantized[n][2:]) if n in quantized else one for n, one in kept.items()}
 
-    def use_latency(self, latency: LayerLatency) -> None:
-        """Add ``latency_ms`` to the costs, summed over layers by ``latency``."""
-        self._latency = latency
-
-    def extent(self, candidate: Candidate) -> LayerSizes:
+    def layer_sizes(self, candidate: Candidate) -> LayerSizes:
         """Return the layer sizes of a candidate's network."""
-        return self._cost.extent(self.groups.mask(candidate))
+        return self._cost.layer_sizes(self.groups.mask(candidate))
 
     def cheapest(self) -> Candidate:
         """Return the candidate of the fewest channels and bits."""
@@ -194,6 +205,11 @@ class Joint(SearchSpace):
         masks, bits = self._parts(candidate)
         steps = [self._masks.transformation(masks), self._bits.transformation(bits)]
         return {"kind": "sequence", "candidate": dict(candidate.part(self.domains).values), "steps": steps}
+
+    def report_rows(self, candidate: Candidate, made: Mapping[str, Any] | None = None) -> dict[str, list[Row]]:
+        """Return ``layers`` of the channels and ``bits`` of what they leave."""
+        masks, bits = self._parts(candidate)
+        return {**self._masks.report_rows(masks), "bits": self._bits.bit_rows(bits, self.layer_sizes(candidate))}
 
     def _parts(self, candidate: Candidate) -> tuple[Candidate, Candidate]:
         """Return the keep-masks and the bits of a candidate."""

@@ -46,7 +46,7 @@ class JointCost:
         self._other = whole.other_bytes - float(elements @ self._bytes)
         self._parameters = whole.parameters - float(elements @ self._trained)
 
-    def extent(self, mask: np.ndarray) -> LayerSizes:
+    def layer_sizes(self, mask: np.ndarray) -> LayerSizes:
         """Return the layer sizes under a keep-mask of all groups, boolean of shape ``(width,)``."""
         macs, elements = self._counts.counts(mask)
         gone = {name: before - float(macs[self._calls[name]].sum()) for name, before in self._traced.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.base import SearchSpace
+from spaces.base import Row, SearchSpace
 from spaces.candidate import Candidate, Value
 from spaces.channels.check import equivalence_error, find_checked_groups
 from spaces.channels.groups import ChannelGroups
@@ -93,7 +93,7 @@ class PruningScheduleSettings:
             raise ValueError(f"max_ratio must lie above 0 and at most at 1, got {self.max_ratio}")
 
 
-class PruningSchedule(SearchSpace):
+class PruningSchedule(SearchSpace[PruningScheduleSettings]):
     """Schedules of probabilistic pruning under a whole-network target (BMVC 2018; the shape of the ratios is ours).
 
     Which channels go is decided by the training; how many of every layer, and so what the network costs, is known before. A
@@ -111,19 +111,21 @@ class PruningSchedule(SearchSpace):
     """
 
     Settings = PruningScheduleSettings
+    target_remedy = "lower space.macs to the target"
 
     def __init__(
         self,
         model: nn.Module,
         inputs: Tensor,
         settings: PruningScheduleSettings | None = None,
+        *,
         forward: Forward = call,
         batches: Iterable[Tensor] = (),
     ) -> None:
         """Find the coupled channel groups, and raise if no schedule reaches the lowest share of MACs."""
-        self._settings = settings = settings or PruningScheduleSettings()
+        super().__init__(model, inputs, settings, forward=forward)
+        settings = self.settings
         self.groups: ChannelGroups = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
-        self._inputs, self._forward = inputs, forward
         if not self.groups.groups:
             reasons = sorted({group.reason for group in self.groups.frozen}) or ["it has no layer with channels"]
             raise UnsupportedModelError("nothing in this network can be pruned: " + "; ".join(reasons[:5]))
@@ -133,9 +135,14 @@ class PruningSchedule(SearchSpace):
         self._allocation.of_target(settings.macs[0], RatioProfile())
 
     @cached_property
+    def channels(self) -> ChannelGroups:
+        """The open and frozen channel groups: :attr:`groups`."""
+        return self.groups
+
+    @cached_property
     def domains(self) -> Mapping[str, Domain]:
         """Ranges and options of every setting that is left open."""
-        settings, domains = self._settings, dict[str, Domain]()
+        settings, domains = self.settings, dict[str, Domain]()
         for name in ("macs", "largest", "flatness", "share", "depth", "width", "cost"):
             values = getattr(settings, name)
             if len(values) == 2:
@@ -160,7 +167,7 @@ class PruningSchedule(SearchSpace):
     def schedule(self, candidate: Candidate) -> ProbabilisticSettings:
         """Return the settings of probabilistic pruning that a candidate stands for."""
         self.validate(candidate)
-        settings = self._settings
+        settings = self.settings
         chosen: dict[str, Any] = {name: candidate.values.get(name, getattr(settings, name)[0]) for name in (*PAPER, "macs")}
         shape = RatioProfile(*(float(chosen.pop(name)) for name in ("depth", "width", "cost")))
         if chosen["groups"] != "filters" and chosen["importance"] not in ("l1", "l2"):
@@ -211,9 +218,14 @@ class PruningSchedule(SearchSpace):
         """Return ``macs``, ``parameters`` and ``size_bytes``, which the schedule fixes before training."""
         return self._allocation.costs(self.numbers(candidate))
 
+    @cached_property
+    def network_macs(self) -> float:
+        """Multiply-accumulates of the whole network for one sample."""
+        return self._allocation.costs(np.zeros(len(self.groups.groups), dtype=np.int64))["macs"]
+
     def cheapest(self) -> Candidate:
         """Return the starting point with the lowest share of MACs that is open."""
-        lowest = {"macs": self._settings.macs[0]} if "macs" in self.domains else {}
+        lowest = {"macs": self.settings.macs[0]} if "macs" in self.domains else {}
         return Candidate({**self.starting_points()[0].values, **lowest})
 
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
@@ -223,6 +235,11 @@ class PruningSchedule(SearchSpace):
     def transformation_of(self, candidate: Candidate, prepared: nn.Module) -> dict[str, Any]:
         """Return the cut that training decided, as JSON data of the kind ``slice_channels``."""
         return self._transformation(self._parted(prepared)[1])
+
+    def report_rows(self, candidate: Candidate, made: Mapping[str, Any] | None = None) -> dict[str, list[Row]]:
+        """Return ``layers``: channels of every group, and how many of them are kept."""
+        kept = (self.transformation(candidate) if made is None else made)["candidate"]
+        return {"layers": self.groups.rows(Candidate(kept))}
 
     def _transformation(self, mask: np.ndarray) -> dict[str, Any]:
         kept = Candidate(self.groups.parts(mask)).values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -99,7 +99,7 @@ class Latency(Evaluator):
         """Whether candidates are timed on this machine."""
         return self.settings.mode == "measured" and self.settings.resource is None
 
-    def check(self, space: SearchSpace) -> None:
+    def check(self, space: SearchSpace[Any]) -> None:
         """Check that this machine has the backend and the device, unless another one measures.
 
         Raises:

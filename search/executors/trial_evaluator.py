@@ -32,6 +32,43 @@ _UNTRAINED = "this space trains its candidates: expected search.training: {epoch
 
 
 @dataclass(frozen=True)
+class CandidateNetwork:
+    """The deployable network of a candidate, and what it was made from.
+
+    Attributes:
+        space: The space of the candidate.
+        source: The network that entered the search.
+        candidate: The candidate.
+        model: The deployable network.
+        prepared: The trained network that ``model`` was converted from; None for a candidate that is not trained.
+        sparsifier: The sparsifier of its training, at the training's end; None without one.
+    """
+
+    space: SearchSpace[Any]
+    source: nn.Module
+    candidate: Candidate
+    model: nn.Module
+    prepared: nn.Module | None = None
+    sparsifier: Sparsifier | None = None
+
+    def equivalence_error(self) -> float:
+        """Return the largest absolute difference between outputs of the deployable network and of its masked form.
+
+        Raises:
+            EquivalenceError: The outputs differ by more than rounding.
+        """
+        if self.prepared is None:
+            return float(self.space.check(self.source, self.candidate))
+        return float(self.space.check_prepared(self.prepared))
+
+    def transformation(self) -> dict[str, Any]:
+        """Return the record from which the structure of the deployable network is rebuilt."""
+        if self.prepared is None:
+            return self.space.transformation(self.candidate)
+        return self.space.transformation_of(self.candidate, self.prepared)
+
+
+@dataclass(frozen=True)
 class TrialEvaluator:
     """Turns a proposal into a measured network.
 
@@ -46,7 +83,7 @@ class TrialEvaluator:
         tables: What evaluators may read of what was computed beforehand, such as ``omega``.
     """
 
-    space: SearchSpace
+    space: SearchSpace[Any]
     model: nn.Module
     task: Task
     evaluators: Sequence[Evaluator]
@@ -77,7 +114,7 @@ class TrialEvaluator:
         self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None
     ) -> tuple[nn.Module, dict[str, float]]:
         """Return the network as it was measured, and what was measured."""
-        model = self.build(proposal, checkpoint, start)
+        model = self.build(proposal, checkpoint, start).model
         return model, self.score(model, proposal)
 
     def score(self, model: nn.Module, proposal: Proposal) -> dict[str, float]:
@@ -108,11 +145,16 @@ class TrialEvaluator:
             raise SecateursError(_UNTRAINED)
         require_labels(sparsifier, self.task)
 
-    def build(self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> nn.Module:
-        """Return the deployable network of a proposal."""
-        if not self.trains(proposal.candidate):
-            return self.space.realize(self.model, proposal.candidate)
-        return self.space.convert(self.prepare(proposal, checkpoint, start))
+    def build(
+        self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None
+    ) -> CandidateNetwork:
+        """Return the deployable network of a proposal, trained where the space or the settings say so."""
+        candidate = proposal.candidate
+        if not self.trains(candidate):
+            return CandidateNetwork(self.space, self.model, candidate, self.space.realize(self.model, candidate))
+        sparsifier = self.space.sparsifier(candidate)
+        prepared = self.prepare(proposal, checkpoint, start, sparsifier)
+        return CandidateNetwork(self.space, self.model, candidate, self.space.convert(prepared), prepared, sparsifier)
 
     def prepare(
         self,

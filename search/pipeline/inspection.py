@@ -14,12 +14,14 @@ from search.config.registries import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SP
 from search.output.numbers import format_bytes, format_count, format_percent
 from search.stages.base import placed_stages
 from search.stages.search.goals import build_space
-from spaces.bit_points import QuantizingSpace
 from spaces.registry import resolve
 
 if TYPE_CHECKING:
     from search.config.block import Block
     from search.config.loading import Config
+    from spaces.base import SearchSpace
+    from spaces.channels.groups import Group
+    from spaces.frozen import Frozen
 
 REGISTRIES = (SPACE, SPARSIFIER, EVALUATOR, DATASET, ALGORITHM, EXECUTOR, STAGE)
 
@@ -46,14 +48,8 @@ def examine(config: Config) -> dict[str, Any]:
     model = task.reference_model().eval()
     stage, block = _first_space(config)
     space = build_space(block, model, task)
-    groups: Any = getattr(space, "groups", None)
-    rows = [_row(group) for group in groups.groups] if groups is not None else []
-    frozen = [{**_row(group), "reason": group.reason} for group in groups.frozen] if groups is not None else []
-    bits: list[dict[str, Any]] = []
-    if isinstance(space, QuantizingSpace):
-        bits, in_float = bit_places(space)
-        frozen += in_float
-        rows, bits = (rows, bits) if groups is not None else (bits, [])
+    channels, bits = space.channels, bit_places(space)
+    rows = bits if channels is None else [_row(group) for group in channels.groups]
     shape = list(task.example_inputs().shape)
     return {
         "name": config.name,
@@ -62,38 +58,26 @@ def examine(config: Config) -> dict[str, Any]:
         "space": block.name,
         "input_shape": shape,
         "groups": rows,
-        "bits": bits,
-        "frozen": frozen,
+        "bits": [] if channels is None else bits,
+        "frozen": [{**_row(part), "reason": part.reason} for part in space.frozen],
         "channels": sum(row["size"] for row in rows),
-        "open_macs_share": groups.open_share(("conv", "conv_transpose", "linear")) if groups is not None else None,
+        "open_macs_share": space.open_share() if channels is not None else None,
         "costs": count_costs(model, task.example_inputs(), task.forward),
     }
 
 
-def bit_places(space: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return a row per layer and addition of a space over bits, with its allowed bits; and one per place that stays float."""
-    total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
+def bit_places(space: SearchSpace[Any]) -> list[dict[str, Any]]:
+    """Return a row per layer and addition whose values are quantized, with the bits that the space allows."""
     rows: dict[str, dict[str, Any]] = {}
-    for point in space.points:
-        row = rows.setdefault(
-            point.layer, {"name": point.layer, "size": 0, "members": [], "macs_share": point.macs / max(1.0, total)}
-        )
-        row["size"] += point.elements if point.kind == "weight" else 0
-        row["members"].append(f"{point.kind}: {'/'.join(map(str, space.domains[point.decision].options))} bits")
-    frozen = [
-        {
-            "name": entry.name,
-            "size": entry.weights,
-            "members": [],
-            "macs_share": entry.macs / max(1.0, total),
-            "reason": entry.reason,
-        }
-        for entry in space.frozen
-    ]
-    return list(rows.values()), frozen
+    for place in space.quantizers:
+        share = place.macs / max(1.0, space.network_macs)
+        row = rows.setdefault(place.layer, {"name": place.layer, "size": 0, "members": [], "macs_share": share})
+        row["size"] += place.elements if place.kind == "weight" else 0
+        row["members"].append(f"{place.kind}: {'/'.join(map(str, space.domains[place.decision].choices))} bits")
+    return list(rows.values())
 
 
-def _row(group: Any) -> dict[str, Any]:
+def _row(group: Group | Frozen) -> dict[str, Any]:
     return {"name": group.name, "size": group.size, "members": list(group.members), "macs_share": group.macs_share}
 
 
@@ -121,7 +105,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
             totals.add_row(words, unit(costs[name]), f"{costs[name]:,.0f}")
     totals.add_row("open groups", str(len(found["groups"])), f"{found['channels']:,} channels")
     if found["open_macs_share"] is not None:
-        totals.add_row("MACs in open groups", format_percent(found["open_macs_share"]), "")
+        totals.add_row("MACs that can go", format_percent(found["open_macs_share"]), "")
     console.print(totals)
 
 

@@ -20,6 +20,7 @@ from search.pipeline.latency import latency_of, measure_latency
 from search.pipeline.metrics import described_metrics
 from search.pipeline.rehearsal import rehearse
 from search.pipeline.retention import Retention
+from search.pipeline.start import Start
 from search.report.data import Entry, Flow, build_report
 from search.run.best import Best
 from search.run.measurements import Measurements, measure_row
@@ -49,19 +50,19 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     from search.report.page import render
 
     with torch_threads(config.execution.threads_per_trial):
+        start = Start(config)
         if not (folder / "config.yaml").exists():
-            for line in rehearse(config):
+            for line in rehearse(config, start):
                 if console is not None:
                     console.print(line, markup=False, highlight=False, soft_wrap=True)
         with disk_errors(folder), RunFolder(folder) as run_folder:
-            task = config.build_task()
-            changes = run_folder.adopt(config.canonical(), task.fingerprint)
+            changes = run_folder.adopt(config.canonical(), start.task.fingerprint)
             with Log(folder / "log.txt", console) as log:
                 log.write(f"{'going on with' if run_folder.resumed else 'starting'} run {config.name} in {folder}")
                 for change in changes:
                     log.write(f"changed: {change}")
                 with open_storage(folder, config.name, config.storage, run_folder.run_id, log.write) as storage:
-                    report = _Pipeline(config, task, run_folder, log, storage).run()
+                    report = _Pipeline(config, start, run_folder, log, storage).run()
                 write_json(folder / "report.json", report)
                 render(folder)
                 log.write("done")
@@ -73,12 +74,13 @@ class _Pipeline:
     """One run of a configuration's stages."""
 
     config: Config
-    task: Task
+    start: Start
     run_folder: RunFolder
     log: Log
     storage: BaseStorage
 
     def __post_init__(self) -> None:
+        self.task: Task = self.start.task
         canonical = self.config.canonical()
         self.settings: list[dict[str, Any]] = canonical["stages"]
         self.device = device_of(self.config.execution.device)
@@ -98,6 +100,7 @@ class _Pipeline:
                 if dense_asked:
                     flows[DENSE] = replace(reference, entries=())
             flows = self._stage(placed, flows, reference)
+            self.start.built.forget(placed.step)
         reference = reference if reference is not None else flows[RESULT]
         measurements = Measurements(self.run_folder.checkpoints / "measurements.json")
         rows = {}
@@ -125,7 +128,7 @@ class _Pipeline:
         step.open()
         done = step.load(self.task)
         if done is None:
-            step.finish(Network(self.task.reference_model().eval()), {})
+            step.finish(self.start.network, {})
             done = step.load(self.task)
         return Flow(_there(done, step)[0], key)
 
@@ -172,6 +175,7 @@ class _Pipeline:
                 log=self.log,
                 stopwatch=stopwatch,
                 found=found,
+                built=self.start.built,
             )
             network = stage.run(flow.network, stage_run)
             stopwatch.save(every=0.0)

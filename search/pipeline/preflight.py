@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from search.output.numbers import format_count
 from search.pipeline.plausibility import ENOUGH, require_informative_loss, score_at_chance
+from search.pipeline.start import Start
 from search.stages.base import PlacedStage, placed_stages
 from spaces.errors import SecateursError, UnsupportedModelError
 
@@ -32,8 +33,12 @@ def named(step: str) -> Iterator[None]:
         raise
 
 
-def preflight(config: Config) -> Iterator[str]:
+def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     """Build the model and the data, run one forward pass, and yield a line per check that passed.
+
+    Args:
+        config: The configuration.
+        start: Task and network, for a caller who goes on with them.
 
     Raises:
         SecateursError: The storage, the device, the model or its data cannot be had, its outputs do not fit the data, or its
@@ -47,8 +52,8 @@ def preflight(config: Config) -> Iterator[str]:
         yield f"storage: {probe(config.storage)}"
     _check_device(config.execution.device)
     stages = placed_stages(config)
-    task = config.build_task()
-    model = task.reference_model().eval()
+    start = Start(config) if start is None else start
+    task, model = start.task, start.network.model
     yield f"model: {type(model).__name__}, {format_count(sum(p.numel() for p in model.parameters()))} parameters"
     sizes = [f"{task.size(split)} {split}" for split in ("train", "search", "test")]
     yield f"data: {', '.join(sizes)}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from search.algorithms.encoding.channel_encoding import UnreachableTargetError
 from search.output.progress import Log
 from search.pipeline.preflight import named, preflight
-from search.run.network import Network
+from search.pipeline.start import Start
 from search.run.stage_run import DryRun, device_of
 from search.stages.base import placed_stages
 
@@ -16,18 +16,22 @@ if TYPE_CHECKING:
     from search.config.loading import Config
 
 
-def rehearse(config: Config) -> Iterator[str]:
+def rehearse(config: Config, start: Start | None = None) -> Iterator[str]:
     """Check a whole run before anything is written, and yield a line per check that passed.
 
     Behind a search, stages are checked on the network of one of its candidates, whose structure is about the one they will get.
     Channels that a sparse training removes are not known beforehand: behind one, a target out of reach is left to the search.
 
+    Args:
+        config: The configuration.
+        start: Task, network and spaces, for a run that goes on with what is built here.
+
     Raises:
         SecateursError: The run can't work as configured.
     """
-    yield from preflight(config)
-    task = config.build_task()
-    network = reference = Network(task.reference_model().eval())
+    start = Start(config) if start is None else start
+    yield from preflight(config, start)
+    network = reference = start.network
     smaller = unknown = False
     for placed in placed_stages(config):
         stage = placed.stage
@@ -36,12 +40,13 @@ def rehearse(config: Config) -> Iterator[str]:
         run = DryRun(
             step=placed.step,
             seed=config.seed,
-            task=task,
+            task=start.task,
             device=device_of(config.execution.device),
             execution=config.execution,
             reference=reference,
             log=Log(None, None),
             smaller=smaller,
+            built=start.built,
         )
         try:
             with named(placed.step):

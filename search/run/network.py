@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from evaluators.task import Task
@@ -35,6 +38,14 @@ class Network:
         if not is_quantized(self.model):
             return self
         return Network(pack_weights(self.model), (*self.transformations, PACK))
+
+    def digest(self) -> str:
+        """Return a hash of structure, weights and memory layout: networks with equal digests give equal results."""
+        found = hashlib.sha256(f"{type(self.model)} {self.model} {json.dumps(self.transformations)}".encode())
+        for name, tensor in self.model.state_dict().items():
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}".encode())
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that is saved, contiguous, on the CPU, by name."""

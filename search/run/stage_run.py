@@ -15,6 +15,7 @@ from evaluators.task import Task
 from search.output.atomic import write_json
 from search.output.progress import Log
 from search.run.best import Best
+from search.run.built import BuiltOnce
 from search.run.network import Network
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class StageContext:
         reference: The network that entered the first compression stage; None before it.
         log: Progress.
         folder: Folder of the files that the stage goes on from after a kill; None where it keeps none.
+        built: Spaces and contexts of this process, each built once for one network.
     """
 
     step: str
@@ -86,6 +88,7 @@ class StageContext:
     reference: Network | None
     log: Log
     folder: Path | None = None
+    built: BuiltOnce = field(default_factory=BuiltOnce)
 
     @property
     def label(self) -> str:

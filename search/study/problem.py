@@ -35,7 +35,7 @@ class Target:
         return max(0.0, metrics[self.metric] / self.limit - 1.0)
 
 
-def within_reach(target: Target, space: SearchSpace) -> Target:
+def within_reach(target: Target, space: SearchSpace[Any]) -> Target:
     """Return ``target``, or the cost of the smallest candidate where that exceeds it."""
     smallest = space.cheapest()
     lowest = space.costs(smallest).get(target.metric, 0.0) if smallest is not None else 0.0
@@ -56,7 +56,7 @@ class Problem:
         starts: Candidates to try first, such as the constants of a paper.
     """
 
-    space: SearchSpace
+    space: SearchSpace[Any]
     objectives: Sequence[Objective]
     targets: Sequence[Target]
     tables: Mapping[str, Any]

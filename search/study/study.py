@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.study.pareto import violation
 from search.study.problem import Problem
@@ -98,7 +98,7 @@ class Study:
         return frozen
 
 
-def distributions(space: SearchSpace, params: dict[str, Value]) -> dict[str, BaseDistribution]:
+def distributions(space: SearchSpace[Any], params: dict[str, Value]) -> dict[str, BaseDistribution]:
     """Return Optuna's distribution of every described value, by its name."""
     domains = space.domains
     return {name: _distribution(value, domains.get(name)) for name, value in params.items()}

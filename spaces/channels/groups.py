@@ -100,16 +100,14 @@ class ChannelGroups:
         """Return the keep-mask of all groups in a row, boolean of shape ``(width,)``."""
         return np.concatenate([np.zeros(0, dtype=bool), *(candidate.mask(group.name) for group in self.groups)])
 
+    def rows(self, candidate: Candidate) -> list[dict[str, Any]]:
+        """Return the report's row of every open group: ``name``, ``channels``, and how many of them are ``kept``."""
+        kept = {group.name: int(candidate.mask(group.name).sum()) for group in self.groups}
+        return [{"name": group.name, "channels": group.size, "kept": kept[group.name]} for group in self.groups]
+
     def parts(self, mask: np.ndarray) -> dict[str, np.ndarray]:
         """Return the keep-mask of every group, by name, from that of all groups, boolean of shape ``(width,)``."""
         return {group.name: mask[group.offset : group.offset + group.size] for group in self.groups}
-
-    def open_share(self, kinds: Sequence[str] = ("conv",)) -> float:
-        """Return the share of MACs of layers of ``kinds`` that read or write open channels; attention goes with ``linear``."""
-        layers = [layer for layer in self.layers if layer.kind.name in kinds]
-        total = sum(layer.total_macs for layer in layers) + (self.other_macs if "linear" in kinds else 0.0)
-        opened = sum(layer.total_macs for layer in layers if (layer.outputs >= 0).any() or (layer.inputs >= 0).any())
-        return opened / total if total else 0.0
 
 
 def find_groups(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
-from spaces.candidate import Candidate
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
 
@@ -47,23 +46,6 @@ class LayerLatency(Protocol):
 
     def of(self, layer: str, in_channels: int, out_channels: int, weight_bits: int, input_bits: int) -> float:
         """Return the milliseconds that a layer with these channels and bits (32: float) adds to a run."""
-        ...
-
-
-@runtime_checkable
-class LatencySpace(Protocol):
-    """A space that predicts the latency of a candidate as a sum over its layers."""
-
-    def open_layers(self) -> Mapping[str, OpenLayer]:
-        """Return the layers whose milliseconds must be known, by name."""
-        ...
-
-    def loads(self, candidate: Candidate) -> Mapping[str, Load]:
-        """Return the configuration of each open layer in ``candidate``, by name."""
-        ...
-
-    def use_latency(self, latency: LayerLatency) -> None:
-        """Add ``latency_ms`` to the costs; called once, before the first candidate."""
         ...
 
 

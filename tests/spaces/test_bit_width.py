@@ -85,11 +85,11 @@ def test_every_layer_and_addition_has_its_decisions_and_the_rest_a_reason(model:
     assert "NonDynamicallyQuantizableLinear" in reasons["attention.out_proj"]
     assert "shares its weight" in reasons["first"]
     prepared = space.prepare(model, space.uniform(4, 8))
-    for point in space.points:
+    for point in space.quantizers:
         quantizer = prepared.get_submodule(point.path)
         assert isinstance(quantizer, Quantizer)
         assert quantizer.bits == space.uniform(4, 8).values[point.decision]
-    assert next(point.elements for point in space.points if point.layer == "add") == 2 * 8 * 36
+    assert next(point.elements for point in space.quantizers if point.layer == "add") == 2 * 8 * 36
 
 
 def test_many_bits_change_little_and_fewer_bits_more(model: nn.Module, space: BitWidth) -> None:
@@ -118,7 +118,7 @@ def test_costs_are_those_of_the_network_and_of_its_file(model: nn.Module, space:
 
 def test_bit_operations_are_macs_times_bits(model: nn.Module) -> None:
     found = space_of(model, weight_bits=(4,), activation_bits=(6,), first_last_bits=None)
-    macs = {point.layer: point.macs for point in found.points if point.macs}
+    macs = {point.layer: point.macs for point in found.quantizers if point.macs}
     total = count_costs(model, INPUTS[:1])["macs"]
     expected = sum(macs.values()) * 24 + (total - sum(macs.values())) * 1024
     assert found.costs(found.uniform(4, 6))["bit_operations"] == expected
@@ -138,7 +138,7 @@ def test_what_is_stored_is_rebuilt_from_plain_data_and_answers_the_same(model: n
     with torch.no_grad():
         assert torch.equal(rebuilt.eval()(INPUTS), prepared(INPUTS))
     assert {name: layer.stored.bits for name, layer in quantized_layers(rebuilt).items() if layer.stored} == {
-        point.layer: candidate.values[point.decision] for point in space.points if point.kind == "weight"
+        point.layer: candidate.values[point.decision] for point in space.quantizers if point.kind == "weight"
     }
 
 

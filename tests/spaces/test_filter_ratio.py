@@ -12,7 +12,6 @@ from spaces.filter_ratio import FilterRatio
 from spaces.filter_ratio_settings import FilterRatioSettings
 from spaces.forward import call
 from spaces.importance.criterion import Observations, score
-from spaces.ordinal import costliest
 from spaces.transformation import apply
 from tests.spaces.zoo import ZOO, example, network
 
@@ -29,6 +28,10 @@ def space_of(name: str = "residual", **options) -> tuple[nn.Module, FilterRatio]
     space = FilterRatio(model, example(name), settings, batches=calibration)
     space.learn(SEEN)
     return model, space
+
+
+def costliest(space: FilterRatio) -> Candidate:
+    return Candidate({name: levels[-1] for name, levels in space.levels.items()})
 
 
 def trained(model: nn.Module, space: FilterRatio, candidate: Candidate, steps: int = 12, done: int | None = None) -> nn.Module:

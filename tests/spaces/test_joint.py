@@ -16,10 +16,11 @@ from torch import nn
 from evaluators.cost import count_costs
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate
-from spaces.channel_mask import ChannelMaskSettings
+from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.errors import InvalidCandidateError, UnsupportedModelError
+from spaces.forward import call
 from spaces.joint import Joint, JointSettings
-from spaces.latency.layer_latency import LatencySpace
+from spaces.layers.batch_norm import measure_statistics
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.layers import quantized_layers
 from spaces.quantization.record import PACK, pack_weights
@@ -51,8 +52,9 @@ def test_costs_known_beforehand_are_those_of_the_network_and_of_its_file(name: s
     assert count_costs(small, inputs) == costs
     stored = pack_weights(small)
     assert sum(tensor.numel() * tensor.element_size() for tensor in stored.state_dict().values()) == costs["size_bytes"]
-    extent = space.extent(candidate)
-    assert extent.weights == {name: layer.weight.numel() for name, layer in quantized_layers(small).items()}
+    assert space.layer_sizes(candidate).weights == {
+        name: layer.weight.numel() for name, layer in quantized_layers(small).items()
+    }
 
 
 @pytest.mark.parametrize("name", list(ZOO))
@@ -68,7 +70,7 @@ def test_the_small_network_is_the_masked_one_and_its_stored_form_answers_alike(n
         rebuilt.load_state_dict(pack_weights(small).state_dict())
         with torch.no_grad():
             torch.testing.assert_close(rebuilt.eval()(inputs), small(inputs), atol=1e-6, rtol=1e-5)
-        for point in space.points:
+        for point in space.quantizers:
             quantizer = small.get_submodule(point.path)
             assert isinstance(quantizer, Quantizer)
             assert quantizer.bits == candidate.values[point.decision]
@@ -90,10 +92,10 @@ def test_statistics_and_ranges_are_those_of_the_small_network() -> None:
     bits = {name: max(domain.options) for name, domain in space.domains.items() if name not in masks}
     candidate = Candidate({**masks, **bits})
     small = space.realize(model, candidate)
-    sliced = space._masks.realize(model, Candidate(masks))
+    sliced = ChannelMask(model, example("residual"), batches=[BATCH]).realize(model, Candidate(masks))
     with torch.no_grad():
         before = sliced(BATCH)
-        space._recalibrate(sliced)
+        measure_statistics(sliced, [BATCH], call)
         after = sliced(BATCH)
         found = small(BATCH)
     assert float((found - after).abs().mean()) < 0.1 * float((found - before).abs().mean())
@@ -135,17 +137,17 @@ class ByMacs:
 def test_latency_is_that_of_the_channels_and_bits_that_are_left() -> None:
     model, inputs = network("residual"), example("residual")
     space = Joint(model, inputs, JointSettings(bits=BITS))
-    assert isinstance(space, LatencySpace)
+    assert space.open_layers()
     layers = space.open_layers()
     assert layers["inner.0"].inputs
     assert layers["inner.0"].outputs
     assert (2, 4) in layers["inner.0"].bits
-    full = whole(space, Candidate({p.decision: 8 for p in space.points}))
+    full = whole(space, Candidate({p.decision: 8 for p in space.quantizers}))
     assert "latency_ms" not in space.costs(full)
     space.use_latency(ByMacs())
     before = space.costs(full)["latency_ms"]
     fewer = Candidate({**full.values, "inner.0": "111000", "inner.0.weight": 2})
-    loads = space.loads(fewer)
+    loads = space.latency_terms(fewer)
     assert loads["inner.0"] == (8, 3, 2, 8)
     assert loads["outer.0"] == (3, 8, 8, 8)
     assert before - space.costs(fewer)["latency_ms"] == 64 * (8 * 6 + 6 * 8) - (8 * 3 * 16 + 3 * 8 * 64)

@@ -158,7 +158,7 @@ class BitEncoding:
 
 def layers_of(problem: Problem) -> dict[str, str]:
     """Return the layer of each decision on bits; {} if the space does not say."""
-    return {point.decision: point.layer for point in getattr(problem.space, "points", ())}
+    return {point.decision: point.layer for point in problem.space.quantizers}
 
 
 def _options(name: str, domain: Domain) -> tuple[int, ...]:

@@ -14,7 +14,6 @@ from search.study.problem import Problem
 from spaces.candidate import Candidate, KeepMask, Value
 from spaces.domains import Domain, Mask
 from spaces.errors import SecateursError
-from spaces.ordinal import OrdinalSpace
 
 Masks = list[NDArray[np.bool_]]
 """One boolean array of shape ``(channels,)`` per layer, in the order of the space's domains."""
@@ -59,7 +58,7 @@ class ChannelEncoding:
         """
         self.problem = problem
         space = problem.space
-        self._leveled = space if isinstance(space, OrdinalSpace) else None
+        self._ordinal = space.levels
         self.names = list(space.domains)
         self._levels = [self._levels_of(name) for name in self.names]
         self.domains: list[Domain] = [
@@ -67,7 +66,7 @@ class ChannelEncoding:
             for name, levels in zip(self.names, self._levels, strict=True)
         ]
         self.counts = [np.array(domain.legal_counts()) for domain in self.domains]
-        table = problem.tables.get("importance") if self._leveled is None else self._leveled.gains()
+        table = problem.tables.get("importance") if self._ordinal is None else space.gains()
         self.importance = [self._importance_of(layer, table) for layer in range(len(self.names))]
         self.ranks = [best_first_ranks(values) for values in self.importance]
         self.scores = self._scores()
@@ -96,12 +95,12 @@ class ChannelEncoding:
     @property
     def chooses(self) -> bool:
         """True if some decisions are choices among numbers, each of which may affect only some of the targets."""
-        return self._leveled is None and any(levels is not None for levels in self._levels)
+        return self._ordinal is None and any(levels is not None for levels in self._levels)
 
     @property
     def budgeted(self) -> bool:
         """True if the space scales every candidate to its own budget, so that targets do not apply."""
-        return self._leveled is not None and self._leveled.budgeted
+        return self.problem.space.budgeted
 
     def full(self) -> Masks:
         """Return the masks that keep all channels and levels."""
@@ -191,8 +190,8 @@ class ChannelEncoding:
 
     def _levels_of(self, name: str) -> Sequence[Value] | None:
         """Return the levels of a decision, None for a keep-mask."""
-        if self._leveled is not None:
-            return self._leveled.levels[name]
+        if self._ordinal is not None:
+            return self._ordinal[name]
         domain = self.problem.space.domains[name]
         if domain.channels:
             return None
@@ -206,7 +205,7 @@ class ChannelEncoding:
 
     def _importance_of(self, layer: int, table: Any) -> NDArray[np.float64]:
         name, levels = self.names[layer], self._levels[layer]
-        if levels is None or self._leveled is not None:
+        if levels is None or self._ordinal is not None:
             return _importance_of(table, name, self.domains[layer])
         omega = (self.problem.tables.get("omega") or {}).get(name)
         if omega is None:
@@ -218,7 +217,7 @@ class ChannelEncoding:
         return falls + np.linspace(1e-3 * most, 0.0, len(falls))
 
     def _scores(self) -> Scores:
-        choices = [layer for layer in range(len(self.names)) if self.is_level(layer) and self._leveled is None]
+        choices = [layer for layer in range(len(self.names)) if self.is_level(layer) and self._ordinal is None]
         if not choices or "omega" not in self.problem.tables:
             return self.ranks
         masks = [float(self.ranks[layer].sum()) for layer in range(len(self.names)) if not self.is_level(layer)]

@@ -10,7 +10,6 @@ from search.algorithms.encoding.channel_encoding import UnreachableTargetError
 from search.study.problem import Problem
 from spaces.candidate import Candidate, Value
 from spaces.errors import SecateursError
-from spaces.ordinal import OrdinalSpace
 
 
 class LevelAllocation:
@@ -43,7 +42,7 @@ class LevelAllocation:
     def fits(problem: Problem) -> bool:
         """Return whether every decision of the problem is a choice among numbers."""
         domains = problem.space.domains.values()
-        if isinstance(problem.space, OrdinalSpace):
+        if problem.space.levels is not None:
             return False
         return all(domain.choices and not isinstance(domain.choices[0], str) for domain in domains)
 

@@ -2,80 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-
-from evaluators.base import EvaluationContext, Evaluator
+from evaluators.base import Evaluator
 from evaluators.latency.latency import latencies
-from evaluators.task import Task
-from evaluators.tasks.observations import observations
 from evaluators.training.checkpoint import Checkpoint
+from search.algorithms.base import Algorithm
 from search.algorithms.integer_program import allocations
 from search.algorithms.mixed_starts import mixed_starts
-from search.config.registries import ALGORITHM, SPACE
+from search.config.registries import ALGORITHM
 from search.executors.base import Evaluate, Workload
 from search.executors.remote_timer import evaluators_of
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.executors.trial_evaluator import TrialEvaluator
 from search.run.network import Network
 from search.run.stage_run import StageContext, StageRun
-from search.stages.removal import frozen
+from search.stages.search.goals import require_scores
 from search.stages.search.latency_tables import LatencyTables
 from search.stages.search.sensitivity_tables import SensitivityTables
 from search.stages.search.settings import SearchSettings
-from search.study.problem import Objective, Problem, Target, within_reach
+from search.stages.search.space import describe_frozen, require_fitting, space_of
+from search.stages.search.tables import search_tables
+from search.stages.search.targets import reachable_targets, reference_value, resolve_targets
+from search.study.problem import Objective, Problem, Target
 from search.study.trial import Proposal
-from spaces.base import SearchSpace
-from spaces.bit_points import QuantizingSpace
 from spaces.candidate import Candidate
-from spaces.channels.groups import ChannelGroups
-from spaces.errors import SecateursError
-from spaces.importance import criterion as importance
-from spaces.importance.criterion import Observations
-from spaces.ordinal import OrdinalSpace
-
-CALIBRATION_SAMPLES = 2048
-"""Training samples, unaugmented, that a space may calibrate on, and that importance may be learnt from."""
-
-
-@runtime_checkable
-class HasGroups(Protocol):
-    """A space over coupled channels, which have an importance."""
-
-    groups: ChannelGroups
-
-
-@runtime_checkable
-class Checkable(Protocol):
-    """A space that compares its deployable network with the prepared one."""
-
-    def check(self, model: nn.Module, candidate: Candidate) -> float:
-        """Return the largest absolute difference between their outputs; too large a one raises EquivalenceError."""
-        ...
-
-
-@runtime_checkable
-class CheckableTrained(Protocol):
-    """A space that compares the deployable form of a trained prepared network with its masked form."""
-
-    def check_prepared(self, prepared: nn.Module) -> float:
-        """Return the largest absolute difference between their outputs; too large a one raises EquivalenceError."""
-        ...
-
-
-@runtime_checkable
-class Learning(Protocol):
-    """A space that learns from labelled batches which channels matter."""
-
-    def learn(self, seen: Observations) -> None:
-        """Learn; called once, before any candidate is built."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -98,72 +52,45 @@ class SearchContext:
     sensitivity: SensitivityTables
 
     @staticmethod
-    def of(network: Network, run: StageContext, settings: SearchSettings) -> SearchContext:
+    def of(network: Network, run: StageContext, settings: SearchSettings, dry: bool = False) -> SearchContext:
         """Build the space of ``network`` and resolve the targets against the reference.
+
+        Args:
+            network: The network that enters the search.
+            run: What the stage may use.
+            settings: The stage's settings.
+            dry: For a check: sensitivity is not measured, all of Omega is 0, no integer program is solved, nothing is written.
 
         Raises:
             SecateursError: Nothing in the network is open, or objectives and targets name what nothing measures.
         """
-        task, model = run.task, network.model.to(run.device).eval()
-        inputs = task.example_inputs().to(run.device)
-        space_class = SPACE.find(settings.space.name)
-        batches = (batch.to(run.device) for batch, _ in task.batches("train", 128, limit=CALIBRATION_SAMPLES))
-        space: SearchSpace = space_class(model, inputs, settings.space.settings, forward=task.forward, batches=batches)
-        if settings.training is None and space.sparsifier(space.sample(np.random.default_rng(0))) is not None:
-            raise SecateursError(
-                f"the space {settings.space.name} trains its candidates: expected search.training: {{epochs: ...}}, got none"
-            )
-        if isinstance(space, Learning):
-            space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))
-        require_informative_objective(space, list(settings.objectives))
+        task, trains = run.task, settings.training is not None
+        model = network.model.to(run.device).eval()
         evaluators = evaluators_of(settings.evaluate, run.execution)
+        require_scores(settings, evaluators, task)
+        space = space_of(network, run, settings.space)
+        require_fitting(space, settings.space.name, list(settings.objectives), evaluators, trains)
+        log = partial(_log, run)
         reference = run.reference if run.reference is not None else network
-        folder = run.folder
-        log = functools.partial(_log, run)
-        timed = next(iter(latencies(evaluators)), None)
-        latency = None
-        if timed is not None:
-            shared = None if folder is None else folder.parent
-            latency = LatencyTables(timed, model, reference.model, task, shared, log)
+        latency = _latency_tables(evaluators, network, reference, run)
+        if latency is not None:
             latency.fit(space)
-        limits = {}
-        for metric, limit in settings.target.items():
-            value = 0.0
-            if limit.relative and latency is not None and metric in latency.metrics:
-                value = latency.reference()
-            elif limit.relative:
-                value = _measured(metric, evaluators, reference, task, run.device)
-            limits[metric] = limit.absolute(value)
-        _require_measured([*settings.objectives, *limits], evaluators, task)
-        objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
-        targets = [Target(metric, limit) for metric, limit in limits.items()]
-        reachable = [within_reach(target, space) if network.transformations else target for target in targets]
-        for target, lowest in zip(targets, reachable, strict=True):
-            if target != lowest:
-                log(
-                    f"target {target.metric} <= {target.limit:g} is out of reach of the network that the stages before have "
-                    f"left: the smallest of the space has {lowest.limit:g}, and is what is sought"
-                )
-        known: dict[str, Any] = {**make_tables(space, model, task, settings.importance, run.device)}
-        known["samples"] = {"search": np.array(task.size("search"))}
-        sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, folder, log)
-        if any(evaluator.needs_quantizers for evaluator in evaluators) and not isinstance(space, QuantizingSpace):
-            raise SecateursError(
-                f"evaluate.omega is what rounding does to the loss, and the space {settings.space.name} rounds nothing; leave "
-                "it out"
-            )
-        if sensitivity.wanted:
-            known["omega"] = sensitivity.table()
-        read = {name: table for name, table in known.items() if name == "omega"}
+        targets = resolve_targets(settings.target, partial(_reference_value, latency, evaluators, reference, run))
+        reachable = reachable_targets(targets, space, log) if network.transformations else targets
+        sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, run.folder, log)
+        omega = (sensitivity.zeros() if dry else sensitivity.table()) if sensitivity.wanted else None
+        tables = search_tables(space, model, task, settings.importance, run.device, omega)
+        read = {name: table for name, table in tables.items() if name == "omega"}
         evaluator = TrialEvaluator(space, model, task, evaluators, run.seed, run.device, settings.training, read)
-        problem = Problem(space, objectives, reachable, known, settings.training is not None)
-        starts = (*allocations(problem), *mixed_starts(problem), *space.starting_points())
-        problem = replace(problem, starts=tuple(dict.fromkeys(starts)))
-        return SearchContext(network, problem, targets, evaluator, sensitivity)
+        objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
+        problem = Problem(space, objectives, reachable, tables, trains)
+        starts = space.starting_points() if dry else starting_candidates(problem)
+        return SearchContext(network, replace(problem, starts=tuple(starts)), targets, evaluator, sensitivity)
 
-    def algorithm(self, settings: SearchSettings, seed: int) -> Any:
+    def algorithm(self, settings: SearchSettings, seed: int) -> Algorithm[Any]:
         """Return the search's algorithm, fresh."""
-        return ALGORITHM.find(settings.algorithm.name)(self.problem, settings.algorithm.settings, seed)
+        found: Algorithm[Any] = ALGORITHM.find(settings.algorithm.name)(self.problem, settings.algorithm.settings, seed)
+        return found
 
     def workload(self, run: StageRun, checkpoints: TrialCheckpoints) -> Workload:
         """Return what an executor does for this search."""
@@ -189,102 +116,44 @@ class SearchContext:
         Raises:
             EquivalenceError: It differs by more than rounding.
         """
-        space, evaluator, candidate = self.problem.space, self.evaluator, proposal.candidate
-        notes: dict[str, Any] = {}
-        if evaluator.trains(candidate):
-            sparsifier = space.sparsifier(candidate)
-            prepared = evaluator.prepare(proposal, end, sparsifier=sparsifier)
-            if sparsifier is not None:
-                notes["participation"] = sparsifier.record()
-            error = space.check_prepared(prepared) if isinstance(space, CheckableTrained) else 0.0
-            model, transformation = space.convert(prepared), space.transformation_of(candidate, prepared)
-        else:
-            error = space.check(self.network.model, candidate) if isinstance(space, Checkable) else 0.0
-            model, transformation = space.realize(evaluator.model, candidate), space.transformation(candidate)
-        metrics = evaluator.score(model, proposal)
-        notes |= {"metrics": metrics, "equivalence_error": float(error)}
-        return Network(model, (*self.network.transformations, transformation)), notes
+        made = self.evaluator.build(proposal, end)
+        notes: dict[str, Any] = {} if made.sparsifier is None else {"participation": made.sparsifier.record()}
+        error, transformation = made.equivalence_error(), made.transformation()
+        # The statistics of BatchNorm may change from here on.
+        metrics = self.evaluator.score(made.model, proposal)
+        notes |= {"metrics": metrics, "equivalence_error": error}
+        return Network(made.model, (*self.network.transformations, transformation)), notes
 
-    def layers(self, network: Network) -> list[dict[str, Any]]:
-        """Return what stays of every open layer in a realized network."""
-        kept: Mapping[str, Any] = network.transformations[-1].get("candidate", {})
-        return [
-            {"name": name, "channels": len(value), "kept": value.count("1")}
-            for name, value in kept.items()
-            if isinstance(value, str)
-        ]
-
-    def bits(self, network: Network) -> list[dict[str, Any]]:
-        """Return the bits of every quantized layer and addition of a realized network."""
-        made, space = network.transformations[-1], self.problem.space
-        record = next((step for step in made.get("steps", [made]) if "layers" in step), None)
-        if not isinstance(space, QuantizingSpace) or record is None:
-            return []
-        rows = {
-            name: {"weight_bits": weights, "activation_bits": inputs} for name, (weights, inputs) in record["layers"].items()
-        }
-        rows |= {name: {"weight_bits": None, "activation_bits": count} for name, count in record["additions"].items()}
-        sizes = space.extent(Candidate(made["candidate"]))
-        return [
-            {"name": name, **row, "weights": sizes.weights.get(name, 0), "macs": sizes.macs.get(name, 0.0)}
-            for name, row in rows.items()
-        ]
-
-    def frozen(self) -> list[dict[str, Any]]:
-        """Return what the space does not touch, and why."""
+    def rows(self, network: Network, candidate: Candidate) -> dict[str, list[Any]]:
+        """Return the report's rows on the realized network of a candidate: ``layers``, ``bits`` and ``frozen``."""
         space = self.problem.space
-        channels = frozen(space.groups) if isinstance(space, HasGroups) else []
-        if not isinstance(space, QuantizingSpace):
-            return channels
-        total = sum({point.layer: point.macs for point in space.points}.values()) + sum(entry.macs for entry in space.frozen)
-        return channels + [
-            {"name": entry.name, "size": entry.weights, "reason": entry.reason, "macs_share": entry.macs / max(total, 1.0)}
-            for entry in space.frozen
-        ]
+        made = space.report_rows(candidate, network.transformations[-1])
+        return {"layers": [], "bits": [], **made, "frozen": describe_frozen(space)}
 
 
-def require_informative_objective(space: SearchSpace, objectives: Sequence[str]) -> None:
-    """Raise if the first objective is the same for all candidates that differ only in removed channels.
-
-    Raises:
-        SecateursError: The first objective is Omega, over a space that removes channels.
-    """
-    if isinstance(space, HasGroups) and objectives[0] == "omega":
-        raise SecateursError(
-            "search.objectives puts omega first, which tells what bits cost and nothing of removed channels: expected a score "
-            "or loss as the first objective over a space with channels, such as {top1: maximize}"
-        )
+def starting_candidates(problem: Problem) -> list[Candidate]:
+    """Return the candidates to try first, each once: of integer programs where Omega is known, then the space's own."""
+    return list(dict.fromkeys((*allocations(problem), *mixed_starts(problem), *problem.space.starting_points())))
 
 
-def make_tables(
-    space: SearchSpace, model: nn.Module, task: Task, criterion: str, device: torch.device
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return what algorithms may know beforehand: ``importance``, by group name; a space of levels knows its own."""
-    if not isinstance(space, HasGroups) or isinstance(space, OrdinalSpace):
-        return {}
-    seen = observations(task, device, limit=CALIBRATION_SAMPLES)
-    return {"importance": importance.score(model, space.groups, criterion, seen)}
+def _latency_tables(
+    evaluators: Sequence[Evaluator], network: Network, reference: Network, run: StageContext
+) -> LatencyTables | None:
+    """Return what is known of latency, None where no evaluator measures it."""
+    timed = next(iter(latencies(evaluators)), None)
+    if timed is None:
+        return None
+    folder = None if run.folder is None else run.folder.parent
+    return LatencyTables(timed, network.model, reference.model, run.task, folder, partial(_log, run))
+
+
+def _reference_value(
+    latency: LatencyTables | None, evaluators: Sequence[Evaluator], reference: Network, run: StageContext, metric: str
+) -> float:
+    if latency is not None and metric in latency.metrics:
+        return latency.reference()
+    return reference_value(metric, evaluators, reference, run.task, run.device)
 
 
 def _log(run: StageContext, text: str) -> None:
     run.log.write(f"{run.label}: {text}")
-
-
-def _measured(metric: str, evaluators: list[Evaluator], network: Network, task: Task, device: torch.device) -> float:
-    """Return what ``network`` has of ``metric``."""
-    model = network.copy().model.to(device).eval()
-    for evaluator in evaluators:
-        if metric in evaluator.metrics_for(task):
-            context = EvaluationContext(task, torch.Generator().manual_seed(0), device, 1.0, network.model, {})
-            return evaluator.evaluate(model, context)[metric]
-    return 0.0
-
-
-def _require_measured(names: list[str], evaluators: list[Evaluator], task: Task) -> None:
-    known = {name for evaluator in evaluators for name in evaluator.metrics_for(task)}
-    for name in names:
-        if name not in known:
-            raise SecateursError(
-                f"search.objectives and search.target name {name!r}, which no evaluator measures; they measure "
-                f"{', '.join(sorted(known))}: add an evaluator to search.evaluate or name another metric"
-            )

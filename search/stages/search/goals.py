@@ -75,9 +75,9 @@ def _disturbed_timings(settings: SearchSettings) -> Iterable[tuple[Path, str]]:
             yield ("evaluate", index, block.name), message
 
 
-def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace:
+def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace[Any]:
     """Return the space that ``block`` describes over ``model``, without batches to calibrate on."""
-    space: SearchSpace = SPACE.find(block.name)(model, task.example_inputs(), block.settings, forward=task.forward)
+    space: SearchSpace[Any] = SPACE.find(block.name)(model, task.example_inputs(), block.settings, forward=task.forward)
     return space
 
 
@@ -89,7 +89,7 @@ def require_scores(settings: SearchSettings, evaluators: Sequence[Evaluator], ta
             raise SecateursError(f"no evaluator measures {metric!r} for this task; {suggestion(metric, known)}")
 
 
-def targets_within_reach(targets: Mapping[str, Limit], space: SearchSpace, whole: Mapping[str, float]) -> Iterator[str]:
+def targets_within_reach(targets: Mapping[str, Limit], space: SearchSpace[Any], whole: Mapping[str, float]) -> Iterator[str]:
     """Yield a line per target that the cheapest network of ``space`` meets.
 
     Args:
@@ -100,13 +100,9 @@ def targets_within_reach(targets: Mapping[str, Limit], space: SearchSpace, whole
     Raises:
         SecateursError: A target is out of reach, met already, or on a cost that nothing in the space lowers.
     """
-    from spaces.pruning_schedule import PruningSchedule
-
     smallest = space.cheapest()
     lowest = space.costs(smallest) if smallest is not None else {}
-    remedy = "raise the target, or open more of the model with max_ratio, include and exclude"
-    if isinstance(space, PruningSchedule):
-        remedy = "lower space.macs to the target"
+    remedy = space.target_remedy
     for metric, limit in targets.items():
         if metric not in whole or metric not in lowest:
             continue

@@ -21,7 +21,7 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate, KeepMask, Value, first_channels
 from spaces.domains import Choice, Domain, Mask
 from spaces.errors import SecateursError
-from spaces.latency.layer_latency import LatencySpace, MeasuredLatency
+from spaces.latency.layer_latency import MeasuredLatency
 
 FILE = "latency.json"
 SIZES = ((1.0, 1.0), (0.7, 0.7), (0.45, 0.45), (0.25, 0.25), (0.9, 0.35), (0.35, 0.9))
@@ -64,7 +64,7 @@ class LatencyTables:
         """Metrics that the evaluator measures."""
         return self._latency.metrics
 
-    def fit(self, space: SearchSpace) -> None:
+    def fit(self, space: SearchSpace[Any]) -> None:
         """Give ``space`` a table of layer latencies in mode ``table``; in other modes do nothing.
 
         Raises:
@@ -72,7 +72,7 @@ class LatencyTables:
         """
         if self._latency.settings.mode != "table":
             return
-        if not isinstance(space, LatencySpace):
+        if not space.open_layers():
             raise SecateursError(
                 f"evaluate.latency: the space {type(space).__name__} can't add up the latency of a candidate from its layers; "
                 "expected mode: measured"
@@ -87,14 +87,14 @@ class LatencyTables:
             self._store("reference", self._network(self._reference))
         return float(self._stored["reference"])
 
-    def _measured(self, space: Any) -> MeasuredLatency:
+    def _measured(self, space: SearchSpace[Any]) -> MeasuredLatency:
         settings, conditions, timer = self._latency.settings, self._latency.settings.conditions, self._latency.timer
         self._log(f"measuring layers and {len(SIZES)} whole networks in {settings.backend}")
         layers = space.open_layers()
         table = measure_table(layers, settings.points, settings.batch_size, conditions, timer, self._cache())
         candidates = list(dict.fromkeys(_candidate(space, *shares) for shares in SIZES))
         times = [self._network(space.realize(self._model, candidate)) for candidate in candidates]
-        return fitted(table, [space.loads(candidate) for candidate in candidates], times)
+        return fitted(table, [space.latency_terms(candidate) for candidate in candidates], times)
 
     def _network(self, model: nn.Module) -> float:
         """Return the latency of a network, measured unless one of this structure was."""
@@ -119,7 +119,7 @@ class LatencyTables:
             write_json(self._path, self._stored)
 
 
-def _candidate(space: SearchSpace, even: float, odd: float) -> Candidate:
+def _candidate(space: SearchSpace[Any], even: float, odd: float) -> Candidate:
     """Return a candidate that keeps the share ``even`` in even-numbered decisions and ``odd`` in the others."""
     shares = (even, odd)
     return Candidate({name: _value(domain, shares[place % 2]) for place, (name, domain) in enumerate(space.domains.items())})

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,19 +21,11 @@ from evaluators.task import Task
 from search.output.atomic import write_json
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, first_channels
-from spaces.domains import Choice, Mask
-from spaces.quantization.quantizable import QuantizerLocation
+from spaces.domains import Mask
 
 FILE = "sensitivity.json"
 
 Table = dict[str, dict[int, float]]
-
-
-@runtime_checkable
-class HasPoints(Protocol):
-    """A space that says where values are quantized."""
-
-    points: Sequence[QuantizerLocation]
 
 
 class SensitivityTables:
@@ -46,13 +38,13 @@ class SensitivityTables:
         evaluators: What candidates are measured with; the table is made where `omega` is among them, with its settings.
         device: Where the network runs.
         seed: The run's seed, from which probes are drawn.
-        folder: Where the answers are kept; None measures nothing, and has tables of zeros.
+        folder: Folder that the answers are kept in; None keeps none.
         log: Takes a line about what is being measured.
     """
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: SearchSpace[Any],
         model: nn.Module,
         task: Task,
         evaluators: Sequence[Evaluator],
@@ -67,24 +59,28 @@ class SensitivityTables:
         self._path = None if folder is None else folder / FILE
         self._settings = sensitivity_settings(evaluators)
         self.options = {
-            name: tuple(int(bits) for bits in domain.options if isinstance(bits, int))
+            name: tuple(int(bits) for bits in domain.choices if isinstance(bits, int))
             for name, domain in space.domains.items()
-            if isinstance(domain, Choice)
+            if domain.choices
         }
         # Sensitivity to bits is that of the whole network, whatever channels a candidate may keep.
         masks = {name: domain for name, domain in space.domains.items() if isinstance(domain, Mask)}
         self._whole = Candidate({name: first_channels(domain.length, domain.length) for name, domain in masks.items()})
-        self._places: Sequence[QuantizerLocation] = space.points if isinstance(space, HasPoints) else ()
+        self._places = space.quantizers
 
     @property
     def wanted(self) -> bool:
         """True if the space quantizes something and ``omega`` is among the evaluators."""
         return self._settings is not None and bool(self._places)
 
+    def zeros(self) -> Table:
+        """Return a table of the form of :meth:`table` with nothing measured: every part is 0."""
+        return {name: dict.fromkeys(options, 0.0) for name, options in self.options.items()}
+
     def table(self) -> Table:
         """Return the part of Omega of every choice of bits, by decision and bits, measured once."""
-        if self._path is None or self._settings is None:
-            return {name: dict.fromkeys(options, 0.0) for name, options in self.options.items()}
+        if self._settings is None:
+            return self.zeros()
         found = self._stored(self._settings)["table"]
         return {name: {int(bits): float(value) for bits, value in entries.items()} for name, entries in found.items()}
 
@@ -100,26 +96,29 @@ class SensitivityTables:
         None where it is not wanted.
         """
         settings = self._settings
-        if settings is None or not self.wanted or self._path is None or not settings.compare:
+        if settings is None or not self.wanted or not settings.compare:
             return None
         stored = self._stored(settings)
         if "comparison" not in stored:
             self._log("comparing kinds of sensitivity with the measured rise of the loss")
             stored["comparison"] = self._compared(settings, stored)
-            write_json(self._path, stored)
+            self._keep(stored)
         found: dict[str, Any] = stored["comparison"]
         return found
 
     def _stored(self, settings: SensitivitySettings) -> dict[str, Any]:
         """Return the file's content, measured where it is not there."""
-        assert self._path is not None
         described = {**dataclasses.asdict(settings), "seed": self._seed}
-        found: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        found: dict[str, Any] = json.loads(self._path.read_text()) if self._path is not None and self._path.exists() else {}
         if found.get("settings") != described:
             self._log(f"measuring sensitivity ({settings.sensitivity})")
             found = {"settings": described, **self._measured(settings)}
-            write_json(self._path, found)
+            self._keep(found)
         return found
+
+    def _keep(self, found: dict[str, Any]) -> None:
+        if self._path is not None:
+            write_json(self._path, found)
 
     def _measured(self, settings: SensitivitySettings) -> dict[str, Any]:
         """Return the table, and where it comes from second derivatives, what they are of the weights."""

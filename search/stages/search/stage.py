@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from evaluators.cost import count_costs
 from evaluators.training.checkpoint import Checkpoint
@@ -26,21 +25,21 @@ from search.run.steps import TRIALS
 from search.stages.base import Stage
 from search.stages.search.asynchronous_loop import AsynchronousLoop
 from search.stages.search.batch_loop import BatchLoop
-from search.stages.search.context import SearchContext, require_informative_objective
+from search.stages.search.context import SearchContext
 from search.stages.search.finalists import Finalist, choose_finalists, train_finalists
-from search.stages.search.goals import build_space, goal_faults, require_scores, targets_within_reach
+from search.stages.search.goals import goal_faults, require_scores, targets_within_reach
 from search.stages.search.loop import SearchFailedError
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings, SearchSettings
+from search.stages.search.space import require_informative_objective, space_of
 from search.study.pareto import best, front, violation
 from search.study.problem import Problem
 from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from search.study.trial_note import costs_of
 from spaces.domains import Mask
-from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.errors import SecateursError
 from spaces.files import replace_file
-from spaces.ordinal import OrdinalSpace
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
 
@@ -53,11 +52,6 @@ class Search(Stage[SearchSettings]):
     searches = True
     removes = True
     float_option = "space"
-
-    def __init__(self, settings: SearchSettings) -> None:
-        """Keep the settings; the context is made when it is first needed."""
-        super().__init__(settings)
-        self._context: SearchContext | None = None
 
     @property
     def space(self) -> Block:
@@ -100,7 +94,7 @@ class Search(Stage[SearchSettings]):
         self._check_goals(network, run)
         executor = run.execution.executor
         EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
-        context = SearchContext.of(network, run, self.settings)
+        context = SearchContext.of(network, run, self.settings, dry=True)
         context.evaluator.require_training()
         context.algorithm(self.settings, run.seed)
         for name in self.settings.baselines:
@@ -115,27 +109,22 @@ class Search(Stage[SearchSettings]):
     def _check_goals(self, network: Network, run: DryRun) -> None:
         """Check that the space has decisions, that all goals are measured, and that targets are within reach."""
         settings, task = self.settings, run.task
-        model = network.copy().model.eval()
-        space = build_space(settings.space, model, task)
-        if not space.domains:
-            raise UnsupportedModelError("nothing in the model is open to the search; `inspect` says why")
         evaluators = evaluators_of(settings.evaluate, run.execution)
         require_scores(settings, evaluators, task)
+        space = space_of(network, run, settings.space)
         for evaluator in evaluators:
             evaluator.check(space)
         require_informative_objective(space, list(settings.objectives))
         run.tell(f"{len(space.domains)} decisions open")
         if not run.smaller:
-            whole = count_costs(model, task.example_inputs(), task.forward)
+            whole = count_costs(network.model, task.example_inputs().to(run.device), task.forward)
             for line in targets_within_reach(settings.target, space, whole):
                 run.tell(line)
 
     def run(self, network: Network, run: StageRun) -> Network:
         """Search, or make the baseline that ``run.variant`` names, and return its network."""
-        if self._context is None or self._context.network is not network:
-            self._context = SearchContext.of(network, run, self.settings)
-        context = self._context
-        replace_file(run.folder / "tables.safetensors", save(_flat(context.problem.tables)))
+        key = ("context", network.digest())
+        context = run.built.get(run.step, key, lambda: SearchContext.of(network, run, self.settings))
         if run.variant in GREEDY:
             return self._finals(context, [Finalist(Proposal(GREEDY[run.variant](context.problem)))], run)
         if run.variant == "random":
@@ -148,7 +137,7 @@ class Search(Stage[SearchSettings]):
         """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
         space, own = context.problem.space, self.settings.algorithm.settings
         masks = any(isinstance(domain, Mask) for domain in space.domains.values())
-        leveled = isinstance(space, OrdinalSpace) and not isinstance(own, ALGORITHM.find("optuna").Settings)
+        leveled = space.levels is not None and not isinstance(own, ALGORITHM.find("optuna").Settings)
         found = ALGORITHM.find("random" if masks or leveled else "optuna")
         settings = found.Settings(evaluations=spent)
         if not masks and not leveled:
@@ -231,9 +220,7 @@ class Search(Stage[SearchSettings]):
         run.notes.update(
             fingerprint=proposal.candidate.fingerprint,
             **notes,
-            layers=context.layers(network),
-            bits=context.bits(network),
-            frozen=context.frozen(),
+            **context.rows(network, proposal.candidate),
             objectives=dict(self.settings.objectives),
             target={
                 target.metric: {
@@ -274,12 +261,6 @@ def _asynchronous(run: StageRun) -> bool:
             "they were finished: go on with execution.asynchronous=true, or give the run another name"
         )
     return bool(run.execution.asynchronous)
-
-
-def _flat(tables: Any) -> dict[str, Any]:
-    """Return the tables of arrays; that of Omega has a file of its own."""
-    arrays = {table: entries for table, entries in tables.items() if table != "omega"}
-    return {f"{table}/{name}": values for table, entries in arrays.items() for name, values in entries.items()}
 
 
 def _point(trial: Trial, problem: Problem) -> dict[str, Any]:

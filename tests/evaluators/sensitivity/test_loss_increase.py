@@ -45,7 +45,7 @@ def table_of(space, model, task, **settings):
     chosen = SensitivitySettings(**{"sensitivity": "fisher", "samples": 64, **settings})
     prepared = space.prepare(model, next(iter(space.starting_points()))).eval()
     generator = torch.Generator().manual_seed(0)
-    return omega_table(prepared, space.points, options(space), task, chosen, CPU, generator), prepared, chosen
+    return omega_table(prepared, space.quantizers, options(space), task, chosen, CPU, generator), prepared, chosen
 
 
 def test_weights_are_weighed_by_their_second_derivatives(space, model, task):

@@ -36,7 +36,7 @@ class BitSpace(SearchSpace):
         for name in self.weights:
             self._domains |= {f"{name}.weight": Choice(tuple(bits)), f"{name}.activation": Choice(tuple(activations))}
         self._domains["add.activation"] = Choice(tuple(activations))
-        self.points = [Point(name, name.rpartition(".")[0]) for name in self._domains]
+        self.quantizers = [Point(name, name.rpartition(".")[0]) for name in self._domains]
         # Errors fall by four with each bit, not quite, and more or less so from layer to layer.
         self.table = {}
         for name, domain in self._domains.items():

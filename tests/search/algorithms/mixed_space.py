@@ -33,7 +33,7 @@ class MixedSpace(SearchSpace):
         self.layers = [f"layer{i}" for i in range(len(sizes))]
         self.masks = {name: Mask(size) for name, size in zip(self.layers, sizes, strict=True)}
         self.bits = {f"{name}.{kind}": Choice(tuple(bits)) for name in self.layers for kind in ("weight", "activation")}
-        self.points = [Point(name, name.rpartition(".")[0]) for name in self.bits]
+        self.quantizers = [Point(name, name.rpartition(".")[0]) for name in self.bits]
         self._domains: dict[str, Domain] = {**self.masks, **self.bits}
 
     @property

@@ -32,10 +32,10 @@ from search.output.progress import Log
 from search.run.network import restore
 from search.run.stage_run import Stopwatch
 from search.stages.search.batch_loop import BatchLoop
-from search.stages.search.context import make_tables
 from search.stages.search.loop import SearchLoop
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings
+from search.stages.search.tables import importance_table
 from search.study.problem import Objective, Problem, Target
 from search.study.storage import open_journal
 from search.study.study import Study
@@ -90,7 +90,7 @@ def make_evaluator(
 
 def make_problem(evaluator: TrialEvaluator) -> Problem:
     """Return the problem of keeping accuracy at 60 % of the MACs."""
-    known = make_tables(evaluator.space, evaluator.model, evaluator.task, "bn_scale", evaluator.device)
+    known = {"importance": importance_table(evaluator.space, evaluator.model, evaluator.task, "bn_scale", evaluator.device)}
     return Problem(
         evaluator.space, [Objective("top1", "maximize"), Objective("macs", "minimize")], [Target("macs", 40_000.0)], known
     )

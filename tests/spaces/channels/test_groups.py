@@ -155,14 +155,6 @@ def test_tracing_leaves_the_model_alone() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_open_share_counts_convolutions() -> None:
-    groups = find_groups(network("residual"), example("residual"))
-    assert groups.open_share() == 1.0
-    stem, sides = 3 * 8 * 9, 8 * 6
-    half_open = find_groups(network("fixed_split"), example("fixed_split"))
-    assert half_open.open_share() == pytest.approx(sides / (stem + sides))
-
-
 def test_max_ratio_and_rounding_bound_the_domains() -> None:
     space = ChannelMask(network("plain"), example("plain"), ChannelMaskSettings(round_to=4, max_ratio=0.5))
     assert space.domains["second.0"].legal_counts() == [8, 12]

@@ -96,7 +96,7 @@ def test_channel_masks_know_the_channels_of_every_layer() -> None:
     model, inputs = resnet20(in_channels=1, classes=10).eval(), torch.randn(1, 1, 28, 28)
     space = ChannelMask(model, inputs, ChannelMaskSettings(round_to=8))
     candidate = space.sample(np.random.default_rng(0))
-    loads = space.loads(candidate)
+    loads = space.latency_terms(candidate)
     small = layer_shapes(space.realize(model, candidate), inputs)
     assert {name: load[:2] for name, load in loads.items()} == {
         name: (shape.in_channels, shape.out_channels) for name, shape in small.items()
@@ -117,10 +117,12 @@ def test_bits_are_told_with_the_channels_that_do_not_change() -> None:
     space = BitWidth(model, inputs, BitWidthSettings(weight_bits=(4, 8), activation_bits=(8,)))
     candidate = space.uniform(4, 8)
     shapes = layer_shapes(model, inputs)
-    edge, inner, *_ = space.loads(candidate).values()
+    edge, inner, *_ = space.latency_terms(candidate).values()
     assert edge[2:] == (8, 8)
     assert inner[2:] == (4, 8)
-    assert all(load[:2] == (shapes[n].in_channels, shapes[n].out_channels) for n, load in space.loads(candidate).items())
+    assert all(
+        load[:2] == (shapes[n].in_channels, shapes[n].out_channels) for n, load in space.latency_terms(candidate).items()
+    )
     assert {layer.bits for layer in space.open_layers().values()} == {((8, 8),), ((4, 8), (8, 8))}
     space.use_latency(Channels())
     assert space.costs(candidate)["latency_ms"] > 100.0

@@ -70,13 +70,20 @@ def test_another_seed_or_other_settings_measure_it_again(tables, change):
 
 
 def test_a_configuration_that_is_only_checked_measures_nothing(tables, setting):
-    checked, told = tables(folder=None)
+    checked, told = tables()
+    table = checked.zeros()
     assert checked.wanted
-    assert checked.comparison() is None
-    table = checked.table()
     assert set(table) == set(setting[0].domains)
     assert {value for entries in table.values() for value in entries.values()} == {0.0}
+    assert {name: set(entries) for name, entries in table.items()} == {n: set(v) for n, v in checked.options.items()}
     assert told == []
+
+
+def test_without_a_folder_nothing_is_kept(tables, tmp_path):
+    found, told = tables(folder=None)
+    found.table()
+    assert told == ["measuring sensitivity (hutchinson)"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_wanted_without_somebody_who_reads_it(tables):

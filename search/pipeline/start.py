@@ -1,0 +1,40 @@
+"""What a run starts from: the task, the network and the spaces, built once for its checks and for itself."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from search.run.built import BuiltOnce
+from search.run.network import Network
+
+if TYPE_CHECKING:
+    from evaluators.task import Task
+    from search.config.loading import Config
+
+
+class Start:
+    """Task, network and spaces of a configuration, each built when it is first asked for, and once.
+
+    Args:
+        config: The configuration.
+
+    Attributes:
+        config: The configuration.
+        built: Spaces and contexts, for the stages.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Build nothing yet."""
+        self.config = config
+        self.built = BuiltOnce()
+
+    @cached_property
+    def task(self) -> Task:
+        """Data, loss and score."""
+        return self.config.build_task()
+
+    @cached_property
+    def network(self) -> Network:
+        """The network that the task starts from, in evaluation mode; the checks leave it unchanged."""
+        return Network(self.task.reference_model().eval())

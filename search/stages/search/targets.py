@@ -1,0 +1,50 @@
+"""Targets of a search: limits in the metric's unit, from limits relative to the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from evaluators.base import EvaluationContext, Evaluator
+from evaluators.task import Task
+from search.config.block import Limit
+from search.run.network import Network
+from search.study.problem import Target, within_reach
+from spaces.base import SearchSpace
+
+
+def resolve_targets(limits: Mapping[str, Limit], reference: Callable[[str], float]) -> list[Target]:
+    """Return the limits in the metrics' units.
+
+    Args:
+        limits: The limit of every metric, a share of the reference's value or a number.
+        reference: Returns the reference's value of a metric; called for relative limits only.
+    """
+    return [Target(metric, limit.absolute(reference(metric) if limit.relative else 0.0)) for metric, limit in limits.items()]
+
+
+def reachable_targets(targets: Sequence[Target], space: SearchSpace[Any], log: Callable[[str], None]) -> list[Target]:
+    """Return the targets, those below the cost of the smallest candidate raised to that cost, which the log is told of.
+
+    For a network that earlier stages have left: nobody would want a run to fail on what they left.
+    """
+    reachable = [within_reach(target, space) for target in targets]
+    for target, lowest in zip(targets, reachable, strict=True):
+        if target != lowest:
+            log(
+                f"target {target.metric} <= {target.limit:g} is out of reach of the network that the stages before have "
+                f"left: the smallest of the space has {lowest.limit:g}, and is what is sought"
+            )
+    return reachable
+
+
+def reference_value(metric: str, evaluators: Sequence[Evaluator], network: Network, task: Task, device: torch.device) -> float:
+    """Return the value of ``metric`` of a network, measured by the evaluator that has it; 0 where none has."""
+    model = network.copy().model.to(device).eval()
+    for evaluator in evaluators:
+        if metric in evaluator.metrics_for(task):
+            context = EvaluationContext(task, torch.Generator().manual_seed(0), device, 1.0, network.model, {})
+            return evaluator.evaluate(model, context)[metric]
+    return 0.0
