@@ -1,16 +1,13 @@
 """``python -m search``: the command line, and how its errors leave it."""
 
-from __future__ import annotations
-
+# Nothing else is imported before the working folder is off the path, not even ``__future__``: it may hold any file.
+import os
 import sys
-from pathlib import Path
 
 
 def main() -> None:
     """Run the command line; exit with code 2 and a message, without a traceback, on a mistake of the user."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    _leave_working_folder()
     from search.cli import app
     from search.config.storage_url import hide_passwords
     from spaces.errors import SecateursError
@@ -20,6 +17,19 @@ def main() -> None:
     except SecateursError as error:
         sys.stderr.write(hide_passwords(f"{error}\n"))
         sys.exit(2)
+
+
+def _leave_working_folder() -> None:
+    """Take the working folder off the path, where ``python -m`` puts it first; commands that need it put it last.
+
+    A checkout that is not installed is found in the working folder alone: it goes last too.
+    """
+    here = os.getcwd()  # noqa: PTH109
+    if sys.path and sys.path[0] in ("", here):
+        del sys.path[0]
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    if home not in sys.path:
+        sys.path.append(home)
 
 
 if __name__ == "__main__":

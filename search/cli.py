@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -157,7 +158,15 @@ def _shape(text: str) -> tuple[str, list[int]]:
         raise typer.BadParameter(f"expected NAME=1,3,224,224, got {text!r}") from None
 
 
+def _find_own_modules() -> None:
+    """Let a configuration name modules in the working folder: last on the path, so that its files shadow no library."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
 def _load(path: Path, overrides: list[str] | None) -> Config:
+    _find_own_modules()
     from search.config.loading import load
 
     return load(path, overrides or [])
