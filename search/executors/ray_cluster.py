@@ -74,13 +74,11 @@ def connect(settings: RaySettings, share: Share) -> None:
 
     if ray.is_initialized():
         return
-    if settings.address is None:
-        # Whoever imported ray before this has had it read the environment too early.
-        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if settings.address is None:
         cpus = max(os.cpu_count() or 1, math.ceil((settings.workers or 0) * share.cpus))
         _start(num_cpus=cpus, include_dashboard=False, **quiet)
+        _require_loopback()
         return
     try:
         ray.init(address=_listening(settings.address), **quiet)
@@ -97,15 +95,33 @@ def _listening(address: str) -> str:
     Raises:
         OSError: Nobody listens there, or ``auto`` finds no cluster.
     """
-    from ray._private.services import canonicalize_bootstrap_address
-
-    found = canonicalize_bootstrap_address(address)
-    host, _, port = str(found).rpartition(":")
+    found = (os.environ.get("RAY_ADDRESS") or address) if address == "auto" else address
+    host, _, port = found.rpartition(":")
+    if not port.isdecimal():
+        return found  # Ray itself looks for the processes of a cluster that runs here.
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
     except OSError as error:
         raise OSError(f"nobody listens at {found}: {error.strerror or error}") from error
-    return str(found)
+    return found
+
+
+def _require_loopback() -> None:
+    """Raise, and end the cluster, if it listens where others can reach it.
+
+    Raises:
+        ClusterError: ray was imported before this process could tell it to stay on the loopback interface.
+    """
+    import ray
+
+    addresses = {str(node["NodeManagerAddress"]) for node in ray.nodes()}  # type: ignore[no-untyped-call]
+    if not addresses <= {"127.0.0.1", "::1"}:
+        ray.shutdown()
+        raise ClusterError(
+            f"execution.executor ray: Ray would listen on {', '.join(sorted(addresses))}, where others can reach it, since ray "
+            "was imported before the search could tell it otherwise. Set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 in the "
+            "environment, or start a cluster of your own with ray.init() first"
+        )
 
 
 def _start(**options: Any) -> None:

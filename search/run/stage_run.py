@@ -19,9 +19,8 @@ from search.run.built import BuiltOnce
 from search.run.network import Network
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-
     from search.config.loading import Execution
+    from search.run.run_storage import RunStorage
 
 RESULT = "result"
 DENSE = "dense_same_training"
@@ -123,7 +122,7 @@ class StageRun(StageContext):
         folder: Folder of the files that the stage goes on from after a kill.
         build_task: Returns the task anew, in any process.
         best: Writer of ``best/``.
-        storage: The run's Optuna storage.
+        storage: The storage of the run's studies.
         stopwatch: Seconds spent in the stage, over all resumes.
         notes: Data that the stage leaves for the report.
         found: Notes of the same stage's ``result``, for a baseline.
@@ -134,7 +133,7 @@ class StageRun(StageContext):
     folder: Path
     build_task: Callable[[], Task]
     best: Best
-    storage: BaseStorage
+    storage: RunStorage
     stopwatch: Stopwatch
     notes: dict[str, Any] = field(default_factory=dict)
     found: Mapping[str, Any] = field(default_factory=dict)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from search.run.run_storage import Answer, RunStorage
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
 
 _SYNC_EVERY_SECONDS = 0.5
 
@@ -21,15 +29,17 @@ class JournalFile(JournalFileBackend):
     """
 
     def __init__(self, file_path: str) -> None:
-        super().__init__(file_path)
+        self._guard = JournalFileSymlinkLock(file_path)
+        super().__init__(file_path, self._guard)
+        self._journal = Path(file_path)
         self._synced = time.monotonic()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append records, each in one line: all of them, or on an error (such as a full disk) none."""
         content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        self._lock.acquire()
+        self._guard.acquire()
         try:
-            with Path(self._file_path).open("ab", buffering=0) as file:
+            with self._journal.open("ab", buffering=0) as file:
                 before = file.tell()
                 try:
                     while content:
@@ -41,7 +51,7 @@ class JournalFile(JournalFileBackend):
                     os.fsync(file.fileno())
                     self._synced = time.monotonic()
         finally:
-            self._lock.release()
+            self._guard.release()
 
 
 def cut_torn_records(path: Path) -> str:
@@ -83,3 +93,25 @@ def _readable(line: bytes) -> bool:
     except ValueError:
         return False
     return isinstance(record, dict) and "op_code" in record and "worker_id" in record
+
+
+class Journal(JournalStorage, RunStorage):
+    """Storage of one run in a journal file: belongs to the folder's lock, and always answers.
+
+    Args:
+        path: The journal, whose torn records were cut.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(JournalFile(str(path)))
+
+    def claim(self, study: Study) -> None:
+        """Do nothing: the folder of a journal belongs to one run."""
+
+    def record(self, study: Study, trial: FrozenTrial) -> None:
+        """Append a finished trial."""
+        study.add_trial(trial)
+
+    def patiently(self, operation: Callable[[], Answer]) -> Answer:
+        """Return the result of ``operation``."""
+        return operation()

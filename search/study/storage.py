@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from search.config.storage_url import StorageUrl
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from search.run.run_storage import RunStorage
 
 JOURNAL = "study.journal"
 
@@ -19,29 +19,28 @@ def _silent(text: str) -> None:
     pass
 
 
-def open_journal(path: Path, say: Callable[[str], None] = _silent) -> BaseStorage:
+def open_journal(path: Path, say: Callable[[str], None] = _silent) -> RunStorage:
     """Open the journal at ``path`` for its only writer, which holds the run folder's lock.
 
     What a killed writer left is cleared away first: a torn record, which Optuna can't read past, and its lock file,
     which Optuna would wait for.
     """
     import optuna
-    from optuna.storages import JournalStorage
 
-    from search.study.journal import JournalFile, cut_torn_records
+    from search.study.journal import Journal, cut_torn_records
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     cut = cut_torn_records(path)
     if cut:
         say(cut)
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    return JournalStorage(JournalFile(str(path)))
+    return Journal(path)
 
 
 @contextmanager
 def open_storage(
     folder: Path, name: str, url: StorageUrl | None, owner: str, say: Callable[[str], None] = _silent
-) -> Iterator[BaseStorage]:
+) -> Iterator[RunStorage]:
     """Open the storage of the run in ``folder`` for its driver, and close its connections at the end.
 
     Args:

@@ -18,8 +18,9 @@ from spaces.errors import SecateursError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
+
+    from search.run.run_storage import RunStorage
 
 
 class StudyError(SecateursError):
@@ -40,33 +41,35 @@ class Study:
         StorageError: A study of this name is another run's, or the storage does not answer.
     """
 
-    def __init__(self, storage: BaseStorage, name: str, problem: Problem, reference: Mapping[str, float] | None = None) -> None:
+    def __init__(self, storage: RunStorage, name: str, problem: Problem, reference: Mapping[str, float] | None = None) -> None:
         import optuna
 
         self.name = name
         self.problem = problem
         self._reference = dict(reference or {})
         directions = [objective.direction for objective in problem.objectives]
-        self._study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
-        claim = getattr(storage, "claim", None)
-        if claim is not None:
-            claim(self._study._study_id, name)
+        self._storage = storage
+        self._study = storage.patiently(
+            lambda: optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
+        )
+        storage.claim(self._study)
         metrics = [objective.metric for objective in problem.objectives]
-        known = self._study.metric_names
+        known = storage.patiently(lambda: self._study.metric_names)
         if known is not None and known != metrics:
             raise StudyError(f"study {name!r} records {known}, this search seeks {metrics}: give the run another name")
         if known is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._study.set_metric_names(metrics)
+                storage.patiently(lambda: self._study.set_metric_names(metrics))
 
     def trials(self) -> list[Trial]:
         """Return the recorded trials, in number order."""
-        return [_thaw(frozen) for frozen in self._study.get_trials(deepcopy=False)]
+        recorded = self._storage.patiently(lambda: self._study.get_trials(deepcopy=False))
+        return [_thaw(frozen) for frozen in recorded]
 
     def add(self, trial: Trial) -> None:
         """Record a finished trial; numbers must come in order."""
-        self._study.add_trial(self._freeze(trial))
+        self._storage.record(self._study, self._freeze(trial))
 
     def _freeze(self, trial: Trial) -> FrozenTrial:
         from optuna.trial import TrialState, create_trial
