@@ -33,7 +33,7 @@ from search.study.storage import open_storage
 from search.trust.canonical import canonical_origin
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from search.run.run_storage import RunStorage
 
 
 def run(config: Config, folder: Path, console: Console | None = None) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class _Pipeline:
     start: Start
     run_folder: RunFolder
     log: Log
-    storage: BaseStorage
+    storage: RunStorage
 
     def __post_init__(self) -> None:
         self.task: Task = self.start.task

@@ -60,7 +60,7 @@ def private_names(text: str) -> Iterator[str]:
 def foreign_study(node: ast.Attribute) -> bool:
     """Return True for Optuna's private names on any object but ``self``, whatever the object is called."""
     own = isinstance(node.value, ast.Name) and node.value.id == "self"
-    return node.attr in ("_study_id", "_trial_id", "_storage", "_backend", "_file_path") and not own
+    return node.attr in ON_OBJECTS and not own
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
