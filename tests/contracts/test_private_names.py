@@ -11,19 +11,10 @@ import pytest
 from tests.paths import REPOSITORY
 
 FOREIGN = ("optuna", "ray")
-PRIVATE_OF_OPTUNA = (
-    "_study_id",
-    "_trial_id",
-    "_storage",
-    "_file_path",
-    "_lock",
-    "_get_trials",
-    "_create_new_trial",
-    "_backend",
-)
-FILES = sorted(
-    path for package in ("spaces", "evaluators", "search", "benchmarks") for path in (REPOSITORY / package).rglob("*.py")
-)
+ON_OBJECTS = ("_study_id", "_trial_id", "_storage", "_backend", "_file_path")
+IN_SUBCLASSES = (*ON_OBJECTS, "_lock", "_get_trials", "_create_new_trial")
+PACKAGES = ("spaces", "evaluators", "search", "benchmarks")
+FILES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
 
 
 def private_names(text: str) -> Iterator[str]:
@@ -53,7 +44,7 @@ def private_names(text: str) -> Iterator[str]:
                 name = (
                     inner.name if isinstance(inner, ast.FunctionDef) else inner.attr if isinstance(inner, ast.Attribute) else ""
                 )
-                if name in PRIVATE_OF_OPTUNA:
+                if name in IN_SUBCLASSES:
                     yield f"{node.name}.{name}"
 
 
