@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def test_no_cluster_found_by_auto_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     import ray._private.services as services
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(services, "find_gcs_addresses", lambda *_: set())
+    monkeypatch.setattr(services, "find_gcs_addresses", functools.cache(lambda *_: set()))
     monkeypatch.setattr(services, "find_bootstrap_address", lambda *_: None)
     with pytest.raises(ClusterError, match="execution.address auto: .*Start one with `ray start --head`"):
         connect(RaySettings(address="auto"), Share(1.0, 0.0))
