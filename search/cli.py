@@ -62,8 +62,11 @@ def check(
     model: Annotated[bool, typer.Option("--model/--no-model", help="Also build the model and look at the data.")] = True,
 ) -> None:
     """Validate a configuration, and show every error at once with its place in the file."""
+    from search.config.extras import require_extras
+
     loaded = _load(config, overrides)
     typer.echo(f"{config}: {len(loaded.stages)} stages: {', '.join(stage.name for stage in loaded.stages)}")
+    require_extras(loaded.canonical())
     if model:
         from search.pipeline.rehearsal import rehearse
 
@@ -128,6 +131,9 @@ def fuse(
     ] = None,
 ) -> None:
     """Merge connected activations of an ONNX file, and compare it with the original before it is written."""
+    from search.config.extras import require_extra
+
+    require_extra("onnx", "fuse")
     from search.fusing import fuse_file
 
     for line in fuse_file(model, output, literal_types, dict(map(_shape, shape or [])), not no_compare):

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +16,6 @@ from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
 from spaces.quantization.format import Format
 
-_TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8}
 _IR_VERSION = 10
 
 
@@ -85,6 +83,8 @@ class _Graph:
 
     def node(self, operator: str, *inputs: str, **options: Any) -> str:
         output = f"value{len(self._nodes)}"
+        from onnx import helper
+
         self._nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **options))
         return output
 
@@ -99,7 +99,10 @@ class _Graph:
         width = 4 if bits <= 4 else 8
         name = f"constant{len(self._initializers)}"
         integers = self._rng.integers(low, high + 1, shape)
-        self._initializers.append(helper.make_tensor(name, _TYPES[width], shape, integers.ravel()))
+        from onnx import TensorProto, helper
+
+        types = {4: TensorProto.INT4, 8: TensorProto.INT8}
+        self._initializers.append(helper.make_tensor(name, types[width], shape, integers.ravel()))
         return self.node("DequantizeLinear", name, self._constant(np.full(shape[0], 0.01, np.float32)), axis=0)
 
     def quantized(self, values: str, bits: int) -> str:
@@ -110,6 +113,8 @@ class _Graph:
         return self.node("DequantizeLinear", self.node("QuantizeLinear", values, scale, zero), scale, zero)
 
     def model(self, size: list[int], output: str) -> bytes:
+        from onnx import TensorProto, helper
+
         given = helper.make_tensor_value_info("input", TensorProto.FLOAT, size)
         found = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
         graph = helper.make_graph(self._nodes, "layer", [given], [found], self._initializers)
@@ -119,6 +124,8 @@ class _Graph:
 
     def _constant(self, values: Any) -> str:
         name = f"constant{len(self._initializers)}"
+        from onnx import numpy_helper
+
         self._initializers.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 

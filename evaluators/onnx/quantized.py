@@ -11,18 +11,18 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from evaluators.onnx.session import open_session
 from spaces.quantization.fake_quantize import StoredQuantizer
 from spaces.quantization.stored_weight import StoredWeight
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 WIDTHS = (2, 4, 8)
 """Bits of ONNX's integer types."""
@@ -119,6 +119,8 @@ class _Activation(nn.Module):
 
 def narrow(model: ir.Model, form: Form) -> None:
     """Store every quantized weight in the narrowest integer type of ``form``, in place; metadata on source code is removed."""
+    import onnx_ir as ir
+
     names = {8: "INT8", 4: "INT4", 2: "INT2"}
     for name, value in list(model.graph.initializers.items()):
         found = _INTEGERS.search(name)
@@ -136,6 +138,8 @@ def narrow(model: ir.Model, form: Form) -> None:
 
 def _widen(graph: ir.Graph, value: ir.Value) -> None:
     """Insert a cast to 8 bits between an initializer and its readers; ONNX Runtime computes the cast once, at loading."""
+    import onnx_ir as ir
+
     uses = list(value.uses())
     cast = ir.node("Cast", [value], attributes={"to": int(ir.DataType.INT8)}, name=f"{value.name}_to_int8")
     cast.outputs[0].name = f"{value.name}_as_int8"
@@ -147,6 +151,8 @@ def _widen(graph: ir.Graph, value: ir.Value) -> None:
 
 def stored_integers(path: Path) -> dict[str, tuple[int, int, int]]:
     """Return (bits of the type, smallest, largest) of every quantized weight in an ONNX file, by initializer name."""
+    import onnx_ir as ir
+
     model = ir.load(path)
     found = {}
     for name, value in model.graph.initializers.items():
@@ -163,6 +169,9 @@ def deployment(path: Path) -> dict[str, Any]:
     Returns:
         ``integer_layers``, ``float_layers`` and ``version`` (of ONNX Runtime).
     """
+    import onnx
+    import onnxruntime
+
     with tempfile.TemporaryDirectory() as folder:
         optimized = str(Path(folder) / "optimized.onnx")
         open_session(str(path), optimized_model_filepath=optimized)
@@ -176,6 +185,8 @@ def deployment(path: Path) -> dict[str, Any]:
 
 def forms(module: nn.Module) -> list[Form]:
     """Return the forms to try for a network, the one with the narrowest types known to the installed onnx first."""
+    import onnx
+
     narrowest = min(_width(part.bits, WIDTHS) for part in module.modules() if isinstance(part, StoredWeight))
     found = [Form(WIDTHS[1:]), Form(WIDTHS[2:])]
     if narrowest == 2 and hasattr(onnx.TensorProto, "INT2"):

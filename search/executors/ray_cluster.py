@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 import os
@@ -10,6 +9,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+from search.config.extras import install_command, is_installed
 from search.executors.ray_settings import RaySettings
 from spaces.errors import SecateursError, first_line
 
@@ -44,10 +44,10 @@ def require_ray() -> None:
     Raises:
         ClusterError: It isn't.
     """
-    if importlib.util.find_spec("ray") is None:
+    if not is_installed("ray"):
         raise ClusterError(
-            "execution.executor: ray needs the package ray, which is not installed here: install secateurs[ray], or "
-            "set execution.executor=serial"
+            "execution.executor: ray needs the package ray, which is not installed here: "
+            f"{install_command(['ray'])}, or set execution.executor=serial"
         )
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from evaluators.task import Task
 from evaluators.tasks.settings import build_task
 from evaluators.training.hardware import torch_threads
+from search.config.extras import require_extras
 from search.config.loading import Config
 from search.output.atomic import write_json
 from search.output.disk_errors import disk_errors
@@ -47,8 +48,9 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     Raises:
         SecateursError: The run can't work as configured, or ``folder`` is another run's or in use.
     """
-    from search.report.page import render
+    from search.report.page import render_where_installed
 
+    require_extras(config.canonical())
     with torch_threads(config.execution.threads_per_trial):
         start = Start(config)
         if not (folder / "config.yaml").exists():
@@ -64,7 +66,7 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
                 with open_storage(folder, config.name, config.storage, run_folder.run_id, log.write) as storage:
                     report = _Pipeline(config, start, run_folder, log, storage).run()
                 write_json(folder / "report.json", report)
-                render(folder)
+                render_where_installed(folder, log.write)
                 log.write("done")
     return report
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from search.config.extras import require_extras
 from search.output.numbers import format_count
 from search.pipeline.plausibility import ENOUGH, require_informative_loss, score_at_chance
 from search.pipeline.start import Start
@@ -46,6 +47,7 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     """
     from evaluators.tasks.measure import measure
 
+    require_extras(config.canonical())
     if config.storage is not None:
         from search.study.database import probe
 

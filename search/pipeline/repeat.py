@@ -10,7 +10,7 @@ from rich.console import Console
 from search.config.loading import Config
 from search.output.atomic import write_json
 from search.pipeline.pipeline import run
-from search.report.page import render
+from search.report.page import render_where_installed
 
 KEPT = ("seed", "reference", "result", "baselines", "target_met")
 """Keys of every seed's report.json that the first run's report.json holds."""
@@ -41,5 +41,5 @@ def repeat(config: Config, folder: Path, seeds: int, console: Console | None = N
         runs.append(run(other, folder.with_name(name), console))
     report = {**report, "seeds": [{key: one[key] for key in KEPT} for one in runs]}
     write_json(folder / "report.json", report)
-    render(folder)
+    render_where_installed(folder, lambda text: console.print(text, markup=False) if console is not None else None)
     return report

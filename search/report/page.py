@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evaluators.metrics import METRICS, Metric, find_metric
+from search.config.extras import install_command, is_installed, require_extra
 from search.config.renamed import with_present_names
 from search.output.file_names import safe_file_name
 from search.output.numbers import format_bytes, format_count, format_percent, metric_value, times
@@ -47,8 +48,10 @@ def render(folder: str | Path) -> Path:
         Path of the page.
 
     Raises:
+        MissingExtraError: The extra ``report`` is not installed.
         ReportError: There is no report.json, or it is no report.
     """
+    require_extra("report", "report.html")
     folder = Path(folder)
     report = _read(folder / "report.json")
     try:
@@ -112,6 +115,14 @@ _FAVICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
     '<path d="M3 2l5 7 5-7M5 14a2 2 0 1 1 2-3l1-2 1 2a2 2 0 1 1 2 3" fill="none" stroke="#0072b2" stroke-width="1.6"/></svg>'
 )
+
+
+def render_where_installed(folder: Path, say: Callable[[str], None]) -> None:
+    """Render the report, or say in one line that the extra for it is missing, and what renders it later."""
+    if is_installed("report"):
+        render(folder)
+    else:
+        say(f"no report.html without the extra `report`: {install_command(['report'])}, then python -m search report {folder}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -38,7 +38,10 @@ def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> N
     for remark in report.get("remarks") or ():
         console.print(f"note: {remark}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"network: {folder / 'best'}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report:  {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    page = folder / "report.html"
+    console.print(
+        f"report:  {page if page.exists() else folder / 'report.json'}", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def percent2(share: float) -> str:

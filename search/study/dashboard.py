@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.config.document import parse_value
+from search.config.extras import require_extra
 from search.config.storage_url import StorageUrl
 from search.study.storage import JOURNAL
 from search.study.trial_note import NOTE
@@ -61,6 +62,7 @@ def application(where: Path | StorageUrl) -> Application:
     Raises:
         StorageError: The database can't be opened.
     """
+    require_extra("dashboard", "the dashboard")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import optuna
