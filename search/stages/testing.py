@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from optuna.storages import BaseStorage, InMemoryStorage
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from search.config.registries import EXECUTOR
 from search.output.progress import Log
 from search.run.best import Best
 from search.run.network import Network
+from search.run.run_storage import InMemoryStorage, RunStorage
 from search.run.stage_run import RESULT, DryRun, StageRun, Stopwatch
 from search.stages.base import Stage
 from spaces.quantization.record import is_quantized
@@ -94,7 +94,7 @@ def check_stage(stage_class: type[Stage[Any]], options: Mapping[str, Any], task:
     return first
 
 
-def _run(stage: Stage[Any], network: Network, task: Task, folder: Path, storage: BaseStorage) -> Network:
+def _run(stage: Stage[Any], network: Network, task: Task, folder: Path, storage: RunStorage) -> Network:
     own = folder / "checkpoints" / "0-stage" / RESULT
     own.mkdir(parents=True, exist_ok=True)
     run = StageRun(
