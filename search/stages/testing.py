@@ -18,9 +18,10 @@ from search.config.registries import EXECUTOR
 from search.output.progress import Log
 from search.run.best import Best
 from search.run.network import Network
-from search.run.run_storage import InMemoryStorage, RunStorage
+from search.run.run_storage import RunStorage
 from search.run.stage_run import RESULT, DryRun, StageRun, Stopwatch
 from search.stages.base import Stage
+from search.study.storage import open_journal
 from spaces.quantization.record import is_quantized
 
 
@@ -78,7 +79,7 @@ def check_stage(stage_class: type[Stage[Any]], options: Mapping[str, Any], task:
     )
     stage_class(settings).check(network, dry)
     assert _same(before, _copied(network)), "check: expected a network that is left unchanged"
-    storage = InMemoryStorage()
+    storage = open_journal(folder / "study.journal")
     first = _run(stage_class(settings), network, task, folder, storage)
     assert _same(before, _copied(network)), "run: expected a network that is left unchanged"
     assert network.transformations == kept, "run: expected transformations that are left unchanged"
