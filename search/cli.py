@@ -108,12 +108,16 @@ def dashboard(
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="The run's database, where its password is not in the environment.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Name under which browsers may call it, beside localhost.")
+    ] = None,
 ) -> None:
     """Open the Optuna dashboard on a run's studies."""
     from search.study.dashboard import serve
 
     try:
-        serve(folder, host, port, announce=typer.echo, storage=storage)
+        ask = typer.confirm if sys.stdin.isatty() else None
+        serve(folder, host, port, announce=typer.echo, storage=storage, allow_hosts=allow_host or (), ask=ask)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.config.document import parse_value
 from search.config.extras import require_extra
 from search.config.storage_url import StorageUrl
+from search.study.known_storage import require_consent
 from search.study.storage import JOURNAL
 from search.study.trial_note import NOTE
+from search.study.web_guard import Application, guarded_application, refuse
+from search.trust.files import FileError, opened
 from spaces.errors import SecateursError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _STUDY = re.compile(r"/api/studies/[0-9]+")
 _LOOKING = ("GET", "HEAD", "OPTIONS")
 
@@ -50,7 +52,15 @@ def open_to_look(where: Path | StorageUrl) -> BaseStorage:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        return JournalStorage(JournalFileBackend(str(where)))
+        try:
+            with opened(where):
+                return JournalStorage(JournalFileBackend(str(where)))
+        except FileError:
+            raise
+        except Exception as error:
+            raise SecateursError(
+                f"{where} is damaged and can't be shown ({type(error).__name__}: {error}); the run repairs it when it goes on"
+            ) from error
     from search.study.database import look_into
 
     return look_into(where)
@@ -73,19 +83,13 @@ def application(where: Path | StorageUrl) -> Application:
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ.get("REQUEST_METHOD", "GET") not in _LOOKING:
-            return _refuse(start_response)
+            reason = "the dashboard of a run only shows; its studies are the run's record"
+            return refuse(start_response, "403 Forbidden", reason)
         if not _STUDY.fullmatch(environ.get("PATH_INFO", "").rstrip("/")):
             return inner(environ, start_response)
         return _with_notes(inner, environ, start_response)
 
     return answer
-
-
-def _refuse(start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer 403 to a request that would change a study."""
-    body = json.dumps({"reason": "the dashboard of a run only shows; its studies are the run's record"}).encode()
-    start_response("403 Forbidden", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
-    return [body]
 
 
 def _with_notes(inner: Application, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -116,7 +120,15 @@ def _with_notes(inner: Application, environ: dict[str, Any], start_response: Cal
     return [body]
 
 
-def serve(folder: Path, host: str, port: int, announce: Callable[[str], None], storage: str | None = None) -> None:
+def serve(
+    folder: Path,
+    host: str,
+    port: int,
+    announce: Callable[[str], None],
+    storage: str | None = None,
+    allow_hosts: Sequence[str] = (),
+    ask: Callable[[str], bool] | None = None,
+) -> None:
     """Serve the dashboard until interrupted.
 
     Args:
@@ -125,9 +137,11 @@ def serve(folder: Path, host: str, port: int, announce: Callable[[str], None], s
         port: Port to listen on.
         announce: Told where to look.
         storage: URL of the run's database, in place of the one in its configuration, whose password is not saved.
+        allow_hosts: Names, beside ``localhost`` and ``host``, under which browsers may call the dashboard.
+        ask: Asks a person whether to open the storage that a folder of somebody else names; None where nobody is there.
 
     Raises:
-        SecateursError: The run has no studies, its database can't be opened, or the address cannot be listened on.
+        SecateursError: The run has no studies, its database can't or may not be opened, or the address cannot be listened on.
     """
     from socketserver import ThreadingMixIn
     from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -143,7 +157,10 @@ def serve(folder: Path, host: str, port: int, announce: Callable[[str], None], s
 
         daemon_threads = True
 
-    app = application(find_storage(folder) if storage is None else StorageUrl(storage))
+    where = find_storage(folder) if storage is None else StorageUrl(storage)
+    if storage is None and isinstance(where, StorageUrl):
+        require_consent(folder, where, ask)
+    app = guarded_application(application(where), [host, *allow_hosts])
     try:
         server = make_server(host, port, app, server_class=Server, handler_class=Quiet)
     except OSError as error:

@@ -59,6 +59,9 @@ def open_storage(
     import optuna
 
     from search.study.database import Database
+    from search.study.known_storage import remember
+
+    remember(owner, url)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     database = Database(url, owner, str(folder.resolve()), say)
