@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -55,9 +55,9 @@ class Best:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for left in self.path.parent.glob(".best.*.new"):
             shutil.rmtree(left)
-        new = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=".best.", suffix=".new"))
+        new = self.path.parent / f".best.{secrets.token_hex(4)}.new"
+        new.mkdir()
         try:
-            new.chmod(0o755)
             write_tensors(new / WEIGHTS, network.tensors())
             write_json(
                 new / ARCHITECTURE,

@@ -17,13 +17,15 @@ from search.config.document import parse_value, to_yaml
 from search.config.storage_url import StorageUrl
 from search.output.atomic import recover_folder, write_json, write_text
 from search.run.differences import differences
+from search.run.folder_lock import LOCK_FILE, FolderBusyError, FolderLock
+from search.run.leftovers import remove_leftovers
 from spaces.errors import SecateursError
 
 _PACKAGES = ("secateurs", "torch", "torchvision", "numpy", "optuna", "deap", "safetensors", "onnx", "onnxruntime")
 FORMAT = 2
 """Version of the files of a run folder that a run goes on from; a folder without one is of version 1."""
 
-_NO_CONTENT = (".lock", "log.txt", "environment.json")
+_NO_CONTENT = (LOCK_FILE, "log.txt", "environment.json")
 
 
 class RunFolderError(SecateursError):
@@ -43,8 +45,6 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         """Make the folder, lock it, and finish a replacement of ``best/`` that was cut off."""
-        from filelock import Timeout, UnixFileLock
-
         self.path = path
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file; expected a folder, or nothing: give the run another name")
@@ -53,15 +53,15 @@ class RunFolder:
             raise RunFolderError(f"{path} holds {strange[0]!r} but no run (no config.yaml): give the run another name")
         self._made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = UnixFileLock(str(path / ".lock"))
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
+            self._lock = FolderLock(path)
+        except FolderBusyError:
             raise RunFolderError(
                 f"{path} is in use by another process; wait for its end, stop it, or give this run another name"
             ) from None
         self.resumed = self.config_path.exists()
         recover_folder(self.best)
+        remove_leftovers(path)
 
     @property
     def config_path(self) -> Path:
