@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from evaluators.onnx.difference import LayerOutputs, cause_of_difference, first_different, oversized_bias
 from evaluators.onnx.quantized import OPSETS, forms, is_stored, narrow, with_onnx_operators
 from evaluators.onnx.session import open_session
 from evaluators.task import Task
@@ -62,6 +63,30 @@ def write_onnx(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
     return _first_accepted(module, inputs, answer, any_batch=True)
 
 
+def describe_difference(folder: Path, module: nn.Module, inputs: Tensor, expected: Tensor, tolerance: float) -> str:
+    """Return at which layer, and why, model.onnx answers otherwise than ``module``, as far as it can be told.
+
+    Args:
+        folder: Where :func:`write_onnx` wrote the file.
+        module: The network.
+        inputs: A batch.
+        expected: The network's outputs for the batch.
+        tolerance: Largest accepted difference.
+    """
+    cause = cause_of_difference(str(folder / "model.onnx"), module, inputs, expected, tolerance)
+    large = oversized_bias(module)
+    if large is not None:
+        return f"layer {large[0].removeprefix('model.')}: {cause}"
+    traced = LayerOutputs(module, inputs).eval()
+    try:
+        layer = first_different(traced, onnx_bytes(traced, inputs), inputs)
+    except ExportError:
+        layer = None
+    if layer is None:
+        return f"no layer differs when its output is looked at by itself; {cause}"
+    return f"layer {layer.removeprefix('model.')} is the first that differs: {cause}"
+
+
 def onnx_bytes(module: nn.Module, inputs: Tensor) -> bytes:
     """Return ``module`` as serialized ONNX, for the batch size of ``inputs``, in a form accepted by the installed ONNX Runtime.
 
@@ -106,7 +131,7 @@ def _program(module: nn.Module, inputs: Tensor, opset: int | None, finish: Calla
                 (inputs,),
                 dynamo=True,
                 input_names=["input"],
-                output_names=["output"],
+                output_names=["output"] if not isinstance(module, LayerOutputs) else None,
                 opset_version=opset,
                 dynamic_shapes=({0: torch.export.Dim("batch")},) if any_batch else None,
                 verbose=False,

@@ -7,7 +7,7 @@ import json
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -133,6 +133,10 @@ def fuse(
     shape: Annotated[
         list[str] | None, typer.Option(metavar="NAME=1,3,224,224", help="Shape of an input for the comparison.")
     ] = None,
+    value: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Value of an input for the comparison: a number, true, false or a JSON list."),
+    ] = None,
 ) -> None:
     """Merge connected activations of an ONNX file, and compare it with the original before it is written."""
     from search.config.extras import require_extra
@@ -140,7 +144,8 @@ def fuse(
     require_extra("onnx", "fuse")
     from search.fusing import fuse_file
 
-    for line in fuse_file(model, output, literal_types, dict(map(_shape, shape or [])), not no_compare):
+    shapes, values = dict(map(_shape, shape or [])), dict(map(_value, value or []))
+    for line in fuse_file(model, output, literal_types, shapes, not no_compare, values):
         typer.echo(line)
 
 
@@ -173,6 +178,15 @@ def _find_own_modules() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
+
+
+def _value(text: str) -> tuple[str, Any]:
+    name, _, written = text.rpartition("=")
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(written)
+        if name and isinstance(found, int | float | list):
+            return name, found
+    raise typer.BadParameter(f"expected NAME=VALUE, VALUE being a number, true, false or a JSON list, got {text!r}")
 
 
 def _load(path: Path, overrides: list[str] | None) -> Config:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from evaluators.tasks.loader_samples import LoaderError
+from spaces.errors import error_line
 
 CHECKED = 16
 """Samples of a split that are looked at."""
@@ -104,8 +105,7 @@ def _called(name: str, function: Callable[[Tensor, Tensor], Any], outputs: Tenso
             return function(outputs, targets)
     except Exception as error:
         raise LoaderError(
-            f"{name}= failed on outputs ({_described(outputs)}) and targets ({_described(targets)}): "
-            f"{type(error).__name__}: {error}"
+            f"{name}= failed on outputs ({_described(outputs)}) and targets ({_described(targets)}): {error_line(error)}"
         ) from error
 
 

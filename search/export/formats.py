@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.onnx.quantized import is_stored
-from evaluators.onnx_export import ExportError, TaskForward, quiet, write_onnx
+from evaluators.onnx_export import ExportError, TaskForward, describe_difference, quiet, write_onnx
 from evaluators.task import Task
 from search.export.settings import ExportSettings
 from spaces.errors import error_line
@@ -29,16 +29,19 @@ def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSe
     inputs, _ = next(iter(task.batches("search", samples, limit=samples)))
     writers = {"onnx": write_onnx, "torch_export": write_torch_export}
     for name in settings.formats:
-        outputs = writers[name](folder, TaskForward(model, task), inputs)
+        module = TaskForward(model, task)
+        outputs = writers[name](folder, module, inputs)
         with torch.no_grad():
             expected = task.forward(model, inputs)
             tolerance = settings.tolerance * max(1.0, float(expected.abs().max()))
             tolerance += 4.0 * _own_noise(model, task, inputs, expected)
         error = float((outputs.detach() - expected).abs().max())
         if not error <= tolerance:
+            place = f" ({describe_difference(folder, module, inputs, expected, tolerance)})" if name == "onnx" else ""
             raise ExportError(
                 f"export to {name}: expected the network's outputs to within {settings.tolerance:g}, got a difference "
-                f"of {error:g}; raise export.tolerance if that is good enough, or leave {name} out of export.formats"
+                f"of {error:g}{place}; raise export.tolerance if that is good enough, or leave {name} out of "
+                "export.formats"
             )
 
 

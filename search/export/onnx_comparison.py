@@ -11,15 +11,13 @@ import numpy as np
 import onnxruntime
 
 from evaluators.onnx.session import open_session
+from search.export.onnx_inputs import TYPES, full_shape, named_sizes, random_input
 from spaces.errors import EquivalenceError, SecateursError, first_line
 
 TOLERANCE = {np.dtype(np.float64): 1e-6, np.dtype(np.float32): 1e-5, np.dtype(np.float16): 1e-2}
 """Largest accepted difference where slopes were multiplied, relative to the largest output."""
 _SIZES = (8, 32, 64, 224, 1)
 """Tried in turn for the dimensions that a model leaves open; the first one of an input is 2."""
-_TYPES = {"float": np.float32, "float16": np.float16, "double": np.float64, "bool": np.bool_} | {
-    f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)
-}
 
 Feeds = dict[str, np.ndarray]
 
@@ -48,21 +46,24 @@ class Comparison:
         return f"outputs in ONNX Runtime {onnxruntime.__version__} on random inputs ({shapes}): {found}"
 
 
-def compare(before: Path, after: Path, exact: bool, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> Comparison:
-    """Run both files on the same random inputs, without ONNX Runtime's own optimizations, and compare their outputs.
+def compare(
+    before: Path, after: Path, exact: bool, shapes: Mapping[str, Sequence[int]], values: Feeds, seed: int = 0
+) -> Comparison:
+    """Run both files on the same inputs, without ONNX Runtime's own optimizations, and compare their outputs.
 
     Args:
         before: The first file.
         after: The second one, with the same inputs and outputs.
         exact: Require outputs that are equal to the last bit.
         shapes: Shapes of inputs, by name; what isn't there is taken from the file.
+        values: Values of inputs, by name, where they are not random; one of no dimensions is repeated to the input's shape.
         seed: Of the random numbers.
 
     Raises:
         CannotRunError: The first file can't be run, or gives another answer each time.
         EquivalenceError: The outputs differ.
     """
-    feeds, expected = _run_somehow(before, shapes, seed)
+    feeds, expected = _run_somehow(before, shapes, values, seed)
     try:
         found = _session(after).run(None, feeds)
     except Exception as error:
@@ -83,47 +84,43 @@ def _session(path: Path) -> Any:
     return open_session(str(path), graph_optimization_level=disabled, log_severity_level=4)
 
 
-def _run_somehow(path: Path, shapes: Mapping[str, Sequence[int]], seed: int) -> tuple[Feeds, list[Any]]:
+def _run_somehow(path: Path, shapes: Mapping[str, Sequence[int]], values: Feeds, seed: int) -> tuple[Feeds, list[Any]]:
     """Return inputs on which the model runs, and its outputs."""
     try:
         session = _session(path)
     except Exception as error:
         raise CannotRunError(f"ONNX Runtime {onnxruntime.__version__} can't load {path}: {first_line(error)}") from error
     wanted = session.get_inputs()
-    unknown = sorted(shapes.keys() - {entry.name for entry in wanted})
-    if unknown:
-        names = ", ".join(entry.name for entry in wanted)
-        raise SecateursError(f"--shape {unknown[0]}: the model has no such input; it has {names}")
     reason = ""
     for size in _SIZES:
-        rng = np.random.default_rng(seed)
-        sizes: dict[str, int] = {}
-        feeds = {entry.name: _random(entry, shapes.get(entry.name), size, sizes, rng) for entry in wanted}
+        feeds = _feeds(wanted, shapes, values, size, np.random.default_rng(seed))
         try:
             return feeds, session.run(None, feeds)
         except Exception as error:
             reason = first_line(error)
     raise CannotRunError(
-        f"ONNX Runtime can't run {path} on random inputs: {reason}; if it needs other shapes, "
-        "give them: --shape NAME=1,3,224,224"
+        f"ONNX Runtime can't run {path} on random inputs: {reason}; if it needs other shapes or values, "
+        "give them: --shape NAME=1,3,224,224, --value NAME=7 or --value 'NAME=[[1, 2]]'"
     )
 
 
-def _random(entry: Any, shape: Sequence[int] | None, size: int, sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:
-    """Return a random array for one input; dimensions of one name get one size."""
-    element = str(entry.type).removeprefix("tensor(").removesuffix(")")
-    if element not in _TYPES:
-        raise CannotRunError(f"input {entry.name} is of type {entry.type}, for which no random values are made")
-    if shape is None:
-        shape = []
-        for index, dim in enumerate(entry.shape):
-            fixed = isinstance(dim, int) and dim >= 0
-            free = str(dim or (entry.name, index))
-            shape.append(dim if fixed else sizes.setdefault(free, 2 if index == 0 else size))
-    dtype = np.dtype(_TYPES[element])
-    if dtype.kind == "f":
-        return (rng.standard_normal(shape) * 3).astype(dtype)
-    return rng.integers(0, 2, shape).astype(dtype)
+def _feeds(
+    wanted: Sequence[Any], shapes: Mapping[str, Sequence[int]], values: Feeds, size: int, rng: np.random.Generator
+) -> Feeds:
+    """Return an array for every input: its value where one was given, else random numbers."""
+    sizes = named_sizes(wanted, values)
+    feeds = {}
+    for entry in wanted:
+        element = str(entry.type).removeprefix("tensor(").removesuffix(")")
+        if element not in TYPES:
+            raise CannotRunError(f"input {entry.name} is of type {entry.type}, for which no random values are made")
+        value = values.get(entry.name)
+        if value is not None and value.ndim > 0:
+            feeds[entry.name] = value
+            continue
+        shape = full_shape(entry, shapes.get(entry.name), size, sizes)
+        feeds[entry.name] = random_input(element, shape, rng) if value is None else np.full(shape, value)
+    return feeds
 
 
 def _difference(expected: Sequence[Any], found: Sequence[Any], exact: bool) -> tuple[float, str | None]:

@@ -8,12 +8,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from spaces.files import replace_file, sync_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -31,6 +31,8 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Replace the safetensors file ``path``; tensors that share storage are written once each."""
+    from safetensors.torch import save
+
     separate = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     replace_file(path, save(separate, dict(metadata) if metadata else None))
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from spaces.fusion.float_format import FloatFormat
 from spaces.fusion.piecewise_linear import Activation, NotMergeableError, clip, identity, leaky_relu, prelu, relu
 
 Constants = Callable[[fx.Node], Tensor | None]
@@ -185,6 +186,12 @@ def _found(node: fx.Node, source: fx.Node, inplace: bool, read: Callable[[], Act
         return TorchActivation(node, source, read(), inplace)
     except NotMergeableError as error:
         return TorchActivation(node, source, None, inplace, str(error))
+
+
+def float_format(dtype: torch.dtype) -> FloatFormat:
+    """Return the format of a floating-point dtype."""
+    limits = torch.finfo(dtype)
+    return FloatFormat(str(dtype).removeprefix("torch."), limits.eps, limits.tiny, limits.max)
 
 
 def node_dtype(node: fx.Node) -> torch.dtype | None:

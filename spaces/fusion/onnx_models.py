@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 from spaces.errors import EquivalenceError
+from spaces.fusion.float_format import FLOAT16
 from spaces.fusion.onnx_nodes import DTYPES, OnnxActivation, Scope, read_activation, scopes, value_dtype
 from spaces.fusion.piecewise_linear import Activation, Run, fold_chain
 from spaces.fusion.report import FusionReport, Left, Merge
@@ -116,7 +116,7 @@ class _Pass:
             return "the type of their tensors isn't known" if unknown else None
 
         # Where the type isn't known, slopes are multiplied only if the product is normal in the smallest type.
-        limits = torch.float16 if dtype is None else DTYPES[dtype]
+        limits = FLOAT16 if dtype is None else DTYPES[dtype]
         runs, reasons = fold_chain(activations, limits, self._literal, admissible)
         for (one, other), reason in reasons.items():
             self._leave(scope, chain[one], chain[other], reason)
@@ -212,9 +212,9 @@ def _operator(
         raise AssertionError("constants were asked for where their type isn't known")
     if activation.kind == "PReLU":
         return "PRelu", [], [_tensor(activation.slope, dtype)]
-    limits = torch.finfo(DTYPES[dtype])
-    low = None if activation.low == limits.min else _tensor(np.asarray(activation.low), dtype)
-    high = None if activation.high == limits.max else _tensor(np.asarray(activation.high), dtype)
+    largest = DTYPES[dtype].largest
+    low = None if activation.low == -largest else _tensor(np.asarray(activation.low), dtype)
+    high = None if activation.high == largest else _tensor(np.asarray(activation.high), dtype)
     return "Clip", [], [low] if high is None else [low, high]
 
 

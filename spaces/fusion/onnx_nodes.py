@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
+from spaces.fusion.float_format import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FloatFormat
 from spaces.fusion.piecewise_linear import Activation, NotMergeableError, clip, identity, leaky_relu, prelu, relu
 
 DTYPES = {
-    ir.DataType.FLOAT: torch.float32,
-    ir.DataType.FLOAT16: torch.float16,
-    ir.DataType.BFLOAT16: torch.bfloat16,
-    ir.DataType.DOUBLE: torch.float64,
+    ir.DataType.FLOAT: FLOAT32,
+    ir.DataType.FLOAT16: FLOAT16,
+    ir.DataType.BFLOAT16: BFLOAT16,
+    ir.DataType.DOUBLE: FLOAT64,
 }
 _TYPE_OF_FIRST = frozenset(
     "AveragePool BatchNormalization Clip Dropout Flatten GlobalAveragePool GlobalMaxPool Identity InstanceNormalization "
@@ -169,16 +169,16 @@ def _clip(node: ir.Node) -> Activation:
     if None in bounds and dtype is None:
         raise NotMergeableError("it has an open end, and the type of its tensors isn't known")
     # The standard clamps an open end to the largest number of the type, which infinity is not.
-    limits = torch.finfo(dtype or torch.float32)
+    largest = (dtype or FLOAT32).largest
     low, high = bounds
-    return clip(limits.min if low is None else low, limits.max if high is None else high)
+    return clip(-largest if low is None else low, largest if high is None else high)
 
 
 def _identity(node: ir.Node) -> Activation:
     return identity()
 
 
-def _require_float(node: ir.Node) -> torch.dtype | None:
+def _require_float(node: ir.Node) -> FloatFormat | None:
     dtype = value_dtype(node)
     if dtype is not None and dtype not in DTYPES:
         raise NotMergeableError(f"its tensors are of type {dtype.name}")

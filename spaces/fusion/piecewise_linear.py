@@ -25,12 +25,13 @@ from math import inf
 from typing import Any, Literal
 
 import numpy as np
-import torch
+
+from spaces.fusion.float_format import FLOAT32, FLOAT64, FloatFormat
 
 Kind = Literal["ReLU", "LeakyReLU", "PReLU", "Clip", "Identity"]
 
-_LARGEST_BROADCAST = 65536
-"""Slopes that only grow by being combined may have this many elements."""
+_NODE = 16
+"""Numbers that take as many bytes as a node and its entry of a constant in a file: more than these are not added (ours)."""
 
 
 class NotMergeableError(ValueError):
@@ -104,7 +105,7 @@ def prelu(slopes: Any) -> Activation:
     """Return PReLU with ``slopes`` of any shape that broadcasts to its inputs.
 
     Raises:
-        NotMergeableError: A slope is not finite.
+        NotMergeableError: A slope is not finite, or there is none.
     """
     return _rectifier("PReLU", np.asarray(slopes, np.float64))
 
@@ -121,6 +122,8 @@ def clip(low: float, high: float) -> Activation:
 
 
 def _rectifier(kind: Kind, slopes: np.ndarray) -> Activation:
+    if slopes.size == 0:
+        raise NotMergeableError(f"its slopes, of shape {slopes.shape}, are empty")
     if not np.isfinite(slopes).all():
         raise NotMergeableError("a slope is not finite")
     return Activation(kind, slopes)
@@ -139,13 +142,13 @@ class Merged:
     exact: bool
 
 
-def merge(first: Activation, second: Activation, dtype: torch.dtype, literal: bool = False) -> Merged:
+def merge(first: Activation, second: Activation, dtype: FloatFormat, literal: bool = False) -> Merged:
     """Return ``second(first(x))`` as one activation.
 
     Args:
         first: The activation applied first.
         second: The activation applied to the result.
-        dtype: Type of the tensors; slopes are multiplied only where the product is exactly 0 or a finite normal number in it.
+        dtype: Format of the tensors; slopes are multiplied only where the product is exactly 0 or a finite normal number in it.
         literal: Keep the patent's types: the same type stays, different types become PReLU. Otherwise a slope of 0
             then becomes ReLU, which is 0 at minus infinity where PReLU gives NaN, and a slope of 1 the identity.
 
@@ -172,36 +175,32 @@ def merge(first: Activation, second: Activation, dtype: torch.dtype, literal: bo
     return Merged(Activation(kind, slope), exact)
 
 
-def _two_cases(first: np.ndarray, second: np.ndarray, kind: Kind, dtype: torch.dtype) -> tuple[np.ndarray, bool]:
+def _two_cases(first: np.ndarray, second: np.ndarray, kind: Kind, dtype: FloatFormat) -> tuple[np.ndarray, bool]:
     """Return the slopes of the composition, and True if none is a rounded product."""
     try:
         one, other = np.broadcast_arrays(first, second)
     except ValueError:
         raise NotMergeableError(f"slopes of shapes {first.shape} and {second.shape} do not fit together") from None
-    if one.size > max(first.size, second.size, _LARGEST_BROADCAST):
-        raise NotMergeableError(f"slopes of shapes {first.shape} and {second.shape} would become {one.size} numbers")
+    if one.size > first.size + second.size + _NODE:
+        raise NotMergeableError(
+            f"slopes of shapes {first.shape} and {second.shape} would become {one.size} numbers, more than both and a node take"
+        )
     # A LeakyReLU computes with a slope of at least single precision, whatever its tensors have.
-    stored = torch.float32 if kind == "LeakyReLU" and dtype in (torch.float16, torch.bfloat16) else dtype
-    factors = _rounded(one, stored), _rounded(other, stored)
+    stored = FLOAT32 if kind == "LeakyReLU" and dtype.eps > FLOAT32.eps else dtype
+    factors = stored.rounded(one), stored.rounded(other)
     product = factors[0] * factors[1]
     multiplied = (one >= 0) & (one != 0) & (other != 0)
-    rounded = _rounded(product, stored)
-    limits = torch.finfo(dtype)
+    rounded = stored.rounded(product)
     normal = np.ones(one.shape, bool)
     for values in (*factors, rounded):
-        normal &= (np.abs(values) >= limits.tiny) & (np.abs(values) <= limits.max)
+        normal &= (np.abs(values) >= dtype.tiny) & (np.abs(values) <= dtype.largest)
     if not normal[multiplied].all():
         place = np.flatnonzero(multiplied & ~normal)[0]
-        name = str(dtype).removeprefix("torch.")
-        raise NotMergeableError(f"{one.flat[place]:.3g} times {other.flat[place]:.3g} leaves the normal numbers of {name}")
+        product_text = f"{one.flat[place]:.3g} times {other.flat[place]:.3g}"
+        raise NotMergeableError(f"{product_text} leaves the normal numbers of {dtype.name}")
     slope = np.where(one < 0, one, np.where(multiplied, rounded, 0.0))
-    kept = _rounded(slope, stored) == _rounded(slope, torch.promote_types(dtype, torch.float32))
+    kept = stored.rounded(slope) == (FLOAT64 if dtype == FLOAT64 else FLOAT32).rounded(slope)
     return slope, bool((kept & (~multiplied | (one == 1.0) | (other == 1.0))).all())
-
-
-def _rounded(values: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-    rounded: np.ndarray = torch.from_numpy(np.array(values, np.float64)).to(dtype).to(torch.float64).numpy()
-    return rounded
 
 
 def _with_clip(first: Activation, second: Activation) -> Activation:
@@ -244,7 +243,7 @@ class Run:
 
 def fold_chain(
     chain: Sequence[Activation],
-    dtype: torch.dtype,
+    dtype: FloatFormat,
     literal: bool = False,
     admissible: Callable[[Run], str | None] = lambda run: None,
 ) -> tuple[list[Run], dict[tuple[int, int], str]]:
@@ -252,7 +251,7 @@ def fold_chain(
 
     Args:
         chain: Connected activations, in the order in which they are applied.
-        dtype: Type of the tensors.
+        dtype: Format of the tensors.
         literal: See :func:`merge`.
         admissible: Returns the reason against replacing a run of the chain by one activation, or None.
 

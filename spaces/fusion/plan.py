@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from spaces.fusion.nodes import Constants, TorchActivation, find_activations, has_new_memory, node_dtype
+from spaces.fusion.nodes import Constants, TorchActivation, find_activations, float_format, has_new_memory, node_dtype
 from spaces.fusion.piecewise_linear import Activation, Run, fold_chain
 from spaces.fusion.report import FusionReport, Left, Merge
 
@@ -70,7 +70,7 @@ def plan(
     steps, merges = [], []
     for chain, reason in _chains(found, memory, usable):
         activations = [one.activation for one in chain if one.activation is not None]
-        dtype = node_dtype(chain[-1].node) or default
+        dtype = float_format(node_dtype(chain[-1].node) or default)
         runs, reasons = fold_chain(activations, dtype, literal, lambda run, chain=chain: memory.forbids(chain, run))  # type: ignore[misc]
         for run in runs:
             members = chain[run.start : run.stop]

@@ -121,6 +121,8 @@ class RangeStatistics:
                     if known.shape != layer.weight.shape or not torch.equal(known.to(layer.weight.device), layer.weight):
                         qparams = self._weight_qparams(name, layer, layer.weight)
                 module.calibrate(qparams)
+        for layer in layers.values():
+            layer.raise_scales()
         if bias_correction:
             for name, layer in layers.items():
                 self._correct_bias(name, layer)

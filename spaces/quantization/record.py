@@ -88,6 +88,7 @@ def pack_weights(model: nn.Module, record: Mapping[str, Any] = PACK) -> nn.Modul
         quantizer, weight = layer.weight_quantizer, layer.weight
         if layer.stored is not None or quantizer is None or weight is None or quantizer.format.axis is None:
             continue
+        layer.raise_scales()
         qparams = quantizer.qparams
         stored = StoredWeight(weight.shape, quantizer.bits, quantizer.format.axis).to(weight.device)
         with torch.no_grad():

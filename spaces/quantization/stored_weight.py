@@ -33,10 +33,12 @@ def pack_integers(integers: Tensor, bits: int) -> Tensor:
 
 def unpack_integers(packed: Tensor, bits: int, count: int) -> Tensor:
     """Unpack the ``count`` integers that :func:`pack_integers` packed, int32 of shape ``(count,)``."""
-    stream = ((packed[:, None] >> torch.arange(8, device=packed.device, dtype=torch.uint8)) & 1).reshape(-1)
-    digits = stream[: count * bits].reshape(count, bits).to(torch.int32)
-    places = [1 << place for place in range(bits - 1)] + [-(1 << (bits - 1))]
-    return (digits * torch.tensor(places, dtype=torch.int32, device=packed.device)).sum(1, dtype=torch.int32)
+    # Division and remainder, unlike shifts, can be exported to ONNX.
+    powers = torch.tensor([1 << place for place in range(8)], dtype=torch.int32, device=packed.device)
+    stream = (torch.div(packed[:, None].to(torch.int32), powers, rounding_mode="floor") % 2).reshape(-1)
+    digits = stream[: count * bits].reshape(count, bits)
+    worth = [1 << place for place in range(bits - 1)] + [-(1 << (bits - 1))]
+    return (digits * torch.tensor(worth, dtype=torch.int32, device=packed.device)).sum(1, dtype=torch.int32)
 
 
 def packed_bytes(count: int, bits: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -229,8 +230,8 @@ def test_a_model_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypat
         read.graph.node(1).op_type = "Sigmoid"
         return report
 
-    honest = search.fusing.fuse
-    monkeypatch.setattr(search.fusing, "fuse", wrong)
+    honest = search.fusing.fuse_onnx
+    monkeypatch.setattr(search.fusing, "fuse_onnx", wrong)
     (tmp_path / "out.onnx").write_text("what was there")
     result = invoke(source, "-o", tmp_path / "out.onnx")
     assert isinstance(result.exception, EquivalenceError)
@@ -328,3 +329,108 @@ def test_slopes_may_lie_outside_too(tmp_path: Path) -> None:
     result = invoke(outside(tmp_path, proto), "-o", tmp_path / "out.onnx")
     assert result.exit_code == 0, result.exception
     assert "chains merged: 1" in result.output
+
+
+def reshaping() -> onnx.ModelProto:
+    """Return a model that runs only where its input ``rows`` is a 25th of the numbers in ``x``."""
+    nodes = [
+        node("Relu", "x", "a"),
+        node("LeakyRelu", "a", "b", alpha=0.5),
+        node("Unsqueeze", "rows zero", "row"),
+        node("Concat", "row columns", "shape", axis=0),
+        node("Reshape", "b shape", "y"),
+        node("Where", "flag scale x", "chosen"),
+    ]
+    proto = model(nodes, [weight("zero", [0], np.int64), weight("columns", [25], np.int64)])
+    proto.graph.input.append(value("rows", TensorProto.INT64, []))
+    proto.graph.input.append(value("flag", TensorProto.BOOL, ["N", 1, 1, 1]))
+    proto.graph.input.append(value("scale", TensorProto.FLOAT, ["N", 4, 5, 5]))
+    del proto.graph.output[:]
+    proto.graph.output.append(value("y", TensorProto.FLOAT, ["R", 25]))
+    proto.graph.output.append(value("chosen"))
+    return proto
+
+
+def test_values_of_inputs_are_given_where_random_ones_do_not_do(tmp_path: Path) -> None:
+    source, target = save(tmp_path, reshaping()), tmp_path / "out.onnx"
+    without = main(source, target)
+    assert without.returncode == 2
+    assert "--value NAME=7" in without.stderr
+    assert invoke(source, "-o", target, "--value", "rows=8").exit_code == 0
+    # The length of a list is that of the dimension for all inputs.
+    listed = invoke(source, "-o", target, "--value", "rows=12", "--value", "flag=[[[[true]]], [[[false]]], [[[true]]]]")
+    assert listed.exit_code == 0, listed.exception
+    assert "x [3, 4, 5, 5]" in listed.output
+    filled = invoke(source, "-o", target, "--value", "rows=4", "--value", "scale=2", "--shape", "scale=1,4,5,5", *SMALL)
+    assert filled.exit_code == 0, filled.exception
+    assert "scale [1, 4, 5, 5]" in filled.output
+
+
+SMALL = ("--shape", "x=1,4,5,5", "--shape", "flag=1,1,1,1")
+
+
+def main(source: Path, target: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "search", "fuse", str(source), "-o", str(target), *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("column=8", "--value column: the model has no such input; it has x, rows, flag, scale"),
+        ("rows=8.5", "--value rows: expected whole numbers for an input of type int64, got 8.5"),
+        ("rows=true", "expected whole numbers"),
+        ("rows=[8]", r"expected shape \[\], got \[1\]"),
+        ("rows=9223372036854775808", "out of the range of int64|expected whole numbers"),
+        ("flag=1", "--value flag: expected true or false for an input of type bool"),
+        ("flag=[[[[true]]], [[[1]]]]", "expected true or false"),
+        ("flag=[true]", r"expected shape \['N', 1, 1, 1\], got \[1\]"),
+        ("scale=false", "expected numbers for an input of type float32"),
+        ("scale=[[1, 2], [3]]", "rows are of one length"),
+        ("rows=eight", "Invalid value|expected NAME=VALUE"),
+        ("rows", "expected NAME=VALUE"),
+        ('rows="8"', "expected NAME=VALUE"),
+        ("rows=null", "expected NAME=VALUE"),
+    ],
+)
+@pytest.mark.parametrize("compared", [(), ("--no-compare",)])
+def test_values_that_do_not_fit_end_with_2_and_nothing_written(
+    tmp_path: Path, written: str, message: str, compared: tuple[str, ...]
+) -> None:
+    source, target = save(tmp_path, reshaping()), tmp_path / "out.onnx"
+    result = invoke(source, "-o", target, "--value", written, *compared)
+    text = result.output if isinstance(result.exception, SystemExit) else str(result.exception)
+    assert isinstance(result.exception, SecateursError) or result.exit_code == 2
+    assert re.search(message, " ".join(text.replace("\u2502", " ").split()))
+    assert names(tmp_path) == ["in.onnx"]
+
+
+def test_slopes_without_a_number_are_left_as_they_are(tmp_path: Path) -> None:
+    nodes = [node("Relu", "x", "a"), node("PRelu", "a none", "b"), node("PRelu", "b none", "y")]
+    proto = model(nodes, [weight("none", np.zeros((0, 1, 1)))])
+    for place in (proto.graph.input[0], proto.graph.output[0]):
+        place.type.tensor_type.shape.dim[1].dim_value = 0
+    result = invoke(save(tmp_path, proto), "-o", tmp_path / "out.onnx", "--shape", "x=2,0,5,5")
+    assert result.exit_code == 0, result.exception
+    assert "its slopes, of shape (0, 1, 1), are empty" in result.output
+
+
+def test_slopes_are_not_expanded_where_a_file_would_grow(tmp_path: Path) -> None:
+    nodes = [node("PRelu", "x channels", "a"), node("PRelu", "a places", "y")]
+    wide = [weight("channels", np.full((4, 1, 1), 0.5)), weight("places", np.full((1, 5, 5), 0.25))]
+    source = save(tmp_path, model(nodes, wide))
+    result = invoke(source, "-o", tmp_path / "out.onnx")
+    assert "would become 100 numbers, more than both and a node take" in result.output
+    assert [len(entry.dims) for entry in onnx.load(tmp_path / "out.onnx").graph.initializer] == [3, 3]
+    assert sum(np.prod(entry.dims) for entry in onnx.load(tmp_path / "out.onnx").graph.initializer) == 4 + 25
+
+
+def test_fusing_loads_no_torch(tmp_path: Path) -> None:
+    source = save(tmp_path, chain("PRelu slopes", "LeakyRelu 0.5", "Clip zero six")())
+    code = (
+        "import sys; from search.cli import app\n"
+        f"app(['fuse', {str(source)!r}, '-o', {str(tmp_path / 'out.onnx')!r}], standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+    assert (tmp_path / "out.onnx").exists()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from spaces.fusion.float_format import FLOAT16, FLOAT32
+from spaces.fusion.nodes import float_format
 from spaces.fusion.piecewise_linear import (
     Activation,
     NotMergeableError,
@@ -41,7 +43,7 @@ def direct(activation: Activation, inputs: Tensor) -> Tensor:
 
 
 def one(first: Activation, second: Activation, dtype: torch.dtype = FLOAT, literal: bool = False) -> Activation:
-    return merge(first, second, dtype, literal).activation
+    return merge(first, second, float_format(dtype), literal).activation
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_types() -> None:
     ],
 )
 def test_clamps(first: Activation, second: Activation, expected: tuple[float, float]) -> None:
-    merged = merge(first, second, FLOAT)
+    merged = merge(first, second, FLOAT32)
     assert (merged.activation.low, merged.activation.high) == expected
     assert merged.exact
     assert merged.activation.kind == ("ReLU" if expected == (0, inf) else "Clip")
@@ -132,7 +134,7 @@ def test_clamps(first: Activation, second: Activation, expected: tuple[float, fl
 def test_a_negative_slope_leaves_nothing_for_a_lower_bound_to_change() -> None:
     assert one(leaky_relu(-0.5), clip(-1, inf)).slope == -0.5
     with pytest.raises(NotMergeableError, match="bends"):
-        merge(leaky_relu(-0.5), clip(1, inf), FLOAT)
+        merge(leaky_relu(-0.5), clip(1, inf), FLOAT32)
 
 
 @pytest.mark.parametrize(
@@ -149,23 +151,24 @@ def test_a_negative_slope_leaves_nothing_for_a_lower_bound_to_change() -> None:
         (clip(0, 1), clip(2, 3), "at most one number"),
         (prelu([1.0, 2.0, 3.0]), prelu([1.0, 2.0]), "do not fit"),
         (prelu(np.ones((400, 1))), prelu(np.ones((1, 400))), "would become 160000"),
+        (prelu(np.ones((8, 1))), prelu(np.ones((1, 8))), "would become 64 numbers, more than both and a node take"),
     ],
 )
 def test_what_is_not_merged(first: Activation, second: Activation, message: str) -> None:
     with pytest.raises(NotMergeableError, match=message):
-        merge(first, second, FLOAT)
+        merge(first, second, FLOAT32)
 
 
 def test_the_limits_are_those_of_the_tensors_type() -> None:
     pair = leaky_relu(0.001), leaky_relu(0.001)
     assert float(one(*pair, torch.float32).slope) == pytest.approx(1e-6)
     with pytest.raises(NotMergeableError, match="float16"):
-        merge(*pair, torch.float16)
+        merge(*pair, FLOAT16)
     tiny = leaky_relu(1e-30), leaky_relu(1e-30)
     assert float(one(*tiny, torch.float64).slope) == pytest.approx(1e-60)
     assert float(one(leaky_relu(TINY * 2), leaky_relu(0.5)).slope) == TINY
     with pytest.raises(NotMergeableError):
-        merge(leaky_relu(TINY), leaky_relu(0.5), FLOAT)
+        merge(leaky_relu(TINY), leaky_relu(0.5), FLOAT32)
 
 
 def test_mixed_zeros_may_stay_a_prelu_where_the_type_is_asked_for() -> None:
@@ -173,35 +176,41 @@ def test_mixed_zeros_may_stay_a_prelu_where_the_type_is_asked_for() -> None:
 
 
 def test_what_is_no_number_is_refused() -> None:
-    for make in (lambda: leaky_relu(inf), lambda: prelu([0.1, nan]), lambda: clip(2, 1), lambda: clip(nan, 1)):
+    for make in (
+        lambda: leaky_relu(inf),
+        lambda: prelu([0.1, nan]),
+        lambda: prelu([]),
+        lambda: clip(2, 1),
+        lambda: clip(nan, 1),
+    ):
         with pytest.raises(NotMergeableError):
             make()
 
 
 def test_products_are_told_from_exact_merges() -> None:
-    assert not merge(leaky_relu(0.3), leaky_relu(0.3), FLOAT).exact
-    assert merge(leaky_relu(-0.3), leaky_relu(0.3), FLOAT).exact
-    assert merge(leaky_relu(0.3), relu(), FLOAT).exact
-    assert merge(leaky_relu(0.3), leaky_relu(1.0), FLOAT).exact
+    assert not merge(leaky_relu(0.3), leaky_relu(0.3), FLOAT32).exact
+    assert merge(leaky_relu(-0.3), leaky_relu(0.3), FLOAT32).exact
+    assert merge(leaky_relu(0.3), relu(), FLOAT32).exact
+    assert merge(leaky_relu(0.3), leaky_relu(1.0), FLOAT32).exact
     # The slope of a LeakyReLU has single precision in half-precision tensors, that of a PReLU has not.
-    assert not merge(leaky_relu(-0.3), relu(), torch.float16).exact
+    assert not merge(leaky_relu(-0.3), relu(), FLOAT16).exact
 
 
 def test_a_chain_is_folded_from_the_left_and_to_the_end() -> None:
-    runs, reasons = fold_chain([leaky_relu(1e-30), leaky_relu(1e-30), relu(), clip(-1, 1), leaky_relu(0.1)], FLOAT)
+    runs, reasons = fold_chain([leaky_relu(1e-30), leaky_relu(1e-30), relu(), clip(-1, 1), leaky_relu(0.1)], FLOAT32)
     assert [(run.start, run.stop, run.activation.text) for run in runs] == [(0, 5, "Clip 0 to 1")]
     assert not reasons
-    runs, reasons = fold_chain([clip(-1, 1), leaky_relu(0.1), leaky_relu(0.5)], FLOAT)
+    runs, reasons = fold_chain([clip(-1, 1), leaky_relu(0.1), leaky_relu(0.5)], FLOAT32)
     assert [(run.start, run.stop) for run in runs] == [(0, 1), (1, 3)]
     assert set(reasons) == {(0, 1)}
-    runs, _ = fold_chain([relu()] * 5, FLOAT)
+    runs, _ = fold_chain([relu()] * 5, FLOAT32)
     assert len(runs) == 1
 
 
 def test_what_a_caller_does_not_admit_stays_apart() -> None:
-    runs, reasons = fold_chain([relu(), relu(), relu()], FLOAT, admissible=lambda run: "no" if run.stop == 2 else None)
+    runs, reasons = fold_chain([relu(), relu(), relu()], FLOAT32, admissible=lambda run: "no" if run.stop == 2 else None)
     assert [(run.start, run.stop) for run in runs] == [(0, 3)]
-    runs, reasons = fold_chain([relu(), relu()], FLOAT, admissible=lambda run: "no")
+    runs, reasons = fold_chain([relu(), relu()], FLOAT32, admissible=lambda run: "no")
     assert len(runs) == 2
     assert reasons == {(0, 1): "no"}
 
@@ -250,9 +259,9 @@ def test_many_random_chains(chain: list[Activation], values: list[float], litera
 
 def check_chain(chain: list[Activation], values: list[float], literal: bool) -> None:
     inputs = torch.tensor(values, dtype=FLOAT).repeat(CHANNELS, 1).T.contiguous()
-    runs, _ = fold_chain(chain, FLOAT, literal)
+    runs, _ = fold_chain(chain, FLOAT32, literal)
     assert [index for run in runs for index in run.members] == list(range(len(chain)))
-    again, _ = fold_chain([run.activation for run in runs], FLOAT, literal)
+    again, _ = fold_chain([run.activation for run in runs], FLOAT32, literal)
     assert len(again) == len(runs), "a second pass found something"
     for run in runs:
         expected, safe, limit = inputs, torch.ones_like(inputs, dtype=torch.bool), inputs
