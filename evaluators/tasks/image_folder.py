@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
@@ -70,7 +71,7 @@ class _Files(Dataset[tuple[Tensor, int]]):
         path, label = self.samples[position]
         try:
             image = default_loader(path)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"image_folder: {path} can't be read as an image ({error}); replace it, or remove it") from error
         if seed is None:
             return self.fixed(image), label
@@ -207,6 +208,11 @@ class ImageFolder(DataSet):
         place = self.settings.folder() / part
         if not place.is_dir() or not any(entry.is_dir() for entry in place.iterdir()):
             raise missing("image_folder", f"images as {part}/CLASS/*.jpg", place.parent, downloadable=False)
+        if hidden := sorted(entry.name for entry in place.iterdir() if entry.is_dir() and entry.name.startswith(".")):
+            raise DataError(
+                f"image_folder: expected a folder per class in {place}, got hidden ones: "
+                f"{', '.join(hidden[:5])}; move them elsewhere"
+            )
         scanned = datasets.ImageFolder(str(place), allow_empty=True)
         filled = {label for _, label in scanned.samples}
         if empty := [name for name, label in scanned.class_to_idx.items() if label not in filled]:

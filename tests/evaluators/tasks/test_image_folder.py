@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +144,19 @@ def test_images_that_are_not_augmented_are_decoded_once_where_memory_allows(root
     read = list(folder(root).batches("search", 4, None, None))
     assert torch.equal(torch.cat([images for images, _ in read]), whole)
     assert len(opened) == 12
+
+
+def test_hidden_folders_are_no_classes(root, tmp_path):
+    for part in ("train", "val"):
+        shutil.copytree(root / part, tmp_path / part)
+        shutil.copytree(root / part / "ant", tmp_path / part / ".git")
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=r"hidden ones: \.git"):
+            folder(tmp_path).size(split)
+
+
+def test_a_decompression_bomb_is_named_without_a_traceback(root, tmp_path, monkeypatch):
+    shutil.copytree(root, tmp_path / "images")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"png can't be read as an image .*exceeds limit"):
+        next(iter(folder(tmp_path / "images").batches("train", 2, None, None)))
