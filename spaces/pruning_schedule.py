@@ -210,7 +210,7 @@ class PruningSchedule(SearchSpace[PruningScheduleSettings]):
         """Return the number of removed channels of every group, int64 of shape ``(groups,)``."""
         if candidate.fingerprint not in self._numbers:
             schedule = self.schedule(candidate)
-            assert schedule.macs is not None
+            assert schedule.macs is not None  # noqa: S101 (for the type checker)
             self._numbers[candidate.fingerprint] = self._allocation.of_target(schedule.macs, schedule.shape)
         return self._numbers[candidate.fingerprint]
 

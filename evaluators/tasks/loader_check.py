@@ -13,7 +13,7 @@ from spaces.errors import error_line
 
 CHECKED = 16
 """Samples of a split that are looked at."""
-_PASS = "pass loss= (outputs, targets to the mean loss) and score= (outputs, targets to one value per sample)"
+_PASS = "pass loss= (outputs, targets to the mean loss) and score= (outputs, targets to one value per sample)"  # noqa: S105 (no password)
 
 
 def check_outputs(outputs: Any, samples: int) -> None:

@@ -85,7 +85,7 @@ class Retention:
 
     @cached_property
     def _relevance(self) -> np.ndarray:
-        assert self._groups is not None
+        assert self._groups is not None  # noqa: S101 (for the type checker)
         return self._measured(self._reference, self._groups)
 
     def _measured(self, network: Network, groups: ChannelGroups) -> np.ndarray:

@@ -185,7 +185,7 @@ def observe(criterion: Criterion, seen: Observations | None) -> None:
     model, number = criterion.model, 0
     with evaluation_mode(model):
         for inputs, targets in seen.batches if seen is not None else ():
-            assert seen is not None
+            assert seen is not None  # noqa: S101 (for the type checker)
             criterion.begin(seen.labels(targets))
             with torch.set_grad_enabled(criterion.gradients):
                 outputs = seen.forward(model, inputs)

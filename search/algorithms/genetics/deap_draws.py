@@ -23,7 +23,7 @@ def deap_draws_from(rng: np.random.Generator) -> Iterator[None]:
     also after an error, the module again. The interpreter's global generator is neither read nor moved: to seed and to restore
     that one would give other threads numbers of this search, and this search some of theirs.
     """
-    private = random.Random(int(rng.integers(1 << 62)))
+    private = random.Random(int(rng.integers(1 << 62)))  # noqa: S311 (DEAP draws from it)
     with _LOCK:
         originals = [module.random for module in _DRAWING]
         try:

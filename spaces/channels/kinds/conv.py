@@ -72,12 +72,12 @@ class Convolution(LayerKind):
 
     def macs(self, module: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], outputs: Any) -> int:
         """Return outputs x kernel positions x input channels of a group."""
-        assert isinstance(module, _ConvNd)
+        assert isinstance(module, _ConvNd)  # noqa: S101 (for the type checker)
         return int(outputs.numel()) * (module.in_channels // module.groups) * prod(module.kernel_size)
 
     def shape(self, module: nn.Module, inputs: Tensor) -> LayerShape:
         """Return channels, kernel, stride, padding and dilation, with the spatial size of ``inputs``."""
-        assert isinstance(module, _ConvNd)
+        assert isinstance(module, _ConvNd)  # noqa: S101 (for the type checker)
         # PyTorch keeps the padding of the last dimension first, each before and behind.
         pairs = module._reversed_padding_repeated_twice
         dims = len(module.kernel_size)
