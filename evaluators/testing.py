@@ -6,7 +6,6 @@ Every function raises AssertionError with the broken promise, and returns None.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import math
 
@@ -18,6 +17,7 @@ from evaluators.latency.backends.base import Backend, DeviceName
 from evaluators.metrics import Metric, metric_from_json
 from evaluators.task import Task
 from spaces.layers.shapes import LayerShape
+from spaces.testing import check_settings
 
 
 def check_evaluator(kind: type[Evaluator], task: Task, settings: object = None) -> None:
@@ -91,15 +91,6 @@ def check_metric(name: str, metric: Metric) -> None:
     for value in (0.0, 0.5, 1.0, 12.5, 1e7):
         for text in (metric.text(value), metric.brief(value), metric.change(1.0, value), metric.difference(1.0, value)):
             assert text.strip(), f"{name}: no text for {value}"
-
-
-def check_settings(settings: type) -> None:
-    """Check that ``settings`` is a frozen dataclass that refuses unknown keys in a configuration."""
-    assert dataclasses.is_dataclass(settings), f"{settings.__name__}: expected a dataclass"
-    parameters = settings.__dataclass_params__  # type: ignore[attr-defined]
-    assert parameters.frozen, f"{settings.__name__}: expected a frozen dataclass"
-    config = settings.__pydantic_config__  # type: ignore[attr-defined]
-    assert config == {"extra": "forbid"}, f"{settings.__name__}.__pydantic_config__: expected {{'extra': 'forbid'}}"
 
 
 def _evaluated(evaluator: Evaluator, task: Task, fidelity: float) -> dict[str, float]:

@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rich.console import Console
@@ -82,7 +81,7 @@ def options_by_kind(name: str) -> dict[str, tuple[Any, list[Option]]]:
     found: dict[str, tuple[Any, list[Option]]] = {}
     known: list[str] = []
     for registry in REGISTRIES:
-        entries = getattr(import_module(registry.module), registry.registry)
+        entries = registry.members
         known += entries
         if name in entries:
             member = resolve(entries[name])

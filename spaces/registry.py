@@ -1,10 +1,12 @@
-"""Names to classes: literal registries, resolved when used."""
+"""Names to classes: literal registries and the entry points of installed plug-ins, resolved when used."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Any
 
 from spaces.errors import SecateursError
@@ -55,12 +57,34 @@ def resolve(path: str) -> Any:
     return found
 
 
+@cache
+def plug_ins(kind: str) -> Mapping[str, str]:
+    """Return the import paths that installed packages registered for a kind of thing, by name.
+
+    A package registers them as entry points of the group ``secateurs.`` and the plural of the kind, such as
+    ``secateurs.algorithms`` or ``secateurs.layer_kinds``. Nothing is imported here.
+
+    Args:
+        kind: Noun of the registry, such as ``layer kind``.
+    """
+    found = entry_points(group=f"secateurs.{kind.replace(' ', '_')}s")
+    return {entry.name: entry.value for entry in sorted(found, key=lambda entry: entry.name)}
+
+
+def members(registry: Mapping[str, str], kind: str) -> dict[str, str]:
+    """Return the import path of every member, by name: those of ``registry``, then those of plug-ins under other names."""
+    return {**registry, **{name: path for name, path in plug_ins(kind).items() if name not in registry}}
+
+
 def lookup(registry: Mapping[str, str], name: str, kind: str) -> Any:
-    """Return the class registered under ``name``.
+    """Return the class registered under ``name``, here or by a plug-in.
 
     Raises:
         UnknownNameError: ``name`` is not registered; the message names the nearest match and the list.
     """
-    if name not in registry:
-        raise UnknownNameError(f"unknown {kind} {name!r}; {suggestion(name, registry)}")
-    return resolve(registry[name])
+    if name in registry:
+        return resolve(registry[name])
+    known = members(registry, kind)
+    if name not in known:
+        raise UnknownNameError(f"unknown {kind} {name!r}; {suggestion(name, known)}")
+    return resolve(known[name])

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.testing import check_settings
 from search.algorithms.base import Algorithm
 from search.study.pareto import best, complete_trials
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
+from spaces.testing import check_settings
 
 Measure = Callable[[Candidate, float], Mapping[str, float]]
 """Returns the metrics of a candidate at a fidelity: objectives and analytic costs, the same whenever it is called."""

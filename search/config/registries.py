@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from search.config.block import Block, Limit, parse_limit
 from spaces.errors import SecateursError
-from spaces.registry import lookup, resolve
+from spaces.registry import lookup, members, resolve
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -29,6 +29,11 @@ class Registered:
     module: str
     registry: str
     kind: str
+
+    @property
+    def members(self) -> dict[str, str]:
+        """Import path of every member, by name; those of plug-ins come last."""
+        return members(getattr(import_module(self.module), self.registry), self.kind)
 
     def find(self, name: str) -> Any:
         """Return the class registered as ``name``, or the one at the import path ``name``.

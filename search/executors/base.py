@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from search.study.trial import Proposal, Trial
 
@@ -104,7 +104,12 @@ class Executor(ABC):
 
     Made as ``Executor(workload, settings)`` with the frozen dataclass ``Settings`` of its class; starts nothing before the
     first call of a method or property.
+
+    Class attributes:
+        Settings: Frozen dataclass of the options that the configuration may give.
     """
+
+    Settings: ClassVar[type[Any]]
 
     @classmethod
     def check(cls, settings: Any, threads: int) -> None:

@@ -75,7 +75,7 @@ class Bar:
 
 
 class Log:
-    """What a run tells the person who started it, on the console and in log.txt.
+    """Messages of a run to the person who started it, on the console and in log.txt.
 
     Args:
         path: Where lines are kept, or None.

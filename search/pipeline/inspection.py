@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -128,8 +127,7 @@ def registered() -> dict[str, dict[str, str]]:
     """Return the first line of the docstring of every registered class, by kind and name."""
     found: dict[str, dict[str, str]] = {}
     for registry in REGISTRIES:
-        entries: Mapping[str, str] = getattr(import_module(registry.module), registry.registry)
-        found[registry.kind] = {name: _first_line(resolve(path)) for name, path in entries.items()}
+        found[registry.kind] = {name: _first_line(resolve(path)) for name, path in registry.members.items()}
     return found
 
 

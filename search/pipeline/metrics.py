@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from evaluators.base import Evaluator
 from evaluators.metrics import METRICS, Metric
 from evaluators.task import Task
 from search.config.registries import EVALUATOR
 from search.stages.base import PlacedStage
+
+
+def cost_evaluators(stages: Iterable[PlacedStage], task: Task) -> list[Evaluator]:
+    """Return the stages' evaluators of costs that this project does not know by name, each once.
+
+    The costs that it knows are counted, or timed in turn, on every network of a report anyway.
+    """
+    found: dict[str, Evaluator] = {}
+    for placed in stages:
+        for block in placed.stage.evaluators:
+            evaluator: Evaluator = EVALUATOR.build(block)
+            unknown = any(metric.is_cost and name not in METRICS for name, metric in evaluator.metrics_for(task).items())
+            if unknown and evaluator.repeatable and not evaluator.needs_quantizers:
+                found[block.name] = evaluator
+    return list(found.values())
 
 
 def described_metrics(stages: Iterable[PlacedStage], task: Task) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from search.output.atomic import write_json
 from search.output.disk_errors import disk_errors
 from search.output.progress import Log, duration
 from search.pipeline.latency import latency_of, measure_latency
-from search.pipeline.metrics import described_metrics
+from search.pipeline.metrics import cost_evaluators, described_metrics
 from search.pipeline.rehearsal import rehearse
 from search.pipeline.retention import Retention
 from search.pipeline.start import Start
@@ -105,11 +105,11 @@ class _Pipeline:
             self.start.built.forget(placed.step)
         reference = reference if reference is not None else flows[RESULT]
         measurements = Measurements(self.run_folder.checkpoints / "measurements.json")
-        rows = {}
+        rows, costs = {}, cost_evaluators(stages, self.task)
         self.log.write(f"measuring what came out on the test split, {len(flows) + 1} networks")
         for role, flow in {"reference": reference, **flows}.items():
             model = flow.network.stored().model.to(self.device)
-            rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device))
+            rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device, costs))
         latency = None
         if (timed := latency_of(stages, self.config.execution)) is not None:
             key = key_of(reference.key, {role: flow.key for role, flow in flows.items()})

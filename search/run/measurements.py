@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from evaluators.base import EvaluationContext, Evaluator
 from evaluators.cost import count_costs
 from evaluators.task import Task
 from evaluators.tasks.measure import measure
@@ -39,15 +40,16 @@ class Measurements:
         return row
 
 
-def measure_row(model: nn.Module, task: Task, device: torch.device) -> dict[str, Any]:
+def measure_row(model: nn.Module, task: Task, device: torch.device, evaluators: Sequence[Evaluator] = ()) -> dict[str, Any]:
     """Return scores on the test split, and costs, of one network as report.json has them.
 
     ``top1`` is null for a task without it, ``metrics`` are the task's other scores, ``size_bytes`` are all tensors of
-    weights.safetensors, ``latency_ms`` is null where it was not measured.
+    weights.safetensors, ``latency_ms`` is null where it was not measured. Costs that only ``evaluators`` measure stand under
+    their own names.
     """
     scores = measure(model, task, "test", device=device)
     costs = count_costs(model, task.example_inputs().to(device), task.forward)
-    return {
+    row = {
         "top1": scores.pop("top1", None),
         "loss": scores.pop("loss"),
         "metrics": scores,
@@ -57,3 +59,8 @@ def measure_row(model: nn.Module, task: Task, device: torch.device) -> dict[str,
         "bit_operations": int(costs["bit_operations"]),
         "latency_ms": None,
     }
+    for evaluator in evaluators:
+        context = EvaluationContext(task, torch.Generator().manual_seed(0), device, 1.0, model, {})
+        found, metrics = evaluator.evaluate(model, context), evaluator.metrics_for(task)
+        row |= {name: value for name, value in found.items() if metrics[name].is_cost and name not in row}
+    return row

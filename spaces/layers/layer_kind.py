@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spaces.layers.mask_hooks import KeptInputs, MaskHook
 from spaces.layers.shapes import LayerShape
-from spaces.registry import resolve
+from spaces.registry import members, resolve
 
 REGISTRY = "spaces.channels.kinds:LAYER_KINDS"
 """Import path of the registry. Resolved when used, so that choosing bits need not know of choosing channels."""
@@ -109,7 +109,7 @@ class LayerKind(ABC):
 
 def layer_kinds() -> tuple[LayerKind, ...]:
     """Return all registered kinds, in the order of the registry."""
-    return tuple(map(_made, resolve(REGISTRY).values()))
+    return tuple(map(_made, members(resolve(REGISTRY), "layer kind").values()))
 
 
 @cache

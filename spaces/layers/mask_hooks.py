@@ -39,6 +39,7 @@ class KeptInputs(MaskHook):
         module.register_forward_pre_hook(self)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments with the removed channels of the first at zero."""
         inputs = args[0]
         keep: Tensor = module.get_buffer(KEEP)
         shape = [1] * inputs.dim()
@@ -63,6 +64,7 @@ class KeptStatistics(MaskHook):
         module.register_forward_hook(self)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Return the output over the kept channels alone, zero elsewhere."""
         index = module.get_buffer(KEEP).nonzero().flatten()
         kept = args[0].index_select(self.channel_dim, index)
         stored: list[Tensor | None] = [getattr(module, name, None) for name in ("weight", "bias")]

@@ -23,12 +23,14 @@ class Sparsifier(ABC):
     nothing from the evaluators.
 
     Class attributes:
+        Settings: Frozen dataclass of the options that the configuration may give.
         removes: True if the sparsifier itself decides the channels to remove (:meth:`channel_groups`, :meth:`keep_masks`), so
             that they are removed when training ends; otherwise a search follows.
         lossless: True if the channels that :meth:`keep_masks` leaves out have no effect any more at the end, so that
             removing them must not change the network's outputs.
     """
 
+    Settings: ClassVar[type[Any]]
     removes: ClassVar[bool] = False
     lossless: ClassVar[bool] = False
 

@@ -5,7 +5,6 @@ from dataclasses import fields
 
 import pytest
 
-from evaluators.testing import check_settings
 from search.algorithms import ALGORITHMS
 from search.algorithms.testing import (
     Case,
@@ -20,6 +19,7 @@ from search.algorithms.testing import (
 from search.study.pareto import front, gains
 from spaces.errors import SecateursError
 from spaces.registry import lookup
+from spaces.testing import check_settings
 from tests.paths import REPOSITORY
 from tests.search.algorithms.synthetic_space import MACS, TOP1, ImageByImage, Interacting, SyntheticSpace, problem_of
 

@@ -10,7 +10,7 @@ from typing import Any
 from search.report.figures import FIGURES
 from search.report.figures.base import Drawing, Figure
 from search.report.figures.style import CSS_VARIABLES, STYLE
-from spaces.registry import resolve
+from spaces.registry import members, resolve
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def draw(report: Mapping[str, Any]) -> list[Picture]:
     """Return the pictures of every registered figure that applies to ``report``, in the order of the registry."""
     import matplotlib as mpl
 
-    figures: list[Figure] = [resolve(path)() for path in FIGURES.values()]
+    figures: list[Figure] = [resolve(path)() for path in members(FIGURES, "figure").values()]
     with mpl.rc_context(STYLE):
         return [
             render_drawing(figure, drawing) for figure in figures if figure.applies(report) for drawing in figure.draw(report)

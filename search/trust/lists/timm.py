@@ -21,6 +21,7 @@ class TimmModels(ModelList):
     """``timm.create_model(NAME, pretrained=False)``; an entry point's own path (``timm.models.resnet50``) means the same."""
 
     def find(self, path: str, arguments: Mapping[str, Any], folder: Path) -> Build | None:
+        """Return how to build what ``path`` names, None for a path of another library."""
         path = path.replace(":", ".")
         if path != _CREATE and not path.startswith("timm.models."):
             return None
@@ -40,9 +41,11 @@ class TimmModels(ModelList):
         return partial(timm.create_model, name, **{**own, "pretrained": False})
 
     def knows(self, factory: Any) -> bool:
+        """Return whether ``factory`` is of this library."""
         return path_of(factory).startswith("timm.")
 
     def canonical(self, factory: Any, arguments: Mapping[str, Any], model: nn.Module) -> Origin | None:
+        """Return the name in this list of what ``factory`` built, None for a factory that the list lacks."""
         timm = _imported()
         own = {key: value for key, value in arguments.items() if key not in (*FORBIDDEN, "pretrained")}
         if timm is None:

@@ -23,6 +23,7 @@ class TorchvisionModels(ModelList):
     """``torchvision.models.get_model(NAME)``; a factory's own path (``torchvision.models.resnet18``) means the same."""
 
     def find(self, path: str, arguments: Mapping[str, Any], folder: Path) -> Build | None:
+        """Return how to build what ``path`` names, None for a path of another library."""
         path = path.replace(":", ".")
         if not path.startswith(f"{_PACKAGE}."):
             return None
@@ -38,9 +39,11 @@ class TorchvisionModels(ModelList):
         return partial(models.get_model, name, **_without_weights(name, own))
 
     def knows(self, factory: Any) -> bool:
+        """Return whether ``factory`` is of this library."""
         return path_of(factory).startswith(f"{_PACKAGE}.")
 
     def canonical(self, factory: Any, arguments: Mapping[str, Any], model: nn.Module) -> Origin | None:
+        """Return the name in this list of what ``factory`` built, None for a factory that the list lacks."""
         from torchvision import models
 
         own = dict(arguments)

@@ -25,6 +25,7 @@ class TransformersModels(ModelList):
     """``transformers.AutoModelFor*.from_config`` with ``config``: the configuration, or its file's name in the run folder."""
 
     def find(self, path: str, arguments: Mapping[str, Any], folder: Path) -> Build | None:
+        """Return how to build what ``path`` names, None for a path of another library."""
         found = _PATH.fullmatch(path.replace(":", "."))
         transformers = _imported() if found is not None else None
         if found is None or transformers is None:
@@ -45,10 +46,12 @@ class TransformersModels(ModelList):
         return partial(_build, automatic, known[kind], data)
 
     def knows(self, factory: Any) -> bool:
+        """Return whether ``factory`` is of this library."""
         owner, name = getattr(factory, "__self__", None), getattr(factory, "__name__", "")
         return path_of(owner).startswith("transformers.") and name in ("from_pretrained", "from_config")
 
     def canonical(self, factory: Any, arguments: Mapping[str, Any], model: nn.Module) -> Origin | None:
+        """Return the name in this list of what ``factory`` built, None for a factory that the list lacks."""
         config: Any = getattr(model, "config", None)
         try:
             data = json.loads(json.dumps(config.to_dict(), allow_nan=False))
