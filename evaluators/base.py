@@ -65,7 +65,7 @@ class Evaluator(ABC):
 
     @property
     def undisturbed(self) -> bool:
-        """Whether :meth:`evaluate` needs this machine to itself, such as for timing."""
+        """True if :meth:`evaluate` needs this machine to itself, such as for timing."""
         return False
 
     def check(self, space: SearchSpace[Any]) -> None:

@@ -12,7 +12,7 @@ Direction = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Format:
-    """How values of a metric are printed.
+    """Text form of the values of a metric.
 
     Attributes:
         unit: Text behind a value, such as `` ms``.
@@ -78,7 +78,7 @@ class Metric:
 
     @property
     def percent(self) -> bool:
-        """Whether values are shares, shown in per cent."""
+        """True if values are shares, shown in per cent."""
         return self.style.scale == 100.0
 
     def is_share(self, *values: float) -> bool:

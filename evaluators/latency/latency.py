@@ -96,7 +96,7 @@ class Latency(Evaluator):
 
     @property
     def undisturbed(self) -> bool:
-        """Whether candidates are timed on this machine."""
+        """True if candidates are timed on this machine."""
         return self.settings.mode == "measured" and self.settings.resource is None
 
     def check(self, space: SearchSpace[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a run starts from: the task, the network and the spaces, built once for its checks and for itself."""
+"""Task, network and spaces at the start of a run, built once for its checks and for the run itself."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _listed(path: str, arguments: Mapping[str, Any], task: Task) -> Origin | Non
 
 
 def _same_structure(known: Any, origin: Origin, model: nn.Module) -> bool:
-    """Whether a listed network has the modules, sizes and tensors of ``model``; those it can't build on meta are not it."""
+    """Return True if a listed network, built on the meta device, has the modules, sizes and tensors of ``model``."""
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")

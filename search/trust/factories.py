@@ -26,7 +26,7 @@ MAX_NAME = 500
 
 @dataclass(frozen=True)
 class Factory:
-    """What builds the original network of a run folder.
+    """Function that builds the original network of a run folder.
 
     Attributes:
         name: Its import path.
@@ -86,7 +86,7 @@ def trusted_packages(trust: Sequence[str] | str) -> tuple[str, ...]:
 
 
 def _covers(packages: Sequence[str], path: str) -> bool:
-    """Whether ``path`` is one of ``packages`` or lies in one: whole components count, so that ``pack`` is not ``package``."""
+    """Return True if ``path`` is one of ``packages`` or lies in one, by whole components: ``pack`` is not ``package``."""
     dotted = path.replace(":", ".")
     return any(dotted == package or dotted.startswith(f"{package}.") for package in packages)
 

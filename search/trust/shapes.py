@@ -31,7 +31,7 @@ _BITS |= {"U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64}
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself.
+    """Shapes and size of the tensors in a safetensors file, from its header.
 
     Attributes:
         shapes: Shape of each tensor, by name.
