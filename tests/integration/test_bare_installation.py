@@ -23,11 +23,7 @@ stages:
       objectives: {iou: maximize}
   - export: {formats: [torch_export]}
 """
-FOUND = """
-from importlib.util import find_spec
-from search.config.extras import EXTRAS
-print([module for modules in EXTRAS.values() for module in modules if find_spec(module)])
-"""
+INSTALLED = "from search.config.extras import EXTRAS, is_installed; print([name for name in EXTRAS if is_installed(name)])"
 
 
 @pytest.mark.slow
@@ -46,7 +42,7 @@ def test_a_bare_installation_runs_a_task_of_its_own_and_names_what_it_lacks(tmp_
     ):
         done = run(*words)
         assert done.returncode == 0, done.stderr
-    assert run(str(python), "-c", FOUND).stdout.strip() == "[]"
+    assert run(str(python), "-c", INSTALLED).stdout.strip() == "[]"
     shutil.copy(REPOSITORY / "examples" / "shape_segmentation.py", tmp_path / "own_task.py")
     (tmp_path / "own.yaml").write_text(CONFIG)
     done = run(str(python), "-m", "search", "run", "own.yaml")
