@@ -131,7 +131,7 @@ def _program(module: nn.Module, inputs: Tensor, opset: int | None, finish: Calla
                 (inputs,),
                 dynamo=True,
                 input_names=["input"],
-                output_names=["output"] if not isinstance(module, LayerOutputs) else None,
+                output_names=["output"] if any_batch else None,
                 opset_version=opset,
                 dynamic_shapes=({0: torch.export.Dim("batch")},) if any_batch else None,
                 verbose=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -105,3 +105,8 @@ class Task(ABC):
 
 class MissingDataError(SecateursError):
     """A data set's files are not in its folder."""
+
+
+def is_task_class(found: object) -> TypeGuard[type[Task]]:
+    """Return True if ``found``, the object at an import path that a person gave, is a subclass of :class:`Task`."""
+    return isinstance(found, type) and issubclass(found, Task)

@@ -22,7 +22,7 @@ from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shape_inference import layer_shapes
 from spaces.quantization.calibration import Calibration, Method
 from spaces.quantization.cost import BitCost, LayerSizes
-from spaces.quantization.fake_quantize import Quantizer
+from spaces.quantization.fake_quantize import fake_quantizers
 from spaces.quantization.format import FEWEST, MOST
 from spaces.quantization.quantizable import QuantizableLayer, QuantizerLocation, find_quantizable
 from spaces.quantization.range_statistics import RangeStatistics
@@ -253,7 +253,7 @@ class BitWidth(SearchSpace[BitWidthSettings]):
         Steps for other bits are calibrated anew for the weights, and stay as calibrated for activations.
         """
         own = dict(prepared.named_parameters())
-        steps = {f"{name}.scale": name for name, module in prepared.named_modules() if isinstance(module, Quantizer)}
+        steps = {f"{name}.scale": name for name in fake_quantizers(prepared)}
         found = {name: tensor for name, tensor in weights.items() if name in own and name not in steps}
         prepared.load_state_dict(found, strict=False)
         self._statistics.calibrate(prepared, bias_correction=False)

@@ -11,7 +11,7 @@ from torch import nn
 from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups
 from spaces.quantization.cost import LayerSizes
-from spaces.quantization.fake_quantize import Quantizer
+from spaces.quantization.fake_quantize import fake_quantizers
 from spaces.quantization.layers import channel_axis, quantized_layers
 from spaces.quantization.quantizable import Quantizable
 
@@ -71,7 +71,7 @@ def _ties(network: nn.Module, groups: ChannelGroups) -> dict[str, Mapping[int, n
 
 def _weights_of(network: nn.Module, tensors: tuple[str, ...], packed: set[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the stored bytes of an element of each tensor (quantized weights: 0), and whether it is a parameter."""
-    quantizers = {name: module for name, module in network.named_modules() if isinstance(module, Quantizer)}
+    quantizers = fake_quantizers(network)
     state = network.state_dict(keep_vars=True)
     stored, trained = np.zeros(len(tensors)), np.zeros(len(tensors))
     for place, name in enumerate(tensors):

@@ -50,10 +50,11 @@ def resolve(path: str) -> Any:
     except Exception as error:
         raise UnknownNameError(f"{path!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
             public = [name for name in vars(found) if not name.startswith("_")]
-            raise UnknownNameError(f"{path!r}: {module_name} has no {part!r}; {suggestion(part, public)}")
-        found = getattr(found, part)
+            raise UnknownNameError(f"{path!r}: {module_name} has no {part!r}; {suggestion(part, public)}") from None
     return found
 
 

@@ -18,7 +18,7 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.channels.check import equivalence_error, find_checked_groups, half_mask
 from spaces.forward import call
-from spaces.importance.criterion import Observations
+from spaces.importance.criterion import CRITERIA, Observations
 from spaces.layers.layer_kind import layer_kinds
 from spaces.sparsifiers.base import Sparsifier
 from spaces.transformation import apply
@@ -135,6 +135,9 @@ def check_sparsifier(kind: type[Sparsifier], model: nn.Module, inputs: Tensor, t
     assert same, "state_dict: a training that goes on from it ends with other weights"
     assert ended is not None
     assert ended_again is not None
+    assert ended.settings == kind.Settings(), "the constructor does not keep its settings in `settings`"
+    named = ended.importance
+    assert named is None or named in CRITERIA, f"importance: expected the name of a criterion or None, got {named!r}"
     assert ended_again.finished == ended.finished, "state_dict: `finished` differs after going on from it"
     for mask in ended.keep_masks().values():
         assert mask.dtype == torch.bool, f"keep_masks: expected boolean masks, got {mask.dtype}"

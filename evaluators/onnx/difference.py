@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.onnx.session import open_session
-from spaces.quantization.fake_quantize import StoredQuantizer
-from spaces.quantization.layers import QuantizedLayer, quantized_layers
+from spaces.quantization.layers import quantized_layers
 
 _VISIBLE = 0.01
 """Difference of a layer's output that is looked for, relative to its largest value."""
@@ -29,12 +28,13 @@ class LayerOutputs(nn.Module):
         super().__init__()
         self.module = module
         self.names: list[str] = []
+        quantized = quantized_layers(module)
         layers = {
             name: part
             for name, part in module.named_modules()
-            if isinstance(part, QuantizedLayer) or (name and not any(True for _ in part.children()))
+            if name in quantized or (name and not any(True for _ in part.children()))
         }
-        inside = tuple(f"{name}." for name, part in layers.items() if isinstance(part, QuantizedLayer))
+        inside = tuple(f"{name}." for name in quantized)
         seen: list[str] = []
         self._run({name: part for name, part in layers.items() if not name.startswith(inside)}, inputs, seen.append)
         self.names = [name for name in seen if seen.count(name) == 1]
@@ -85,13 +85,9 @@ def first_different(traced: LayerOutputs, content: bytes, inputs: Tensor) -> str
 def oversized_bias(module: nn.Module) -> tuple[str, int] | None:
     """Return (layer, channel) of the first bias that 32 bits do not hold as a multiple of input scale x weight scale."""
     for name, layer in quantized_layers(module).items():
-        inputs, stored = layer.input_quantizer, layer.stored
-        if layer.bias is None or stored is None or not isinstance(inputs, StoredQuantizer):
-            continue
-        unit = (inputs.step[0].double() * stored.scale.double()).repeat(len(layer.bias) // len(stored.scale))
-        too_large = layer.bias.detach().double().abs() / unit >= 2**31
-        if bool(too_large.any()):
-            return name, int(too_large.nonzero()[0])
+        channel = layer.oversized_bias()
+        if channel is not None:
+            return name, channel
     return None
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.onnx.session import open_session
-from spaces.quantization.fake_quantize import StoredQuantizer
-from spaces.quantization.stored_weight import StoredWeight
+from spaces.quantization.fake_quantize import StoredQuantizer, stored_quantizers
+from spaces.quantization.stored_weight import StoredWeight, stored_weights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -36,7 +36,7 @@ _INTEGERS = re.compile(r"(?:^|\.)weight_integers_(\d)$")
 
 def is_stored(module: nn.Module) -> bool:
     """Return True if a network has weights stored as integers."""
-    return any(isinstance(part, StoredWeight) for part in module.modules())
+    return bool(stored_weights(module))
 
 
 def _width(bits: int, widths: Sequence[int]) -> int:
@@ -66,11 +66,10 @@ def with_onnx_operators(module: nn.Module, form: Form) -> nn.Module:
     """
     network = copy.deepcopy(module)
     version = OPSETS[min(form.widths)]
-    for name, part in list(network.named_modules(remove_duplicate=False)):
-        if isinstance(part, StoredWeight):
-            network.set_submodule(name, _Weight(part, version))
-        elif isinstance(part, StoredQuantizer):
-            network.set_submodule(name, _Activation(part, version))
+    for name, weight in stored_weights(network, remove_duplicate=False).items():
+        network.set_submodule(name, _Weight(weight, version))
+    for name, quantizer in stored_quantizers(network, remove_duplicate=False).items():
+        network.set_submodule(name, _Activation(quantizer, version))
     return network
 
 
@@ -187,8 +186,9 @@ def forms(module: nn.Module) -> list[Form]:
     """Return the forms to try for a network, the one with the narrowest types known to the installed onnx first."""
     import onnx
 
-    narrowest = min(_width(part.bits, WIDTHS) for part in module.modules() if isinstance(part, StoredWeight))
+    types = onnx.TensorProto.DataType.keys()
+    narrowest = min(_width(weight.bits, WIDTHS) for weight in stored_weights(module).values())
     found = [Form(WIDTHS[1:]), Form(WIDTHS[2:])]
-    if narrowest == 2 and hasattr(onnx.TensorProto, "INT2"):
+    if narrowest == 2 and "INT2" in types:
         found = [Form(WIDTHS), Form(WIDTHS, cast=True), *found]
     return found if narrowest < 8 else found[1:]

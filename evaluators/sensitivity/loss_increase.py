@@ -23,7 +23,7 @@ from evaluators.sensitivity.second_moment import NoGradientError
 from evaluators.task import Batch, Task
 from spaces.evaluation_mode import evaluation_mode
 from spaces.hooks import temporary_hooks
-from spaces.quantization.fake_quantize import Quantizer
+from spaces.quantization.fake_quantize import Quantizer, fake_quantizers
 from spaces.quantization.layers import quantized_layers
 from spaces.quantization.quantizable import QuantizerLocation
 
@@ -82,7 +82,7 @@ def omega(
     The sums are those of :func:`omega_table`, with derivatives around the quantized network, which is the one that was
     trained. A network without quantizers has an Omega of 0.
     """
-    wanted = {path: (module.bits,) for path, module in _quantizers(model).items()}
+    wanted = {path: (module.bits,) for path, module in fake_quantizers(model).items()}
     if not wanted:
         return 0.0
     increases, _ = _increases(model, wanted, task, settings, device, generator, _as_it_is, as_rounded)
@@ -166,7 +166,7 @@ def _increases(
         increases = activation_increases(model, activations, task, batches, quantize)
     for name, weight in weights.items():
         path = f"{name}_quantizer"
-        quantizer = _quantizers(model)[path]
+        quantizer = fake_quantizers(model)[path]
         with torch.no_grad():
             increases[path] = {
                 count: found.increase(name, quantize(quantizer, weight.detach(), count) - weight) for count in wanted[path]
@@ -196,7 +196,7 @@ def activation_increases(
     Raises:
         NoGradientError: The loss does not depend on an activation.
     """
-    quantizers = _quantizers(model)
+    quantizers = fake_quantizers(model)
     sums = {path: dict.fromkeys(counts, 0.0) for path, counts in wanted.items()}
     total = 0
     with evaluation_mode(model), torch.enable_grad():
@@ -223,7 +223,7 @@ def activation_increases(
 @contextmanager
 def as_float(model: nn.Module) -> Iterator[None]:
     """Switch every quantizer of ``model`` off inside the context, and back afterwards."""
-    with _switched_off(_quantizers(model).values()):
+    with _switched_off(fake_quantizers(model).values()):
         yield
 
 
@@ -273,7 +273,3 @@ def _entering(quantizers: Mapping[str, Quantizer]) -> Iterator[dict[str, list[tu
 
     with temporary_hooks(module.register_forward_hook(watch(path)) for path, module in quantizers.items()):
         yield entered
-
-
-def _quantizers(model: nn.Module) -> dict[str, Quantizer]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}

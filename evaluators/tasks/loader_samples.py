@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -121,7 +121,7 @@ def samples_of(loader: Any, split: str) -> Samples:
 
 
 def _sized(dataset: Any, sampler: Any) -> Any:
-    return dataset if hasattr(dataset, "__len__") else sampler
+    return dataset if isinstance(dataset, Sized) else sampler
 
 
 def _selected(sampler: Any, samples: int, place: str) -> tuple[Samples, bool]:

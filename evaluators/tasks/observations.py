@@ -24,7 +24,7 @@ def require_labels(sparsifier: Sparsifier, task: Task) -> None:
     Raises:
         MissingLabelsError: The task has no class labels.
     """
-    name = getattr(getattr(sparsifier, "settings", None), "importance", None)
+    name = sparsifier.importance
     if name is None:
         return
     criterion = resolve(CRITERIA[name])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from evaluators import DATASETS
-from evaluators.task import Task
+from evaluators.task import Task, is_task_class
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSettings
 from evaluators.tasks.model_factory import ModelSettings
@@ -67,7 +67,7 @@ def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
     if isinstance(settings, TaskSettings):
         return Classification(settings.model, lookup(DATASETS, settings.data.name, "data set")(settings.data.settings))
     found = resolve(settings.path)
-    if not (isinstance(found, type) and issubclass(found, Task)):
+    if not is_task_class(found):
         raise TaskClassError(f"task.class {settings.path}: expected a subclass of evaluators.task.Task, got {found!r}")
     try:
         task: Task = found(**settings.arguments)

@@ -25,6 +25,10 @@ class CheckpointError(SecateursError):
 class Checkpoint(Protocol):
     """Storage of a training's state: a file, or a worker's connection to the driver."""
 
+    @property
+    def on_disk(self) -> bool:
+        """True if :meth:`save` writes a file in this process, so that a full disk is an error here."""
+
     def load(self) -> tuple[dict[str, Tensor], dict[str, JSON]] | None:
         """Return the last saved state, or None before the first."""
 
@@ -57,6 +61,8 @@ class FileCheckpoint:
 
     A kill at any moment leaves the last complete file in place.
     """
+
+    on_disk = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Keep the path; nothing is read or written before :meth:`load` or :meth:`save`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -69,13 +69,13 @@ def training_identity(
     teacher: nn.Module | None,
 ) -> dict[str, JSON]:
     """Return the identity of a training as JSON data; a checkpoint resumes only a training of equal identity."""
-    options = getattr(sparsifier, "settings", None)
+    options = sparsifier.settings if sparsifier is not None else None
     described = {
         "training": asdict(settings),
         "seed": seed,
         "task": task.fingerprint,
         "sparsifier": type(sparsifier).__name__ if sparsifier is not None else None,
-        "sparsifier_settings": asdict(options) if is_dataclass(options) and not isinstance(options, type) else None,
+        "sparsifier_settings": asdict(options) if options is not None else None,
         "teacher": teacher is not None and settings.distillation is not None,
         "model": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
     }

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
+from spaces.base import SearchSpace
 
 S = TypeVar("S")
 
@@ -48,6 +49,19 @@ class Algorithm(ABC, Generic[S]):
             trains: Whether candidates are trained.
         """
         return 1, "one candidate"
+
+    @classmethod
+    def random_control(cls, settings: S, space: SearchSpace[Any], evaluations: int) -> tuple[str, Mapping[str, Any]]:
+        """Return (registered name, options) of the random search to compare with this algorithm at equal cost.
+
+        Args:
+            settings: Options of the algorithm.
+            space: The space that is searched.
+            evaluations: Number of trials of the algorithm.
+        """
+        if space.levels is not None or any(domain.channels for domain in space.domains.values()):
+            return "random", {"evaluations": evaluations}
+        return "optuna", {"evaluations": evaluations, "sampler": "random"}
 
     @abstractmethod
     def ask(self, limit: int) -> list[Proposal]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from search.algorithms.ledger import Ledger
 from search.study.pareto import gains, is_finite, violation
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
+from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 
@@ -126,6 +127,16 @@ class OptunaSampler(Algorithm[OptunaSamplerSettings]):
     def fewest_evaluations(cls, settings: OptunaSamplerSettings, trains: bool) -> tuple[int, str]:
         """Return the size of a batch over all rungs with halving, else 1."""
         return (settings.bracket, "one batch with all its rungs") if settings.halving is not None else (1, "one candidate")
+
+    @classmethod
+    def random_control(
+        cls, settings: OptunaSamplerSettings, space: SearchSpace[Any], evaluations: int
+    ) -> tuple[str, Mapping[str, Any]]:
+        """Return the random sampler with the rungs of ``settings``; random search in a space of channels."""
+        if any(domain.channels for domain in space.domains.values()):
+            return super().random_control(settings, space, evaluations)
+        alike = vars(settings) if evaluations >= settings.bracket else {}
+        return "optuna", {**alike, "evaluations": evaluations, "sampler": "random"}
 
     def ask(self, limit: int) -> list[Proposal]:
         """Return at most ``limit`` proposals of the open rung."""

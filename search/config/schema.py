@@ -123,7 +123,7 @@ def _locate(hint: Any, value: Any, location: Sequence[Key]) -> tuple[Path, type 
 def _enter(hint: Any, value: Any) -> tuple[type | None, Any, Path]:
     """Return the settings class that ``hint`` asks for, the options it is made from, and where in ``value`` they stand."""
     for member in _members(hint):
-        registered = next((mark for mark in getattr(member, "__metadata__", ()) if isinstance(mark, Registered)), None)
+        registered = next((mark for mark in get_args(member) if isinstance(mark, Registered)), None)
         if registered is not None:
             name, below, options = options_of(value)
             try:

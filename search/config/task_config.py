@@ -82,7 +82,7 @@ def _check_callable(
 
 
 def _own(document: Document, value: Mapping[str, Any]) -> tuple[OwnTaskSettings | None, list[Fault]]:
-    from evaluators.task import Task
+    from evaluators.task import is_task_class
     from evaluators.tasks.settings import OwnTaskSettings
 
     path = ("task", "class")
@@ -94,6 +94,6 @@ def _own(document: Document, value: Mapping[str, Any]) -> tuple[OwnTaskSettings 
     faults = _check_callable(document, name, path, arguments, ("task", "arguments"))
     if not faults:
         found = resolve(name)
-        if not (isinstance(found, type) and issubclass(found, Task)):
+        if not is_task_class(found):
             faults = [document.fault(path, f"{name}: expected a subclass of evaluators.task.Task, got {found!r}")]
     return (None if faults else OwnTaskSettings(name, dict(arguments))), faults

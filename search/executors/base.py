@@ -22,22 +22,41 @@ class Job:
     proposal: Proposal
 
 
+class Event:
+    """Report of an executor to its caller."""
+
+    @property
+    def finished(self) -> Trial | None:
+        """The trial of a job that is finished; None for an event that finishes no job."""
+        return None
+
+    @property
+    def line(self) -> str:
+        """Text for the log, without a line end; empty for an event that is not logged."""
+        return ""
+
+
 @dataclass(frozen=True)
-class Result:
+class Result(Event):
     """Finished trial."""
 
     trial: Trial
 
+    @property
+    def finished(self) -> Trial:
+        """The trial."""
+        return self.trial
+
 
 @dataclass(frozen=True)
-class Saved:
+class Saved(Event):
     """Saved training of a job: a second evaluation goes on from there."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Lost:
+class Lost(Event):
     """Loss of a worker during a job, which is evaluated again by another.
 
     Attributes:
@@ -50,20 +69,27 @@ class Lost:
     attempt: int
     reason: str
 
+    @property
+    def line(self) -> str:
+        """Job, reason and number of workers lost with the job."""
+        return f"trial {self.number}: its worker was lost ({self.reason}), {self.attempt} so far; evaluated again"
+
 
 @dataclass(frozen=True)
-class Notice:
+class Notice(Event):
     """Line for the log."""
 
     text: str
 
+    @property
+    def line(self) -> str:
+        """The text."""
+        return self.text
+
 
 @dataclass(frozen=True)
-class Idle:
+class Idle(Event):
     """Second without any other event, at which the caller can look at the clock."""
-
-
-Event = Result | Saved | Lost | Notice | Idle
 
 
 class Evaluate(Protocol):

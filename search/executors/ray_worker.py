@@ -95,6 +95,8 @@ class SentCheckpoint:
         send: Sends a state to the driver.
     """
 
+    on_disk = False
+
     def __init__(self, number: int, content: bytes | None, send: Callable[[TrainedSoFar], None]) -> None:
         self._number = number
         self._content = content

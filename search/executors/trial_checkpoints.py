@@ -110,6 +110,11 @@ class Continued:
         self._checkpoint = checkpoint
         self._start = start
 
+    @property
+    def on_disk(self) -> bool:
+        """True if the training's own checkpoint is a file of this process."""
+        return self._checkpoint is not None and self._checkpoint.on_disk
+
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the last state saved, or the other trial's."""
         own = self._checkpoint.load() if self._checkpoint is not None else None

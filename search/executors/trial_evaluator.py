@@ -16,7 +16,7 @@ from torch import nn
 from evaluators.base import EvaluationContext, Evaluator
 from evaluators.task import Task
 from evaluators.tasks.observations import require_labels
-from evaluators.training.checkpoint import Checkpoint, FileCheckpoint
+from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.loop import TrainingSettings, train
 from evaluators.training.state import end_of
 from search.executors.base import Job
@@ -104,7 +104,7 @@ class TrialEvaluator:
         try:
             _, metrics = self.measure(job.proposal, checkpoint, start)
         except Exception as error:
-            if isinstance(checkpoint, FileCheckpoint) and is_disk_error(error):
+            if checkpoint is not None and checkpoint.on_disk and is_disk_error(error):
                 raise  # The run folder is full: that says nothing about the candidate.
             text = f"{type(error).__name__}: {error}"
             return Trial(job.number, job.proposal, "failed", {}, time.perf_counter() - began, text)

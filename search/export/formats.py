@@ -15,7 +15,7 @@ from evaluators.onnx_export import ExportError, TaskForward, describe_difference
 from evaluators.task import Task
 from search.export.settings import ExportSettings
 from spaces.errors import error_line
-from spaces.quantization.stored_weight import StoredWeight
+from spaces.quantization.stored_weight import stored_weights
 
 
 def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSettings) -> None:
@@ -56,9 +56,8 @@ def _own_noise(model: nn.Module, task: Task, inputs: Tensor, expected: Tensor) -
     noise = 0.0
     for _ in range(3):
         moved = copy.deepcopy(model)
-        for part in moved.modules():
-            if isinstance(part, StoredWeight):
-                part.scale *= 1.0 + 1e-5 * torch.randn(part.scale.shape, generator=generator)
+        for weight in stored_weights(moved).values():
+            weight.scale *= 1.0 + 1e-5 * torch.randn(weight.scale.shape, generator=generator)
         noise = max(noise, float((task.forward(moved, inputs) - expected).abs().max()))
     return noise
 

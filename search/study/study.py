@@ -13,7 +13,7 @@ from search.study.trial import Proposal, Trial
 from search.study.trial_note import NOTE, trial_note
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
-from spaces.domains import Choice, Domain, Real
+from spaces.domains import Domain
 from spaces.errors import SecateursError
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ def distributions(space: SearchSpace[Any], params: dict[str, Value]) -> dict[str
 def _distribution(value: Value, domain: Domain | None) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    if isinstance(domain, Choice):
-        return CategoricalDistribution(list(domain.options))
-    if isinstance(domain, Real):
-        return FloatDistribution(domain.low, domain.high, log=domain.log)
+    if domain is not None and domain.choices:
+        return CategoricalDistribution(list(domain.choices))
+    if domain is not None and domain.bounds is not None:
+        return FloatDistribution(*domain.bounds, log=domain.log)
     if isinstance(value, float):
         return FloatDistribution(min(0.0, value), max(1.0, value))
     return CategoricalDistribution([value])

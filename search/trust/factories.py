@@ -136,10 +136,10 @@ def _call(name: str, packages: Sequence[str], arguments: Mapping[str, Any], show
 
 
 def _call_task(name: str, packages: Sequence[str], arguments: Mapping[str, Any]) -> nn.Module:
-    from evaluators.task import Task
+    from evaluators.task import Task, is_task_class
 
     made = _trusted(name, packages)
-    if not (isinstance(made, type) and issubclass(made, Task)):
+    if not is_task_class(made):
         raise FileError(f"{name}: expected a subclass of evaluators.task.Task, got {shown(made)}")
     try:
         task: Task = made(**arguments)

@@ -6,10 +6,11 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import TensorMetadata
 
 from spaces.fusion.float_format import FloatFormat
 from spaces.fusion.piecewise_linear import Activation, NotMergeableError, clip, identity, leaky_relu, prelu, relu
@@ -113,7 +114,7 @@ def _module(node: fx.Node, owner: nn.Module) -> TorchActivation | None:
         return None
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         return TorchActivation(node, source, None, reason="it has hooks")
-    inplace = bool(getattr(module, "inplace", False))
+    inplace = isinstance(module, nn.ReLU | nn.LeakyReLU | nn.Hardtanh) and module.inplace
     return _found(node, source, inplace, lambda: of_module(module))
 
 
@@ -197,4 +198,4 @@ def float_format(dtype: torch.dtype) -> FloatFormat:
 def node_dtype(node: fx.Node) -> torch.dtype | None:
     """Return the dtype of a node's output, None if the graph has no record of it."""
     known = node.meta.get("val", node.meta.get("tensor_meta"))
-    return cast("torch.dtype | None", getattr(known, "dtype", None))
+    return known.dtype if isinstance(known, Tensor | TensorMetadata) else None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 
@@ -99,7 +100,7 @@ def _pairs(network: nn.Module, inputs: Tensor, forward: Forward) -> list[Fold]:
 
     def hooks() -> Iterator[RemovableHandle]:
         for module in network.modules():
-            grouped = channel_axis(module) == 1 and getattr(module, "groups", 1) > 1
+            grouped = isinstance(module, _ConvTransposeNd) and module.groups > 1
             if has_quantized_form(module) and id(module.weight) not in shared and not grouped:
                 yield module.register_forward_hook(layer_ran)
             elif isinstance(module, _BatchNorm) and module.running_mean is not None:

@@ -212,3 +212,19 @@ class StoredQuantizer(nn.Module):
     def extra_repr(self) -> str:
         """Return the arguments for ``repr``."""
         return f"bits={self.bits}"
+
+
+def fake_quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """Return the fake quantizers of a network by module name, each once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
+
+
+def stored_quantizers(model: nn.Module, remove_duplicate: bool = True) -> dict[str, StoredQuantizer]:
+    """Return the quantizers of a network's stored form by module name.
+
+    Args:
+        model: The network.
+        remove_duplicate: Whether a quantizer used in several places is named once; else under each of its names.
+    """
+    modules = model.named_modules(remove_duplicate=remove_duplicate)
+    return {name: module for name, module in modules if isinstance(module, StoredQuantizer)}

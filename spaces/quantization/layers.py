@@ -80,6 +80,18 @@ class QuantizedLayer(nn.Module):
             floor = (most / (inputs.qparams.scale * 2.0**30)).to(scale.dtype)
             weights.scale.copy_(torch.where(floor > scale, floor, weights.scale))
 
+    def oversized_bias(self) -> int | None:
+        """Return the first channel of the stored form whose bias exceeds 32 bits as a multiple of input scale x weight scale.
+
+        None if there is no such channel, and for a layer without a bias, stored weights or a stored input quantizer.
+        """
+        inputs, stored = self.input_quantizer, self.stored
+        if self.bias is None or stored is None or not isinstance(inputs, StoredQuantizer):
+            return None
+        unit = (inputs.step[0].double() * stored.scale.double()).repeat(len(self.bias) // len(stored.scale))
+        too_large = self.bias.detach().double().abs() / unit >= 2**31
+        return int(too_large.nonzero()[0]) if bool(too_large.any()) else None
+
     def quantized_input(self, inputs: Tensor) -> Tensor:
         """Return the fake-quantized input; the input itself without an input quantizer."""
         if self.input_quantizer is None:

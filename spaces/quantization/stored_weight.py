@@ -107,3 +107,14 @@ class StoredWeight(nn.Module):
     def extra_repr(self) -> str:
         """Return the arguments for ``repr``."""
         return f"shape={self.shape}, bits={self.bits}"
+
+
+def stored_weights(model: nn.Module, remove_duplicate: bool = True) -> dict[str, StoredWeight]:
+    """Return the weights of a network that are stored as integers, by module name.
+
+    Args:
+        model: The network.
+        remove_duplicate: Whether a weight used in several places is named once; else under each of its names.
+    """
+    modules = model.named_modules(remove_duplicate=remove_duplicate)
+    return {name: module for name, module in modules if isinstance(module, StoredWeight)}

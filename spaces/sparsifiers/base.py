@@ -22,6 +22,11 @@ class Sparsifier(ABC):
     :meth:`after_step`; and at the end :meth:`finish`. Every hook does nothing unless overridden. Plain tensors in,
     nothing from the evaluators.
 
+    Made as ``Sparsifier(settings)``, with the frozen dataclass ``Settings`` of its class.
+
+    Attributes:
+        settings: Options of the sparsifier; None for one without options.
+
     Class attributes:
         Settings: Frozen dataclass of the options that the configuration may give.
         removes: True if the sparsifier itself decides the channels to remove (:meth:`channel_groups`, :meth:`keep_masks`), so
@@ -31,8 +36,18 @@ class Sparsifier(ABC):
     """
 
     Settings: ClassVar[type[Any]]
+    settings: Any = None
     removes: ClassVar[bool] = False
     lossless: ClassVar[bool] = False
+
+    def __init__(self, settings: Any = None) -> None:
+        """Keep the settings; nothing is known of the network before :meth:`trace` and :meth:`start`."""
+        self.settings = settings
+
+    @property
+    def importance(self) -> str | None:
+        """Name of the importance criterion that ranks the channels; None for a sparsifier without one."""
+        return None
 
     def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
         """Trace the structure of ``model``, on its device, with ``inputs``, one sample of shape ``(1, ...)``."""

@@ -108,15 +108,21 @@ class GradientCut(Sparsifier):
     """
 
     Settings = GradientCutSettings
+    settings: GradientCutSettings
     removes = True
     lossless = True
 
     def __init__(self, settings: GradientCutSettings, channels: ChannelGroups | None = None) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self._channels = channels
         self._split: ChannelSplit | None = None
         self._redundant = torch.zeros(0, dtype=torch.bool)
         self._kept_rows: list[tuple[Tensor, int, Tensor, Tensor]] = []
+
+    @property
+    def importance(self) -> str:
+        """Name of the criterion of the settings."""
+        return self.settings.importance
 
     def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
         """Find the channel groups of ``model`` that can go without a trace once they are zero.

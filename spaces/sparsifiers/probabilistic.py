@@ -122,16 +122,22 @@ class Probabilistic(Sparsifier):
     """
 
     Settings = ProbabilisticSettings
+    settings: ProbabilisticSettings
     removes = True
 
     def __init__(self, settings: ProbabilisticSettings, channels: ChannelGroups | None = None) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self._channels = channels
         self._penalty: PenaltyFunction = make_penalty_function(settings.penalty, settings.largest, settings.flatness)
         self._numbers = np.zeros(0, dtype=np.int64)
         self._columns: list[tuple[str, int]] = []
         self._step = 0
         self._started = False
+
+    @property
+    def importance(self) -> str:
+        """Name of the criterion of the settings."""
+        return self.settings.importance
 
     def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
         """Find the groups of ``model``, and how many of each layer go.

@@ -75,9 +75,10 @@ class ScalingFactor(Sparsifier):
     """
 
     Settings = ScalingFactorSettings
+    settings: ScalingFactorSettings
 
     def __init__(self, settings: ScalingFactorSettings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self._factors: dict[str, nn.Parameter] = {}
 
     def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:

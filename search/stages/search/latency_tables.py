@@ -19,7 +19,7 @@ from evaluators.task import Task
 from search.output.atomic import write_json
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, KeepMask, Value, first_channels
-from spaces.domains import Choice, Domain, Mask
+from spaces.domains import Domain
 from spaces.errors import SecateursError
 from spaces.latency.layer_latency import MeasuredLatency
 
@@ -126,11 +126,11 @@ def _candidate(space: SearchSpace[Any], even: float, odd: float) -> Candidate:
 
 
 def _value(domain: Domain, share: float) -> Value | KeepMask:
-    if isinstance(domain, Mask):
-        kept = min(domain.legal_counts(), key=lambda count: abs(count - share * domain.length))
-        return first_channels(kept, domain.length)
-    if isinstance(domain, Choice):
-        options = sorted(domain.options, key=lambda option: (str(type(option)), option))
+    if domain.channels:
+        kept = min(domain.legal_counts(), key=lambda count: abs(count - share * domain.channels))
+        return first_channels(kept, domain.channels)
+    if domain.choices:
+        options = sorted(domain.choices, key=lambda option: (str(type(option)), option))
         return options[round(share * (len(options) - 1))]
     raise SecateursError(
         f"evaluate.latency: a table needs decisions on channels or bits, got {domain.describe}; expected mode: measured"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.algorithms.base import Algorithm
-from search.executors.base import Event, Executor, Lost, Notice, Result
+from search.executors.base import Event, Executor
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.output.progress import Bar
 from search.run.stage_run import Stopwatch
@@ -100,14 +100,10 @@ class SearchLoop(ABC):
         return proposals
 
     def _result_of(self, event: Event) -> Trial | None:
-        """Return the finished trial of an event; what else there is to tell goes to the log."""
-        if isinstance(event, Result):
-            return event.trial
-        if isinstance(event, Notice):
-            self.log(event.text)
-        elif isinstance(event, Lost):
-            self.log(f"trial {event.number}: its worker was lost ({event.reason}), {event.attempt} so far; evaluated again")
-        return None
+        """Return the finished trial of an event, None without one, and pass the event's line to the log."""
+        if event.line:
+            self.log(event.line)
+        return event.finished
 
     def _record(self, trial: Trial) -> None:
         """Add a trial to the study, as soon as any trial has worked."""

@@ -21,7 +21,6 @@ from evaluators.task import Task
 from search.output.atomic import write_json
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, first_channels
-from spaces.domains import Mask
 
 FILE = "sensitivity.json"
 
@@ -64,8 +63,8 @@ class SensitivityTables:
             if domain.choices
         }
         # Sensitivity to bits is that of the whole network, whatever channels a candidate may keep.
-        masks = {name: domain for name, domain in space.domains.items() if isinstance(domain, Mask)}
-        self._whole = Candidate({name: first_channels(domain.length, domain.length) for name, domain in masks.items()})
+        channels = {name: domain.channels for name, domain in space.domains.items() if domain.channels}
+        self._whole = Candidate({name: first_channels(count, count) for name, count in channels.items()})
         self._places = space.quantizers
 
     @property

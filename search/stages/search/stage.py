@@ -37,7 +37,6 @@ from search.study.problem import Problem
 from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from search.study.trial_note import costs_of
-from spaces.domains import Mask
 from spaces.errors import SecateursError
 from spaces.files import replace_file
 
@@ -135,17 +134,12 @@ class Search(Stage[SearchSettings]):
 
     def _random(self, context: SearchContext, spent: int, seed: int) -> Algorithm[Any]:
         """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
-        space, own = context.problem.space, self.settings.algorithm.settings
-        masks = any(isinstance(domain, Mask) for domain in space.domains.values())
-        leveled = space.levels is not None and not isinstance(own, ALGORITHM.find("optuna").Settings)
-        found = ALGORITHM.find("random" if masks or leveled else "optuna")
-        settings = found.Settings(evaluations=spent)
-        if not masks and not leveled:
-            alike = own if isinstance(own, found.Settings) and spent >= own.bracket else settings
-            settings = replace(alike, sampler="random", evaluations=spent)
+        own = self.settings.algorithm
+        name, options = ALGORITHM.find(own.name).random_control(own.settings, context.problem.space, spent)
+        found = ALGORITHM.find(name)
         # A seed of its own: Optuna's samplers start with random draws, which would be this baseline's as well.
         own_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
-        algorithm: Algorithm[Any] = found(context.problem, settings, own_seed)
+        algorithm: Algorithm[Any] = found(context.problem, found.Settings(**options), own_seed)
         return algorithm
 
     def _search(self, context: SearchContext, algorithm: Algorithm[Any], budget: BudgetSettings, run: StageRun) -> Network:

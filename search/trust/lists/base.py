@@ -70,5 +70,8 @@ def require_bounded(arguments: Any, name: str) -> None:
 
 def path_of(thing: Any) -> str:
     """Return the import path under which ``thing`` was defined; empty where it doesn't say."""
-    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    try:
+        module, name = thing.__module__, thing.__qualname__
+    except AttributeError:
+        return ""
     return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""

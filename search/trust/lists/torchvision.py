@@ -51,9 +51,11 @@ class TorchvisionModels(ModelList):
         if name not in models.list_models():
             return None
         # GoogLeNet and Inception change their inputs where they come with weights.
-        changed = {key: True for key in ("transform_input",) if getattr(model, key, False)}
-        if own.get("weights") is not None and not getattr(model, "aux_logits", True):
-            changed["aux_logits"] = False
+        changed = {}
+        if isinstance(model, models.GoogLeNet | models.Inception3):
+            changed = {"transform_input": True} if model.transform_input else {}
+            if own.get("weights") is not None and not model.aux_logits:
+                changed["aux_logits"] = False
         kept = {key: value for key, value in own.items() if key not in (*_WEIGHTS, *_LEGACY)}
         return _GET, {"name": name, **changed, **kept}
 

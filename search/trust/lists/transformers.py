@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -47,14 +48,14 @@ class TransformersModels(ModelList):
 
     def knows(self, factory: Any) -> bool:
         """Return whether ``factory`` is of this library."""
-        owner, name = getattr(factory, "__self__", None), getattr(factory, "__name__", "")
-        return path_of(owner).startswith("transformers.") and name in ("from_pretrained", "from_config")
+        named = inspect.ismethod(factory) and factory.__name__ in ("from_pretrained", "from_config")
+        return named and path_of(factory.__self__).startswith("transformers.")
 
     def canonical(self, factory: Any, arguments: Mapping[str, Any], model: nn.Module) -> Origin | None:
         """Return the name in this list of what ``factory`` built, None for a factory that the list lacks."""
-        config: Any = getattr(model, "config", None)
+        built: Any = model
         try:
-            data = json.loads(json.dumps(config.to_dict(), allow_nan=False))
+            data = json.loads(json.dumps(built.config.to_dict(), allow_nan=False))
             data = {key: value for key, value in data.items() if key not in _LEFT_OUT}
             _require_closed(data, "config")
         except (AttributeError, TypeError, ValueError, FileError):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from search.algorithms.encoding.uniform import uniform
 from search.algorithms.halving import HalvingSettings
 from search.algorithms.optuna_sampler import OptunaSampler, OptunaSamplerSettings
+from search.algorithms.random import RandomSearch, RandomSettings
 from search.study import pareto
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Proposal, Trial
@@ -255,3 +257,26 @@ def test_where_chance_finds_nothing_within_the_targets_the_smallest_candidate_is
     assert proposal.candidate == space.cheapest()
     algorithm.tell(measured(0, proposal, space))
     assert algorithm.finished
+
+
+def test_its_random_control_has_as_many_evaluations_and_the_same_rungs():
+    bits, masks = BitSpace(3), SyntheticSpace([4, 4])
+    own = OptunaSamplerSettings("tpe", 64, batch=8, startup=5, halving=HalvingSettings())
+    name, options = OptunaSampler.random_control(own, bits, 40)
+    assert (name, OptunaSamplerSettings(**options)) == ("optuna", replace(own, sampler="random", evaluations=40))
+    name, options = OptunaSampler.random_control(own, bits, own.bracket - 1)
+    assert (name, OptunaSamplerSettings(**options)) == ("optuna", OptunaSamplerSettings("random", own.bracket - 1))
+    assert OptunaSampler.random_control(own, masks, 40) == ("random", {"evaluations": 40})
+
+
+def test_the_random_control_of_another_algorithm_is_random_search_where_that_fits():
+    for space in (SyntheticSpace([4, 4]), Mixed(), Leveled(3)):
+        assert RandomSearch.random_control(RandomSettings(), space, 9) == ("random", {"evaluations": 9})
+    name, options = RandomSearch.random_control(RandomSettings(), BitSpace(3), 9)
+    assert (name, OptunaSamplerSettings(**options)) == ("optuna", OptunaSamplerSettings("random", 9))
+
+
+class Leveled(BitSpace):
+    """A space whose decisions are made by level."""
+
+    levels: ClassVar = {}

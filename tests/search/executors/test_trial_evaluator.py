@@ -1,11 +1,15 @@
+import errno
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator, Metric
+from evaluators.training.checkpoint import FileCheckpoint
 from search.executors.base import Job, Workload
+from search.executors.ray_worker import SentCheckpoint
 from search.executors.serial import SerialExecutor, SerialSettings
 from search.executors.trial_evaluator import TrialEvaluator, trial_seed
 from search.study.trial import Proposal
@@ -66,6 +70,18 @@ def test_an_exception_makes_a_failed_trial_with_its_text() -> None:
     assert trial.state == "failed"
     assert trial.error == "RuntimeError: the sensor is off"
     assert not trial.metrics
+
+
+def test_a_full_disk_fails_a_trial_only_where_another_process_keeps_its_training(tmp_path: Path) -> None:
+    class Full(Recording):
+        def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
+            raise OSError(errno.ENOSPC, "no space left")
+
+    job, full = Job(0, Proposal(CANDIDATE)), evaluator(Full("a", 0, []))
+    with pytest.raises(OSError, match="no space left"):
+        full.evaluate(job, FileCheckpoint(tmp_path / "training.safetensors"))
+    sent = SentCheckpoint(0, None, lambda state: None)
+    assert [full.evaluate(job, checkpoint).state for checkpoint in (None, sent)] == ["failed", "failed"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
