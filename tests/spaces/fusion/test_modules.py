@@ -182,11 +182,11 @@ def test_code_that_is_traced_wrongly_is_caught() -> None:
 def test_a_record_that_does_not_fit_is_named() -> None:
     fused = fuse_activations(Code(FUNCTIONAL["functions"][0]).eval(), INPUTS)
     assert fused.transformation is not None
-    with pytest.raises(SecateursError, match="does not fit"):
+    with pytest.raises(SecateursError, match="nodes: the network has no 'leaky_relu'; was its factory changed"):
         apply(Code(FUNCTIONAL["between"][0]), fused.transformation)
     fused = fuse_activations(layers(nn.ReLU(), nn.ReLU()), INPUTS)
     assert fused.transformation is not None
-    with pytest.raises(SecateursError, match="does not fit"):
+    with pytest.raises(SecateursError, match="modules: the network has no '[01]'; was its factory changed"):
         apply(nn.Sequential(nn.Conv2d(3, 4, 3)), fused.transformation)
 
 
