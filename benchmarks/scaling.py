@@ -100,7 +100,7 @@ def timed(executor: Executor, problem: Problem, count: int, batch: int) -> Row:
                 stopwatch=Stopwatch(folder / f"{study}.json"),
                 bar=bar,
                 note=SearchNote(problem),
-                log=lambda text: None,
+                log=lambda text, level: None,
                 on_batch=lambda trials: None,
             ).run()
 

@@ -71,7 +71,8 @@ def compress(
         score: One value per sample, higher is better; None for top-1 accuracy.
         score_name: Name of the score.
         seed: Seed of all randomness.
-        quiet: Show no progress.
+        quiet: Show no progress on the console. Without it, ``logging.getLogger("search").setLevel(logging.WARNING)`` shows
+            warnings only; log.txt has every line, and handlers of a program's own get what its level lets through.
 
     Raises:
         SecateursError: The loaders, the network or the settings can't be used; the message says what to change.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,13 @@ class Job:
 
 
 class Event:
-    """Report of an executor to its caller."""
+    """Report of an executor to its caller.
+
+    Class attributes:
+        level: Level of :attr:`line` in the standard library's logging.
+    """
+
+    level: ClassVar[int] = logging.INFO
 
     @property
     def finished(self) -> Trial | None:
@@ -64,6 +71,8 @@ class Lost(Event):
         attempt: Number of workers lost with this job so far.
         reason: Cause of the loss in a few words.
     """
+
+    level = logging.WARNING
 
     number: int
     attempt: int

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +13,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from search.config.storage_url import hide_passwords
+from search.output.log_records import run_logger, shown_level
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -51,14 +51,14 @@ class Bar:
             self._live.update(self._task, completed=done, note=text)
         if time.monotonic() - self._line >= _LINE_EVERY_SECONDS:
             self._line = time.monotonic()
-            self._log.write(f"{self._label}: {self._count} {text}", console=self._live is None)
+            self._log.write(f"{self._label}: {self._count} {text}", self._level)
 
     def finish(self) -> None:
         """Write the last line."""
         seconds = time.monotonic() - self._start
         fewer = self._total is not None and self._done < self._total
         done = f"{self._done} of at most {self._total}" if fewer else self._count
-        self._log.write(f"{self._label}: {done} {self._note} ({duration(seconds)})", console=self._live is None)
+        self._log.write(f"{self._label}: {done} {self._note} ({duration(seconds)})", self._level)
 
     @property
     def eta(self) -> str:
@@ -70,30 +70,39 @@ class Bar:
         return f"ETA {'at most ' if self._at_most else ''}{duration(min(rests))}" if rests else ""
 
     @property
+    def _level(self) -> int:
+        """Level of the bar's lines, which say nothing new beside a live one."""
+        return logging.INFO if self._live is None else logging.DEBUG
+
+    @property
     def _count(self) -> str:
         return f"{self._done}/{self._total}" if self._total is not None else str(self._done)
 
 
 class Log:
-    """Messages of a run to the person who started it, on the console and in log.txt.
+    """Messages of a run to the person who started it: records of the standard library's logging.
+
+    All go to log.txt; those from :func:`.shown_level` on to the console; and those that the logger ``search`` is enabled for to
+    the handlers that a program has added to it or to the root logger.
 
     Args:
-        path: Where lines are kept, or None.
-        console: Where they are shown; None shows nothing.
+        path: Path of log.txt, or None.
+        console: Place of lines and bars; None shows nothing.
     """
 
     def __init__(self, path: Path | None, console: Console | None) -> None:
         self._console = console
-        self._file = path.open("ab", buffering=0) if path is not None else None
+        self._logger = run_logger(path, console)
         self._depth = 0
 
-    def write(self, text: str, console: bool = True) -> None:
-        """Write one line to log.txt and, with ``console``, show it; passwords of URLs are hidden."""
-        text = hide_passwords(text)
-        if self._file is not None:
-            self._file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n".encode())
-        if console and self._console is not None:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def write(self, text: str, level: int = logging.INFO) -> None:
+        """Log one line; passwords of URLs are hidden.
+
+        Args:
+            text: The line.
+            level: INFO; WARNING for what a person should look at; DEBUG for what only log.txt needs.
+        """
+        self._logger.log(level, "%s", text, stacklevel=2)
 
     @contextmanager
     def bar(
@@ -107,7 +116,8 @@ class Log:
             seconds_left: Tells how much time there is left, where that is limited.
             at_most: Whether it may be over before ``total`` are done.
         """
-        terminal = self._console is not None and self._console.is_terminal and self._depth == 0
+        shown = self._console is not None and self._console.is_terminal and shown_level() <= logging.INFO
+        terminal = shown and self._depth == 0
         self._depth += 1
         try:
             if not terminal:
@@ -124,10 +134,10 @@ class Log:
             self._depth -= 1
 
     def close(self) -> None:
-        """Close log.txt."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close log.txt, and let go of the console and of the program's handlers."""
+        for handler in [*self._logger.handlers]:
+            self._logger.removeHandler(handler)
+            handler.close()
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,19 +55,20 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     with torch_threads(config.execution.threads_per_trial):
         start = Start(config)
         if not (folder / "config.yaml").exists():
-            for line in rehearse(config, start):
-                if console is not None:
-                    console.print(line, markup=False, highlight=False, soft_wrap=True)
+            with Log(None, console) as log:
+                for line in rehearse(config, start):
+                    log.write(line)
         with disk_errors(folder), RunFolder(folder) as run_folder:
             changes = run_folder.adopt(config.canonical(), start.task.fingerprint)
             with Log(folder / "log.txt", console) as log:
+                warn = partial(log.write, level=logging.WARNING)
                 log.write(f"{'going on with' if run_folder.resumed else 'starting'} run {config.name} in {folder}")
                 for change in changes:
                     log.write(f"changed: {change}")
-                with open_storage(folder, config.name, config.storage, run_folder.run_id, log.write) as storage:
+                with open_storage(folder, config.name, config.storage, run_folder.run_id, warn) as storage:
                     report = _Pipeline(config, start, run_folder, log, storage).run()
                 write_json(folder / "report.json", report)
-                render_where_installed(folder, log.write)
+                render_where_installed(folder, warn)
                 log.write("done")
     return report
 
@@ -183,7 +185,8 @@ class _Pipeline:
             stopwatch.save(every=0.0)
             step.finish(network, stage_run.notes)
             has_bar = stage.trains or stage.searches
-            self.log.write(f"{stage_run.label}: done in {duration(stopwatch.seconds)}", console=not has_bar)
+            level = logging.DEBUG if has_bar else logging.INFO
+            self.log.write(f"{stage_run.label}: done in {duration(stopwatch.seconds)}", level)
             # A network is always read back, so that a resumed run goes on with the very same tensors and layouts.
             done = step.load(self.task)
         network, notes = _there(done, step)

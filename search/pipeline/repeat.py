@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from rich.console import Console
 
 from search.config.loading import Config
 from search.output.atomic import write_json
+from search.output.progress import Log
 from search.pipeline.pipeline import run
 from search.report.page import render_where_installed
 
@@ -41,5 +44,6 @@ def repeat(config: Config, folder: Path, seeds: int, console: Console | None = N
         runs.append(run(other, folder.with_name(name), console))
     report = {**report, "seeds": [{key: one[key] for key in KEPT} for one in runs]}
     write_json(folder / "report.json", report)
-    render_where_installed(folder, lambda text: console.print(text, markup=False) if console is not None else None)
+    with Log(None, console) as log:
+        render_where_installed(folder, partial(log.write, level=logging.WARNING))
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,7 +46,7 @@ class Fuse(Stage[FuseSettings]):
         fused = fuse_activations(model, inputs.to(run.device), run.task.forward, self.settings.literal_types)
         run.notes["activations"] = {**fused.report.to_json(), "max_abs_error": fused.error}
         for text in fused.report.lines():
-            run.log.write(f"{run.label}: {text}", console=False)
+            run.log.write(f"{run.label}: {text}", logging.DEBUG)
         run.log.write(f"{run.label}: {fused.report.removed} activations fewer")
         if fused.transformation is None:
             return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 from evaluators.tasks.measure import measure
@@ -37,5 +38,5 @@ class Retrain(TrainingStage):
             "kept as it was; lower retrain.optimizer.lr, or retrain more as it was trained (batch_size, data.augment)"
         )
         run.notes["remark"] = f"{run.step}: {remark}"
-        run.log.write(f"{run.label}: {remark}")
+        run.log.write(f"{run.label}: {remark}", logging.WARNING)
         return network

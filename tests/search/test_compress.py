@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,23 @@ def test_a_network_and_loaders_become_a_smaller_network_that_is_loaded_again(tmp
     nn.init.zeros_(other[0].weight)
     with pytest.raises(SecateursError, match="another model or other data"):
         compress(other, **loaders(), target={}, folder=tmp_path / "mine", stages=STAGES, quiet=True)
+
+
+def test_the_level_of_the_logger_quiets_the_console_and_not_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("search")
+    compress(network(), **loaders(), target={}, folder=tmp_path / "shown", stages=STAGES[:1])
+    assert "starting run shown" in capsys.readouterr().out
+    monkeypatch.setattr(logger, "level", logger.level)
+    logger.setLevel(logging.WARNING)
+    compress(network(), **loaders(), target={}, folder=tmp_path / "quiet", stages=STAGES[:1])
+    assert capsys.readouterr().out == ""
+    lines = (tmp_path / "quiet" / "log.txt").read_text().splitlines()
+    assert "starting run quiet" in lines[0]
+    assert any("best is trial" in line for line in lines)
+    assert lines[-1].endswith("done")
+    assert not logger.handlers
 
 
 def test_batches_are_those_of_the_generator_and_nothing_else() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,13 +71,13 @@ class SearchContext:
         require_scores(settings, evaluators, task)
         space = space_of(network, run, settings.space)
         require_fitting(space, settings.space.name, list(settings.objectives), evaluators, trains)
-        log = partial(_log, run)
+        log, warn = partial(_log, run), partial(_log, run, level=logging.WARNING)
         reference = run.reference if run.reference is not None else network
         latency = _latency_tables(evaluators, network, reference, run)
         if latency is not None:
             latency.fit(space)
         targets = resolve_targets(settings.target, partial(_reference_value, latency, evaluators, reference, run))
-        reachable = reachable_targets(targets, space, log) if network.transformations else targets
+        reachable = reachable_targets(targets, space, warn) if network.transformations else targets
         sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, run.folder, log)
         omega = (sensitivity.zeros() if dry else sensitivity.table()) if sensitivity.wanted else None
         tables = search_tables(space, model, task, settings.importance, run.device, omega)
@@ -155,5 +156,5 @@ def _reference_value(
     return reference_value(metric, evaluators, reference, run.task, run.device)
 
 
-def _log(run: StageContext, text: str) -> None:
-    run.log.write(f"{run.label}: {text}")
+def _log(run: StageContext, text: str, level: int = logging.INFO) -> None:
+    run.log.write(f"{run.label}: {text}", level)

@@ -43,7 +43,7 @@ class SearchLoop(ABC):
         stopwatch: Time spent in this search, over all resumes.
         bar: Progress.
         note: What is shown beside it.
-        log: Takes a line about something out of the ordinary.
+        log: Takes a line about something out of the ordinary, and its level.
         on_batch: Called with all trials after every batch that was not only read from the record.
     """
 
@@ -56,7 +56,7 @@ class SearchLoop(ABC):
     stopwatch: Stopwatch
     bar: Bar
     note: SearchNote
-    log: Callable[[str], None]
+    log: Callable[[str, int], None]
     on_batch: Callable[[list[Trial]], None]
     trials: list[Trial] = field(default_factory=list)
     ended_by: str = ""
@@ -102,7 +102,7 @@ class SearchLoop(ABC):
     def _result_of(self, event: Event) -> Trial | None:
         """Return the finished trial of an event, None without one, and pass the event's line to the log."""
         if event.line:
-            self.log(event.line)
+            self.log(event.line, event.level)
         return event.finished
 
     def _record(self, trial: Trial) -> None:

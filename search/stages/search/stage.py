@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -170,7 +171,7 @@ class Search(Stage[SearchSettings]):
                     stopwatch=run.stopwatch,
                     bar=bar,
                     note=SearchNote(problem),
-                    log=lambda text: run.log.write(f"{run.label}: {text}"),
+                    log=lambda text, level: run.log.write(f"{run.label}: {text}", level),
                     on_batch=keep_best,
                 )
                 trials = loop.run()
@@ -241,7 +242,7 @@ class Search(Stage[SearchSettings]):
         run.best.replace(network, {"step": run.step, "trial": chosen.number, "fingerprint": fingerprint, "metrics": metrics})
         names = [objective.metric for objective in context.problem.objectives]
         words = ", ".join(f"{name} {metrics[name]:.6g}" for name in names)
-        run.log.write(f"{run.label}: best is trial {chosen.number}: {words}", console=False)
+        run.log.write(f"{run.label}: best is trial {chosen.number}: {words}", logging.DEBUG)
 
 
 def _asynchronous(run: StageRun) -> bool:

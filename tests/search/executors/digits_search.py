@@ -134,7 +134,7 @@ def search(
                 stopwatch=Stopwatch(folder / "seconds.json"),
                 bar=bar,
                 note=SearchNote(problem),
-                log=log,
+                log=lambda text, level: log(text),
                 on_batch=on_batch,
             ).run()
     finally:

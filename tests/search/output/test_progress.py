@@ -1,4 +1,5 @@
 import io
+import logging
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ def test_lines_go_to_the_console_and_the_log(tmp_path: Path) -> None:
     shown = io.StringIO()
     with Log(tmp_path / "log.txt", Console(file=shown)) as log:
         log.write("[hello] " + "x" * 200)
-        log.write("quiet", console=False)
+        log.write("quiet", logging.DEBUG)
     assert shown.getvalue() == "[hello] " + "x" * 200 + "\n"
     written = (tmp_path / "log.txt").read_text().splitlines()
     assert [line.split(" ", 1)[1][:7] for line in written] == ["[hello]", "quiet"]

@@ -84,19 +84,20 @@ def test_relative_limits_are_of_the_reference_and_absolute_ones_stay(start_of: C
     }
 
 
-def test_behind_a_stage_a_target_out_of_reach_becomes_the_smallest_cost(start_of: Callable[[str], Start]) -> None:
+def test_behind_a_stage_a_target_out_of_reach_becomes_the_smallest_cost(
+    start_of: Callable[[str], Start], caplog: pytest.LogCaptureFixture
+) -> None:
     text = CHANNELS.replace('"<= 60%"', '"<= 1%"')
     network, run, settings = parts(start_of(text))
-    told: list[str] = []
     removed = Network(network.model, ({"kind": "sequence", "steps": []},))
-    run = replace(run, log=type("Told", (), {"write": lambda self, line: told.append(line)})())
     context = SearchContext.of(removed, run, settings)
     space = context.problem.space
     (macs,) = [target.limit for target in context.problem.targets if target.metric == "macs"]
     assert macs == space.costs(space.cheapest())["macs"]
     assert context.targets[0].limit == pytest.approx(0.01 * space.network_macs)
-    assert "macs" in told[0]
-    assert "out of reach of the network that the stages before have left" in told[0]
+    assert "macs" in caplog.messages[0]
+    assert "out of reach of the network that the stages before have left" in caplog.messages[0]
+    assert caplog.records[0].levelname == "WARNING"
 
 
 def test_the_realized_network_is_what_was_measured_and_its_record_rebuilds_it(start_of: Callable[[str], Start]) -> None:

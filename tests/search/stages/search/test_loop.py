@@ -130,7 +130,7 @@ def search(
             stopwatch=Stopwatch(folder / "seconds.json"),
             bar=bar,
             note=SearchNote(small_problem()),
-            log=lambda text: None,
+            log=lambda text, level: None,
             on_batch=lambda trials: best.append(len(trials)) if best is not None else None,
         ).run()
 
