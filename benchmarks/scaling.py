@@ -84,7 +84,7 @@ class Listed(Algorithm[Any]):
         return None
 
 
-def timed(executor: Executor, problem: Problem, count: int, batch: int) -> Row:
+def timed(executor: Executor[Any], problem: Problem, count: int, batch: int) -> Row:
     """Return how long a search of ``count`` trials took, after warm-up, with all trials recorded."""
     with tempfile.TemporaryDirectory() as name, Log(None, None).bar("", None) as bar:
         folder = Path(name)
@@ -122,7 +122,7 @@ def timed(executor: Executor, problem: Problem, count: int, batch: int) -> Row:
     }
 
 
-def _warm_up(executor: Executor, search: Callable[[], list[Trial]], wanted: int) -> None:
+def _warm_up(executor: Executor[Any], search: Callable[[], list[Trial]], wanted: int) -> None:
     """Search until all workers are there, and once more."""
     deadline = time.monotonic() + 300 + 10 * wanted
     search()
@@ -198,7 +198,7 @@ def record(trials: int, batch: int) -> Row:
     rows: list[Row] = []
     for workers in (0, 1, 2, 4):
         if workers:
-            executor: Executor = on_ray(lambda device: nothing, nothing.evaluate, workers, 0.01)
+            executor: Executor[Any] = on_ray(lambda device: nothing, nothing.evaluate, workers, 0.01)
         else:
             executor = SerialExecutor(Workload(nothing.evaluate, lambda device: nothing), SerialSettings())
         row = timed(executor, problem, trials, batch)

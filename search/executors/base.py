@@ -6,13 +6,15 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from search.study.trial import Proposal, Trial
 
 if TYPE_CHECKING:
     from evaluators.training.checkpoint import Checkpoint as TrainingCheckpoint
     from search.executors.trial_checkpoints import EndState, TrialCheckpoints
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -134,11 +136,14 @@ class Workload:
     device: str = "auto"
 
 
-class Executor(ABC):
+class Executor(ABC, Generic[S]):
     """Evaluator of jobs that reports events.
 
-    Made as ``Executor(workload, settings)`` with the frozen dataclass ``Settings`` of its class; starts nothing before the
-    first call of a method or property.
+    Starts nothing before the first call of a method or property.
+
+    Args:
+        workload: Evaluation to carry out.
+        settings: Options, an instance of ``Settings``.
 
     Class attributes:
         Settings: Frozen dataclass of the options that the configuration may give.
@@ -146,8 +151,13 @@ class Executor(ABC):
 
     Settings: ClassVar[type[Any]]
 
+    def __init__(self, workload: Workload, settings: S) -> None:
+        """Keep workload and settings."""
+        self._workload = workload
+        self._settings = settings
+
     @classmethod
-    def check(cls, settings: Any, threads: int) -> None:
+    def check(cls, settings: S, threads: int) -> None:
         """Check the settings before anything is computed.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search.executors.base import Event, Executor, Idle, Job, Lost, Notice, Result, Saved, Workload
 from search.executors.ray_cluster import ClusterError, Share, connect, require_ray
@@ -22,7 +22,7 @@ IDLE_SECONDS = 1.0
 MOST_LOSSES = 10
 
 
-class RayExecutor(Executor):
+class RayExecutor(Executor[RaySettings]):
     """Executor with workers on a Ray cluster; the jobs of a lost worker are evaluated again by another.
 
     Short jobs are handed out several at a time (about a quarter of a second's worth), so that the driver does not limit the
@@ -37,10 +37,9 @@ class RayExecutor(Executor):
     Settings = RaySettings
 
     def __init__(self, workload: Workload, settings: RaySettings) -> None:
+        super().__init__(workload, settings)
         share = Share.of(settings, workload.threads)
         device = _device(workload.device, share)
-        self._workload = workload
-        self._retries = settings.retries
         self._pool = Pool(partial(workload.pack, device), share, settings)
         self._queue: deque[Job] = deque()
         self._losses: Counter[int] = Counter()
@@ -48,7 +47,7 @@ class RayExecutor(Executor):
         self._seconds: dict[float, float] = {}
 
     @classmethod
-    def check(cls, settings: Any, threads: int) -> None:
+    def check(cls, settings: RaySettings, threads: int) -> None:
         """Raise unless Ray is installed and a cluster with an address can be reached."""
         require_ray()
         if settings.address is not None:
@@ -167,7 +166,7 @@ class RayExecutor(Executor):
         self._blamed[first.number] += worker.begun
         # A worker that was lost before it began is no fault of the job's; but a job that always comes to that may be one.
         times = self._blamed[first.number]
-        if times > self._retries or self._losses[first.number] > max(MOST_LOSSES, self._retries):
+        if times > self._settings.retries or self._losses[first.number] > max(MOST_LOSSES, self._settings.retries):
             again.remove(first)
             text = f"WorkerLostError: {self._losses[first.number]} workers were lost with this trial, the last because {reason}"
             yield Result(Trial(first.number, first.proposal, "failed", {}, error=text))

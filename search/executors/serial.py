@@ -17,7 +17,7 @@ class SerialSettings:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
 
-class SerialExecutor(Executor):
+class SerialExecutor(Executor[SerialSettings]):
     """Executor that evaluates jobs in the order of submission, each when its event is asked for.
 
     Args:
@@ -28,7 +28,7 @@ class SerialExecutor(Executor):
     Settings = SerialSettings
 
     def __init__(self, workload: Workload, settings: SerialSettings) -> None:
-        self._workload = workload
+        super().__init__(workload, settings)
         self._jobs: deque[Job] = deque()
 
     @property

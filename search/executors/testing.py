@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.executors.base import Evaluate, Executor, Job, Result, Workload
 from search.study.trial import Proposal, Trial
@@ -34,7 +34,7 @@ def made() -> Evaluate:
     return evaluate
 
 
-def check_executor(make: Callable[[Workload], Executor], jobs: int = 8, seconds: float = 120.0) -> None:
+def check_executor(make: Callable[[Workload], Executor[Any]], jobs: int = 8, seconds: float = 120.0) -> None:
     """Check that every job gives one result, failed jobs too, that jobs may be added meanwhile, and that cancelled ones end.
 
     Args:
@@ -55,7 +55,7 @@ def check_executor(make: Callable[[Workload], Executor], jobs: int = 8, seconds:
         executor.close()
 
 
-def _check_results(executor: Executor, jobs: int, deadline: float) -> None:
+def _check_results(executor: Executor[Any], jobs: int, deadline: float) -> None:
     assert executor.workers >= 1, "workers: expected at least one"
     assert executor.free >= 1, "free: expected room for a job before the first"
     submitted = min(2, jobs)

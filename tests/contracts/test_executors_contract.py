@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,12 @@ from search.executors.serial import SerialExecutor, SerialSettings
 from search.executors.testing import check_executor
 
 
-def serial(workload: Workload) -> Executor:
+def serial(workload: Workload) -> Executor[Any]:
     """Return a serial executor."""
     return SerialExecutor(workload, SerialSettings())
 
 
-def ray(workload: Workload) -> Executor:
+def ray(workload: Workload) -> Executor[Any]:
     """Return an executor of two workers on a cluster of this machine."""
     return RayExecutor(workload, RaySettings(workers=2))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -113,8 +114,8 @@ def test_the_members_pass_the_shipped_checks() -> None:
     check_settings(member("algorithm").Coin.Settings)
     check_settings(member("stage").Clamp.Settings)
 
-    def made(workload: Workload) -> Executor:
-        executor: Executor = member("executor").LastFirst(workload, member("executor").LastFirst.Settings())
+    def made(workload: Workload) -> Executor[Any]:
+        executor: Executor[Any] = member("executor").LastFirst(workload, member("executor").LastFirst.Settings())
         return executor
 
     check_executor(made)

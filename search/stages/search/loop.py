@@ -49,7 +49,7 @@ class SearchLoop(ABC):
 
     algorithm: Algorithm[Any]
     study: Study
-    executor: Executor
+    executor: Executor[Any]
     checkpoints: TrialCheckpoints
     budget: BudgetSettings
     batch: int

@@ -110,7 +110,7 @@ def make_workload(
 def search(
     folder: Path,
     problem: Problem,
-    executor: Executor,
+    executor: Executor[Any],
     loop_class: type[SearchLoop] = BatchLoop,
     on_batch: Callable[[list[Trial]], None] = lambda trials: None,
     algorithm: Any = None,

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ class Kill(BaseException):
     pass
 
 
-class Measuring(Executor):
+class Measuring(Executor[Any]):
     """Measures by a formula; may fail, answer in reverse order, or be killed after a number of trials."""
 
     def __init__(
