@@ -79,6 +79,7 @@ def check_stage(stage_class: type[Stage[Any]], options: Mapping[str, Any], task:
     )
     stage_class(settings).check(network, dry)
     assert _same(before, _copied(network)), "check: expected a network that is left unchanged"
+    folder.mkdir(parents=True, exist_ok=True)
     storage = open_journal(folder / "study.journal")
     first = _run(stage_class(settings), network, task, folder, storage)
     assert _same(before, _copied(network)), "run: expected a network that is left unchanged"

@@ -123,7 +123,12 @@ def test_report_renders_anew(tmp_path: Path) -> None:
 
 
 def test_run_ends_with_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search.pipeline.repeat, "run", lambda config, folder, console: sample(trials=30))
+    def run(config: Any, folder: Path, console: Any) -> dict[str, Any]:
+        folder.mkdir()
+        (folder / "report.html").touch()
+        return sample(trials=30)
+
+    monkeypatch.setattr(search.pipeline.repeat, "run", run)
     result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
     assert result.exit_code == 0, result.exception
     for text in ("93.82 %", "93.61 %", "-0.21 points", "2.51x smaller", "target macs <= 40%: met", "report.html", "best"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces import SPACES
+from spaces.base import SearchSpace
 from spaces.errors import UnsupportedModelError
 from spaces.forward import call
 from spaces.patterns import first_match, reason_left_out, require_matches, value_of
@@ -95,10 +96,10 @@ def space_of(name: str, model: nn.Module, **patterns: tuple[str, ...]) -> Any:
     return space(model, INPUTS, chosen, forward=call, batches=[BATCH])
 
 
-def opened(space: Any) -> set[str]:
+def opened(space: SearchSpace[Any]) -> set[str]:
     """Return the layers that a space may change."""
-    groups = {group.name for group in space.groups.groups} if hasattr(space, "groups") else set()
-    return groups | {point.layer for point in getattr(space, "points", ())}
+    groups = set() if space.channels is None else {group.name for group in space.channels.groups}
+    return groups | {location.layer for location in space.quantizers}
 
 
 @pytest.mark.parametrize("name", SPACES)
