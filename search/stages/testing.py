@@ -25,7 +25,7 @@ from search.study.storage import open_journal
 from spaces.quantization.record import is_quantized
 
 
-def check_settings(stage_class: type[Stage[Any]]) -> None:
+def check_stage_settings(stage_class: type[Stage[Any]]) -> None:
     """Check that the settings of a stage are a frozen dataclass that refuses unknown keys and documents its options.
 
     Raises:

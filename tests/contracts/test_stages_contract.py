@@ -9,7 +9,7 @@ import pytest
 
 from search.config import load
 from search.stages import STAGES
-from search.stages.testing import check_settings, check_stage
+from search.stages.testing import check_stage_settings, check_stage
 from spaces.registry import resolve
 from tests.integration.stage_pieces import HEAD
 
@@ -35,7 +35,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("name", STAGES)
 def test_its_settings_keep_the_contract(name: str) -> None:
-    check_settings(resolve(STAGES[name]))
+    check_stage_settings(resolve(STAGES[name]))
     assert name in [case for case, _ in CASES]
 
 

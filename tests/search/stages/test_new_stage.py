@@ -18,7 +18,7 @@ from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.stages import STAGES
 from search.stages.base import Stage, placed_stages
-from search.stages.testing import check_settings, check_stage
+from search.stages.testing import check_stage_settings, check_stage
 from tests.integration.stage_pieces import HEAD, PIECES
 
 
@@ -183,7 +183,7 @@ class Says(Plain):
 def test_the_kit_passes_a_right_stage_and_names_what_is_wrong_with_another(tmp_path: Path) -> None:
     task = load(written(tmp_path, "plain")).build_task()
     options = {"share": 0.3}
-    check_settings(Plain)
+    check_stage_settings(Plain)
     check_stage(Plain, options, task, tmp_path / "plain")
     for wrong, message in (
         (Grows, "the network was changed"),
