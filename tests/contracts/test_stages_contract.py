@@ -9,7 +9,7 @@ import pytest
 
 from search.config import load
 from search.stages import STAGES
-from search.stages.testing import check_stage_settings, check_stage
+from search.stages.testing import check_stage, check_stage_settings
 from spaces.registry import resolve
 from tests.integration.stage_pieces import HEAD
 

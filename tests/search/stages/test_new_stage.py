@@ -18,7 +18,7 @@ from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.stages import STAGES
 from search.stages.base import Stage, placed_stages
-from search.stages.testing import check_stage_settings, check_stage
+from search.stages.testing import check_stage, check_stage_settings
 from tests.integration.stage_pieces import HEAD, PIECES
 
 
