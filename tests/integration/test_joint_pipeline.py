@@ -23,6 +23,8 @@ from spaces.quantization.layers import quantized_layers
 from tests.integration.tiny_pipeline import finish, kill_when, read_report, start, timeless, write_config
 from tests.paths import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """\
 name: tiny
 seed: 3

@@ -97,6 +97,7 @@ def test_a_run_that_goes_on_knows_the_table_it_began_with(tmp_path: Path, monkey
     assert again["searches"] == report["searches"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("exact")
 def test_bits_have_a_latency_too(tmp_path: Path) -> None:
     text = config("optuna", "table", "{name: bit_width, weight_bits: [4, 8], activation_bits: [8], first_last_bits: null}")

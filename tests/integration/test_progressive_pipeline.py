@@ -72,6 +72,7 @@ def test_the_report_compares_the_kinds_of_sensitivity(whole):
     assert stored["settings"]["sensitivity"] == "adam"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [6])
 def test_killed_it_goes_on_to_the_same_end(whole, tmp_path, after):
     _, report = whole

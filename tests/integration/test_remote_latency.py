@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from search.config import load
-from search.executors.ray_cluster import ClusterError
+from search.config.extras import MissingExtraError
 from search.pipeline.rehearsal import rehearse
 from tests.integration.tiny_pipeline import SHORT, read_report, write_config
 from tests.paths import REPOSITORY
@@ -22,8 +22,8 @@ TIMED = TIMED.replace('target: {macs: "<= 60%"}', 'target: {macs: "<= 60%", late
 
 def test_without_ray_the_resource_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load(write_config(tmp_path, TIMED.replace("MODE", "table")))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ClusterError, match=r"latency\.resource: target .* needs the package ray"):
+    monkeypatch.setattr("search.config.extras.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"ray, for stages\.1\.search\.evaluate\.2\.resource: target"):
         list(rehearse(config))
 
 

@@ -39,6 +39,7 @@ def everything_written(folder: Path) -> str:
     return "\n".join(path.read_bytes().decode(errors="replace") for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_run_in_sqlite_is_killed_and_ends_the_same(tmp_path: Path, in_the_folder: Path) -> None:
     config, folder = with_storage(tmp_path, f"sqlite:///{tmp_path / 'shared.db'}"), tmp_path / "tiny"
     kill_when(start(config, folder), lambda: (folder / "best" / "weights.safetensors").exists())

@@ -299,6 +299,7 @@ def test_trials_get_the_threads_that_the_driver_was_told(evaluator: TrialEvaluat
         torch.set_num_threads(here)
 
 
+@pytest.mark.slow
 def test_a_lost_workers_training_goes_on_elsewhere(tmp_path: Path) -> None:
     whole, cut = training_evaluator(tmp_path / "whole.log"), training_evaluator(tmp_path / "cut.log", seconds=0.02)
     jobs = [Job(number, proposal) for number, proposal in enumerate(Rising().waiting[:2])]
