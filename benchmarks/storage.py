@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial
 from torch import nn
 
 from search.config.storage_url import StorageUrl
+from search.run.run_storage import Answer, RunStorage
 from search.study.dashboard import application
 from search.study.database import Database
 from search.study.problem import Objective, Problem, Target
@@ -83,7 +85,27 @@ def problem_of(space: Masks) -> Problem:
     return Problem(space, objectives, [Target("macs", len(space.domains) * CHANNELS * 5e3)], {})
 
 
-def record(storage: Any, space: Masks, trials: list[Trial]) -> dict[str, float]:
+class AsOptunaWrites(RunStorage):
+    """Records trials by Optuna's own call, claims nothing and waits for nothing."""
+
+    def claim(self, study: optuna.Study) -> None: ...
+
+    def record(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        study.add_trial(trial)
+
+    def patiently(self, operation: Callable[[], Answer]) -> Answer:
+        return operation()
+
+
+class OptunasJournal(optuna.storages.JournalStorage, AsOptunaWrites):
+    """Optuna's journal."""
+
+
+class OptunasTables(optuna.storages.RDBStorage, AsOptunaWrites):
+    """Optuna's tables."""
+
+
+def record(storage: RunStorage, space: Masks, trials: list[Trial]) -> dict[str, float]:
     """Record all trials and return how many there were per second."""
     study = Study(storage, NAME, problem_of(space), {"macs": 1e7, "parameters": 1e5, "size_bytes": 4e5})
     wall, cpu = time.perf_counter(), time.process_time()
@@ -130,23 +152,23 @@ def reader(target: str, is_journal: bool, wanted: bool) -> Iterator[None]:
             process.join()
 
 
-def storages(folder: Path, postgresql: str | None) -> dict[str, tuple[str, bool, Callable[[str], Any]]]:
+def storages(folder: Path, postgresql: str | None) -> dict[str, tuple[str, bool, Callable[[str], RunStorage]]]:
     """Return, by name: where it is, whether it is a journal, and what opens it."""
 
-    def ours(url: str) -> Any:
+    def ours(url: str) -> RunStorage:
         return Database(StorageUrl(url), "benchmark", str(folder), print)
 
-    def journal(path: str) -> Any:
-        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
+    def journal(path: str) -> RunStorage:
+        return OptunasJournal(optuna.storages.journal.JournalFileBackend(path))
 
-    found: dict[str, tuple[str, bool, Callable[[str], Any]]] = {
+    found: dict[str, tuple[str, bool, Callable[[str], RunStorage]]] = {
         "journal, Optuna's": (str(folder / "optuna.journal"), True, journal),
         "journal (default)": (str(folder / "ours.journal"), True, lambda path: open_journal(Path(path))),
-        "SQLite, Optuna's": (f"sqlite:///{folder / 'optuna.db'}", False, optuna.storages.RDBStorage),
+        "SQLite, Optuna's": (f"sqlite:///{folder / 'optuna.db'}", False, OptunasTables),
         "SQLite, WAL": (f"sqlite:///{folder / 'ours.db'}", False, ours),
     }
     if postgresql is not None:
-        found["PostgreSQL, Optuna's"] = (postgresql, False, optuna.storages.RDBStorage)
+        found["PostgreSQL, Optuna's"] = (postgresql, False, OptunasTables)
         found["PostgreSQL"] = (postgresql, False, ours)
     return found
 
