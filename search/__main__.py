@@ -6,17 +6,26 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; exit with code 2 and a message, without a traceback, on a mistake of the user."""
+    """Run the command line; an error ends it with a message and no traceback: code 2 for a user's mistake, 70 for ours."""
     _leave_working_folder()
-    from search.cli import app
-    from search.config.storage_url import hide_passwords
-    from spaces.errors import SecateursError
-
     try:
+        from search.cli import app
+
         app(prog_name="python -m search")
-    except SecateursError as error:
-        sys.stderr.write(hide_passwords(f"{error}\n"))
-        sys.exit(2)
+    except Exception as error:
+        code, text = _ending(error)
+        sys.stderr.write(f"{text}\n")
+        sys.exit(code)
+
+
+def _ending(error: Exception) -> tuple[int, str]:
+    try:
+        from search.output.endings import ending
+
+        return ending(error)
+    except Exception:
+        # Without memory or open files not even that can be imported.
+        return 70, f"unexpected error: {type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _leave_working_folder() -> None:

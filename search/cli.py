@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,8 +38,10 @@ def run(
 ) -> None:
     """Run a pipeline, or go on with one that was stopped."""
     loaded = _load(config, overrides)
+    from search.output.endings import UnexpectedError
     from search.pipeline.repeat import repeat
     from search.report.summary import show_summary
+    from spaces.errors import SecateursError
 
     folder = runs / loaded.name
     console = Console()
@@ -49,9 +50,10 @@ def run(
     except KeyboardInterrupt:
         typer.echo(f"\nStopped. What is done is kept in {folder}; the same command goes on from there.", err=True)
         raise typer.Exit(130) from None
-    except Exception as error:
-        _keep_traceback(folder, error)
+    except SecateursError:
         raise
+    except Exception as error:
+        raise UnexpectedError(folder) from error
     show_summary(report, folder, console)
 
 
@@ -194,17 +196,6 @@ def _load(path: Path, overrides: list[str] | None) -> Config:
     from search.config.loading import load
 
     return load(path, overrides or [])
-
-
-def _keep_traceback(folder: Path, error: Exception) -> None:
-    """Write an unexpected error into the run's log, where there is one; a user's mistake needs no traceback."""
-    from search.config.storage_url import hide_passwords
-    from spaces.errors import SecateursError
-
-    log = folder / "log.txt"
-    if log.exists() and not isinstance(error, SecateursError):
-        with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
-            file.write(hide_passwords("".join(traceback.format_exception(error))))
 
 
 def _wide_console() -> Console:

@@ -45,6 +45,11 @@ class ModelSettings:
     checkpoint: str | None = None
     init_seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Check the range of the seed."""
+        if self.init_seed < 0:
+            raise ValueError(f"init_seed: expected at least 0, got {self.init_seed}")
+
 
 def build_model(settings: ModelSettings) -> nn.Module:
     """Return a new network from the factory; its initial weights depend on ``init_seed`` only.

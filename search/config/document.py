@@ -26,6 +26,9 @@ _KINDS: dict[type[Node], tuple[str, ...]] = {
     SequenceNode: ("seq",),
     ScalarNode: (*_TEXT, "int", "float", "bool", "null"),
 }
+LARGEST_NUMBER = 2**63 - 1
+"""Largest whole number of a configuration; beyond it neither torch nor SQLite takes one."""
+
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 20_000
 _MAX_DEPTH = 50
@@ -260,9 +263,12 @@ class _Reader:
 
     def _scalar(self, node: ScalarNode, path: Path) -> Any:
         try:
-            return self._scalars.construct_object(node)
+            value = self._scalars.construct_object(node)
         except (ValueError, KeyError, YAMLError):
-            return self._refuse(path, node, f"{node.value!r} is not a value of type {node.tag}")
+            return self._refuse(path, node, f"{_short(node.value)} is not a value of type {node.tag}")
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            return self._refuse(path, node, f"expected a whole number of at most 64 bits, got {_short(node.value)}")
+        return value
 
     def _refuse(self, path: Path, node: Node, message: str) -> None:
         self.faults.append(Fault(path, message, _line(node)))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:[0-9]+)?", text):
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,4})?", text):
         raise ValueError(f"expected auto, cpu, mps, cuda, or one of several such as cuda:1, got {text!r}")
     return text
 

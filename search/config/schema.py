@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from search.config.block import Block
-from search.config.document import Document, Fault, Key, Path
+from search.config.document import LARGEST_NUMBER, Document, Fault, Key, Path
 from search.config.registries import Registered
 from search.config.renamed import RENAMED_OPTIONS
 from spaces.errors import SecateursError
@@ -83,6 +83,7 @@ def _translate(hint: Any, value: Any, detail: ErrorDetails, document: Document, 
         "string_type": "expected text",
         "int_from_float": "expected a whole number",
         "int_parsing": "expected a whole number",
+        "int_parsing_size": "expected a whole number of at most 64 bits",
         "int_type": "expected a whole number",
         "float_parsing": "expected a number",
         "float_type": "expected a number",
@@ -174,6 +175,8 @@ def _coerced(raw: Any, parsed: Any, path: Path) -> Iterable[tuple[Path, str]]:
             yield from _coerced(value, items[index] if len(items) == len(raw) else None, (*path, index))
     elif isinstance(raw, float) and not math.isfinite(raw):
         yield path, f"expected a finite number, got {raw}"
+    elif isinstance(parsed, int) and abs(parsed) > LARGEST_NUMBER:
+        yield path, f"expected a whole number of at most 64 bits, got {_short(raw)}"
     elif parsed is not None and (asked := _sort(parsed)) and asked != _sort(raw):
         yield path, f"expected {asked}, got {_short(raw)}"
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from search.executors.base import Event, Executor, Idle, Job, Lost, Notice, Result, Saved, Workload
-from search.executors.ray_cluster import ClusterError, Share, connect, require_ray
+from search.executors.ray_cluster import ClusterError, Share, connect, require_ray, require_room_here
 from search.executors.ray_pool import Gone, Pool, Worker
 from search.executors.ray_settings import RaySettings
 from search.executors.ray_worker import TrainedSoFar
@@ -48,8 +48,9 @@ class RayExecutor(Executor[RaySettings]):
 
     @classmethod
     def check(cls, settings: RaySettings, threads: int) -> None:
-        """Raise unless Ray is installed and a cluster with an address can be reached."""
+        """Raise unless Ray is installed, this machine can carry the workers, and a cluster with an address can be reached."""
         require_ray()
+        require_room_here(settings)
         if settings.address is not None:
             connect(settings, Share.of(settings, threads))
 

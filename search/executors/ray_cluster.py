@@ -13,6 +13,9 @@ from search.config.extras import install_command, is_installed
 from search.executors.ray_settings import RaySettings
 from spaces.errors import SecateursError, first_line
 
+MOST_PER_CPU, LEAST_BYTES = 64, 2**27
+"""Most workers for each CPU, and fewest bytes of memory for each, beyond which a machine does not come to work (ours)."""
+
 START_ATTEMPTS = 3
 ANSWER_SECONDS = 5.0
 
@@ -51,6 +54,21 @@ def require_ray() -> None:
         )
 
 
+def require_room_here(settings: RaySettings) -> None:
+    """Raise if a cluster of this machine alone has no room for the workers asked for.
+
+    Raises:
+        ClusterError: There are more than its CPUs and its memory can carry.
+    """
+    cpus, memory = os.cpu_count() or 1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = _carried(cpus, memory)
+    if settings.address is None and (settings.workers or 0) > most:
+        raise ClusterError(
+            f"execution.workers: {settings.workers:,} workers do not fit on this machine, which has {cpus} CPUs and "
+            f"{memory / 2**30:.0f} GiB of memory: expected at most {most}; leave it out for as many as there are CPUs"
+        )
+
+
 def connect(settings: RaySettings, share: Share) -> None:
     """Attach this process to the cluster that the settings name, unless it is attached already.
 
@@ -61,6 +79,7 @@ def connect(settings: RaySettings, share: Share) -> None:
         ClusterError: There is no such cluster.
     """
     require_ray()
+    require_room_here(settings)
     # All are read when ray is imported. Under `uv run`, Ray would send the whole folder to its workers and install anew.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -166,4 +185,9 @@ def _fits(resources: dict[str, float], share: Share) -> int:
     counts = [math.floor(resources.get("CPU", 0.0) / share.cpus + 1e-9)]
     if share.gpus:
         counts.append(math.floor(resources.get("GPU", 0.0) / share.gpus + 1e-9))
-    return min(counts)
+    return min(*counts, _carried(resources.get("CPU", 0.0), resources.get("memory", math.inf)))
+
+
+def _carried(cpus: float, memory: float) -> int:
+    """Return the number of worker processes that so many CPUs and bytes of memory can carry, whatever their share."""
+    return math.floor(min(max(cpus, 1.0) * MOST_PER_CPU, memory / LEAST_BYTES))

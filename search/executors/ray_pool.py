@@ -14,6 +14,7 @@ from search.executors.base import Evaluate, Job
 from search.executors.ray_cluster import ClusterError, Share, connect, describe, room
 from search.executors.ray_settings import RaySettings
 from search.executors.ray_worker import Begun, RayWorker, TrainedSoFar
+from search.output.exhaustion import exhausted
 from search.study.trial import Trial
 from spaces.errors import SecateursError
 
@@ -200,6 +201,8 @@ class Pool:
             reference = next(worker.pending) if worker.ready else worker.pending
             answer = ray.get(reference, timeout=RETRY_SECONDS)
         except ray.exceptions.RayTaskError as error:
+            if worker.ready and (lacking := exhausted(error.cause)) is not None:
+                return Gone(f"on its machine {lacking.partition(' (')[0].partition(':')[0]}")
             if worker.ready:
                 raise
             self._unprepared(worker, _told(error.cause))

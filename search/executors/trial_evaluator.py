@@ -22,6 +22,7 @@ from evaluators.training.state import end_of
 from search.executors.base import Job
 from search.executors.trial_checkpoints import Continued, EndState, MissingStateError
 from search.output.disk_errors import is_disk_error
+from search.output.exhaustion import exhausted
 from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
@@ -104,8 +105,8 @@ class TrialEvaluator:
         try:
             _, metrics = self.measure(job.proposal, checkpoint, start)
         except Exception as error:
-            if checkpoint is not None and checkpoint.on_disk and is_disk_error(error):
-                raise  # The run folder is full: that says nothing about the candidate.
+            if exhausted(error) or (checkpoint is not None and checkpoint.on_disk and is_disk_error(error)):
+                raise  # The run folder is full, or the machine has no memory: that says nothing about the candidate.
             text = f"{type(error).__name__}: {error}"
             return Trial(job.number, job.proposal, "failed", {}, time.perf_counter() - began, text)
         return Trial(job.number, job.proposal, "complete", metrics, time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""Turn errors of a full or read-only disk into messages that name the cause and the remedy."""
+"""Turn errors of a full or read-only disk, or of used up memory and files, into messages with the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from search.output.exhaustion import ExhaustedError, exhausted
 from spaces.errors import SecateursError
 
 _FULL = {
@@ -31,12 +32,31 @@ def is_disk_error(error: BaseException) -> bool:
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Raise a DiskError in place of the system's error that ``folder`` can't be written.
+def system_errors(folder: Path) -> Iterator[None]:
+    """Raise a SecateursError in place of the system's error that it has no room, or not enough of something, for a run.
+
+    Args:
+        folder: The run folder.
 
     Raises:
         DiskError: The disk is full, or the folder can't be written.
+        ExhaustedError: There is no memory left, or no more files or processes can be opened.
     """
+    try:
+        with _disk_errors(folder):
+            yield
+    except SecateursError:
+        raise
+    except Exception as error:
+        if (lacking := exhausted(error)) is not None:
+            raise ExhaustedError(
+                f"cannot go on with {folder}: {lacking}. What is recorded is kept, and the same command goes on from there"
+            ) from error
+        raise
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

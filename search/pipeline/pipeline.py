@@ -16,7 +16,7 @@ from evaluators.training.hardware import torch_threads
 from search.config.extras import require_extras
 from search.config.loading import Config
 from search.output.atomic import write_json
-from search.output.disk_errors import disk_errors
+from search.output.disk_errors import system_errors
 from search.output.progress import Log, duration
 from search.pipeline.latency import latency_of, measure_latency
 from search.pipeline.metrics import cost_evaluators, described_metrics
@@ -58,7 +58,7 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
             with Log(None, console) as log:
                 for line in rehearse(config, start):
                     log.write(line)
-        with disk_errors(folder), RunFolder(folder) as run_folder:
+        with system_errors(folder), RunFolder(folder) as run_folder:
             changes = run_folder.adopt(config.canonical(), start.task.fingerprint)
             with Log(folder / "log.txt", console) as log:
                 warn = partial(log.write, level=logging.WARNING)

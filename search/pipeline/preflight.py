@@ -10,6 +10,7 @@ from search.config.extras import require_extras
 from search.output.numbers import format_count
 from search.pipeline.plausibility import ENOUGH, require_informative_loss, score_at_chance
 from search.pipeline.start import Start
+from search.run.stage_run import device_of
 from search.stages.base import PlacedStage, placed_stages
 from spaces.errors import SecateursError, UnsupportedModelError
 
@@ -52,7 +53,7 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
         from search.study.database import probe
 
         yield f"storage: {probe(config.storage)}"
-    _check_device(config.execution.device)
+    device_of(config.execution.device)
     stages = placed_stages(config)
     start = Start(config) if start is None else start
     task, model = start.task, start.network.model
@@ -66,17 +67,6 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
         found = measure(model, task, "search", limit=count_of)[task.score_name]
         yield f"score: {task.score_name} {found:.4f} as it is, on {count_of} samples of the search split"
     yield from _chance(stages, task, model)
-
-
-def _check_device(setting: str) -> None:
-    import torch
-
-    device = torch.device("cpu" if setting == "auto" else setting)
-    there = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= there:
-        raise SecateursError(
-            f"execution.device: {setting} is not there: PyTorch finds {there} GPUs on this machine; expected auto or cpu"
-        )
 
 
 def _check_batches(stages: Iterable[PlacedStage], task: Task) -> None:

@@ -17,6 +17,7 @@ from search.output.progress import Log
 from search.run.best import Best
 from search.run.built import BuiltOnce
 from search.run.network import Network
+from spaces.errors import SecateursError
 
 if TYPE_CHECKING:
     from search.config.loading import Execution
@@ -27,10 +28,23 @@ DENSE = "dense_same_training"
 
 
 def device_of(setting: str) -> torch.device:
-    """Return the device that ``auto`` or a device's name stands for."""
-    if setting != "auto":
-        return torch.device(setting)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device that ``auto`` or a device's name stands for.
+
+    Raises:
+        SecateursError: PyTorch finds no such device on this machine.
+    """
+    if setting == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = setting.partition(":")
+    there = 1 if kind == "cpu" else int(torch.backends.mps.is_available()) if kind == "mps" else 0
+    if kind in ("cuda", "xpu"):
+        there = torch.get_device_module(kind).device_count()
+    if int(index or 0) >= there:
+        raise SecateursError(
+            f"execution.device: {setting} is not there: PyTorch finds {there} {kind} devices on this machine; "
+            "expected auto or cpu"
+        )
+    return torch.device(setting)
 
 
 class Stopwatch:

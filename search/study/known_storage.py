@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from search.config.storage_url import StorageError, StorageUrl, hide_passwords
+from search.output.state_folder import state_folder
 from search.trust.files import FileError, mapping, read_json
 from spaces.files import replace_file
 
@@ -66,6 +66,4 @@ def _run_id(folder: Path) -> str:
 
 
 def _note(run_id: str, url: StorageUrl) -> Path:
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    name = hashlib.sha256(f"{run_id}\n{url.identity}".encode()).hexdigest()
-    return state / "secateurs" / "storages" / name
+    return state_folder() / "storages" / hashlib.sha256(f"{run_id}\n{url.identity}".encode()).hexdigest()

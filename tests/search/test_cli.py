@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import search.pipeline.repeat
 from search.cli import app
+from search.output.endings import UnexpectedError
 from spaces.errors import SecateursError
 from tests.paths import REPOSITORY
 from tests.search.report.report_sample import sample, write_run
@@ -145,16 +146,14 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytes
     assert "the same command goes on" in result.output
 
 
-def test_an_unexpected_error_is_kept_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_of_a_run_knows_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    defect = RuntimeError("a defect of ours")
+
     def broken(config: Any, folder: Path, console: Any) -> None:
-        folder.mkdir()
-        (folder / "log.txt").write_text("starting\n")
-        raise RuntimeError("a defect of ours")
+        raise defect
 
     monkeypatch.setattr(search.pipeline.repeat, "run", broken)
     result = invoke("run", QUICKSTART, "--runs", str(tmp_path))
-    assert result.exit_code == 1
-    assert isinstance(result.exception, RuntimeError)
-    log = (tmp_path / "quickstart" / "log.txt").read_text()
-    assert log.startswith("starting\nTraceback")
-    assert "a defect of ours" in log
+    assert isinstance(result.exception, UnexpectedError)
+    assert result.exception.folder == tmp_path / "quickstart"
+    assert result.exception.__cause__ is defect

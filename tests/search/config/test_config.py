@@ -116,6 +116,9 @@ def test_all_errors_come_at_once_with_their_lines(tmp_path: Path) -> None:
         ("factory: spaces.networks.digits_cnn", "factory: spaces.networks.digit_cnn", "did you mean 'digits_cnn'?"),
         ("factory: spaces.networks.digits_cnn", "factory: nowhere.net", "there is no module 'nowhere'"),
         ("digits_cnn}", "digits_cnn, arguments: {clases: 3}}", "task.model.arguments: "),
+        ("digits_cnn}", "digits_cnn, init_seed: -1}", "task.model.init_seed: expected at least 0, got -1"),
+        ("digits_cnn}", "digits_cnn, init_seed: 1e30}", "task.model.init_seed: expected a whole number of at most 64 bits"),
+        ("digits_cnn}", "digits_cnn, arguments: {width: 99999999999999999999}}", "arguments.width: expected a whole number of"),
         ("digits_cnn}", "digits_cnn, checkpoint: absent.pt}", "task.model.checkpoint: there is no file"),
         ("  - retrain: {epochs: 1}\n", "  - export: {}\n  - retrain: {epochs: 1}\n", "export must be the last stage"),
         (

@@ -42,6 +42,9 @@ def message(path: Path) -> str:
         (NESTED_ALIASES, "nested more than 50 deep"),
         (b"%YAML 9.9\n---\na: 1", "not valid YAML"),
         (b"a: 1\n---\nb: 2", "line 2: not valid YAML: but found another document"),
+        (b"a: 1\nb: 0x" + b"f" * 5000, "line 2, b: expected a whole number of at most 64 bits, got '0xfff"),
+        (b"a: " + b"9" * 30, "line 1, a: expected a whole number of at most 64 bits"),
+        (b"a: " + b"9" * 5000, "line 1, a: '9999"),
         (b"a: !!int x\n", "line 1, a: 'x' is not a value of type"),
     ],
 )

@@ -238,7 +238,13 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "space.latency has no entry",
     ),
     "no second to spend": (config(search(budget={"seconds": 0})), "seconds must be above 0"),
-    "a device that is not there": (config(search(), execution={"device": "cuda:77"}), "execution.device"),
+    "a device that is not there": (config(search(), execution={"device": "cuda:77"}), "execution.device: cuda:77 is not there"),
+    "an Apple device": (config(search(), execution={"device": "mps"}), "execution.device: mps is not there"),
+    "an Intel device": (config(search(), execution={"device": "xpu:1"}), "execution.device: xpu:1 is not there"),
+    "more workers than a machine carries": (
+        config(search(), execution={"executor": "ray", "workers": 10_000}),
+        "execution.workers: 10,000 workers do not fit on this machine",
+    ),
 }
 
 

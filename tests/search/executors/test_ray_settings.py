@@ -83,6 +83,26 @@ def test_as_many_workers_as_their_shares_of_cpus_and_gpus_fit_on_each_node(monke
     assert describe() == "3 nodes with 75 CPUs and 3 GPUs"
 
 
+@pytest.mark.parametrize("share", [None, 1e-4])
+def test_ten_thousand_workers_on_one_machine_are_refused_before_any_starts(
+    share: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("ray.init", None)
+    settings = RaySettings(workers=10_000, cpus_per_trial=share)
+    for ask in (lambda: RayExecutor.check(settings, threads=1), lambda: connect(settings, Share.of(settings, 1))):
+        with pytest.raises(ClusterError, match=r"workers: 10,000 workers do not fit on this machine.*4 CPUs.*at most"):
+            ask()
+
+
+def test_a_node_carries_so_many_workers_by_its_cpus_and_memory_however_small_their_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "memory": memory}} for memory in (2.0**40, 2.0**30)]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    assert room(Share(cpus=1e-4, gpus=0.0)) == 4 * 64 + 8
+
+
 def test_a_gpu_that_no_worker_has_a_share_of_is_an_error() -> None:
     def pack(device: str) -> Evaluate:
         raise AssertionError(device)
