@@ -33,7 +33,6 @@ ALLOWED: dict[str, str] = {
     "evaluators/training/hardware.py: hasattr(torch.cpu, 'get_capabilities')": (
         "the torch.cpu module, which has the function from some version of torch on"
     ),
-    "search/cli.py: isinstance(error, SecateursError)": "any exception that ends a command; a user's mistake has no traceback",
     "search/executors/ray_pool.py: isinstance(cause, SecateursError)": (
         "any exception from a worker; a user's mistake is shown whole"
     ),
