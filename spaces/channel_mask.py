@@ -20,12 +20,14 @@ from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.masking import masked_copy, unmasked
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.cloning import clone
 from spaces.domains import Mask
 from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward, call
 from spaces.latency.layer_latency import Load, OpenLayer
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shape_inference import layer_shapes
+from spaces.randomness import kept_randomness
 
 PREPARED = "channel_keep_mask"
 
@@ -97,8 +99,10 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
                 "`python -m search inspect CONFIG` shows every group; see `include`, `exclude`, `max_ratio` and `round_to`."
             )
         self._cost = ChannelCost(model, self.groups)
-        self._shapes = layer_shapes(model, inputs, forward)
-        self._compensation = Compensation(model, self.groups, batches if settings.compensate else (), forward)
+        with kept_randomness():
+            own = clone(model)
+            self._shapes = layer_shapes(own, inputs, forward)
+            self._compensation = Compensation(own, self.groups, batches if settings.compensate else (), forward)
 
     @cached_property
     def channels(self) -> ChannelGroups:

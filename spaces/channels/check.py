@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from spaces.admission import admitted
 from spaces.channels.groups import ChannelGroups, Group, find_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.cloning import clone
 from spaces.errors import EquivalenceError
 from spaces.forward import Forward, call, in_double
+from spaces.randomness import kept_randomness
 
 TOLERANCE = 1e-8
 """Largest accepted difference in double precision, relative to the largest output."""
@@ -36,7 +38,7 @@ def equivalence_error(
         EquivalenceError: The sliced network fails, its output has another shape, or it differs by more than
             :data:`TOLERANCE` of the largest output.
     """
-    exact = copy.deepcopy(model).eval()
+    exact = clone(model).eval()
     return output_difference(apply_cut(exact, plan_cut(groups, mask)), masked_copy(exact, groups, mask), inputs, forward)
 
 
@@ -128,8 +130,15 @@ def find_checked_groups(
 
     Arguments and errors are those of :func:`spaces.channels.groups.find_groups`.
     """
-    groups = find_groups(model, inputs, include, exclude, forward)
-    single = randomize_batch_norm(copy.deepcopy(model).float(), _probe(inputs, torch.float32), forward)
+    with kept_randomness():
+        own = admitted(model)
+        groups = find_groups(own, inputs, include, exclude, forward)
+        return _checked(own, groups, inputs, forward)
+
+
+def _checked(own: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:
+    """Return ``groups`` without those whose slices fail; ``own`` is changed."""
+    single = randomize_batch_norm(own.float(), _probe(inputs, torch.float32), forward)
     half = half_mask(groups, groups.groups)
     try:
         small, masked = apply_cut(single, plan_cut(groups, half)), masked_copy(single, groups, half)

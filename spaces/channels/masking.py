@@ -6,13 +6,12 @@ channels takes its statistics over the kept ones. (Zeroing weights or scaling fa
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import nn
 
 from spaces.channels.groups import ChannelGroups
+from spaces.cloning import clone
 from spaces.layers.mask_hooks import KEEP, remove_masks
 
 
@@ -24,7 +23,7 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn
         groups: Its channel groups.
         mask: Whole keep-mask, boolean of shape ``(groups.width,)``.
     """
-    masked = copy.deepcopy(model)
+    masked = clone(model)
     extended = np.append(mask, True)
     seen: set[str] = set()
     for layer in groups.layers:
@@ -41,6 +40,6 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn
 
 def unmasked(masked: nn.Module) -> nn.Module:
     """Return a copy of a masked network with its own weights and without the masking."""
-    plain = copy.deepcopy(masked)
+    plain = clone(masked)
     remove_masks(plain)
     return plain

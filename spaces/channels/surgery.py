@@ -15,13 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
-
-_BOOKKEEPING = [
-    (key, type(value))
-    for key, value in vars(nn.Module()).items()
-    if isinstance(value, dict | set) and key not in ("_parameters", "_buffers", "_modules")
-]
-"""Every other container that a module owns (its hooks), with its type."""
+from spaces.cloning import Cloning, copied
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ def plan_cut(groups: ChannelGroups, mask: np.ndarray) -> Cut:
 
 
 def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Return the smaller network: modules are cloned shallowly, tensors are sliced or copied.
+    """Return the smaller network: a clone of ``model`` whose tensors are slices (see :mod:`spaces.cloning`).
 
     Args:
         model: The dense network; left unchanged.
@@ -97,8 +91,6 @@ def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None 
         replaced: Tensors to use as they are instead of slices of the stored ones, by name.
     """
     indices: dict[tuple[int, torch.device], Tensor] = {}
-    tensors: dict[int, Tensor] = {}
-    memo: dict[int, nn.Module] = {}
 
     def index(stay: Any, device: torch.device) -> Tensor:
         key = (id(stay), device)
@@ -106,46 +98,17 @@ def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None 
             indices[key] = torch.from_numpy(np.ascontiguousarray(stay)).to(device)
         return indices[key]
 
-    def sliced(name: str, tensor: Tensor, parameter: bool) -> Tensor:
-        found = tensors.get(id(tensor))
-        if found is not None:
-            return found
-        result = tensor
+    def sliced(name: str, tensor: Tensor) -> Tensor:
         if replaced is not None and name in replaced:
-            result = replaced[name]
-        else:
-            for dim, stay in cut.kept.get(name, {}).items():
-                result = result.index_select(dim, index(stay, tensor.device))
-        if result is tensor:
-            result = tensor.clone()
-        if parameter:
-            result = nn.Parameter(result, tensor.requires_grad)
-        tensors[id(tensor)] = result
-        return result
+            return replaced[name]
+        dims = cut.kept.get(name)
+        if not dims:
+            return copied(name, tensor)
+        for dim, stay in dims.items():
+            tensor = tensor.index_select(dim, index(stay, tensor.device))
+        return tensor
 
-    def smaller(own: Mapping[str, Tensor | None], prefix: str, parameters: bool) -> dict[str, Tensor | None]:
-        return {name: None if tensor is None else sliced(prefix + name, tensor, parameters) for name, tensor in own.items()}
-
-    def clone(module: nn.Module, prefix: str) -> nn.Module:
-        if id(module) in memo:
-            return memo[id(module)]
-        copy = module.__class__.__new__(module.__class__)
-        memo[id(module)] = copy
-        state = copy.__dict__
-        state.update(module.__dict__)
-        # Most are empty, and a network has a thousand of them: a new one is made faster than copied.
-        for key, kind in _BOOKKEEPING:
-            state[key] = state[key].copy() if state[key] else kind()
-        state["_parameters"] = smaller(state["_parameters"], prefix, True)
-        state["_buffers"] = smaller(state["_buffers"], prefix, False)
-        state["_modules"] = {
-            name: None if child is None else clone(child, f"{prefix}{name}.") for name, child in state["_modules"].items()
-        }
-        state.update(cut.attributes.get(prefix[:-1], {}))
-        return copy
-
-    with torch.no_grad():
-        return clone(model, "")
+    return Cloning(sliced, cut.attributes).clone(model)
 
 
 def state_names(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
