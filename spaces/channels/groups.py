@@ -144,18 +144,18 @@ def find_groups(
 
 
 def _freeze_by_name(trace: ChannelTrace, include: Sequence[str], exclude: Sequence[str]) -> None:
-    included: set[int] = set()
+    included: list[np.ndarray] = []
     produced: list[LayerTrace] = [layer for layer in trace.layers if layer.kind.produces]
     for layer in produced:
         if reason := reason_left_out(layer.name, (), exclude):
             trace.atoms.freeze(layer.outputs, reason)
         if include and first_match(layer.name, include) is not None:
-            included.update(trace.atoms.roots(layer.outputs).tolist())
+            included.append(trace.atoms.roots(layer.outputs))
     if include:
+        chosen = np.concatenate([np.zeros(0, np.int64), *included])
         for layer in produced:
-            roots = trace.atoms.roots(layer.outputs)
-            rest = torch.as_tensor([root for root in roots.tolist() if root not in included], dtype=torch.int64)
-            trace.atoms.freeze(rest, NOT_INCLUDED)
+            rest = np.setdiff1d(trace.atoms.roots(layer.outputs), chosen)
+            trace.atoms.freeze(torch.from_numpy(rest), NOT_INCLUDED)
 
 
 def _number(trace: ChannelTrace) -> ChannelGroups:
@@ -163,20 +163,16 @@ def _number(trace: ChannelTrace) -> ChannelGroups:
     tied = [(tie.tensor, tie.dim, trace.atoms.roots(tie.atoms)) for tie in trace.ties]
     other_macs = max(0.0, trace.macs - sum(_total_macs(layer) for layer in trace.layers))
     groups, frozen, position = _named(_buckets(trace, tied), _macs_shares(trace, other_macs))
-
-    def places(roots: np.ndarray) -> np.ndarray:
-        return np.asarray([position.get(root, -1) for root in roots.tolist()], dtype=np.int64)
-
     ties: dict[str, dict[int, np.ndarray]] = {}
     for tensor, dim, roots in tied:
-        if (found := places(roots)).max(initial=-1) >= 0:
+        if (found := position[roots]).max(initial=-1) >= 0:
             ties.setdefault(tensor, {})[dim] = found
     layers = tuple(
         Layer(
             layer.name,
             layer.kind,
-            places(trace.atoms.roots(layer.inputs)),
-            places(trace.atoms.roots(layer.outputs)),
+            position[trace.atoms.roots(layer.inputs)],
+            position[trace.atoms.roots(layer.outputs)],
             layer.macs,
             layer.groups,
             layer.channel_dim,
@@ -193,48 +189,73 @@ class _Bucket:
     reason: str
     producer: str
     members: tuple[str, ...]
-    roots: list[int]
+    roots: np.ndarray
 
 
 def _buckets(trace: ChannelTrace, tied: Sequence[tuple[str, int, np.ndarray]]) -> list[_Bucket]:
     """Return the roots that a layer produces, those that go together in one bucket, in the order of their producers."""
-    producers: dict[int, str] = {}
-    for layer in trace.layers:
+    producer = np.full(len(trace.atoms), -1)
+    order: list[np.ndarray] = [np.zeros(0, np.int64)]
+    for place, layer in enumerate(trace.layers):
         if layer.kind.produces:
-            for root in trace.atoms.roots(layer.outputs).tolist():
-                if root:
-                    producers.setdefault(root, layer.name)
-    signature: dict[int, list[tuple[str, int]]] = {root: [] for root in producers}
-    for tensor, dim, roots in tied:
-        for root in np.unique(roots).tolist():
-            if root in signature:
-                signature[root].append((tensor, dim))
-    buckets: dict[tuple[Any, ...], _Bucket] = {}
-    for root, producer in producers.items():
-        reason = trace.atoms.reason(root) or ""
-        key = (reason, producer, tuple(signature[root]))
-        if key not in buckets:
-            members = dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in signature[root])
-            buckets[key] = _Bucket(reason, producer, tuple(members), [])
-        buckets[key].roots.append(root)
-    return list(buckets.values())
+            roots, first = np.unique(trace.atoms.roots(layer.outputs), return_index=True)
+            roots = roots[np.argsort(first)]
+            order.append(roots[(producer[roots] < 0) & (roots > 0)])
+            producer[order[-1]] = place
+    signature, parts = _signatures(len(trace.atoms), tied)
+    reasons = trace.atoms.reasons
+    buckets: dict[tuple[str, str, int], list[int]] = {}
+    for root in np.concatenate(order).tolist():
+        key = (reasons.get(root, ""), trace.layers[producer[root]].name, int(signature[root]))
+        buckets.setdefault(key, []).append(root)
+    return [
+        _Bucket(reason, name, _members(parts, number), np.asarray(roots)) for (reason, name, number), roots in buckets.items()
+    ]
 
 
-def _named(buckets: Sequence[_Bucket], shares: Mapping[int, float]) -> tuple[list[Group], list[Group], dict[int, int]]:
-    """Return the open groups, the frozen ones, and the place in the mask of every root of an open group."""
+def _signatures(count: int, tied: Sequence[tuple[str, int, np.ndarray]]) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    """Return a number for every root, the same for those in the same places of tensors, and the numbers' parts.
+
+    The roots are one class at first, and every tied dimension splits each class into those in it and the others.
+
+    Returns:
+        Numbers, int64 of shape ``(count,)``; by number, that of the class it was split from and the tensor that split it.
+    """
+    numbers = np.zeros(count, dtype=np.int64)
+    parts = [(-1, "")]
+    for tensor, _, roots in tied:
+        present = np.unique(roots)
+        before, place = np.unique(numbers[present], return_inverse=True)
+        numbers[present] = len(parts) + place
+        parts.extend((old, tensor) for old in before.tolist())
+    return numbers, parts
+
+
+def _members(parts: Sequence[tuple[int, str]], number: int) -> tuple[str, ...]:
+    """Return the names of the modules that the roots of a number are in, in the order of :func:`_signatures`."""
+    tensors = []
+    while number > 0:
+        number, tensor = parts[number]
+        tensors.append(tensor)
+    return tuple(dict.fromkeys(tensor.rpartition(".")[0] for tensor in reversed(tensors)))
+
+
+def _named(buckets: Sequence[_Bucket], shares: np.ndarray) -> tuple[list[Group], list[Group], np.ndarray]:
+    """Return the open groups, the frozen ones, and the place in the mask of every root, -1 for one of no open group."""
     taken: dict[str, int] = {}
     groups: list[Group] = []
     frozen: list[Group] = []
-    position: dict[int, int] = {}
+    position = np.full(len(shares), -1, dtype=np.int64)
+    width = 0
     for bucket in buckets:
         count = taken[bucket.producer] = taken.get(bucket.producer, 0) + 1
         name = bucket.producer if count == 1 else f"{bucket.producer}#{count}"
-        share = max(shares.get(root, 0.0) for root in bucket.roots)
-        reason = bucket.reason or ("" if len(bucket.roots) > 1 else "a single coupled channel, which must stay")
-        offset = -1 if reason else len(position)
-        (frozen if reason else groups).append(Group(name, len(bucket.roots), bucket.members, share, reason, offset))
+        share, size = float(shares[bucket.roots].max()), len(bucket.roots)
+        reason = bucket.reason or ("" if size > 1 else "a single coupled channel, which must stay")
+        (frozen if reason else groups).append(Group(name, size, bucket.members, share, reason, -1 if reason else width))
         if not reason:
-            position.update({root: offset + place for place, root in enumerate(bucket.roots)})
+            position[bucket.roots] = np.arange(width, width + size)
+            width += size
     return groups, frozen, position
 
 
@@ -242,14 +263,12 @@ def _total_macs(layer: LayerTrace) -> float:
     return layer.macs * len(layer.outputs) * (len(layer.inputs) if layer.groups == 1 else 1)
 
 
-def _macs_shares(trace: ChannelTrace, other_macs: float) -> dict[int, float]:
-    """Return, by root, the share of all MACs in layers that read or write its channels."""
-    shares: dict[int, float] = {}
+def _macs_shares(trace: ChannelTrace, other_macs: float) -> np.ndarray:
+    """Return the share of all MACs in layers that read or write the channels of each root, by root."""
+    shares = np.zeros(len(trace.atoms))
     total = other_macs
     for layer in trace.layers:
         macs = _total_macs(layer)
         total += macs
-        both = np.union1d(trace.atoms.roots(layer.inputs), trace.atoms.roots(layer.outputs))
-        for root in both.tolist():
-            shares[root] = shares.get(root, 0.0) + macs
-    return {root: macs / total for root, macs in shares.items()} if total else {}
+        shares[np.union1d(trace.atoms.roots(layer.inputs), trace.atoms.roots(layer.outputs))] += macs
+    return shares / total if total else shares

@@ -54,11 +54,15 @@ def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any]
     return tracker.trace
 
 
-class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Propagates labels through every operator below the layers."""
+class _Propagation:
+    """Propagates labels through every operator below the layers.
+
+    A class apart from the mode: one that a subclass of the mode defines itself is wrapped by torch, for its compiler, whose
+    import takes seconds.
+    """
 
     def __init__(self, tracker: LabelTracker) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._tracker = tracker
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -66,6 +70,10 @@ class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self._tracker.suspended:
             propagate(self._tracker, func, args, kwargs or {}, output)
         return output
+
+
+class _Dispatch(_Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The mode of :class:`_Propagation`."""
 
 
 class _Functions(TorchFunctionMode):
