@@ -240,8 +240,8 @@ class SearchSpace(ABC, Generic[S]):
         return {**costs, "latency_ms": total(self._latency, self.latency_terms(candidate))}
 
     def describe(self, candidate: Candidate) -> dict[str, Value]:
-        """Return ``candidate`` in readable values, such as the keep ratio of every layer."""
-        return dict(candidate.values)
+        """Return ``candidate`` in readable values, such as the keep ratio of every layer, in the order of the domains."""
+        return {name: candidate.values[name] for name in self.domains}
 
     @abstractmethod
     def transformation(self, candidate: Candidate) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class Candidate:
     """One choice for every open decision of a search space.
 
     Plain data without tensors, so that it travels to workers in a few bytes and is stored as JSON. Keep-masks are arrays inside
-    (:meth:`mask`) and text in :attr:`values` and in JSON. Never changed once made; equal where all values are.
+    (:meth:`mask`) and text in :attr:`values` and in JSON. Never changed once made; equal where all values are, and then equal
+    in all that is made from them: decisions are sorted by name, whatever order they were given in or read back in.
 
     Args:
         values: The chosen value of every decision, by decision name; a keep-mask as an array, which is copied, or as text.
@@ -36,8 +37,8 @@ class Candidate:
 
     @cached_property
     def values(self) -> Mapping[str, Value]:
-        """Plain value of every decision, by decision name; keep-masks as text."""
-        return {name: mask_text(v) if isinstance(v, np.ndarray) else v for name, v in self._content.items()}
+        """Plain value of every decision, by decision name, sorted; keep-masks as text."""
+        return {name: mask_text(v) if isinstance(v, np.ndarray) else v for name, v in sorted(self._content.items(), key=_name)}
 
     def mask(self, name: str) -> KeepMask:
         """Return the keep-mask of the decision ``name``, boolean of shape ``(channels,)``, read-only.
@@ -68,7 +69,7 @@ class Candidate:
         return float(value)
 
     def part(self, names: Iterable[str]) -> Candidate:
-        """Return the candidate of the decisions ``names`` alone, in their order."""
+        """Return the candidate of the decisions ``names`` alone."""
         return Candidate({name: self._content[name] for name in names})
 
     def joined(self, other: Candidate) -> Candidate:
@@ -119,6 +120,10 @@ def mask_of(text: str) -> KeepMask:
 def first_channels(kept: int, length: int) -> KeepMask:
     """Return the keep-mask of the first ``kept`` of ``length`` channels."""
     return np.arange(length) < kept
+
+
+def _name(item: tuple[str, object]) -> str:
+    return item[0]
 
 
 def _read_only(mask: KeepMask) -> KeepMask:

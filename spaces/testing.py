@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -92,6 +93,9 @@ def _check_candidate(
     assert copied.fingerprint == candidate.fingerprint, "to_json: expected the same fingerprint back"
     described = space.describe(candidate)
     assert described, "describe: expected at least one value"
+    for method in (space.describe, space.transformation):
+        own, other = (json.dumps(method(one)) for one in (candidate, copied))
+        assert own == other, f"{method.__name__}: expected the same JSON of a candidate that was read back, order included"
     assert all(isinstance(value, bool | int | float | str) for value in described.values()), "describe: expected plain values"
     if space.sparsifier(candidate) is not None:
         return  # Training decides what stays: there is nothing to build before it.

@@ -232,7 +232,7 @@ class Progressive(Algorithm[ProgressiveSettings]):
 
     def _lowered(self) -> Candidate | None:
         """Return the current bits with random decisions lowered, None if none can be."""
-        values = {name: int(bits) for name, bits in self._state.candidate.values.items()}
+        values = self._bits()
         if self._settings.indicator == "equal_saving":
             return self._lowered_to(values, self._step_load())
         open_names = self._open(values)
@@ -255,7 +255,7 @@ class Progressive(Algorithm[ProgressiveSettings]):
 
     def _exchanged(self) -> Candidate | None:
         """Return the current bits with random decisions raised and others lowered to the targets; None if impossible."""
-        values = {name: int(bits) for name, bits in self._state.candidate.values.items()}
+        values = self._bits()
         higher = [name for name, bits in values.items() if bits < self._encoding.options[name][-1]]
         if not higher:
             return None
@@ -264,6 +264,10 @@ class Progressive(Algorithm[ProgressiveSettings]):
             values[str(name)] = options[options.index(values[str(name)]) + 1]
         found = self._lowered_to(values, 1.0)
         return found if self._load(found) <= 1.0 else None
+
+    def _bits(self) -> dict[str, int]:
+        """Return the current bits in graph order, in which the random draws choose."""
+        return {name: int(self._state.candidate.values[name]) for name in self._encoding.names}
 
     def _drawn(self, names: list[str], values: Mapping[str, int], count: int) -> list[str]:
         """Draw ``count`` different decisions to lower."""

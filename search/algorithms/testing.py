@@ -10,10 +10,11 @@ A field of the settings may name a value for a small search, ``field(default=32,
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -160,14 +161,17 @@ def check_determinism(case: Case) -> None:
 
 
 def check_replay(case: Case) -> None:
-    """Check that an algorithm told recorded trials, with or without being asked first, goes on as the recorded search."""
+    """Check that an algorithm told recorded trials, with or without being asked first, goes on as the recorded search.
+
+    The trials are read back from JSON, as a resumed search reads them.
+    """
     live = case.run()
     for cut in sorted({1, len(live) // 2, len(live) - 1} & set(range(1, len(live)))):
         asked, told = case.make(), case.make()
         start = 0
         while start < cut:
             again = asked.ask(min(BATCH, cut - start))
-            recorded = live[start : start + len(again)]
+            recorded = [_read_back(trial) for trial in live[start : start + len(again)]]
             assert again == _proposals(recorded), f"asked again, other proposals than recorded from trial {start}"
             for trial in recorded:
                 asked.tell(trial)
@@ -224,6 +228,13 @@ def _stepwise(algorithm: Algorithm[Any], measure: Measure) -> Iterator[Trial]:
             kept = now
             number += 1
             yield trial
+
+
+def _read_back(trial: Trial) -> Trial:
+    """Return a trial that was written as JSON and read back."""
+    candidate = Candidate.from_json(trial.proposal.candidate.to_json())
+    metrics = json.loads(json.dumps(dict(trial.metrics)))
+    return replace(trial, proposal=replace(trial.proposal, candidate=candidate), metrics=metrics)
 
 
 def _with_failures(case: Case, bad: Callable[[int, Proposal], Trial], every: int) -> list[Trial]:
