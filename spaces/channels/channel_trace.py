@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from spaces.channels.labels import ChannelAtoms
@@ -34,6 +36,7 @@ class LayerTrace:
         kind: Kind of the layer.
         inputs: Atoms of the input channels, of shape ``(in,)``.
         outputs: Atoms of the output channels, of shape ``(out,)``.
+        calls: Calls of functions and modules, in order, those within a layer left out.
         macs: Multiply-accumulates per pair of input and output channel (per output channel where ``groups > 1``).
         groups: Number of convolution or normalization groups.
         channel_dim: Dimension of the module's input that holds the channels, counted from the end.
@@ -48,6 +51,42 @@ class LayerTrace:
     channel_dim: int
 
 
+@dataclass(frozen=True)
+class TracedTensor:
+    """A tensor that a call returned.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its type.
+        device: Where it lies.
+        labels: Labels of its elements, of its shape; None where none belongs to a channel.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class TracedCall:
+    """A call of a function of torch, or the beginning of a module's call.
+
+    Attributes:
+        function: Name of the function; empty for the beginning of a module's call.
+        where: Name of the innermost running module.
+        reads: Labels of the tensors that the function was given, of those that have any.
+        structure: Structure of the result, in the terms of ``torch.utils._pytree``.
+        returns: The tensors in the result; None in place of anything else.
+    """
+
+    function: str
+    where: str
+    reads: tuple[Tensor, ...] = ()
+    structure: Any = None
+    returns: tuple[TracedTensor | None, ...] = ()
+
+
 @dataclass
 class ChannelTrace:
     """The channels, ties and layers found by one labelled forward pass.
@@ -56,10 +95,12 @@ class ChannelTrace:
         atoms: All channel atoms, united and frozen as the pass required.
         ties: State tensors' dimensions with the atoms they follow, in the order of first use.
         layers: Layers with weights, one entry per call.
+        calls: Calls of functions and modules, in order, those within a layer left out.
         macs: Multiply-accumulates of all modules that are counted, those without channels to follow included.
     """
 
     atoms: ChannelAtoms = field(default_factory=ChannelAtoms)
     ties: list[ChannelTie] = field(default_factory=list)
     layers: list[LayerTrace] = field(default_factory=list)
+    calls: list[TracedCall] = field(default_factory=list)
     macs: float = 0.0

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from spaces.admission import admitted
-from spaces.channels.groups import ChannelGroups, Group, find_groups
+from spaces.channels.blame import find_faults
+from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning import clone
@@ -132,7 +133,7 @@ def find_checked_groups(
     """
     with kept_randomness():
         own = admitted(model)
-        groups = find_groups(own, inputs, include, exclude, forward)
+        groups = _followed(own, trace_groups(own, inputs, include, exclude, forward), inputs, forward)
         return _checked(own, groups, inputs, forward)
 
 
@@ -167,6 +168,18 @@ def _checked(own: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: For
     while groups.groups and (bad := failing(groups.groups)):
         groups = freeze(groups, bad)
     return groups
+
+
+def _followed(model: nn.Module, traced: TracedGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:
+    """Return the groups whose removal the network's code follows, in the shapes of all tensors; the others are frozen."""
+    while traced.groups.groups:
+        half = half_mask(traced.groups, traced.groups.groups)
+        sliced = apply_cut(model, plan_cut(traced.groups, half)).eval()
+        faults = find_faults(sliced, traced.trace, np.append(half, True)[traced.places], inputs, forward)
+        if not sum(traced.frozen(fault.labels, fault.reason) for fault in faults):
+            break
+        traced = traced.renumbered()
+    return traced.groups
 
 
 def freeze(groups: ChannelGroups, reasons: Mapping[str, str]) -> ChannelGroups:

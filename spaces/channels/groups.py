@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spaces.candidate import Candidate
 from spaces.channels.channel_trace import ChannelTrace, LayerTrace
 from spaces.channels.labelled_pass import trace_channels
+from spaces.channels.labels import compact
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
@@ -110,6 +111,35 @@ class ChannelGroups:
         return {group.name: mask[group.offset : group.offset + group.size] for group in self.groups}
 
 
+@dataclass(frozen=True)
+class TracedGroups:
+    """Channel groups with the labelled pass that they were found by.
+
+    Attributes:
+        groups: The groups.
+        trace: Record of the pass.
+        places: By atom, its place in the network's whole mask, -1 for one of no open group; int64 of shape ``(atoms,)``.
+    """
+
+    groups: ChannelGroups
+    trace: ChannelTrace
+    places: np.ndarray
+
+    def frozen(self, labels: Sequence[Tensor], reason: str) -> int:
+        """Freeze the open channels among ``labels`` for ``reason``; return how many they are.
+
+        The groups stay as they are until :meth:`renumbered`.
+        """
+        atoms = np.unique(np.concatenate([np.zeros(0, np.int64), *(compact(one).reshape(-1).numpy() for one in labels)]))
+        opened = atoms[self.places[atoms] >= 0]
+        self.trace.atoms.freeze(torch.from_numpy(opened), reason)
+        return len(opened)
+
+    def renumbered(self) -> TracedGroups:
+        """Return the groups of the trace as it is, after :meth:`frozen`."""
+        return _number(self.trace)
+
+
 def find_groups(
     model: nn.Module,
     inputs: Tensor,
@@ -129,6 +159,13 @@ def find_groups(
     Raises:
         UnsupportedModelError: The forward pass fails, or a pattern matches no layer.
     """
+    return trace_groups(model, inputs, include, exclude, forward).groups
+
+
+def trace_groups(
+    model: nn.Module, inputs: Tensor, include: Sequence[str], exclude: Sequence[str], forward: Forward
+) -> TracedGroups:
+    """Find the coupled channel groups of ``model``, and keep the trace; arguments and errors of :func:`find_groups`."""
     require_matches((*include, *exclude), (name for name, _ in model.named_modules() if name))
     try:
         trace = trace_channels(model, forward, inputs)
@@ -158,7 +195,7 @@ def _freeze_by_name(trace: ChannelTrace, include: Sequence[str], exclude: Sequen
             trace.atoms.freeze(torch.from_numpy(rest), NOT_INCLUDED)
 
 
-def _number(trace: ChannelTrace) -> ChannelGroups:
+def _number(trace: ChannelTrace) -> TracedGroups:
     """Turn atoms into groups (atoms with the same members) and give every open one its place in the mask."""
     tied = [(tie.tensor, tie.dim, trace.atoms.roots(tie.atoms)) for tie in trace.ties]
     other_macs = max(0.0, trace.macs - sum(_total_macs(layer) for layer in trace.layers))
@@ -179,7 +216,8 @@ def _number(trace: ChannelTrace) -> ChannelGroups:
         )
         for layer in trace.layers
     )
-    return ChannelGroups(tuple(groups), tuple(frozen), ties, layers, other_macs)
+    everything = trace.atoms.roots(torch.arange(len(trace.atoms)))
+    return TracedGroups(ChannelGroups(tuple(groups), tuple(frozen), ties, layers, other_macs), trace, position[everything])
 
 
 @dataclass

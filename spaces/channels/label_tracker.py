@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spaces.channels.channel_trace import ChannelTie, ChannelTrace, LayerTrace
+from spaces.channels.channel_trace import ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
 from spaces.channels.labels import along, compact
 from spaces.hooks import temporary_hooks
 from spaces.layers.layer_kind import LayerKind, kind_of
@@ -51,6 +52,8 @@ class LabelTracker:
             def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
                 first = args[0] if args and isinstance(args[0], Tensor) else None
                 self.stack.append((name, module, first))
+                if not self.suspended:
+                    self.trace.calls.append(TracedCall("", self.where))
                 self.suspended += whole
 
             return hook
@@ -85,6 +88,17 @@ class LabelTracker:
             yield
         finally:
             self.suspended -= 1
+
+    def called(self, function: str, args: Any, output: Any) -> None:
+        """Add a call of a function of torch to the calls of :attr:`trace`."""
+        leaves, structure = tree_flatten(output)
+        returns = tuple(
+            TracedTensor(leaf.shape, leaf.dtype, leaf.device, self.labelled.get(leaf)) if isinstance(leaf, Tensor) else None
+            for leaf in leaves
+        )
+        read = (self.labelled.get(leaf) for leaf in tree_flatten(args)[0] if isinstance(leaf, Tensor))
+        reads = tuple(labels for labels in read if labels is not None)
+        self.trace.calls.append(TracedCall(function, self.where, reads, structure, returns))
 
     def record(self, kind: LayerKind, inputs: Tensor, outputs: Tensor, macs: float, groups: int, channel_dim: int) -> None:
         """Add the running module to the layers of :attr:`trace`; arguments are the fields of :class:`LayerTrace`."""

@@ -87,13 +87,30 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         kind, tracker = self._kinds.get(func), self._tracker
-        if tracker.suspended or (kind is None and func not in OPAQUE_FUNCTIONS):
+        if tracker.suspended:
             return func(*args, **kwargs)
-        with tracker.suspension():
+        if kind is None and func not in OPAQUE_FUNCTIONS:
             output = func(*args, **kwargs)
-            if kind is not None:
-                kind.trace(tracker, output, *args, **kwargs)
-            else:
-                tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-                tracker.opaque(func.__name__, tensors)
+        else:
+            with tracker.suspension():
+                output = func(*args, **kwargs)
+                if kind is not None:
+                    kind.trace(tracker, output, *args, **kwargs)
+                else:
+                    tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+                    tracker.opaque(func.__name__, tensors)
+        if makes_tensors(func, output):
+            tracker.called(name_of(func), (args, kwargs), output)
         return output
+
+
+def name_of(function: Any) -> str:
+    """Return the name of a function of torch."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def makes_tensors(function: Any, output: Any) -> bool:
+    """Return whether a call of a function of torch is recorded: it returns tensors, and does not only read an attribute."""
+    if isinstance(output, Tensor):
+        return name_of(function) != "__get__"
+    return isinstance(output, tuple | list) and any(isinstance(leaf, Tensor) for leaf in output)

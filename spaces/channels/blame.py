@@ -1,0 +1,226 @@
+"""Blame: the sliced network is run beside the record of the labelled pass, and the first operator that goes astray is named.
+
+From the labels follows the shape that every tensor of the sliced network must have. A function that fails, or whose result
+has another shape, was given a number of channels that code has fixed: the channels that it reads and writes are to blame. Its
+result is replaced by one of the right shape, so that a single pass finds all such functions.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.hooks import RemovableHandle
+
+from spaces.channels.channel_trace import ChannelTrace, TracedCall, TracedTensor
+from spaces.channels.labelled_pass import makes_tensors, name_of
+from spaces.channels.labels import compact
+from spaces.forward import Forward
+from spaces.hooks import temporary_hooks
+from spaces.layers.layer_kind import kind_of
+
+OWN = Path(__file__).parent.parent
+TORCH = Path(torch.__file__).parent
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Channels that the sliced network's code does not follow, with the place in it.
+
+    Attributes:
+        reason: Module, code and line.
+        labels: Labels of the tensors at the place.
+    """
+
+    reason: str
+    labels: tuple[Tensor, ...]
+
+
+def find_faults(sliced: nn.Module, trace: ChannelTrace, kept: np.ndarray, inputs: Tensor, forward: Forward) -> list[Fault]:
+    """Run ``sliced`` once and return the places where a shape is not what the labels say.
+
+    Args:
+        sliced: The sliced network, in evaluation mode.
+        trace: Record of the labelled pass of the network that it was sliced from.
+        kept: By atom, whether its channel is kept, boolean of shape ``(atoms,)``.
+        inputs: Inputs of the labelled pass.
+        forward: How the network is run on them.
+    """
+    comparison = _Comparison(trace, kept)
+    try:
+        with temporary_hooks(comparison.hooks(sliced)), torch.no_grad(), comparison:
+            forward(sliced, inputs)
+    except Exception as error:
+        comparison.stopped(error)
+    return comparison.faults
+
+
+class _Comparison(TorchFunctionMode):
+    """Compares every call with the recorded one of the same place in order, and keeps to the record where both part."""
+
+    def __init__(self, trace: ChannelTrace, kept: np.ndarray) -> None:
+        super().__init__()
+        self.faults: list[Fault] = []
+        self._calls = trace.calls
+        self._kept = kept
+        self._place = 0
+        self._lost = False
+        self._suspended = 0
+        self._stack: list[str] = []
+
+    def hooks(self, sliced: nn.Module) -> Iterator[RemovableHandle]:
+        """Yield hooks that follow the running modules."""
+        for name, module in sliced.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                kind = kind_of(module)
+                whole = kind is not None and not kind.functions
+                yield module.register_forward_pre_hook(self._enter(name, whole))
+                yield module.register_forward_hook(self._leave(whole))
+
+    def _enter(self, name: str, whole: bool) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self._stack.append(name)
+            if not self._suspended:
+                self._begin(name or "the network itself")
+            self._suspended += whole
+
+        return hook
+
+    def _leave(self, whole: bool) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self._stack.pop()
+            self._suspended -= whole
+
+        return hook
+
+    @property
+    def _where(self) -> str:
+        return (self._stack[-1] or "the network itself") if self._stack else "the network itself"
+
+    def _begin(self, where: str) -> None:
+        """Find the beginning of a module's call in the record: there both go together again."""
+        rest = range(self._place, len(self._calls))
+        found = next((place for place in rest if not self._calls[place].function and self._calls[place].where == where), None)
+        if found is None:
+            self._part()
+        else:
+            self._lost = self._lost and found == self._place
+            if found != self._place:
+                self._part()
+            self._place, self._lost = found + 1, False
+
+    def _part(self) -> None:
+        """Blame the next recorded call: the sliced network does not make it."""
+        if not self._lost:
+            self._blame(self._around(), _running_line())
+            self._lost = True
+
+    def _around(self) -> tuple[Tensor, ...]:
+        """Return the labels of what the last call returned and the next one reads."""
+        before = self._calls[max(0, self._place - 1)]
+        after = self._calls[min(self._place, len(self._calls) - 1)]
+        return (*(one.labels for one in before.returns if one is not None and one.labels is not None), *after.reads)
+
+    def stopped(self, error: Exception) -> None:
+        """Blame the place where the network's own code failed."""
+        labels = self._around()
+        if not any(bool((compact(one) != 0).any()) for one in labels):
+            labels = tuple(label for call in self._calls if call.where == self._where for label in call.reads)
+        self._blame(labels, _failed_line(error), f"fails: {_first_line(error)}")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._suspended:
+            return func(*args, **kwargs)
+        failed: Exception | None = None
+        output: Any = None
+        try:
+            output = func(*args, **kwargs)
+        except Exception as error:
+            failed = error
+        if self._lost or (failed is None and not makes_tensors(func, output)):
+            if failed is not None:
+                raise failed
+            return output
+        call = self._calls[self._place] if self._place < len(self._calls) else None
+        if call is None or (call.function, call.where) != (name_of(func), self._where):
+            if failed is not None:
+                raise failed
+            self._part()
+            return output
+        self._place += 1
+        return self._as_recorded(call, output, failed)
+
+    def _as_recorded(self, call: TracedCall, output: Any, failed: Exception | None) -> Any:
+        """Return the result of a call, its tensors replaced where they have another shape than the record says."""
+        leaves, structure = tree_flatten(output)
+        same = failed is None and structure == call.structure
+        expected = [None if one is None else self._shape(one) for one in call.returns]
+        if same and all(shape is None or leaf.shape == shape for leaf, shape in zip(leaves, expected, strict=True)):
+            return output
+        written = tuple(one.labels for one in call.returns if one is not None and one.labels is not None)
+        self._blame((*call.reads, *written), _running_line(), "" if failed is None else f"fails: {_first_line(failed)}")
+        made = [
+            None if one is None else torch.zeros(one.shape if shape is None else shape, dtype=one.dtype, device=one.device)
+            for one, shape in zip(call.returns, expected, strict=True)
+        ]
+        return tree_unflatten(made, call.structure)
+
+    def _shape(self, traced: TracedTensor) -> torch.Size | None:
+        """Return the shape that a tensor must have in the sliced network; None where the labels do not tell."""
+        if traced.labels is None:
+            return None
+        small = compact(traced.labels)
+        wide = [dim for dim, size in enumerate(small.shape) if size > 1]
+        if len(wide) > 1:
+            return None
+        shape = list(traced.shape)
+        if wide:
+            shape[wide[0]] = int(self._kept[small.reshape(-1).numpy()].sum())
+        return torch.Size(shape)
+
+    def _blame(self, labels: tuple[Tensor, ...], line: tuple[str, int] | None, problem: str = "") -> None:
+        code = "" if line is None else f"`{linecache.getline(*line).strip()}` in {Path(line[0]).name}:{line[1]}"
+        place = ": ".join(filter(None, (self._where, code)))
+        self.faults.append(Fault(f"{place} {problem or 'does not follow a change of its channels'}", labels))
+
+
+def _running_line() -> tuple[str, int] | None:
+    """Return file and line of the innermost running code of the network; None where modules of torch run by themselves."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file != __file__ and not _is_of_torch(file):
+            return None if _is_ours(file) else (file, frame.f_lineno)
+        frame = frame.f_back
+    return None
+
+
+def _failed_line(error: Exception) -> tuple[str, int] | None:
+    """Return file and line of the network's own code that raised ``error``; None where modules of torch did by themselves."""
+    found = [frame for frame in extract_tb(error.__traceback__) if not _is_of_torch(frame.filename)]
+    lines = [(frame.filename, frame.lineno or 0) for frame in found if frame.filename != __file__]
+    return lines[-1] if lines and not _is_ours(lines[-1][0]) else None
+
+
+def _is_of_torch(file: str) -> bool:
+    return TORCH in Path(file).parents
+
+
+def _is_ours(file: str) -> bool:
+    return OWN in Path(file).parents and Path(file).name != "networks.py"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
