@@ -25,6 +25,8 @@ from tests.search.algorithms.synthetic_space import MACS, TOP1, ImageByImage, In
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 SPACE = SyntheticSpace([12, 16, 16])
+WIDE = SyntheticSpace([12, 16, 16, 20])
+"""A space in which samplers seldom repeat a candidate, so that a search takes a fraction of a second."""
 OBJECTIVES = {"one objective": [TOP1], "a front": [TOP1, MACS]}
 
 
@@ -62,8 +64,9 @@ def test_settings_are_frozen_and_refuse_unknown_keys(name):
 
 
 @pytest.mark.parametrize("check", [check_proposals, check_batches, check_determinism, check_replay, check_failures])
-def test_the_contract_is_kept(check, name, problem):
-    check(case(name, problem))
+@pytest.mark.parametrize("objectives", sorted(OBJECTIVES))
+def test_the_contract_is_kept(check, name, objectives):
+    check(case(name, problem_of(WIDE, 0.5, OBJECTIVES[objectives])))
 
 
 def test_every_candidate_is_under_the_target_and_proposed_once(name, problem):
@@ -76,13 +79,16 @@ def test_every_candidate_is_under_the_target_and_proposed_once(name, problem):
         assert problem.violation(SPACE.costs(trial.proposal.candidate)) == 0.0
 
 
-def test_another_seed_makes_other_candidates(name, problem):
+def test_another_seed_makes_other_candidates(name):
+    problem = problem_of(WIDE, 0.5)
     made = case(name, problem, Interacting(problem))
     first, other = ({one.proposal.candidate.fingerprint for one in made.run(seed)} for seed in (3, 4))
     assert first != other
 
 
-def test_a_raised_budget_begins_with_the_same_trials(name, problem):
+@pytest.mark.parametrize("objectives", sorted(OBJECTIVES))
+def test_a_raised_budget_begins_with_the_same_trials(name, objectives):
+    problem = problem_of(WIDE, 0.5, OBJECTIVES[objectives])
     less, more = (case(name, problem, evaluations=count) for count in (13, 27))
     check_raised_budget(less, more)
     assert [len(one.run()) for one in (less, more)] == [13, 27]

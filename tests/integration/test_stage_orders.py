@@ -67,6 +67,7 @@ def test_an_order_that_makes_sense_is_accepted(tmp_path: Path, stages: tuple[str
     assert list(rehearse(load(write_config(tmp_path, pipeline(*stages)))))
 
 
+@pytest.mark.slow
 def test_all_methods_in_one_run(tmp_path: Path) -> None:
     stages = ("train", "scaling", "channels", "retrain", "progressive", "retrain", "fuse", "export")
     run(load(write_config(tmp_path, pipeline(*stages))), tmp_path / "run")

@@ -42,7 +42,7 @@ def whole(space: Joint, bits: Candidate) -> Candidate:
     return Candidate({**{group.name: "1" * group.size for group in space.groups.groups}, **bits.values})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.sampled_from(list(ZOO)), st.integers(0, 2**32 - 1))
 def test_costs_known_beforehand_are_those_of_the_network_and_of_its_file(name: str, seed: int) -> None:
     model, inputs, space = joint(name)

@@ -91,6 +91,7 @@ def test_a_kill_within_an_epoch_loses_that_epoch_only(tmp_path):
     assert same(weights, run(SGD, path)[0])
 
 
+@pytest.mark.slow
 def test_a_real_kill_goes_on_to_the_same_bits(tmp_path):
     path = tmp_path / "state.safetensors"
     script = (

@@ -72,13 +72,13 @@ def problem_of(space: Ratios, share: float = 0.5, objectives: Sequence[Objective
     return Problem(space, objectives, [Target("macs", share * space.costs(costliest(space))["macs"])], {})
 
 
-@pytest.mark.parametrize("name", ["genetic", "random"])
+@pytest.mark.parametrize(("name", "evaluations"), [("genetic", 80), ("random", 40)])
 @pytest.mark.parametrize("objectives", [(TOP1,), (TOP1, MACS)])
-def test_they_find_the_best_levels_within_the_target(name: str, objectives: Sequence[Objective]) -> None:
+def test_they_find_the_best_levels_within_the_target(name: str, evaluations: int, objectives: Sequence[Objective]) -> None:
     space = Ratios()
     problem = problem_of(space, objectives=objectives)
     algorithm = lookup(ALGORITHMS, name, "algorithm")
-    trials = drive(algorithm(problem, algorithm.Settings(evaluations=80), 0), fitness(space))
+    trials = drive(algorithm(problem, algorithm.Settings(evaluations=evaluations), 0), fitness(space))
     assert len({trial.proposal.candidate.fingerprint for trial in trials if trial.proposal.fidelity == 1.0}) > 10
     for trial in trials:
         space.validate(trial.proposal.candidate)

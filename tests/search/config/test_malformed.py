@@ -61,7 +61,9 @@ TRAIN = {"train": TRAINING}
 RETRAIN = {"retrain": TRAINING}
 EXPORT = {"export": {}}
 SPARSE = {"sparse_training": {"sparsifier": "scaling_factor", **TRAINING}}
-SHAPES = {"task": {"class": "examples.shape_segmentation.ShapeSegmentation", "arguments": {"width": 4}}}
+SHAPES = {
+    "task": {"class": "examples.shape_segmentation.ShapeSegmentation", "arguments": {"width": 2, "side": 16, "samples": 64}}
+}
 RAY = {"executor": "ray", "workers": 2}
 MEASURED = ["accuracy", "cost", "latency"]
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {

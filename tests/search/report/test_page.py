@@ -37,7 +37,7 @@ def test_the_page_says_what_was_reached_and_needs_nothing_else(tmp_path: Path) -
 
 
 def test_a_lead_that_chance_explains_is_said_to_be_one(tmp_path: Path) -> None:
-    report = sample()
+    report = {**sample(), "searches": [], "histories": [], "layers": []}
     assert "standard error" not in page_of(tmp_path, report)
     report["result"]["top1"] = report["baselines"]["global_magnitude"]["top1"] + 0.001
     assert "within the standard error of 10,000 test samples" in page_of(tmp_path, report)
@@ -45,6 +45,7 @@ def test_a_lead_that_chance_explains_is_said_to_be_one(tmp_path: Path) -> None:
     assert "standard error" not in page_of(tmp_path, report)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_asynchronous_search_says_so(tmp_path: Path) -> None:
     report = sample()
     assert "asynchronous" not in page_of(tmp_path, report)
@@ -117,6 +118,7 @@ def test_parts_may_be_missing(tmp_path: Path, change: Callable[[dict[str, Any]],
     assert expected in page_of(tmp_path, report)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_merged_activations_are_shown(tmp_path: Path) -> None:
     merge = {
         "where": "block1",
@@ -135,6 +137,7 @@ def test_merged_activations_are_shown(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_is_kept_of_the_task_relevance_is_shown(tmp_path: Path) -> None:
     page = page_of(tmp_path, sample(trials=24))
     for text in ("Task-relevant features", "62.0 %", "91.4 %", "41.0 %", "Layer by layer", "5 of 16", "3.1e-15"):
@@ -201,6 +204,7 @@ def test_the_main_score_of_a_network() -> None:
     assert words("dense_same_training") == "dense, same training"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_latency_is_shown_with_its_interval_and_what_was_predicted(tmp_path: Path) -> None:
     report = sample()
     assert "<h2>Latency</h2>" not in page_of(tmp_path, report)
