@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from evaluators.metrics import Direction as Direction
 from evaluators.metrics import Metric as Metric
-from evaluators.task import Task
+from evaluators.task import MeasurementError, Task
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 
@@ -87,3 +88,31 @@ class Evaluator(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
         """Measure ``model`` and return every metric by name; may change ``model``, such as its BatchNorm statistics."""
+
+
+def require_metrics(evaluator: Evaluator, found: Any, promised: Iterable[str]) -> dict[str, float]:
+    """Return the metrics that an evaluator measured, as plain numbers.
+
+    Args:
+        evaluator: The evaluator.
+        found: What its ``evaluate`` returned.
+        promised: Names of the metrics that it says it measures.
+
+    Raises:
+        MeasurementError: A metric is missing or is no finite number, or ``found`` is no mapping at all.
+    """
+    name = type(evaluator).__name__
+    if not isinstance(found, Mapping):
+        raise MeasurementError(f"{name}.evaluate: expected a number for each of {list(promised)}, got {found!r}")
+    numbers: dict[str, float] = {}
+    for metric, value in found.items():
+        try:
+            numbers[metric] = value if type(value) in (int, float) else float(value)
+        except (TypeError, ValueError):
+            raise MeasurementError(f"{name}: expected a number for {metric}, got {value!r}") from None
+        if not math.isfinite(numbers[metric]):
+            raise MeasurementError(f"{metric} is {value}; expected a finite number")
+    missing = [metric for metric in promised if metric not in numbers]
+    if missing:
+        raise MeasurementError(f"{name}.evaluate: expected {missing[0]} among what is measured, got {sorted(numbers)}")
+    return numbers

@@ -103,6 +103,10 @@ class Task(ABC):
         """Hash of data and model; a run goes on only with an equal one."""
 
 
+class MeasurementError(SecateursError):
+    """A measurement that is not what its evaluator, or the task's score, promises."""
+
+
 class MissingDataError(SecateursError):
     """A data set's files are not in its folder."""
 

@@ -38,7 +38,7 @@ def run(
 ) -> None:
     """Run a pipeline, or go on with one that was stopped."""
     loaded = _load(config, overrides)
-    from search.output.endings import UnexpectedError
+    from search.output.endings import MISTAKE, UnexpectedError
     from search.pipeline.repeat import repeat
     from search.report.summary import show_summary
     from spaces.errors import SecateursError
@@ -55,6 +55,9 @@ def run(
     except Exception as error:
         raise UnexpectedError(folder) from error
     show_summary(report, folder, console)
+    if report["failures"]:
+        typer.echo("Nothing is lost. Mend what could not be measured, and the same command measures it.", err=True)
+        raise typer.Exit(MISTAKE)
 
 
 @app.command()

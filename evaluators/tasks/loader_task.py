@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from evaluators.task import Batch, Split, Task
+from evaluators.task import Batch, MeasurementError, Split, Task
 from evaluators.tasks.loader_check import CHECKED, check_classes, check_loss, check_outputs, check_score
 from evaluators.tasks.loader_samples import LoaderError, Samples, samples_of
 from spaces.evaluation_mode import evaluation_mode
@@ -122,7 +122,10 @@ class LoaderTask(Task):
     def score(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return one score per sample, shape ``(N,)``; top-1 accuracy of dense targets is the mean over positions."""
         if self._score is not None:
-            return {self._score_name: self._score(outputs, targets).reshape(-1)}
+            values: object = self._score(outputs, targets)
+            if not isinstance(values, Tensor):
+                raise MeasurementError(f"score {self._score_name}: expected a tensor of a value per sample, got {values!r}")
+            return {self._score_name: values.reshape(-1)}
         hits = (outputs.argmax(dim=1) == (targets.argmax(dim=1) if self._shares else targets)).float()
         return {self._score_name: hits.flatten(1).mean(1) if hits.dim() > 1 else hits}
 

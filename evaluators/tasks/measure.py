@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Mapping
 
-from evaluators.task import Split, Task
+import torch
+from torch import Tensor, nn
+
+from evaluators.task import MeasurementError, Split, Task
 from evaluators.tasks.batches import to_device
 from spaces.evaluation_mode import evaluation_mode
 
@@ -27,21 +29,40 @@ def measure(
         batch_size: Samples per forward pass.
         device: Where to run; by default where the network's first parameter is.
         limit: Only the first so many samples of the split's fixed order.
+
+    Raises:
+        MeasurementError: The task's score or loss returns something else than tensors, or its main score is missing.
     """
     device = device if device is not None else next(model.parameters()).device
     model.to(device)
-    sums: dict[str, torch.Tensor] = {}
+    sums: dict[str, Tensor] = {}
     samples = 0
     with evaluation_mode(model):
         for inputs, targets in task.batches(split, batch_size, limit=limit):
             with torch.inference_mode():
                 expected = targets.to(device, non_blocking=True)
                 outputs = task.forward(model, to_device(inputs, device))
-                found = {name: values.double().sum() for name, values in task.score(outputs, expected).items()}
-                found["loss"] = task.loss(outputs, expected).double() * len(inputs)
+                found = _sums(task, outputs, expected)
+                found["loss"] = _tensor("loss", task.loss(outputs, expected)).double() * len(inputs)
                 for name, value in found.items():
                     sums[name] = sums[name] + value if name in sums else value
             samples += len(inputs)
     if samples == 0:
         raise ValueError(f"the task gave no sample of its {split} split (limit {limit})")
     return {name: float(value) / samples for name, value in sums.items()}
+
+
+def _sums(task: Task, outputs: Tensor, expected: Tensor) -> dict[str, Tensor]:
+    """Return the sum of every score over the samples of a batch, a scalar in double precision."""
+    scores = task.score(outputs, expected)
+    if not isinstance(scores, Mapping):
+        raise MeasurementError(f"score: expected a tensor of shape (N,) by name, got {scores!r}")
+    if task.score_name not in scores:
+        raise MeasurementError(f"score: expected {task.score_name} among the scores, got {list(scores)}")
+    return {name: _tensor(f"score {name}", values).double().sum() for name, values in scores.items()}
+
+
+def _tensor(what: str, found: object) -> Tensor:
+    if not isinstance(found, Tensor):
+        raise MeasurementError(f"{what}: expected a tensor, got {found!r}")
+    return found

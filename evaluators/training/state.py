@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -56,8 +57,12 @@ class History:
 
     @property
     def best(self) -> EpochRecord | None:
-        """The first epoch with the highest search score after ``unsettled``; None if there is none yet."""
-        return max(self.epochs[self.unsettled :], key=lambda record: record.search_score, default=None)
+        """The first epoch with the highest search score after ``unsettled``, NaN the lowest; None if there is none yet."""
+        return max(self.epochs[self.unsettled :], key=_order, default=None)
+
+
+def _order(record: EpochRecord) -> float:
+    return -math.inf if math.isnan(record.search_score) else record.search_score
 
 
 def training_identity(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from evaluators.base import EvaluationContext, Evaluator
+from evaluators.base import EvaluationContext, Evaluator, require_metrics
 from evaluators.task import Task
 from evaluators.tasks.observations import require_labels
 from evaluators.training.checkpoint import Checkpoint
@@ -27,6 +27,7 @@ from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
+from spaces.failed_layer import failed_layer
 from spaces.sparsifiers.base import Sparsifier
 
 _UNTRAINED = "this space trains its candidates: expected search.training: {epochs: ...}, got none"
@@ -107,7 +108,8 @@ class TrialEvaluator:
         except Exception as error:
             if exhausted(error) or (checkpoint is not None and checkpoint.on_disk and is_disk_error(error)):
                 raise  # The run folder is full, or the machine has no memory: that says nothing about the candidate.
-            text = f"{type(error).__name__}: {error}"
+            layer = failed_layer(error)
+            text = f"{type(error).__name__}: {error}{f' (in layer {layer})' if layer else ''}"
             return Trial(job.number, job.proposal, "failed", {}, time.perf_counter() - began, text)
         return Trial(job.number, job.proposal, "complete", metrics, time.perf_counter() - began)
 
@@ -119,14 +121,16 @@ class TrialEvaluator:
         return model, self.score(model, proposal)
 
     def score(self, model: nn.Module, proposal: Proposal) -> dict[str, float]:
-        """Measure the deployable network of a proposal; its BatchNorm statistics may change."""
+        """Measure the deployable network of a proposal; its BatchNorm statistics may change.
+
+        Raises:
+            MeasurementError: An evaluator returns something else than the metrics that it promises, finite numbers.
+        """
         model.to(self.device)
         metrics: dict[str, float] = {}
         for index, evaluator in enumerate(sorted(self.evaluators, key=lambda evaluator: evaluator.rank)):
-            metrics.update(evaluator.evaluate(model, self._context(proposal, index)))
-        wrong = sorted(name for name, value in metrics.items() if not math.isfinite(value))
-        if wrong:
-            raise SecateursError(f"{wrong[0]} is {metrics[wrong[0]]}; expected a finite number")
+            found = evaluator.evaluate(model, self._context(proposal, index))
+            metrics.update(require_metrics(evaluator, found, evaluator.metrics_for(self.task)))
         return metrics
 
     def trains(self, candidate: Candidate) -> bool:

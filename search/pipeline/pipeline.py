@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from search.pipeline.retention import Retention
 from search.pipeline.start import Start
 from search.report.data import Entry, Flow, build_report
 from search.run.best import Best
+from search.run.failures import Failures
 from search.run.measurements import Measurements, measure_row
 from search.run.network import Network
 from search.run.run_folder import RunFolder, RunFolderError
@@ -106,24 +108,45 @@ class _Pipeline:
             flows = self._stage(placed, flows, reference)
             self.start.built.forget(placed.step)
         reference = reference if reference is not None else flows[RESULT]
-        measurements = Measurements(self.run_folder.checkpoints / "measurements.json")
+        return self._report(stages, reference, flows)
+
+    def _report(self, stages: Sequence[PlacedStage], reference: Flow, flows: Mapping[str, Flow]) -> dict[str, Any]:
+        """Measure the networks, and return report.json; what can't be measured is named in it, and measured next time."""
+        failures = Failures(self.log.write)
+        attempt = failures.attempt
+        measurements = Measurements(self.run_folder.checkpoints / "measurements.json", failures)
         rows, costs = {}, cost_evaluators(stages, self.task)
         self.log.write(f"measuring what came out on the test split, {len(flows) + 1} networks")
         for role, flow in {"reference": reference, **flows}.items():
             model = flow.network.stored().model.to(self.device)
-            rows[role] = measurements.row(role, flow.key, partial(measure_row, model, self.task, self.device, costs))
+            measure = partial(measure_row, role, model, self.task, self.device, failures, costs)
+            rows[role] = measurements.row(role, flow.key, measure)
         latency = None
         if (timed := latency_of(stages, self.config.execution)) is not None:
             key = key_of(reference.key, {role: flow.key for role, flow in flows.items()})
-            latency = measurements.row("latency", key, partial(measure_latency, timed, reference, flows, self.task))
+            time = partial(measure_latency, timed, reference, flows, self.task)
+            latency = measurements.row("latency", key, partial(attempt, "latency", time, None))
+        if latency is not None:
             for role, row in rows.items():
                 row["latency_ms"] = latency["networks"][role]["median"]
-        kept = Measurements(self.run_folder.checkpoints / "retention.json")
+        kept = Measurements(self.run_folder.checkpoints / "retention.json", failures)
         retention = Retention(reference.network, self.task, self.device)
-        shares = {role: kept.row(role, flow.key, partial(retention.of, flow.network)) for role, flow in flows.items()}
-        described = described_metrics(stages, self.task)
-        samples = self.task.size("test")
-        return build_report(self.config, reference, flows, rows, shares, latency, self._seconds(), samples, described)
+        shares = {}
+        for role, flow in flows.items():
+            share = partial(attempt, f"{role}: retained task relevance", partial(retention.of, flow.network), None)
+            shares[role] = kept.row(role, flow.key, share)
+        report = build_report(
+            config=self.config,
+            reference=reference,
+            flows=flows,
+            rows=rows,
+            retention=shares,
+            latency=latency,
+            stages=self._seconds(),
+            test_samples=attempt("size of the test split", partial(self.task.size, "test"), None),
+            described=described_metrics(stages, self.task),
+        )
+        return {**failures.finite("", report), "failures": failures.rows}
 
     def _start(self) -> Flow:
         """Return the network that the run starts from, read back from disk so that a resumed run has the same tensors."""

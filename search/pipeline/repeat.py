@@ -42,7 +42,12 @@ def repeat(config: Config, folder: Path, seeds: int, console: Console | None = N
         name = f"{config.name}-seed-{seed}"
         other = config.model_copy(update={"name": name, "seed": seed})
         runs.append(run(other, folder.with_name(name), console))
-    report = {**report, "seeds": [{key: one[key] for key in KEPT} for one in runs]}
+    others = [{**row, "what": f"{one['name']}: {row['what']}"} for one in runs[1:] for row in one["failures"]]
+    report = {
+        **report,
+        "seeds": [{key: one[key] for key in KEPT} for one in runs],
+        "failures": [*report["failures"], *others],
+    }
     write_json(folder / "report.json", report)
     with Log(None, console) as log:
         render_where_installed(folder, partial(log.write, level=logging.WARNING))

@@ -68,7 +68,7 @@ def build_report(
     retention: Mapping[str, Any],
     latency: Mapping[str, Any] | None,
     stages: list[dict[str, Any]],
-    test_samples: int,
+    test_samples: int | None,
     described: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return report.json.
@@ -81,8 +81,8 @@ def build_report(
     ``failed``, ``ended_by``, ``worker_seconds`` (what its trials took, added up), ``asynchronous`` (trials were told as they
     were finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer program
     with their ``gap``), ``sensitivity`` (:meth:`.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen``
-    (a trial), ``finalists`` (each ``trial``, ``fingerprint`` and, after its training, ``search_score``), ``fingerprint``,
-    ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
+    (a trial), ``finalists`` (each ``trial``, ``fingerprint`` and ``search_score`` after its training, or its ``error``),
+    ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
     ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
     ``baseline_histories`` those of the baselines. ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``,
     ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``, ``nodes``, ``reason``) and ``max_abs_error``.
@@ -96,7 +96,8 @@ def build_report(
     ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``latency``
     is what :func:`.measure_latency` returns, or null where no search looked at it. ``test_samples`` is the
     size of the test split, ``metrics_described`` has per metric ``unit``, ``direction``, ``label``, ``format`` (a name in
-    :data:`evaluators.metrics.FORMATS`) and ``is_cost``, and ``remarks`` are what a person should know of the result.
+    :data:`evaluators.metrics.FORMATS`) and ``is_cost``, and ``remarks`` are what a person should know of the result. The
+    pipeline adds ``failures``: ``what`` could not be measured, which is null here, and the ``error``.
 
     Args:
         config: The run's configuration.
@@ -106,7 +107,7 @@ def build_report(
         retention: Shares of the reference's task relevance that every flow keeps, None where they are not known.
         latency: The latency of all networks, None where it was not measured.
         stages: Name and seconds of every stage.
-        test_samples: How many samples scores were measured on.
+        test_samples: How many samples scores were measured on; None where that is not known.
         described: Descriptions of metrics by name, from :meth:`.Metric.to_json`.
     """
     result = flows[RESULT]

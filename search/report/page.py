@@ -27,6 +27,7 @@ from search.report.view import (
     search_views,
     words,
 )
+from search.run.failures import failures_of
 from search.trust.files import FileError, mapping, opened, read_bounded, read_json
 from spaces.errors import SecateursError
 from spaces.files import replace_file
@@ -100,6 +101,7 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         deployment=deployment_text(report),
         merged=[row for entry in report.get("activations") or [] for row in _merged(entry)],
         apart=[row for entry in report.get("activations") or [] for row in _apart(entry)],
+        failures=[Row(what, (error,)) for what, error in failures_of(report)],
         remarks=[str(remark) for remark in report.get("remarks") or []],
         environment=_environment(report.get("environment") or _json(folder / "environment.json")),
         config=_text(folder / "config.yaml"),

@@ -35,11 +35,13 @@ def _row(
     scores = [score_of(network) for network in networks]
     before = [score_of(base) for base in bases]
     own = [score for score in scores if score is not None]
-    if len(own) < len(networks) or any(base is None for base in before):
+    if len(own) < len(networks) or any(base is None or base[0] != own[0][0] for base in before):
         return None
+    pairs = list(zip(networks, bases, strict=True))
     metric = score_metric(own[0][0], report)
     changes = [score[1] - base[1] for score, base in zip(own, before, strict=True) if base is not None]
-    shares = [network["macs"] / base["macs"] for network, base in zip(networks, bases, strict=True) if base.get("macs")]
+    counted = [(network["macs"], base["macs"]) for network, base in pairs if network.get("macs") and base.get("macs")]
+    shares = [left / whole for left, whole in counted]
     sizes = [network["size_bytes"] for network in networks if network.get("size_bytes")]
     cells = (
         _spread([score for _, score in own], metric),

@@ -12,6 +12,7 @@ from rich.table import Table
 from evaluators.metrics import METRICS
 from search.output.numbers import format_count, format_percent, times
 from search.report.view import score_metric, score_of
+from search.run.failures import failures_of
 
 
 def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:
@@ -37,6 +38,8 @@ def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> N
         console.print(f"target {target_text(target)}: {met}", markup=False, highlight=False)
     for remark in report.get("remarks") or ():
         console.print(f"note: {remark}", markup=False, highlight=False, soft_wrap=True)
+    for what, error in failures_of(report):
+        console.print(f"could not be measured: {what}: {error}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"network: {folder / 'best'}", markup=False, highlight=False, soft_wrap=True)
     page = folder / "report.html"
     console.print(

@@ -242,6 +242,13 @@ class Change(TypedDict):
     max_abs_change: Amount
 
 
+class FailureRow(TypedDict):
+    """A measurement that failed."""
+
+    what: str
+    error: str
+
+
 class SeedRow(TypedDict, total=False):
     """The same run with another seed."""
 
@@ -275,6 +282,7 @@ class ReportFile(TypedDict, total=False):
     output_changes: list[Change] | None
     participation: list[ParticipationRecord] | None
     remarks: list[str] | None
+    failures: list[FailureRow] | None
     histories: list[History] | None
     seeds: list[SeedRow] | None
     environment: dict[str, Any] | None

@@ -1,22 +1,27 @@
-"""Measurements of the networks in a report, each made once and stored at once."""
+"""Measurements of the networks in a report, each made once and stored at once, unless it failed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from evaluators.base import EvaluationContext, Evaluator
+from evaluators.base import EvaluationContext, Evaluator, require_metrics
 from evaluators.cost import count_costs
 from evaluators.task import Task
 from evaluators.tasks.measure import measure
 from search.output.atomic import write_json
+from search.run.failures import Failures
 
 T = TypeVar("T")
+
+COUNTED = ("parameters", "macs", "size_bytes", "bit_operations")
+"""Costs that are counted on every network of a report, whole numbers."""
 
 
 class Measurements:
@@ -24,43 +29,70 @@ class Measurements:
 
     Args:
         path: JSON file of the store.
+        failures: Place of what could not be measured.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, failures: Failures) -> None:
         """Read the rows that an earlier run has stored."""
         self._path = path
+        self._failures = failures
         self._rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def row(self, role: str, key: str, measured: Callable[[], T]) -> T:
-        """Return the stored row of ``role`` if it is of the network with hash ``key``, else measure and store it."""
-        if self._rows.get(role, {}).get("key") != key:
-            self._rows[role] = {"key": key, "row": measured()}
+        """Return the stored row of ``role`` if it is of the network with hash ``key``, else measure it.
+
+        A row is stored unless a part of it failed: the same command measures that again.
+        """
+        if self._rows.get(role, {}).get("key") == key:
+            stored: T = self._rows[role]["row"]
+            return stored
+        before = len(self._failures.rows)
+        row = self._failures.finite(role, measured())
+        if len(self._failures.rows) == before:
+            self._rows[role] = {"key": key, "row": row}
             write_json(self._path, self._rows)
-        row: T = self._rows[role]["row"]
         return row
 
 
-def measure_row(model: nn.Module, task: Task, device: torch.device, evaluators: Sequence[Evaluator] = ()) -> dict[str, Any]:
+def measure_row(
+    role: str, model: nn.Module, task: Task, device: torch.device, failures: Failures, evaluators: Sequence[Evaluator] = ()
+) -> dict[str, Any]:
     """Return scores on the test split, and costs, of one network as report.json has them.
 
     ``top1`` is null for a task without it, ``metrics`` are the task's other scores, ``size_bytes`` are all tensors of
     weights.safetensors, ``latency_ms`` is null where it was not measured. Costs that only ``evaluators`` measure stand under
-    their own names.
+    their own names. Null is, too, what ``failures`` got the error of.
+
+    Args:
+        role: Name of the network in the report.
+        model: The network.
+        task: Data, loss and score.
+        device: Device that the network runs on.
+        failures: Place of what could not be measured.
+        evaluators: Evaluators of costs that this project does not know.
     """
-    scores = measure(model, task, "test", device=device)
-    costs = count_costs(model, task.example_inputs().to(device), task.forward)
-    row = {
-        "top1": scores.pop("top1", None),
-        "loss": scores.pop("loss"),
-        "metrics": scores,
-        "parameters": int(costs["parameters"]),
-        "macs": int(costs["macs"]),
-        "size_bytes": int(costs["size_bytes"]),
-        "bit_operations": int(costs["bit_operations"]),
-        "latency_ms": None,
-    }
+    none: dict[str, float] = {}
+    scores = dict(
+        failures.attempt(f"{role}: scores on the test split", partial(measure, model, task, "test", device=device), none)
+    )
+    costs = failures.attempt(f"{role}: costs", partial(_counted, model, task, device), none)
+    counted = {name: int(costs[name]) if name in costs else None for name in COUNTED}
+    top1, loss = scores.pop("top1", None), scores.pop("loss", None)
+    row = {"top1": top1, "loss": loss, "metrics": scores, **counted, "latency_ms": None}
     for evaluator in evaluators:
-        context = EvaluationContext(task, torch.Generator().manual_seed(0), device, 1.0, model, {})
-        found, metrics = evaluator.evaluate(model, context), evaluator.metrics_for(task)
-        row |= {name: value for name, value in found.items() if metrics[name].is_cost and name not in row}
+        found = failures.attempt(
+            f"{role}: {type(evaluator).__name__}", partial(_own_costs, evaluator, model, task, device), none
+        )
+        row |= {name: value for name, value in found.items() if name not in row}
     return row
+
+
+def _counted(model: nn.Module, task: Task, device: torch.device) -> dict[str, float]:
+    return count_costs(model, task.example_inputs().to(device), task.forward)
+
+
+def _own_costs(evaluator: Evaluator, model: nn.Module, task: Task, device: torch.device) -> dict[str, float]:
+    context = EvaluationContext(task, torch.Generator().manual_seed(0), device, 1.0, model, {})
+    metrics = evaluator.metrics_for(task)
+    found = require_metrics(evaluator, evaluator.evaluate(model, context), metrics)
+    return {name: value for name, value in found.items() if metrics[name].is_cost}

@@ -29,9 +29,9 @@ class Retrain(TrainingStage):
         before = measure(network.model, run.task, "search", device=run.device)[score]
         trained = super().run(network, run)
         scores = [epoch["search_score"] for epoch in run.notes["history"]]
-        after = scores[-1] if self.settings.early_stop is None else max(scores)
-        errors = [standard_error(value, run.task.size("search")) for value in (before, after)]
-        if after >= before - 2 * math.hypot(*errors):
+        numbers = [value for value in scores if not math.isnan(value)]
+        after = scores[-1] if self.settings.early_stop is None else max(numbers, default=math.nan)
+        if not _clearly_worse(before, after, run.task.size("search")):
             return trained
         remark = (
             f"retraining made the network worse ({score} on the search split {before:.4f} before, {after:.4f} after): it is "
@@ -40,3 +40,11 @@ class Retrain(TrainingStage):
         run.notes["remark"] = f"{run.step}: {remark}"
         run.log.write(f"{run.label}: {remark}", logging.WARNING)
         return network
+
+
+def _clearly_worse(before: float, after: float, samples: int) -> bool:
+    """Return whether a mean score fell by more than two standard errors of the difference, or is no number any more."""
+    if math.isnan(before) or math.isnan(after):
+        return not math.isnan(before)
+    errors = [standard_error(value, samples) for value in (before, after)]
+    return after < before - 2 * math.hypot(*errors)

@@ -34,7 +34,7 @@ class AsynchronousLoop(SearchLoop):
                     self.trials.append(trial)
                     self._record(trial)
                     self._tell([trial])
-                self._require_success(done=len(self._unrecorded) >= self.batch)
+                self._require_success(done=self._tried_enough)
                 if self._ended():
                     self.executor.cancel()
                     break

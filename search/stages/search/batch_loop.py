@@ -39,6 +39,7 @@ class BatchLoop(SearchLoop):
             self.trials.extend(finished)
             self._tell(finished)
             news = len(known) < len(finished)
+        self._require_success(done=True)
         if news:
             self.on_batch(self.trials)
 
@@ -63,5 +64,5 @@ class BatchLoop(SearchLoop):
             if self._out_of_time():
                 self.executor.cancel()
                 break
-        self._require_success(done=True)
+        self._require_success(done=self._tried_enough)
         return finished

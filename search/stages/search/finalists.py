@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluators.training.checkpoint import Checkpoint, FileCheckpoint
 from evaluators.training.loop import train
+from search.output.disk_errors import is_disk_error
+from search.output.exhaustion import exhausted
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.run.steps import FINALISTS
@@ -15,6 +19,7 @@ from search.stages.search.settings import FinalistSettings
 from search.study.pareto import front, ranked
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
+from spaces.errors import SecateursError, error_line
 
 
 @dataclass(frozen=True)
@@ -47,33 +52,48 @@ def train_finalists(
 ) -> tuple[int, Network]:
     """Train every finalist, and return the place of the one that scores best on the search split, and its trained network.
 
-    What was trained is kept in the stage's folder, so that a cut-off stage goes on. Notes ``finalists`` for the report.
+    What was trained is kept in the stage's folder, so that a cut-off stage goes on. Notes ``finalists`` for the report; one
+    whose training fails has an ``error`` and no ``search_score``, and is passed over.
+
+    Raises:
+        SecateursError: The training of every finalist fails.
     """
     rows: list[dict[str, object]] = []
     best: tuple[float, int, Network] | None = None
-    reference = run.reference if run.reference is not None else context.network
-    distilled = settings.training.distillation is not None
     with run.log.bar(f"{run.label}: finalists", len(finalists)) as bar:
         for place, finalist in enumerate(finalists):
-            network, _ = context.realize(finalist.proposal, finalist.end)
-            fingerprint = finalist.proposal.candidate.fingerprint
-            history = train(
-                network.model,
-                run.task,
-                settings.training,
-                seed=run.seed,
-                device=run.device,
-                checkpoint=FileCheckpoint(run.folder / FINALISTS / f"{fingerprint}.safetensors"),
-                teacher=reference.copy().model if distilled else None,
-            )
-            record = history.best if settings.training.early_stop is not None else history.epochs[-1]
-            score = (record if record is not None else history.epochs[-1]).search_score
-            rows.append({"trial": finalist.trial, "fingerprint": fingerprint, "search_score": score})
-            if best is None or score > best[0]:
+            row: dict[str, object] = {"trial": finalist.trial, "fingerprint": finalist.proposal.candidate.fingerprint}
+            try:
+                network, score = _trained(finalist, context, settings, run)
+            except Exception as error:
+                if exhausted(error) or is_disk_error(error):
+                    raise
+                rows.append({**row, "search_score": None, "error": error_line(error)})
+                run.log.write(f"{run.label}: finalist {place + 1} failed: {error_line(error)}", logging.WARNING)
+                continue
+            rows.append({**row, "search_score": score})
+            if best is None or score > best[0] or math.isnan(best[0]):
                 best = score, place, network
             bar.update(place + 1, f"{run.task.score_name} {score:.4f}")
             run.stopwatch.save()
     if best is None:
-        raise ValueError("there is no finalist")
+        raise SecateursError(f"the training of every finalist failed; the last one: {rows[-1]['error']}")
     run.notes["finalists"] = rows
     return best[1], best[2]
+
+
+def _trained(finalist: Finalist, context: SearchContext, settings: FinalistSettings, run: StageRun) -> tuple[Network, float]:
+    """Return the trained network of a finalist and its score on the search split."""
+    network, _ = context.realize(finalist.proposal, finalist.end)
+    reference = run.reference if run.reference is not None else context.network
+    history = train(
+        network.model,
+        run.task,
+        settings.training,
+        seed=run.seed,
+        device=run.device,
+        checkpoint=FileCheckpoint(run.folder / FINALISTS / f"{finalist.proposal.candidate.fingerprint}.safetensors"),
+        teacher=reference.copy().model if settings.training.distillation is not None else None,
+    )
+    record = history.best if settings.training.early_stop is not None else history.epochs[-1]
+    return network, (record if record is not None else history.epochs[-1]).search_score

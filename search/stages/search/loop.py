@@ -19,6 +19,9 @@ from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from spaces.errors import SecateursError
 
+LEAST_TRIED = 3
+"""Trials that are tried, if all fail, before a search is given up, where its batches are smaller."""
+
 
 class SearchFailedError(SecateursError):
     """A search in which no trial worked."""
@@ -129,11 +132,16 @@ class SearchLoop(ABC):
     def _show(self, trials: list[Trial]) -> None:
         self.bar.update(len(trials), self.note.text(trials, self.executor.busy, self.executor.workers))
 
+    @property
+    def _tried_enough(self) -> bool:
+        """True if so many trials failed, and none worked, that the search can't be expected to work."""
+        return len(self._unrecorded) >= max(self.batch, LEAST_TRIED)
+
     def _require_success(self, done: bool) -> None:
         """Stop a search of which everything so far failed.
 
         Args:
-            done: Whether a batch of trials has been tried.
+            done: Whether enough trials have been tried.
         """
         if done and self._unrecorded:
             first = self._unrecorded[0]

@@ -1,7 +1,10 @@
 import errno
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -70,6 +73,50 @@ def test_an_exception_makes_a_failed_trial_with_its_text() -> None:
     assert trial.state == "failed"
     assert trial.error == "RuntimeError: the sensor is off"
     assert not trial.metrics
+
+
+@pytest.mark.parametrize(
+    ("found", "error"),
+    [
+        (None, r"Broken.evaluate: expected a number for each of \['a'\], got None"),
+        ({}, r"Broken.evaluate: expected a among what is measured, got \[\]"),
+        ({"a": None}, "Broken: expected a number for a, got None"),
+        ({"a": "high"}, "Broken: expected a number for a, got 'high'"),
+        ({"a": torch.tensor(float("nan"))}, "a is nan; expected a finite number"),
+    ],
+)
+def test_what_is_no_measurement_makes_a_failed_trial(found: object, error: str) -> None:
+    class Broken(Recording):
+        def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
+            return found  # type: ignore[return-value]
+
+    trial = evaluator(Broken("a", 0, [])).evaluate(Job(0, Proposal(CANDIDATE)))
+    assert trial.state == "failed"
+    assert re.fullmatch(f"MeasurementError: {error}", trial.error.replace("tensor(nan)", "nan"))
+
+
+def test_numbers_of_other_libraries_are_recorded_as_plain_ones() -> None:
+    class Precise(Recording):
+        def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
+            return {"a": np.float32(0.5), "b": torch.tensor(2), "c": 3}  # type: ignore[dict-item]
+
+    metrics = evaluator(Precise("a", 0, [])).evaluate(Job(0, Proposal(CANDIDATE))).metrics
+    assert json.loads(json.dumps(dict(metrics))) == {"a": 0.5, "b": 2.0, "c": 3}
+
+
+def test_a_forward_pass_that_fails_names_the_layer() -> None:
+    class Offended(nn.ReLU):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            raise ValueError("not with these channels")
+
+    class Running(Recording):
+        def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
+            nn.Sequential(nn.Identity(), nn.Sequential(Offended()))(torch.ones(1))
+            raise AssertionError
+
+    trial = evaluator(Running("a", 0, [])).evaluate(Job(0, Proposal(CANDIDATE)))
+    assert trial.state == "failed"
+    assert trial.error == "ValueError: not with these channels (in layer 1.0 (Offended))"
 
 
 def test_a_full_disk_fails_a_trial_only_where_another_process_keeps_its_training(tmp_path: Path) -> None:

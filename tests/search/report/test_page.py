@@ -100,6 +100,15 @@ def two_searches(report: dict[str, Any]) -> None:
     report["searches"] = [{**report["searches"][0], "stage": "1-search"}, report["searches"][0]]
 
 
+def nothing_measured(report: dict[str, Any]) -> None:
+    for row in (report["reference"], report["result"], *report["baselines"].values()):
+        row |= dict.fromkeys(row) | {"metrics": {}}
+    report["latency"] = None
+    for epoch in report["histories"][0]["epochs"]:
+        epoch["search_score"] = None
+    report["failures"] = [{"what": "result: scores on the test split", "error": "ValueError: <b>none</b>"}]
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -110,6 +119,7 @@ def two_searches(report: dict[str, Any]) -> None:
         (failed_trials, "2-search"),
         (nothing_feasible_in_many_layers, "of 7200 coupled channels kept"),
         (two_searches, "1-search"),
+        (nothing_measured, "<h2>Could not be measured</h2>"),
     ],
 )
 def test_parts_may_be_missing(tmp_path: Path, change: Callable[[dict[str, Any]], None], expected: str) -> None:

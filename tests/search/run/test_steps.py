@@ -3,6 +3,7 @@ from pathlib import Path
 
 import torch
 
+from search.run.failures import Failures
 from search.run.measurements import Measurements, measure_row
 from search.run.network import Network
 from search.run.stage_run import Stopwatch
@@ -64,15 +65,21 @@ def test_the_test_split_is_read_once_per_network(tmp_path: Path) -> None:
         return {"top1": 0.5}
 
     for _ in range(2):
-        assert Measurements(tmp_path / "m.json").row("result", "k", measured) == {"top1": 0.5}
+        assert Measurements(tmp_path / "m.json", quiet()).row("result", "k", measured) == {"top1": 0.5}
     assert len(calls) == 1
-    Measurements(tmp_path / "m.json").row("result", "other", measured)
+    Measurements(tmp_path / "m.json", quiet()).row("result", "other", measured)
     assert len(calls) == 2
+
+
+def quiet() -> Failures:
+    return Failures(lambda text, level: None)
 
 
 def test_a_row() -> None:
     task = PointTask()
-    row = measure_row(task.build(), task, torch.device("cpu"))
+    failures = quiet()
+    row = measure_row("result", task.build(), task, torch.device("cpu"), failures)
+    assert failures.rows == []
     assert set(row) == {
         "top1", "loss", "metrics", "parameters", "macs", "size_bytes", "bit_operations", "latency_ms",
     }  # fmt: skip

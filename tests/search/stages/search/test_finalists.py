@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
 from search.config import load
+from search.output.progress import Log
 from search.pipeline import run
-from search.stages.search.finalists import choose_finalists
+from search.run.network import Network
+from search.stages.search import finalists
+from search.stages.search.finalists import Finalist, choose_finalists, train_finalists
 from search.study.problem import Objective, Problem
 from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
+from spaces.errors import SecateursError
 from tests.search.small_space import MaskSpace
 
 CONFIG = """\
@@ -95,3 +102,28 @@ def test_a_cut_off_stage_goes_on_from_what_was_trained(tmp_path: Path, monkeypat
     for name in ("result", "pareto", "bits"):
         assert resumed[name] == whole[name]
     assert resumed["searches"][0]["finalists"] == whole["searches"][0]["finalists"]
+
+
+def test_a_finalist_that_fails_is_passed_over_and_a_score_of_nan_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {nn.Identity: math.nan, nn.ReLU: 0.5, nn.Tanh: 0.4}
+    found = [ValueError("no gradient"), *((Network(kind()), score) for kind, score in scores.items())]
+
+    def trained(finalist: Finalist, *_: object) -> tuple[Network, float]:
+        assert finalist.trial is not None
+        one = found[finalist.trial]
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    monkeypatch.setattr(finalists, "_trained", trained)
+    task, stopwatch = SimpleNamespace(score_name="top1"), SimpleNamespace(save=lambda: None)
+    run_of_stage: Any = SimpleNamespace(log=Log(None, None), label="search", task=task, stopwatch=stopwatch, notes={})
+    entries = [Finalist(Proposal(Candidate({"a": place})), trial=place) for place in range(4)]
+    nothing: Any = None
+    place, network = train_finalists(entries, nothing, nothing, run_of_stage)
+    assert (place, type(network.model)) == (2, nn.ReLU)
+    rows = run_of_stage.notes["finalists"]
+    assert [(row["search_score"], row.get("error")) for row in rows[2:]] == [(0.5, None), (0.4, None)]
+    assert (rows[0]["search_score"], rows[0]["error"]) == (None, "ValueError: no gradient")
+    with pytest.raises(SecateursError, match="the training of every finalist failed; the last one: ValueError: no gradient"):
+        train_finalists(entries[:1], nothing, nothing, run_of_stage)

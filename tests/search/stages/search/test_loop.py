@@ -177,6 +177,12 @@ def test_a_first_batch_of_failures_is_an_error_and_leaves_no_record(tmp_path: Pa
     assert len(search(tmp_path)) == 12
 
 
+def test_a_search_in_small_batches_goes_on_after_the_first_failures(tmp_path: Path) -> None:
+    trials = search(tmp_path, Measuring(lambda number: number < 2), batch=1)
+    assert [trial.number for trial in trials if trial.state == "failed"] == [0, 1]
+    assert len(trials) == 12
+
+
 def test_evaluations_budget_may_be_raised(folders: tuple[Path, Path]) -> None:
     short = search(folders[0], budget=BudgetSettings(evaluations=5))
     assert len(short) == 5
