@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from spaces.candidate import Candidate, Value
-from spaces.channels.check import output_difference
 from spaces.channels.groups import ChannelGroups
+from spaces.cloning import clone
+from spaces.comparison import output_difference
 from spaces.domains import Domain
 from spaces.errors import InvalidCandidateError
 from spaces.forward import Forward, call
@@ -68,7 +68,7 @@ class SearchSpace(ABC, Generic[S]):
         self.settings: S = self.Settings() if settings is None else settings
         self._forward = forward
         if inputs is not None:
-            self._inputs = inputs
+            self._inputs = inputs.as_subclass(Tensor)
 
     @property
     @abstractmethod
@@ -182,7 +182,7 @@ class SearchSpace(ABC, Generic[S]):
         if not self._inputs.numel():
             return 0.0
         realized, prepared = self.realize(model, candidate), self.prepare(model, candidate)
-        return output_difference(realized, prepared, self._inputs, self._forward)
+        return output_difference(realized, prepared, self._inputs, self._forward, (model,))
 
     def check_prepared(self, prepared: nn.Module) -> float:
         """Return the difference of :meth:`check` for a prepared network, trained or not, and its converted form.
@@ -192,8 +192,8 @@ class SearchSpace(ABC, Generic[S]):
         """
         if not self._inputs.numel():
             return 0.0
-        plain = copy.deepcopy(prepared).double().eval()
-        return output_difference(self.convert(copy.deepcopy(plain)), plain, self._inputs, self._forward)
+        plain = clone(prepared).double().eval()
+        return output_difference(self.convert(clone(plain)), plain, self._inputs, self._forward, (prepared,))
 
     def sparsifier(self, candidate: Candidate) -> Sparsifier | None:
         """Return the sparsifier that trains towards ``candidate``, or None where nothing is to be trained."""

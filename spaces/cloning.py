@@ -319,8 +319,13 @@ def reaches(value: Any, parts: set[int]) -> bool:
 
 
 def _class_of(module: nn.Module) -> type[nn.Module]:
-    """Return the class of a module's clone: one of its own for a torch.fx graph, which has its code in the class."""
+    """Return the class of a module's clone: one of its own where a class belongs to a single module."""
     kind = type(module)
+    if "parametrizations" in module._modules:
+        # Removing a parametrization changes the class that PyTorch made for the layer.
+        members = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+        changed: type[nn.Module] = type(kind.__name__, kind.__bases__, members)
+        return changed
     if not isinstance(module, fx.GraphModule):
         return kind
     bases = kind.__bases__ if kind.__qualname__.rpartition(".")[2] == "GraphModuleImpl" else (kind,)

@@ -21,6 +21,10 @@ class MissingLabelsError(SecateursError):
     """Class labels are needed and the task has none."""
 
 
+class NetworkWarning(UserWarning):
+    """A remark on a network: what of it was changed before it is compressed, or can't be vouched for."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without a full stop, at most 300 characters; its type if there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,6 +15,7 @@ from spaces.candidate import Candidate, Value
 from spaces.channel_mask import PREPARED, ChannelMask, ChannelMaskSettings
 from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups, Group
+from spaces.cloning import clone
 from spaces.domains import Choice
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.filter_ratio_settings import FilterRatioSettings
@@ -124,7 +124,7 @@ class FilterRatio(SearchSpace[FilterRatioSettings]):
         named = self._kept(candidate)
         if self.settings.method == "one_shot":
             return self._masks.prepare(model, named)
-        prepared = copy.deepcopy(model)
+        prepared = clone(model)
         prepared.register_buffer(PREPARED, torch.from_numpy(self._masks.groups.mask(named)), persistent=False)
         return prepared
 

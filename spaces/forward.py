@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """Runs a network on inputs of shape ``(N, ...)`` and returns its outputs."""
 
 
+_WITHOUT = (nn.Module, str, bytes, int, float, complex, type(None), type)
+"""Types that hold no output."""
+
+
 def call(model: nn.Module, inputs: Tensor) -> Any:
     """Run ``model`` on one tensor of inputs; the default forward."""
     return model(inputs)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return every tensor in the outputs of a network: in tuples, lists, mappings and plain objects, at any depth."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+
+    def look(one: Any) -> None:
+        if isinstance(one, Tensor):
+            found.append(one)
+            return
+        if id(one) in seen or isinstance(one, _WITHOUT) or callable(one):
+            return
+        seen.add(id(one))
+        if isinstance(one, Mapping):
+            parts: Iterable[Any] = one.values()
+        elif isinstance(one, tuple | list | set | frozenset):
+            parts = one
+        else:
+            leaves = tree_leaves(one)
+            parts = vars(one).values() if len(leaves) == 1 and leaves[0] is one and type(one).__dictoffset__ else leaves
+        for part in parts:
+            look(part)
+
+    look(value)
+    return found
 
 
 class in_double(TorchFunctionMode):  # noqa: N801 - a context manager

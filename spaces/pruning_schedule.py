@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from spaces.candidate import Candidate, Value
 from spaces.channels.check import equivalence_error, find_checked_groups
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.cloning import clone
 from spaces.domains import Choice, Domain, Real
 from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward, call
@@ -179,7 +179,7 @@ class PruningSchedule(SearchSpace[PruningScheduleSettings]):
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
         """Return a copy of ``model`` to prune in training, its keep-mask that of the lowest L1 norms until training decides."""
         self.validate(candidate)
-        prepared = copy.deepcopy(model)
+        prepared = clone(model)
         kept = np.ones(self.groups.width, dtype=bool)
         scores = importance.score(model, self.groups, "l1")
         for group, number in zip(self.groups.groups, self.numbers(candidate).tolist(), strict=True):
@@ -247,7 +247,7 @@ class PruningSchedule(SearchSpace[PruningScheduleSettings]):
 
     def _parted(self, prepared: nn.Module) -> tuple[nn.Module, np.ndarray]:
         """Return a copy without the decisions, and these: a whole keep-mask."""
-        plain = copy.deepcopy(prepared)
+        plain = clone(prepared)
         mask = plain.get_buffer(KEPT_CHANNELS).cpu().numpy()
         del plain._buffers[KEPT_CHANNELS]
         plain._non_persistent_buffers_set.discard(KEPT_CHANNELS)

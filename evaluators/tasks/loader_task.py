@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from evaluators.task import Batch, MeasurementError, Split, Task
 from evaluators.tasks.loader_check import CHECKED, check_classes, check_loss, check_outputs, check_score
 from evaluators.tasks.loader_samples import LoaderError, Samples, samples_of
+from spaces.admission import admitted
+from spaces.cloning import clone
+from spaces.errors import NetworkWarning
 from spaces.evaluation_mode import evaluation_mode
+from spaces.plain_network import plain_network
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From outputs and targets of a batch to the mean loss, a scalar."""
@@ -45,7 +49,8 @@ class LoaderTask(Task):
     transforms v2) is the same in every run; what it draws from others is not.
 
     Args:
-        model: The trained network; it is copied, and never changed.
+        model: The trained network; it is copied, without wrappers of training and compilation and with computed weights
+            stored (a NetworkWarning says so), and never changed.
         train: Gives ``(inputs, targets)`` to train with.
         search: The same to search and stop early with.
         test: The same for the report; None for ``search``.
@@ -55,6 +60,7 @@ class LoaderTask(Task):
         score_name: Name of the score.
 
     Raises:
+        UnsupportedModelError: The network has parts that can't be taken along; the message names them.
         LoaderError: A loader has no length, gives no samples or no pair of tensors, or selects its samples in a way that can't
             be kept; the network gives several outputs; or loss and score don't fit outputs and targets.
     """
@@ -70,7 +76,10 @@ class LoaderTask(Task):
         score_name: str = "top1",
     ) -> None:
         """Copy the network and run it on a batch; read a batch of every split."""
-        self._model = copy.deepcopy(model).cpu().eval()
+        plain, notes = plain_network(model)
+        for note in notes:
+            warnings.warn(note, NetworkWarning, stacklevel=3)
+        self._model = admitted(plain).cpu().eval()
         self._loaders: dict[Split, DataLoader[Any]] = {
             "train": train,
             "search": search,
@@ -88,7 +97,7 @@ class LoaderTask(Task):
 
     def build(self) -> nn.Module:
         """Return a copy of the network that came in, trained weights included."""
-        return copy.deepcopy(self._model)
+        return clone(self._model)
 
     def reference_model(self) -> nn.Module:
         """Return a copy of the network that came in."""

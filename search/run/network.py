@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import Task
+from spaces.cloning import clone
 from spaces.quantization.record import PACK, is_quantized, pack_weights
 from spaces.transformation import apply
 
@@ -31,7 +31,7 @@ class Network:
 
     def copy(self) -> Network:
         """Return the same network with weights of its own."""
-        return Network(copy.deepcopy(self.model), self.transformations)
+        return Network(clone(self.model), self.transformations)
 
     def stored(self) -> Network:
         """Return the network in its stored form: quantized weights packed as integers; a float network is returned as it is."""

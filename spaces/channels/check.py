@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from spaces.admission import admitted
 from spaces.channels.blame import find_faults
 from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
-from spaces.cloning import clone
+from spaces.comparison import SINGLE_TOLERANCE, compare, output_difference, probe
 from spaces.errors import EquivalenceError
-from spaces.forward import Forward, call, in_double
+from spaces.forward import Forward, call
 from spaces.randomness import kept_randomness
-
-TOLERANCE = 1e-8
-"""Largest accepted difference in double precision, relative to the largest output."""
-
-SINGLE_TOLERANCE = 1e-4
-"""The same in single precision, in which groups are checked first; what fails is checked again in double."""
 
 
 def equivalence_error(
@@ -33,30 +25,10 @@ def equivalence_error(
 ) -> float:
     """Return the largest absolute difference between the sliced and the masked network's outputs, in float64.
 
-    Both are run in evaluation mode on random inputs of the shape of ``inputs`` (as they are where they are integers).
-
-    Raises:
-        EquivalenceError: The sliced network fails, its output has another shape, or it differs by more than
-            :data:`TOLERANCE` of the largest output.
+    Errors are those of :func:`spaces.comparison.output_difference`; to read a tensor of ``model`` is one.
     """
-    exact = clone(model).eval()
-    return output_difference(apply_cut(exact, plan_cut(groups, mask)), masked_copy(exact, groups, mask), inputs, forward)
-
-
-def output_difference(sliced: nn.Module, masked: nn.Module, inputs: Tensor, forward: Forward = call) -> float:
-    """Return the largest absolute difference between the outputs of a sliced and a masked network, in float64.
-
-    Both networks are turned to float64 and evaluation mode in place. Inputs and errors are those of :func:`equivalence_error`.
-    """
-    with in_double():
-        return _compare(sliced.double().eval(), masked.double().eval(), _probe(inputs, torch.float64), forward, TOLERANCE)
-
-
-def _probe(inputs: Tensor, dtype: torch.dtype) -> Tensor:
-    if not inputs.is_floating_point():
-        return inputs
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device, dtype)
+    sliced, masked = apply_cut(model, plan_cut(groups, mask)), masked_copy(model, groups, mask)
+    return output_difference(sliced, masked, inputs, forward, (model,))
 
 
 def randomize_batch_norm(exact: nn.Module, probe: Tensor, forward: Forward) -> nn.Module:
@@ -86,30 +58,6 @@ def randomize_batch_norm(exact: nn.Module, probe: Tensor, forward: Forward) -> n
     return exact
 
 
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
-
-
-def _compare(sliced: nn.Module, masked: nn.Module, inputs: Tensor, forward: Forward, tolerance: float) -> float:
-    with torch.no_grad():
-        expected = _tensors(forward(masked, inputs.clone()))
-        try:
-            answers = _tensors(forward(sliced, inputs.clone()))
-        except Exception as failed:
-            first = [*str(failed).strip().splitlines(), type(failed).__name__]
-            raise EquivalenceError(f"the sliced network fails: {first[0]}") from failed
-    if [answer.shape for answer in answers] != [output.shape for output in expected]:
-        shapes = [tuple(answer.shape) for answer in answers], [tuple(output.shape) for output in expected]
-        raise EquivalenceError(f"the sliced network's output has shape {shapes[0]}, expected {shapes[1]}")
-    error = max(float((one - other).abs().max()) for one, other in zip(answers, expected, strict=True))
-    scale = max(float(output.abs().max()) for output in expected)
-    if not error <= tolerance * max(scale, 1e-300):
-        raise EquivalenceError(
-            f"the sliced network's output differs from the masked one's by {error:.3g} (outputs up to {scale:.3g})"
-        )
-    return error
-
-
 def half_mask(groups: ChannelGroups, chosen: Sequence[Group], seed: int = 0) -> np.ndarray:
     """Return a whole mask that keeps a random half of every chosen group, and all of the others."""
     rng = np.random.default_rng(seed)
@@ -132,18 +80,18 @@ def find_checked_groups(
     Arguments and errors are those of :func:`spaces.channels.groups.find_groups`.
     """
     with kept_randomness():
-        own = admitted(model)
+        own, inputs = admitted(model), inputs.as_subclass(Tensor)
         groups = _followed(own, trace_groups(own, inputs, include, exclude, forward), inputs, forward)
         return _checked(own, groups, inputs, forward)
 
 
 def _checked(own: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:
     """Return ``groups`` without those whose slices fail; ``own`` is changed."""
-    single = randomize_batch_norm(own.float(), _probe(inputs, torch.float32), forward)
+    single = randomize_batch_norm(own.float(), probe(inputs, torch.float32), forward)
     half = half_mask(groups, groups.groups)
     try:
         small, masked = apply_cut(single, plan_cut(groups, half)), masked_copy(single, groups, half)
-        _compare(small, masked, _probe(inputs, torch.float32), forward, SINGLE_TOLERANCE)
+        compare(small, masked, probe(inputs, torch.float32), forward, SINGLE_TOLERANCE)
         return groups
     except EquivalenceError:
         exact = single.double()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from spaces.channels.groups import ChannelGroups, Layer
 from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import Forward, call
-from spaces.hooks import temporary_hooks
+from spaces.hooks import first_tensor, temporary_hooks
 
 LARGEST = 2048
 RIDGE = 1e-2
@@ -120,9 +120,12 @@ def _measure(
     sums: dict[str, list[Tensor]] = {}
     counts: dict[str, int] = {}
 
-    def hook(name: str, channel_dim: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def see(module: nn.Module, args: tuple[Any, ...]) -> None:
-            flat = args[0].detach().movedim(channel_dim, -1).flatten(0, -2)
+    def hook(name: str, channel_dim: int) -> Callable[..., None]:
+        def see(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            inputs = first_tensor(args, keywords)
+            if inputs is None or not inputs.numel():
+                return
+            flat = inputs.detach().movedim(channel_dim, -1).flatten(0, -2)
             if name not in pivots:
                 pivots[name] = flat.mean(0)
                 sums[name] = [torch.zeros_like(flat[0], dtype=torch.float64), torch.zeros((), device=flat.device)]
@@ -135,7 +138,8 @@ def _measure(
         return see
 
     hooks = (
-        model.get_submodule(name).register_forward_pre_hook(hook(name, layer.channel_dim)) for name, layer in layers.items()
+        model.get_submodule(name).register_forward_pre_hook(hook(name, layer.channel_dim), with_kwargs=True)
+        for name, layer in layers.items()
     )
     with temporary_hooks(hooks), evaluation_mode(model), torch.no_grad():
         for batch in batches:

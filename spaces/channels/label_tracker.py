@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from spaces.channels.channel_trace import ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
 from spaces.channels.labels import along, compact
-from spaces.hooks import temporary_hooks
+from spaces.hooks import first_tensor, temporary_hooks
 from spaces.layers.layer_kind import LayerKind, kind_of
 from spaces.layers.macs import module_macs
 
@@ -48,10 +48,9 @@ class LabelTracker:
     def following(self) -> Iterator[None]:
         """Keep :attr:`stack` up to date, and count MACs, while the context lasts."""
 
-        def enter(name: str, whole: bool) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-            def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-                first = args[0] if args and isinstance(args[0], Tensor) else None
-                self.stack.append((name, module, first))
+        def enter(name: str, whole: bool) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+                self.stack.append((name, module, first_tensor(args, keywords)))
                 if not self.suspended:
                     self.trace.calls.append(TracedCall("", self.where))
                 self.suspended += whole
@@ -74,7 +73,7 @@ class LabelTracker:
                 if not isinstance(module, torch.jit.ScriptModule):
                     kind = kind_of(module)
                     whole = kind if kind is not None and not kind.functions else None
-                    yield module.register_forward_pre_hook(enter(name, whole is not None))
+                    yield module.register_forward_pre_hook(enter(name, whole is not None), with_kwargs=True)
                     yield module.register_forward_hook(leave(whole), with_kwargs=True)
 
         with temporary_hooks(hooks()):

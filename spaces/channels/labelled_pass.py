@@ -23,10 +23,18 @@ from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.operator_rules import propagate
 from spaces.errors import UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
+from spaces.forward import tensors_in
 from spaces.layers.layer_kind import layer_kinds
 
 OPAQUE_FUNCTIONS = frozenset({F.embedding, F.bilinear, F.scaled_dot_product_attention})
 """Functions with weights or with channels that no layer kind answers for."""
+
+
+DROPOUTS = frozenset(
+    {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+    | {torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout}
+)
+"""Functions that drop elements or whole channels, and pass on the channels that they read."""
 
 
 def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any], inputs: Tensor) -> ChannelTrace:
@@ -43,7 +51,7 @@ def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any]
     tracker = LabelTracker(model)
     with evaluation_mode(model), torch.no_grad(), tracker.following(), _Dispatch(tracker), _Functions(tracker):
         outputs = forward(model, inputs)
-    tensors = [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
+    tensors = tensors_in(outputs)
     if not tensors:
         raise UnsupportedModelError(
             f"the network returned a {type(outputs).__name__} without a tensor in it; expected a tensor, or tuples, lists "
@@ -89,13 +97,15 @@ class _Functions(TorchFunctionMode):
         kind, tracker = self._kinds.get(func), self._tracker
         if tracker.suspended:
             return func(*args, **kwargs)
-        if kind is None and func not in OPAQUE_FUNCTIONS:
+        if kind is None and func not in OPAQUE_FUNCTIONS and func not in DROPOUTS:
             output = func(*args, **kwargs)
         else:
             with tracker.suspension():
                 output = func(*args, **kwargs)
                 if kind is not None:
                     kind.trace(tracker, output, *args, **kwargs)
+                elif func in DROPOUTS:
+                    tracker.set_labels(output, tracker.labels(args[0] if args else kwargs["input"]))
                 else:
                     tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
                     tracker.opaque(func.__name__, tensors)

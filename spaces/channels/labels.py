@@ -129,6 +129,6 @@ def vector(labels: Tensor, dim: int) -> Tensor | None:
     """Return the labels along ``dim``, of shape ``(size,)``, or None where they change along another dimension too."""
     small = compact(labels)
     dim %= labels.dim()
-    if any(size > 1 for other, size in enumerate(small.shape) if other != dim):
+    if not labels.numel() or any(size > 1 for other, size in enumerate(small.shape) if other != dim):
         return None
     return small.reshape(-1).expand(labels.shape[dim]).contiguous()

@@ -27,10 +27,14 @@ REDUCTIONS = frozenset("mean sum amax amin max min var std norm linalg_vector_no
 WINDOWS = ("avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "upsample", "reflection_pad", "replication_pad")
 ACTIVATIONS = frozenset(
     "hardswish hardsigmoid hardtanh hardshrink softshrink silu gelu mish elu selu celu leaky_relu rrelu softplus log_sigmoid "
-    "prelu _prelu_kernel dropout native_dropout bernoulli".split()
+    "prelu _prelu_kernel dropout native_dropout bernoulli normal".split()
 )
 ALONG_DIM = frozenset("softmax _softmax log_softmax _log_softmax cumsum".split())
-IGNORED = frozenset("zeros_like ones_like empty_like rand_like new_zeros new_ones new_empty sym_size size".split())
+LIKE = frozenset("zeros_like ones_like empty_like full_like rand_like randn_like".split())
+"""Operators whose result has the channels of their input and none of its values."""
+DRAWS = frozenset("normal uniform exponential cauchy log_normal geometric random zero fill bernoulli".split())
+"""Operators that write over a tensor what has nothing to do with its values."""
+IGNORED = frozenset("new_zeros new_ones new_empty sym_size size".split())
 
 
 def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -43,8 +47,13 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
         return
     if not labelled and name not in MOVES:
         return
+    if any(isinstance(leaf, Tensor) and not leaf.numel() for leaf in tree_flatten(output)[0]):
+        tracker.opaque(f"{name} leaves nothing of the example, and", tensors)
+        return
     base = name.rstrip("_")
-    if name in MOVES or base in MOVES:
+    if name in LIKE or (base in DRAWS and base != name):
+        tracker.set_labels(output, tracker.labels(args[0]))
+    elif name in MOVES or base in MOVES:
         _move(tracker, operator, args, kwargs, output)
     elif base in SPLITS:
         _split(tracker, operator, args, kwargs, output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
+from spaces.cloning import clone
 from spaces.errors import MissingLabelsError, SecateursError
 from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import Forward, call
@@ -245,7 +245,7 @@ def places_on(device: torch.device, places: np.ndarray) -> Tensor:
 
 
 def _differentiable(model: nn.Module) -> nn.Module:
-    copied = copy.deepcopy(model)
+    copied = clone(model)
     for parameter in copied.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(True)

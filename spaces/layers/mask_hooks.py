@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spaces.hooks import first_tensor, with_first
+
 KEEP = "kept_input_channels"
 """Buffer of a masked module with its kept input channels, boolean of shape ``(in,)``."""
 
@@ -36,15 +38,20 @@ class KeptInputs(MaskHook):
 
     def attach(self, module: nn.Module) -> None:
         """Register the hook before the module's forward pass."""
-        module.register_forward_pre_hook(self)
+        module.register_forward_pre_hook(self, with_kwargs=True)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the arguments with the removed channels of the first at zero."""
-        inputs = args[0]
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments with the removed channels of the first tensor at zero."""
         keep: Tensor = module.get_buffer(KEEP)
-        shape = [1] * inputs.dim()
-        shape[self.channel_dim] = len(keep)
-        return (inputs * keep.to(inputs.dtype).reshape(shape), *args[1:])
+
+        def masked(inputs: Tensor) -> Tensor:
+            shape = [1] * inputs.dim()
+            shape[self.channel_dim] = len(keep)
+            return inputs * keep.to(inputs.dtype).reshape(shape)
+
+        return with_first(args, keywords, masked)
 
 
 class KeptStatistics(MaskHook):
@@ -61,12 +68,15 @@ class KeptStatistics(MaskHook):
 
     def attach(self, module: nn.Module) -> None:
         """Register the hook after the module's forward pass."""
-        module.register_forward_hook(self)
+        module.register_forward_hook(self, with_kwargs=True)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> Tensor:
         """Return the output over the kept channels alone, zero elsewhere."""
+        inputs = first_tensor(args, keywords)
+        if inputs is None:
+            return output
         index = module.get_buffer(KEEP).nonzero().flatten()
-        kept = args[0].index_select(self.channel_dim, index)
+        kept = inputs.index_select(self.channel_dim, index)
         stored: list[Tensor | None] = [getattr(module, name, None) for name in ("weight", "bias")]
         weight, bias = (None if tensor is None else tensor[index] for tensor in stored)
         small = self.normalize(module, kept, weight, bias, self.channel_dim)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import Forward, call
-from spaces.hooks import temporary_hooks
+from spaces.hooks import first_tensor, temporary_hooks
 from spaces.layers.layer_kind import LayerKind, kind_of
 from spaces.layers.shapes import LayerShape
 
@@ -28,9 +28,10 @@ def layer_shapes(model: nn.Module, inputs: Tensor, forward: Forward = call) -> d
     calls: dict[str, int] = {}
 
     def look(name: str, kind: LayerKind) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-            if arguments and isinstance(arguments[0], Tensor):
-                shape = found.get(name) or kind.shape(module, arguments[0])
+        def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+            inputs = first_tensor(arguments, keywords)
+            if inputs is not None:
+                shape = found.get(name) or kind.shape(module, inputs)
                 if shape is not None:
                     found[name] = shape
                     calls[name] = calls.get(name, 0) + 1
@@ -38,7 +39,7 @@ def layer_shapes(model: nn.Module, inputs: Tensor, forward: Forward = call) -> d
         return hook
 
     layers = [(name, module, kind) for name, module in model.named_modules() if (kind := kind_of(module)) is not None]
-    hooks = (module.register_forward_hook(look(name, kind)) for name, module, kind in layers)
+    hooks = (module.register_forward_hook(look(name, kind), with_kwargs=True) for name, module, kind in layers)
     with temporary_hooks(hooks), evaluation_mode(model), torch.no_grad():
         forward(model, inputs)
     return {name: replace(shape, calls=calls[name]) for name, shape in found.items()}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
-from spaces.channels.check import freeze, output_difference, randomize_batch_norm
+from spaces.channels.check import freeze, randomize_batch_norm
 from spaces.channels.groups import ChannelGroups, Group
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.cloning import clone
+from spaces.comparison import output_difference
 from spaces.errors import EquivalenceError
-from spaces.forward import Forward, in_double
+from spaces.forward import Forward, in_double, tensors_in
 from spaces.importance.criterion import places_on, writers
 
 TOLERANCE = 1e-5
@@ -62,10 +61,10 @@ def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Tensor, for
     groups = freeze(groups, reasons) if reasons else groups
     with in_double():
         probe = inputs.double() if inputs.is_floating_point() else inputs
-        exact = randomize_batch_norm(copy.deepcopy(model).double(), probe, forward)
+        exact = randomize_batch_norm(clone(model).double(), probe, forward)
 
     def loses(mask: np.ndarray) -> bool:
-        zeroed = zero_channels(copy.deepcopy(exact), groups, mask)
+        zeroed = zero_channels(clone(exact), groups, mask)
         try:
             output_difference(apply_cut(zeroed, plan_cut(groups, mask)), zeroed, inputs, forward)
         except EquivalenceError:
@@ -94,9 +93,9 @@ def removal_change(before: nn.Module, after: nn.Module, inputs: Tensor, forward:
     """
     inputs = inputs.double() if inputs.is_floating_point() else inputs
     with torch.no_grad(), in_double():
-        expected, found = (tree_flatten(forward(copy.deepcopy(m).double().eval(), inputs))[0] for m in (before, after))
+        expected, found = (tensors_in(forward(clone(m).double().eval(), inputs)) for m in (before, after))
     pairs = zip(found, expected, strict=True)
-    change = max(float((one - other).abs().max()) for one, other in pairs if isinstance(one, Tensor))
+    change = max((float((one - other).abs().max()) for one, other in pairs if one.numel()), default=0.0)
     if not change < TOLERANCE:
         raise EquivalenceError(
             f"removing what training left at zero should change outputs by less than {TOLERANCE:g}, and changes them by "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from spaces.channels.kinds.tracing import couple_groups, input_atoms, label_output, output_atoms
+from spaces.channels.kinds.tracing import couple_groups, input_atoms, label_output, leave_frozen, output_atoms
 from spaces.channels.label_tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.shapes import LayerShape
@@ -44,6 +44,7 @@ class Convolution(LayerKind):
         channel_dim = input.dim() - (weight.dim() - 2) - 1
         atoms = input_atoms(tracker, input, weight, (_ConvNd,), channel_dim)
         if atoms is None:
+            leave_frozen(tracker, self, weight, output.shape[channel_dim])
             return
         out_channels = output.shape[channel_dim]
         taps = prod(self.kernel_places(input, output).shape[channel_dim + 1 :]) * prod(weight.shape[2:])

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spaces.channels.kinds.tracing import input_atoms, label_output, output_atoms
+from spaces.channels.kinds.tracing import input_atoms, label_output, leave_frozen, output_atoms
 from spaces.channels.label_tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.shapes import LayerShape
@@ -28,6 +28,7 @@ class Linear(LayerKind):
         """Tie weight and bias to the features read and written."""
         atoms = input_atoms(tracker, input, weight, self.modules, input.dim() - 1)
         if atoms is None:
+            leave_frozen(tracker, self, weight, output.shape[-1])
             return
         outputs = output_atoms(tracker, weight, 0, output.shape[-1])
         tracker.tie(weight, 1, atoms)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.labels import along, vector
+from spaces.computed_weights import computed_weights
+from spaces.layers.layer_kind import LayerKind
 
 
 def input_atoms(
@@ -15,12 +17,28 @@ def input_atoms(
     """Return the input's channel atoms, of shape ``(in,)``; None, and freeze them, where the weight's use can't be followed."""
     labels = tracker.labels(inputs)
     if tracker.owner(weight) is None or not isinstance(tracker.stack[-1][1], modules):
-        tracker.atoms.freeze(labels, f"{tracker.where}: uses a weight outside the layer that owns it")
+        tracker.atoms.freeze(labels, f"{tracker.where}: {_outside(tracker, weight)}")
         return None
     atoms = vector(labels, channel_dim)
     if atoms is None:
         tracker.atoms.freeze(labels, f"{tracker.where}: its input channels are not one dimension")
     return atoms
+
+
+def _outside(tracker: LabelTracker, weight: Tensor) -> str:
+    """Return why a weight can't be followed that is none of the running layer's parameters."""
+    for computed in computed_weights(tracker.stack[-1][1]) if tracker.stack else ():
+        if computed.tensor == "weight":
+            return f"its weight is computed by {computed.origin}; store it with {computed.remedy}"
+    name = tracker.names.get(id(weight))
+    return f"uses the weight {name} outside the layer that owns it" if name else "its weight is computed, not stored"
+
+
+def leave_frozen(tracker: LabelTracker, kind: LayerKind, weight: Tensor, channels: int) -> None:
+    """Record a layer whose weight can't be followed, so that its output channels are among the frozen ones, with the reason."""
+    outputs = tracker.atoms.new(channels)
+    tracker.atoms.freeze(outputs, f"{tracker.where}: {_outside(tracker, weight)}")
+    tracker.record(kind, outputs[:0], outputs, 0.0, 1, -1)
 
 
 def output_atoms(tracker: LabelTracker, weight: Tensor, dim: int, count: int) -> Tensor:

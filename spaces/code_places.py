@@ -1,0 +1,73 @@
+"""Places in a person's code: the module, the line and its text behind an operator or an error."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import torch
+from torch import nn
+
+_OURS = Path(__file__).resolve().parent.parent
+_SKIPPED = tuple(
+    str(folder) + "/" for folder in (Path(torch.__file__).parent, *(_OURS / p for p in ("spaces", "evaluators", "search")))
+)
+_OWN_NETWORKS = str(_OURS / "spaces" / "networks.py")
+_LONGEST = 100
+
+
+def running_place() -> str:
+    """Return the line of the network's code that is running: "`x.view(-1, 8)` in net.py:41"; empty where there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if _is_persons(frame.f_code.co_filename):
+            return _told(frame.f_code.co_filename, frame.f_lineno) if _in_module(frame) else ""
+        frame = frame.f_back
+    return ""
+
+
+def failed_place(error: BaseException, model: nn.Module) -> tuple[str, str]:
+    """Return where ``error`` was raised: the name of the innermost module of ``model``, and the line of the network's code.
+
+    Either is empty where the traceback does not tell.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    module = line = ""
+    for frame, number in _walked(error.__traceback__):
+        running = frame.f_locals.get("self")
+        if id(running) in names:
+            module = names[id(running)]
+            if _is_persons(frame.f_code.co_filename):
+                line = _told(frame.f_code.co_filename, number)
+        elif line and _is_persons(frame.f_code.co_filename):
+            line = _told(frame.f_code.co_filename, number)
+    return module, line
+
+
+def _walked(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
+    while traceback is not None:
+        yield traceback.tb_frame, traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
+def _in_module(frame: FrameType | None) -> bool:
+    """Return True if ``frame`` is called, at any depth, by the call of a module."""
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), nn.Module):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_persons(file: str) -> bool:
+    return file == _OWN_NETWORKS or not file.startswith((*_SKIPPED, "<frozen"))
+
+
+def _told(file: str, line: int) -> str:
+    text = linecache.getline(file, line).strip()
+    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+    place = f"{Path(file).name}:{line}"
+    return f"`{text}` in {place}" if text else place

@@ -1,0 +1,52 @@
+"""Plain networks: a given network without the wrappers of training and compilation, and with its computed weights stored."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from spaces.cloning import clone, is_compiled
+from spaces.computed_weights import computed_weights
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+
+
+def plain_network(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    """Return a clone of ``model`` that holds layers and weights only, and a remark on each change; ``model`` stays as it is.
+
+    DataParallel, DistributedDataParallel and AveragedModel are taken off, and what ``torch.compile`` made is the network that
+    it was made of. Weights that a parametrization, weight_norm, spectral_norm or a mask of ``torch.nn.utils.prune`` computes
+    become parameters.
+    """
+    notes = []
+    inside = _unwrapped(model)
+    if inside is not model or any(is_compiled(module) for module in model.modules()):
+        kinds = dict.fromkeys(type(module).__name__ for module in model.modules() if _wraps(module))
+        notes.append(f"the network inside {', '.join(kinds)} is used; wrap or compile the result again")
+    plain = clone(inside)
+    for module in list(plain.modules()):
+        for name, child in module.named_children():
+            if _unwrapped(child) is not child:
+                setattr(module, name, _unwrapped(child))
+    folded: dict[str, list[str]] = {}
+    for name, module in plain.named_modules():
+        for weight in computed_weights(module):
+            weight.fold(module)
+            folded.setdefault(weight.origin, []).append(f"{name}.{weight.tensor}".lstrip("."))
+    for origin, names in folded.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        notes.append(
+            f"{', '.join(names[:3])}{more}: what {origin} computes was folded into a plain parameter, which training is free "
+            "to change"
+        )
+    return plain, notes
+
+
+def _wraps(module: nn.Module) -> bool:
+    return isinstance(module, _WRAPPERS) or is_compiled(module)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    while _wraps(module):
+        module = module.get_submodule("module" if isinstance(module, _WRAPPERS) else "_orig_mod")
+    return module

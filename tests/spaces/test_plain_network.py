@@ -1,0 +1,104 @@
+"""Wrappers are taken off and computed weights stored, in a clone; spaces name what was not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.optim.swa_utils import AveragedModel
+
+from spaces.channel_mask import ChannelMask
+from spaces.channels.groups import find_groups
+from spaces.errors import UnsupportedModelError
+from spaces.plain_network import plain_network
+
+INPUTS = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def network(change: Callable[[nn.Module], nn.Module] = lambda layer: layer) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [change(nn.Conv2d(3, 8, 3)), nn.ReLU(), change(nn.Conv2d(8, 6, 3)), nn.Flatten(), nn.Linear(6 * 16, 5)]
+    return nn.Sequential(*layers).eval()
+
+
+def masked(layer: nn.Module) -> nn.Module:
+    prune.l1_unstructured(layer, "weight", 0.5)
+    return layer
+
+
+COMPUTED: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
+    "parametrized weight norm": (parametrizations.weight_norm, "the parametrization WeightNorm.*remove_parametrizations"),
+    "parametrized spectral norm": (parametrizations.spectral_norm, "the parametrization SpectralNorm.*remove_parametrizations"),
+    "spectral norm": (spectral_norm, "spectral_norm.*remove_spectral_norm"),
+    "mask": (masked, r"a mask of torch\.nn\.utils\.prune.*prune\.remove"),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_computed_weights_are_stored_in_a_clone(name: str) -> None:
+    change, words = COMPUTED[name]
+    model = network(change)
+    model(INPUTS).sum().backward()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    plain, (note,) = plain_network(model)
+    assert "0.weight, 2.weight: what" in note
+    torch.testing.assert_close(plain(INPUTS), model(INPUTS))
+    assert {key for key, _ in plain.named_parameters()} == {key for key, _ in network().named_parameters()}
+    assert ChannelMask(plain, INPUTS).groups.groups
+    assert model.state_dict().keys() == before.keys()
+    with pytest.raises(UnsupportedModelError, match=f"0: its weight is computed by {words}"):
+        ChannelMask(model, INPUTS)
+
+
+def test_the_old_weight_norm_is_folded_after_a_step_of_training() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = network(weight_norm)
+    model(INPUTS).sum().backward()
+    plain, notes = plain_network(model)
+    assert "weight_norm" in notes[0]
+    torch.testing.assert_close(plain(INPUTS), model(INPUTS))
+    assert "0.weight_g" in model.state_dict()
+
+
+WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "DataParallel": nn.DataParallel,
+    "AveragedModel": AveragedModel,
+    "OptimizedModule": lambda model: torch.compile(model, backend="eager"),
+    "part": lambda model: nn.Sequential(torch.compile(model[:3], backend="eager"), nn.DataParallel(model[3:])),
+    "twice": lambda model: torch.compile(nn.DataParallel(model), backend="eager"),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrappers_are_taken_off(name: str) -> None:
+    inside = network()
+    plain, (note,) = plain_network(WRAPPED[name](inside))
+    assert "is used; wrap or compile the result again" in note
+    torch.testing.assert_close(plain(INPUTS), inside(INPUTS))
+    assert not {type(module).__name__ for module in plain.modules()} & {"DataParallel", "AveragedModel", "OptimizedModule"}
+    assert not {id(tensor) for tensor in plain.parameters()} & {id(tensor) for tensor in inside.parameters()}
+    assert [group.size for group in ChannelMask(plain, INPUTS).groups.groups] == [8, 6]
+
+
+def test_a_plain_network_stays_as_it_is() -> None:
+    plain, notes = plain_network(network())
+    assert not notes
+    assert list(plain.state_dict()) == list(network().state_dict())
+
+
+def test_frozen_groups_name_layers_that_cannot_be_followed() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(self.second(self.first(x)), self.first.weight)
+
+    reasons = {group.name: group.reason for group in find_groups(Shared(), torch.randn(1, 4)).frozen}
+    assert reasons["second"] == "the network itself: uses the weight first.weight outside the layer that owns it"
