@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from evaluators.cost import count_costs
 from evaluators.latency.backends.base import find_backend
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.settings import NamedData, TaskSettings, build_task
 from evaluators.testing import check_backend, check_evaluator
+from search.cli import app
 from search.executors.base import Executor, Workload
 from search.executors.testing import check_executor
 from spaces.registry import plug_ins
@@ -129,11 +131,13 @@ def command(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(whole, env=environment, cwd=site, capture_output=True, text=True, check=False)
 
 
-def test_they_are_listed(site: Path) -> None:
-    listed = command(site, "list").stdout
+@pytest.mark.usefixtures("installed")
+def test_they_are_listed() -> None:
+    listed = CliRunner().invoke(app, ["list"]).output
     for group in ("spaces", "sparsifiers", "evaluators", "data_sets", "algorithms", "executors", "stages"):
         assert ENTRY_POINTS[group].partition(" ")[0] in listed
-    assert "Largest absolute value that a weight may keep" in re.sub(r"[\s│|]+", " ", command(site, "list", "clamp").stdout)
+    described = CliRunner().invoke(app, ["list", "clamp"]).output
+    assert "Largest absolute value that a weight may keep" in re.sub(r"[\s│|]+", " ", described)
 
 
 def test_a_pipeline_of_all_of_them_runs_to_its_report(site: Path, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_searches_seek_the_latency_of_the_table_and_the_report_measures_it(tmp_p
     assert "<h2>Latency</h2>" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("exact")
 def test_a_run_that_goes_on_knows_the_table_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = ran(tmp_path, config("random", "table"))

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.tiny_pipeline import command, finish, kill_when, read_report, start, timeless, write_config
+from search.config import load
+from search.pipeline.rehearsal import rehearse
+from spaces.errors import SecateursError
+from tests.integration.tiny_pipeline import finish, kill_when, read_report, start, timeless, write_config
 
 CONFIG = """\
 name: bits
@@ -84,7 +87,5 @@ def test_killed_it_goes_on_to_the_same_end(whole, tmp_path, after):
 
 def test_an_algorithm_that_lacks_omega_says_what_to_add(tmp_path):
     text = CONFIG.replace("{omega: {sensitivity: adam, samples: 32}}, ", "")
-    ended = command(write_config(tmp_path, text), tmp_path / "runs")
-    assert ended.returncode == 2
-    assert "expected `omega` in search.evaluate" in ended.stderr + ended.stdout
-    assert "Traceback" not in ended.stderr
+    with pytest.raises(SecateursError, match=r"expected `omega` in search\.evaluate"):
+        list(rehearse(load(write_config(tmp_path, text))))
