@@ -26,6 +26,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides by dotted path: stages.search.algorithm.generations=3"),
 ]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PACKAGE.MODULE", help="Code that a run folder of somebody else may run; may be repeated."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, such as runs/NAME.")]
 
 
@@ -35,9 +39,10 @@ def run(
     overrides: Overrides = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Run with so many seeds; the report has mean and spread.")] = 1,
+    trust: Trust = None,
 ) -> None:
     """Run a pipeline, or go on with one that was stopped."""
-    loaded = _load(config, overrides)
+    loaded = _load(config, overrides, trust)
     from search.output.endings import MISTAKE, UnexpectedError
     from search.pipeline.repeat import repeat
     from search.report.summary import show_summary
@@ -65,11 +70,12 @@ def check(
     config: ConfigFile,
     overrides: Overrides = None,
     model: Annotated[bool, typer.Option("--model/--no-model", help="Also build the model and look at the data.")] = True,
+    trust: Trust = None,
 ) -> None:
     """Validate a configuration, and show every error at once with its place in the file."""
     from search.config.extras import require_extras
 
-    loaded = _load(config, overrides)
+    loaded = _load(config, overrides, trust)
     typer.echo(f"{config}: {len(loaded.stages)} stages: {', '.join(stage.name for stage in loaded.stages)}")
     require_extras(loaded.canonical())
     if model:
@@ -85,9 +91,10 @@ def inspect(
     config: ConfigFile,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust: Trust = None,
 ) -> None:
     """Show the model's channel groups, what is frozen and why, and what the model costs."""
-    loaded = _load(config, overrides)
+    loaded = _load(config, overrides, trust)
     from search.pipeline.inspection import examine, show
 
     found = examine(loaded)
@@ -98,10 +105,11 @@ def inspect(
 
 
 @app.command()
-def report(folder: RunFolder) -> None:
-    """Write report.html and the figures anew from the run's stored report.json."""
+def report(folder: RunFolder, trust: Trust = None) -> None:
+    """Write report.html and the figures anew from the run's stored report.json; nothing of the folder is run."""
     from search.report.page import render
 
+    _check_trust(trust)
     typer.echo(f"report: {render(folder)}")
 
 
@@ -116,10 +124,12 @@ def dashboard(
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Name under which browsers may call it, beside localhost.")
     ] = None,
+    trust: Trust = None,
 ) -> None:
-    """Open the Optuna dashboard on a run's studies."""
+    """Open the Optuna dashboard on a run's studies; nothing of the folder is run."""
     from search.study.dashboard import serve
 
+    _check_trust(trust)
     try:
         ask = typer.confirm if sys.stdin.isatty() else None
         serve(folder, host, port, announce=typer.echo, storage=storage, allow_hosts=allow_host or (), ask=ask)
@@ -194,11 +204,21 @@ def _value(text: str) -> tuple[str, Any]:
     raise typer.BadParameter(f"expected NAME=VALUE, VALUE being a number, true, false or a JSON list, got {text!r}")
 
 
-def _load(path: Path, overrides: list[str] | None) -> Config:
+def _load(path: Path, overrides: list[str] | None, trust: list[str] | None) -> Config:
     _find_own_modules()
     from search.config.loading import load
+    from search.trust.foreign_config import permitted
 
-    return load(path, overrides or [])
+    with permitted(path, overrides or [], trust or []):
+        return load(path, overrides or [])
+
+
+def _check_trust(trust: list[str] | None) -> None:
+    """Refuse what is no dotted path; the commands that run nothing need no trust, and take the option as the others do."""
+    if trust:
+        from search.trust.factories import trusted_packages
+
+        trusted_packages(trust)
 
 
 def _wide_console() -> Console:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -47,7 +49,7 @@ def resolve(path: str) -> Any:
                 f"{path!r}: there is no module {error.name!r}; is it installed, or is its folder on PYTHONPATH?"
             ) from None
         raise UnknownNameError(f"{path!r}: importing {module_name} failed: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UnknownNameError(f"{path!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
         try:
@@ -56,6 +58,35 @@ def resolve(path: str) -> Any:
             public = [name for name in vars(found) if not name.startswith("_")]
             raise UnknownNameError(f"{path!r}: {module_name} has no {part!r}; {suggestion(part, public)}") from None
     return found
+
+
+_check: ContextVar[Callable[[str], None] | None] = ContextVar("check", default=None)
+
+
+@contextmanager
+def names_checked(check: Callable[[str], None]) -> Iterator[None]:
+    """Have ``check`` called with every import path that :func:`resolve_named` is asked for inside, before the import.
+
+    Args:
+        check: Raises an error that tells why the path must not be imported.
+    """
+    token = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(token)
+
+
+def resolve_named(path: str) -> Any:
+    """Return the object at an import path that stands in a configuration; :func:`resolve` is for the project's own paths.
+
+    Raises:
+        UnknownNameError: The module or the name does not exist.
+    """
+    check = _check.get()
+    if check is not None:
+        check(path)
+    return resolve(path)
 
 
 @cache

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.errors import SecateursError
-from spaces.registry import resolve
+from spaces.registry import resolve_named
 
 
 class ModelFactoryError(SecateursError):
@@ -58,14 +58,14 @@ def build_model(settings: ModelSettings) -> nn.Module:
         UnknownNameError: The import path leads nowhere.
         ModelFactoryError: The factory fails, or returns something else.
     """
-    factory = resolve(settings.factory)
+    factory = resolve_named(settings.factory)
     if not callable(factory):
         raise ModelFactoryError(f"model.factory {settings.factory}: expected a callable, got a {type(factory).__name__}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.init_seed)
         try:
             model = factory(**settings.arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelFactoryError(
                 f"model.factory {settings.factory} called with {dict(settings.arguments)} failed: "
                 f"{type(error).__name__}: {error}; check model.arguments"

@@ -12,7 +12,7 @@ from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSettings
 from evaluators.tasks.model_factory import ModelSettings
 from spaces.errors import SecateursError
-from spaces.registry import lookup, resolve
+from spaces.registry import lookup, resolve_named
 
 
 class TaskClassError(SecateursError):
@@ -66,14 +66,14 @@ def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
         return settings
     if isinstance(settings, TaskSettings):
         return Classification(settings.model, lookup(DATASETS, settings.data.name, "data set")(settings.data.settings))
-    found = resolve(settings.path)
+    found = resolve_named(settings.path)
     if not is_task_class(found):
         raise TaskClassError(f"task.class {settings.path}: expected a subclass of evaluators.task.Task, got {found!r}")
     try:
         task: Task = found(**settings.arguments)
     except SecateursError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskClassError(
             f"task.class {settings.path} called with {dict(settings.arguments)} failed: {type(error).__name__}: {error}"
             "; check task.arguments, and that every abstract method is there"

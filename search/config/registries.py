@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from search.config.block import Block, Limit, parse_limit
 from spaces.errors import SecateursError
-from spaces.registry import lookup, members, resolve
+from spaces.registry import lookup, members, resolve_named
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -42,7 +42,7 @@ class Registered:
             UnknownNameError: There is none.
         """
         if "." in name or ":" in name:
-            return resolve(name)
+            return resolve_named(name)
         return lookup(getattr(import_module(self.module), self.registry), name, self.kind)
 
     def parse(self, value: object) -> Block:

@@ -12,7 +12,7 @@ from search.config.document import Document, Fault, Path
 from search.config.registries import DATASET
 from search.config.schema import validate
 from spaces.errors import SecateursError
-from spaces.registry import resolve, suggestion
+from spaces.registry import resolve_named, suggestion
 
 if TYPE_CHECKING:
     from evaluators.tasks.settings import OwnTaskSettings, TaskSettings
@@ -64,7 +64,7 @@ def _check_callable(
     document: Document, name: str, path: Path, arguments: Mapping[str, Any], arguments_path: Path
 ) -> list[Fault]:
     try:
-        found = resolve(name)
+        found = resolve_named(name)
     except SecateursError as error:
         return [document.fault(path, str(error))]
     if not callable(found):
@@ -93,7 +93,7 @@ def _own(document: Document, value: Mapping[str, Any]) -> tuple[OwnTaskSettings 
         return None, [document.fault(("task", "arguments"), f"expected a mapping of keyword arguments, got {arguments!r}")]
     faults = _check_callable(document, name, path, arguments, ("task", "arguments"))
     if not faults:
-        found = resolve(name)
+        found = resolve_named(name)
         if not is_task_class(found):
             faults = [document.fault(path, f"{name}: expected a subclass of evaluators.task.Task, got {found!r}")]
     return (None if faults else OwnTaskSettings(name, dict(arguments))), faults

@@ -35,6 +35,7 @@ from search.run.steps import StageStep, key_of
 from search.stages.base import PlacedStage, placed_stages
 from search.study.storage import open_storage
 from search.trust.canonical import canonical_origin
+from search.trust.known_code import remember_code
 
 if TYPE_CHECKING:
     from search.run.run_storage import RunStorage
@@ -62,6 +63,7 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
                     log.write(line)
         with system_errors(folder), RunFolder(folder) as run_folder:
             changes = run_folder.adopt(config.canonical(), start.task.fingerprint)
+            remember_code(run_folder.run_id, config.canonical())
             with Log(folder / "log.txt", console) as log:
                 warn = partial(log.write, level=logging.WARNING)
                 log.write(f"{'going on with' if run_folder.resumed else 'starting'} run {config.name} in {folder}")

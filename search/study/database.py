@@ -169,11 +169,12 @@ def probe(url: StorageUrl) -> str:
 
     def answer(text: str, kwargs: dict[str, Any]) -> None:
         engine = create_engine(text, **kwargs)
-        # Connecting would make the file.
-        if engine.dialect.name != "sqlite":
-            with engine.connect():
-                pass
-        engine.dispose()
+        try:
+            # Connecting would make the file.
+            if engine.dialect.name != "sqlite" or Path(engine.url.database or "").exists():
+                inspect(engine).get_table_names()
+        finally:
+            engine.dispose()
 
     open_database(url, answer)
     return str(url)

@@ -17,6 +17,11 @@ class UntrustedError(ExportError):
     """
 
     def __init__(self, name: str, reason: str, trust_helps: bool = True) -> None:
-        package = name.partition(":")[0] if ":" in name else name.rpartition(".")[0] or name
+        package = package_of(name)
         trust = f"if you know and trust its code, pass trust=[{package!r}] (--trust {package}); or " if trust_helps else ""
         super().__init__(f"the network comes from {name}: {reason}; {trust}{FACTORY_REMEDY}")
+
+
+def package_of(name: str) -> str:
+    """Return the module that an import path leads into: what is to be trusted for it to be imported."""
+    return name.partition(":")[0] if ":" in name else name.rpartition(".")[0] or name

@@ -58,7 +58,7 @@ def admit(origin: Any, folder: Path, trust: Sequence[str] | str = ()) -> Factory
         name = _import_path(model.get("factory"), "task.model.factory")
         arguments = _arguments(model.get("arguments"), "task.model.arguments")
         seed = _seed(model.get("init_seed", 0))
-        if _covers(packages, name):
+        if covers(packages, name):
             return Factory(name, _seeded(partial(_call, name, packages, arguments, name), seed), False)
         for entry in LISTS.values():
             build = resolve(entry)().find(name, arguments, folder)
@@ -67,7 +67,7 @@ def admit(origin: Any, folder: Path, trust: Sequence[str] | str = ()) -> Factory
         raise UntrustedError(name, "it is on no list of networks that may be built from a run folder")
     name = present_path(_import_path(origin.get("class"), "task.class"))
     arguments = _arguments(origin.get("arguments"), "task.arguments")
-    if not _covers(packages, name):
+    if not covers(packages, name):
         raise UntrustedError(name, why_not(name), name not in MADE_FROM_OBJECTS)
     return Factory(name, partial(_call_task, name, packages, arguments), False)
 
@@ -85,7 +85,7 @@ def trusted_packages(trust: Sequence[str] | str) -> tuple[str, ...]:
     return packages
 
 
-def _covers(packages: Sequence[str], path: str) -> bool:
+def covers(packages: Sequence[str], path: str) -> bool:
     """Return True if ``path`` is one of ``packages`` or lies in one, by whole components: ``pack`` is not ``package``."""
     dotted = path.replace(":", ".")
     return any(dotted == package or dotted.startswith(f"{package}.") for package in packages)
@@ -111,21 +111,24 @@ def _seed(value: Any) -> int:
     return value
 
 
-def _trusted(name: str, packages: Sequence[str]) -> Any:
+def trusted_object(name: str, packages: Sequence[str]) -> Any:
     """Return what stands at a trusted import path, if it was defined inside what is trusted.
 
     A trusted module imports others (``os``): what it only has from them is not trusted with it.
+
+    Raises:
+        UntrustedError: It was defined elsewhere.
     """
     found = resolve(name)
     module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
     defined = path_of(found) or path_of(type(found))
-    if isinstance(found, ModuleType) or not _covers(packages, defined):
+    if isinstance(found, ModuleType) or not covers(packages, defined):
         raise UntrustedError(defined or name, f"{module} only has {attribute} from elsewhere")
     return found
 
 
 def _call(name: str, packages: Sequence[str], arguments: Mapping[str, Any], shown_name: str) -> nn.Module:
-    factory = _trusted(name, packages)
+    factory = trusted_object(name, packages)
     try:
         model = factory(**arguments)
     except SecateursError:
@@ -138,7 +141,7 @@ def _call(name: str, packages: Sequence[str], arguments: Mapping[str, Any], show
 def _call_task(name: str, packages: Sequence[str], arguments: Mapping[str, Any]) -> nn.Module:
     from evaluators.task import Task, is_task_class
 
-    made = _trusted(name, packages)
+    made = trusted_object(name, packages)
     if not is_task_class(made):
         raise FileError(f"{name}: expected a subclass of evaluators.task.Task, got {shown(made)}")
     try:

@@ -19,7 +19,7 @@ from spaces.errors import SecateursError
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
 from spaces.quantization.record import is_quantized, pack_weights
-from spaces.registry import lookup, resolve
+from spaces.registry import lookup, resolve_named
 
 DeviceName = Literal["cpu", "cuda"]
 
@@ -106,7 +106,7 @@ def find_backend(name: str) -> Backend:
     Raises:
         UnknownNameError: ``name`` is neither; the message names the nearest backend and the list.
     """
-    kind: type[Backend] = resolve(name) if "." in name or ":" in name else lookup(BACKENDS, name, "backend")
+    kind: type[Backend] = resolve_named(name) if "." in name or ":" in name else lookup(BACKENDS, name, "backend")
     return kind()
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from evaluators.task import Task
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSettings
-from evaluators.tasks.model_factory import ModelFactoryError, ModelSettings, WeightsError
+from evaluators.tasks.model_factory import ModelFactoryError, ModelSettings, WeightsError, build_model
 from evaluators.tasks.settings import NamedData, OwnTaskSettings, TaskClassError, TaskSettings, build_task
 from evaluators.tasks.small_images import CIFAR100, Digits, DigitsSettings
 from spaces.errors import UnsupportedModelError
@@ -133,6 +133,8 @@ def test_factory_errors_are_named():
         Classification(
             ModelSettings("tests.evaluators.tasks.test_classification.not_a_network"), Digits(DigitsSettings())
         ).build()
+    with pytest.raises(ModelFactoryError, match=r"sys.exit called with \{\} failed: SystemExit"):
+        build_model(ModelSettings("sys.exit"))
     with pytest.raises(ModelFactoryError, match="expected a callable, got a str"):
         task("tests.evaluators.tasks.test_classification.FACTORY").build()
 

@@ -275,6 +275,14 @@ def test_an_unusable_url_is_explained(url: str, message: str) -> None:
     assert "hidden" not in str(caught.value)
 
 
+def test_a_file_that_is_no_database_is_noticed_before_the_run_and_none_is_made(tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_text("no database " * 100)
+    with pytest.raises(StorageError, match="file is not a database"):
+        probe(StorageUrl(f"sqlite:///{tmp_path / 'a.db'}"))
+    probe(StorageUrl(f"sqlite:///{tmp_path / 'b.db'}"))
+    assert not (tmp_path / "b.db").exists()
+
+
 def test_sqlite_can_be_read_while_it_is_written(sqlite: Open) -> None:
     study = study_of(sqlite())
     reader = optuna.storages.RDBStorage(sqlite().url)
