@@ -37,7 +37,8 @@ from evaluators.tasks.small_images import FashionMNIST
 from evaluators.training.loop import train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
-from search.output.atomic import write_json, write_tensors
+from search.output.atomic import write_json
+from spaces.files.tensor_file import write_tensors
 
 CPU = torch.device("cpu")
 Numbers = dict[str, Any]

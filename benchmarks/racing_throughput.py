@@ -36,13 +36,13 @@ from search.algorithms.genetic import GeneticAlgorithm
 from search.algorithms.genetics.racing import RacingSettings
 from search.algorithms.genetics.settings import GeneticSettings
 from search.executors.trial_evaluator import TrialEvaluator
-from search.output.atomic import write_tensors
 from search.stages.search.space import CALIBRATION_SAMPLES
 from search.study.pareto import best
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Trial
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask
+from spaces.files.tensor_file import write_tensors
 from spaces.importance import criterion as importance
 
 CPU = torch.device("cpu")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spaces.errors import SecateursError
+from spaces.files.reading import shown
 
 
 class RecordError(SecateursError):
@@ -24,7 +25,7 @@ def entries(record: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any
     """
     found = record.get(key)
     if not isinstance(found, Mapping):
-        raise RecordError(f"{where}: {key}: expected an object, got {_shown(found)}")
+        raise RecordError(f"{where}: {key}: expected an object, got {shown(found)}")
     return found
 
 
@@ -36,7 +37,7 @@ def items(record: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
     """
     found = record.get(key)
     if not isinstance(found, list | tuple):
-        raise RecordError(f"{where}: {key}: expected a list, got {_shown(found)}")
+        raise RecordError(f"{where}: {key}: expected a list, got {shown(found)}")
     return found
 
 
@@ -47,7 +48,7 @@ def integer(value: Any, low: int, high: int, where: str) -> int:
         RecordError: It is something else; the message begins with ``where``.
     """
     if type(value) is not int or not low <= value <= high:
-        raise RecordError(f"{where}: expected an integer from {low} to {high}, got {_shown(value)}")
+        raise RecordError(f"{where}: expected an integer from {low} to {high}, got {shown(value)}")
     return value
 
 
@@ -58,7 +59,7 @@ def flag(value: Any, where: str) -> bool:
         RecordError: It is something else; the message begins with ``where``.
     """
     if not isinstance(value, bool):
-        raise RecordError(f"{where}: expected true or false, got {_shown(value)}")
+        raise RecordError(f"{where}: expected true or false, got {shown(value)}")
     return value
 
 
@@ -69,7 +70,18 @@ def number(value: Any, where: str) -> float:
         RecordError: It is something else; the message begins with ``where``.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RecordError(f"{where}: expected a finite number, got {_shown(value)}")
+        raise RecordError(f"{where}: expected a finite number, got {shown(value)}")
+    return float(value)
+
+
+def amount(value: Any, where: str) -> float:
+    """Return a finite number of at least 0.
+
+    Raises:
+        RecordError: It is something else; the message begins with ``where``.
+    """
+    if number(value, where) < 0.0:
+        raise RecordError(f"{where}: expected a number of at least 0, got {shown(value)}")
     return float(value)
 
 
@@ -80,7 +92,7 @@ def name(value: Any, where: str) -> str:
         RecordError: It is something else; the message begins with ``where``.
     """
     if not isinstance(value, str) or not value.isidentifier() or keyword.iskeyword(value) or len(value) > 500:
-        raise RecordError(f"{where}: expected a plain name, got {_shown(value)}")
+        raise RecordError(f"{where}: expected a plain name, got {shown(value)}")
     return value
 
 
@@ -91,7 +103,7 @@ def one_of(value: Any, known: Mapping[str, Any], where: str) -> str:
         RecordError: It has no such name; the message begins with ``where``.
     """
     if not isinstance(value, str) or value not in known:
-        raise RecordError(f"{where}: the network has no {_shown(value)}; was its factory changed since the run?")
+        raise RecordError(f"{where}: the network has no {shown(value)}; was its factory changed since the run?")
     return value
 
 
@@ -103,12 +115,7 @@ def indices(values: Any, size: int, where: str) -> np.ndarray:
     """
     found = np.asarray(values) if isinstance(values, list | tuple | np.ndarray) and len(values) <= size else np.asarray(None)
     if found.ndim != 1 or not len(found) or found.dtype.kind != "i" or found[0] < 0 or found[-1] >= size:
-        raise RecordError(f"{where}: expected 1 to {size} indices from 0 to {size - 1}, got {_shown(values)}")
+        raise RecordError(f"{where}: expected 1 to {size} indices from 0 to {size - 1}, got {shown(values)}")
     if len(found) > 1 and not bool((np.diff(found) > 0).all()):
-        raise RecordError(f"{where}: expected increasing indices, got {_shown(values)}")
+        raise RecordError(f"{where}: expected increasing indices, got {shown(values)}")
     return found.astype(np.int64)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

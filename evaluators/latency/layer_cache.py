@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from evaluators.latency.backends.base import Conditions, find_backend
-from spaces.files import read_json_or_none, replace_file
+from spaces.files.json_file import mapping, read_record, write_record
+from spaces.files.reading import FileError, shown
+from spaces.records import RecordError, amount
 
 VARIABLE = "SECATEURS_CACHE"
+_LOGGER = logging.getLogger("search")
 
 
 class LayerCache:
     """Milliseconds by :attr:`.LayerRequest.key`, for one machine, backend and number of threads."""
 
-    def __init__(self, folder: str | None, machine: str, conditions: Conditions) -> None:
+    def __init__(
+        self, folder: str | None, machine: str, conditions: Conditions, tell: Callable[[str], object] = _LOGGER.warning
+    ) -> None:
         """Read the file of the machine and the conditions, if there is one.
 
         Args:
             folder: Folder of the file; None for the one that ``SECATEURS_CACHE`` names, else ``~/.cache/secateurs``.
             machine: Name of the processor or GPU.
             conditions: Conditions of the measurement; the number of runs does not matter.
+            tell: Takes a line about a damaged file.
         """
         where = folder or os.environ.get(VARIABLE) or str(Path.home() / ".cache" / "secateurs")
         self._header = {
@@ -35,6 +42,7 @@ class LayerCache:
         }
         name = hashlib.sha256(json.dumps(self._header, sort_keys=True).encode()).hexdigest()[:12]
         self.path = Path(where).expanduser() / f"latency-{name}.json"
+        self._tell = tell
         self._found = self._read()
 
     def get(self, key: str) -> float | None:
@@ -52,12 +60,15 @@ class LayerCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):
             self._found = {**self._found, **self._read(), **found}
-            content = {**self._header, "milliseconds": self._found}
-            replace_file(self.path, json.dumps(content, indent=0, sort_keys=True).encode())
+            write_record(self.path, {**self._header, "milliseconds": dict(sorted(self._found.items()))})
 
     def _read(self) -> dict[str, float]:
-        # A file that is missing or damaged costs only the time to measure again.
-        content = read_json_or_none(self.path)
-        found = content.get("milliseconds") if isinstance(content, dict) else None
-        entries = found.items() if isinstance(found, dict) else ()
-        return {str(key): float(value) for key, value in entries if isinstance(value, int | float)}
+        try:
+            content = read_record(self.path)
+            found = mapping(content.get("milliseconds"), f"{self.path}: milliseconds")
+            return {key: amount(value, f"{self.path}: milliseconds: {shown(key)}") for key, value in found.items()}
+        except FileNotFoundError:
+            return {}
+        except (FileError, RecordError) as error:
+            self._tell(f"{error}: its latencies are measured again")
+            return {}

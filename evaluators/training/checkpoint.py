@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from spaces.errors import SecateursError
-from spaces.files import replace_file
+from spaces.files.atomic import replace_file
+from spaces.files.reading import FileError, opened
+from spaces.files.tensor_file import pack_tensors, unpack_tensors
 
 JSON = Any
+Read = TypeVar("Read")
 
 
 class CheckpointError(SecateursError):
@@ -37,49 +38,71 @@ class Checkpoint(Protocol):
 
 
 def pack_checkpoint(tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> bytes:
-    """Return a safetensors file of ``tensors``, with ``data`` in its metadata."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return safetensors.torch.save(plain, metadata={"data": json.dumps(dict(data))})
+    """Return a safetensors file of ``tensors``, with ``data`` and a digest in its metadata."""
+    return pack_tensors(tensors, data)
 
 
 def unpack_checkpoint(content: bytes) -> tuple[dict[str, Tensor], dict[str, JSON]]:
     """Return the tensors and the data of a file of :func:`pack_checkpoint`.
 
     Raises:
-        CheckpointError: ``content`` is no such file, or is truncated.
+        CheckpointError: ``content`` is no such file, or is damaged.
     """
     try:
-        tensors = safetensors.torch.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return tensors, json.loads(header["__metadata__"]["data"])
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        return unpack_tensors(content, "the file")
+    except FileError as error:
         raise CheckpointError(f"this is not a readable training checkpoint ({error})") from error
 
 
 class FileCheckpoint:
     """A checkpoint in one safetensors file, the JSON data in its metadata.
 
-    A kill at any moment leaves the last complete file in place.
+    A kill at any moment leaves the last complete file in place. A damaged file counts as none.
+
+    Args:
+        path: The file.
+        tell: Takes a line about a damaged file; without it, one is an error.
     """
 
     on_disk = True
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], tell: Callable[[str], None] | None = None) -> None:
         """Keep the path; nothing is read or written before :meth:`load` or :meth:`save`."""
         self.path = Path(path)
+        self._tell = tell
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, JSON]] | None:
         """Return the tensors and the data of the file, or None if there is no file.
 
         Raises:
-            CheckpointError: The file is not a checkpoint.
+            CheckpointError: The file is damaged, and there is nobody to tell.
         """
-        if not self.path.exists():
-            return None
+        return self._read(unpack_checkpoint)
+
+    def packed(self) -> bytes | None:
+        """Return the bytes of the file, or None if there is no file.
+
+        Raises:
+            CheckpointError: The file is damaged, and there is nobody to tell.
+        """
+
+        def whole(content: bytes) -> bytes:
+            unpack_checkpoint(content)
+            return content
+
+        return self._read(whole)
+
+    def _read(self, take: Callable[[bytes], Read]) -> Read | None:
         try:
-            return unpack_checkpoint(self.path.read_bytes())
+            with opened(self.path) as file:
+                return take(file.read())
+        except FileNotFoundError:
+            return None
         except CheckpointError as error:
-            raise CheckpointError(f"{self.path}: {error}; remove it to train from the start") from error
+            if self._tell is None:
+                raise CheckpointError(f"{self.path}: {error}; remove it to train from the start") from error
+            self._tell(f"{self.path}: {error}")
+            return None
 
     def save(self, tensors: Mapping[str, Tensor], data: Mapping[str, JSON]) -> None:
         """Write a new file and replace the old one by it."""

@@ -134,8 +134,8 @@ class RayExecutor(Executor[RaySettings]):
         """Return the saved trainings of the jobs, packed, by job number."""
         if self._workload.checkpoints is None:
             return {}
-        paths = {job.number: self._workload.checkpoints.of(job.proposal).path for job in jobs}
-        return {number: path.read_bytes() for number, path in paths.items() if path.exists()}
+        found = {job.number: self._workload.checkpoints.of(job.proposal).packed() for job in jobs}
+        return {number: content for number, content in found.items() if content is not None}
 
     def _starts(self, jobs: list[Job]) -> dict[int, EndState]:
         """Return the end states that the jobs' trainings start from, by job number; only jobs with a warm start have one."""

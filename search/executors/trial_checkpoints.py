@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from evaluators.training.checkpoint import Checkpoint, FileCheckpoint, unpack_checkpoint
+from search.output.log_records import PACKAGE
+from search.run.record_file import Tell
 from search.study.trial import Proposal, Trial
 from spaces.errors import SecateursError
 
@@ -43,35 +45,50 @@ class TrialCheckpoints:
 
     Attributes:
         folder: Where the files are; made when the first is written.
+        tell: Takes a line about a damaged file.
+        remake: Trains a recorded trial again, so that its end state is there; None where nothing can.
     """
 
     folder: Path
+    tell: Tell = PACKAGE.warning
+    remake: Callable[[int], None] | None = None
 
     def of(self, proposal: Proposal) -> FileCheckpoint:
-        """Return the checkpoint of a proposal that is not recorded yet."""
+        """Return the checkpoint of a proposal that is not recorded yet; a damaged one is told, and trained anew."""
         start = "" if proposal.warm_start is None else f"-{proposal.warm_start}"
-        return FileCheckpoint(self.folder / f"{proposal.candidate.fingerprint}-{proposal.fidelity:g}{start}.safetensors")
+        name = f"{proposal.candidate.fingerprint}-{proposal.fidelity:g}{start}.safetensors"
+        return FileCheckpoint(self.folder / name, self._again)
 
     def start(self, proposal: Proposal) -> EndState | None:
         """Return the end state that a proposal starts from, None where it names none or has begun already.
 
         Raises:
-            MissingStateError: It is not there.
+            MissingStateError: It is not there, and can't be made again.
         """
-        if proposal.warm_start is None or self.of(proposal).path.exists():
+        number = proposal.warm_start
+        if number is None or self.of(proposal).packed() is not None:
             return None
-        path = self._kept(proposal.warm_start)
-        if path is None:
+        found = self._end_state(number)
+        if found is None and self.remake is not None:
+            self.tell(f"{self.folder} has no end state of trial {number}: the trial is trained again")
+            self.remake(number)
+            found = self._end_state(number)
+        if found is None:
             raise MissingStateError(
-                f"a trial is to start from the end state of trial {proposal.warm_start}, and {self.folder} has none of it: "
+                f"a trial is to start from the end state of trial {number}, and {self.folder} has none of it: "
                 "expected the file that the search left there; were files removed? Start the search again under another name"
             )
-        return EndState(path.stem.rpartition("-")[2], path.read_bytes())
+        return found
 
     def end(self, number: int) -> FileCheckpoint | None:
-        """Return the end state of a recorded trial, None where none is kept."""
+        """Return the end state of a recorded trial, None where none is kept; a damaged one is told, and trained anew."""
         path = self._kept(number)
-        return None if path is None else FileCheckpoint(path)
+        return None if path is None else FileCheckpoint(path, self._again)
+
+    def end_of(self, trial: Trial) -> FileCheckpoint:
+        """Return the place of a recorded trial's end state."""
+        name = f"{_KEPT}{trial.number}-{trial.proposal.candidate.fingerprint}.safetensors"
+        return FileCheckpoint(self.folder / name, self._again)
 
     def keep(self, trial: Trial) -> None:
         """Turn the checkpoint of a recorded trial into its end state; of a failed one nothing is kept."""
@@ -81,7 +98,7 @@ class TrialCheckpoints:
         if trial.state == "failed":
             path.unlink()
         else:
-            path.replace(self.folder / f"{_KEPT}{trial.number}-{trial.proposal.candidate.fingerprint}.safetensors")
+            path.replace(self.end_of(trial).path)
 
     def retain(self, needed: Collection[int], below: int) -> None:
         """Remove the end states of all trials with numbers below ``below``, except those that are ``needed``."""
@@ -93,6 +110,14 @@ class TrialCheckpoints:
     def close(self) -> None:
         """Remove all files, when the search's result is kept elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _again(self, text: str) -> None:
+        self.tell(f"{text}: it is trained from its start")
+
+    def _end_state(self, number: int) -> EndState | None:
+        found = self.end(number)
+        content = None if found is None else found.packed()
+        return None if found is None or content is None else EndState(found.path.stem.rpartition("-")[2], content)
 
     def _kept(self, number: int) -> Path | None:
         return next(self.folder.glob(f"{_KEPT}{number}-*.safetensors"), None)

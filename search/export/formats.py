@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from evaluators.onnx.quantized import is_stored
 from evaluators.onnx_export import ExportError, TaskForward, describe_difference, quiet, write_onnx
 from evaluators.task import Task
+from search.export.sealed_file import FILES, seal
 from search.export.settings import ExportSettings
 from spaces.errors import error_line
 from spaces.quantization.stored_weight import stored_weights
@@ -43,6 +44,7 @@ def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSe
                 f"of {error:g}{place}; raise export.tolerance if that is good enough, or leave {name} out of "
                 "export.formats"
             )
+        seal(folder / FILES[name])
 
 
 def _own_noise(model: nn.Module, task: Task, inputs: Tensor, expected: Tensor) -> float:

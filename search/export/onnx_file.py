@@ -12,7 +12,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from spaces.errors import SecateursError, first_line
-from spaces.files import sync_folder
+from spaces.files.atomic import sync_folder
 from spaces.fusion.onnx_nodes import scopes
 
 OLDEST = 11

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from safetensors.torch import load as load_tensors
 from torch import nn
 
 from evaluators.onnx_export import ExportError
@@ -15,10 +14,11 @@ from search.run.best import ARCHITECTURE, WEIGHTS, open_best
 from search.run.network import rebuild, transformed
 from search.trust.architecture import Architecture, parse_architecture
 from search.trust.factories import admit
-from search.trust.files import read_bounded
 from search.trust.guard import guarded
 from search.trust.shapes import Header, changed, check_on_meta, read_header, require_same_shapes
 from spaces.errors import SecateursError
+from spaces.files.reading import read_bounded
+from spaces.files.tensor_file import unpack_tensors
 
 
 def load(run_dir: str | Path, model_factory: Callable[[], nn.Module] | None = None, trust: Sequence[str] = ()) -> nn.Module:
@@ -73,4 +73,5 @@ def _load(
             model = factory.build()
     model = changed(model, change)
     require_same_shapes(model, header, str(folder / WEIGHTS))
-    return rebuild(model, (), load_tensors(weights.read())).model
+    tensors, _ = unpack_tensors(weights.read(), str(folder / WEIGHTS))
+    return rebuild(model, (), tensors).model

@@ -6,14 +6,10 @@ import ctypes
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from spaces.files import replace_file, sync_folder
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from spaces.files.atomic import replace_file, sync_folder
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -27,14 +23,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Replace the JSON file ``path``; numbers that JSON doesn't know (NaN, infinity) are an error."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Replace the safetensors file ``path``; tensors that share storage are written once each."""
-    from safetensors.torch import save
-
-    separate = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    replace_file(path, save(separate, dict(metadata) if metadata else None))
 
 
 def replace_folder(new: Path, folder: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from evaluators.latency.backends.base import find_backend
 from evaluators.latency.latency import Latency, latencies
@@ -14,6 +17,25 @@ from search.executors.remote_timer import evaluators_of
 from search.report.data import Flow
 from search.run.stage_run import RESULT
 from search.stages.base import PlacedStage
+
+Milliseconds = Annotated[float, Field(ge=0.0)]
+
+
+class Timed(TypedDict):
+    """The latency of one network."""
+
+    median: Milliseconds
+    low: Milliseconds
+    high: Milliseconds
+    repetitions: Annotated[int, Field(ge=0)]
+
+
+class MeasuredLatencies(TypedDict):
+    """The latencies of :func:`measure_latency`."""
+
+    networks: dict[str, Timed]
+    predicted: float | None
+    error: float | None
 
 
 def latency_of(stages: Iterable[PlacedStage], execution: Execution) -> Latency | None:

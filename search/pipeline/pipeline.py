@@ -16,29 +16,32 @@ from evaluators.tasks.settings import build_task
 from evaluators.training.hardware import torch_threads
 from search.config.extras import require_extras
 from search.config.loading import Config
-from search.output.atomic import write_json
 from search.output.disk_errors import system_errors
 from search.output.progress import Log, duration
-from search.pipeline.latency import latency_of, measure_latency
+from search.pipeline.latency import MeasuredLatencies, latency_of, measure_latency
 from search.pipeline.metrics import cost_evaluators, described_metrics
 from search.pipeline.rehearsal import rehearse
 from search.pipeline.retention import Retention
 from search.pipeline.start import Start
 from search.report.data import Entry, Flow, build_report
+from search.report.validation import Retained
 from search.run.best import Best
 from search.run.failures import Failures
-from search.run.measurements import Measurements, measure_row
+from search.run.measurements import MeasuredRow, Measurements, measure_row
 from search.run.network import Network
 from search.run.run_folder import RunFolder, RunFolderError
-from search.run.stage_run import DENSE, RESULT, StageRun, Stopwatch, device_of
-from search.run.steps import StageStep, key_of
+from search.run.stage_run import DENSE, RESULT, SECONDS, StageRun, Stopwatch, device_of
+from search.run.steps import START, StageStep, key_of, start_key
 from search.stages.base import PlacedStage, placed_stages
 from search.study.storage import open_storage
 from search.trust.canonical import canonical_origin
 from search.trust.known_code import remember_code
+from spaces.files.json_file import write_record
 
 if TYPE_CHECKING:
     from search.run.run_storage import RunStorage
+
+REPORT = "report.json"
 
 
 def run(config: Config, folder: Path, console: Console | None = None) -> dict[str, Any]:
@@ -62,16 +65,19 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
                 for line in rehearse(config, start):
                     log.write(line)
         with system_errors(folder), RunFolder(folder) as run_folder:
-            changes = run_folder.adopt(config.canonical(), start.task.fingerprint)
+            damaged: list[str] = []
+            changes = run_folder.adopt(config.canonical(), start.task.fingerprint, damaged.append)
             remember_code(run_folder.run_id, config.canonical())
             with Log(folder / "log.txt", console) as log:
                 warn = partial(log.write, level=logging.WARNING)
                 log.write(f"{'going on with' if run_folder.resumed else 'starting'} run {config.name} in {folder}")
+                for line in damaged:
+                    warn(line)
                 for change in changes:
                     log.write(f"changed: {change}")
                 with open_storage(folder, config.name, config.storage, run_folder.run_id, warn) as storage:
                     report = _Pipeline(config, start, run_folder, log, storage).run()
-                write_json(folder / "report.json", report)
+                report = write_record(folder / REPORT, report)
                 render_where_installed(folder, warn)
                 log.write("done")
     return report
@@ -92,9 +98,10 @@ class _Pipeline:
         canonical = self.config.canonical()
         self.settings: list[dict[str, Any]] = canonical["stages"]
         self.device = device_of(self.config.execution.device)
+        self.ended = (self.run_folder.path / REPORT).exists()
         provenance = {"run": self.config.name, "seed": self.config.seed}
         origin = {name: value for name, value in canonical["task"].items() if name != "data"}
-        self.best = Best(self.run_folder.best, canonical_origin(origin, self.task), provenance)
+        self.best = Best(self.run_folder.best, canonical_origin(origin, self.task), provenance, self._warn)
 
     def run(self) -> dict[str, Any]:
         """Run the stages, measure the networks that leave the last one, and return report.json."""
@@ -116,27 +123,27 @@ class _Pipeline:
         """Measure the networks, and return report.json; what can't be measured is named in it, and measured next time."""
         failures = Failures(self.log.write)
         attempt = failures.attempt
-        measurements = Measurements(self.run_folder.checkpoints / "measurements.json", failures)
+        measurements = Measurements(self.run_folder.checkpoints / "measurements.json", failures, self._warn)
         rows, costs = {}, cost_evaluators(stages, self.task)
         self.log.write(f"measuring what came out on the test split, {len(flows) + 1} networks")
         for role, flow in {"reference": reference, **flows}.items():
             model = flow.network.stored().model.to(self.device)
             measure = partial(measure_row, role, model, self.task, self.device, failures, costs)
-            rows[role] = measurements.row(role, flow.key, measure)
+            rows[role] = measurements.row(role, flow.key, measure, MeasuredRow)
         latency = None
         if (timed := latency_of(stages, self.config.execution)) is not None:
             key = key_of(reference.key, {role: flow.key for role, flow in flows.items()})
             time = partial(measure_latency, timed, reference, flows, self.task)
-            latency = measurements.row("latency", key, partial(attempt, "latency", time, None))
+            latency = measurements.row("latency", key, partial(attempt, "latency", time, None), MeasuredLatencies | None)
         if latency is not None:
             for role, row in rows.items():
                 row["latency_ms"] = latency["networks"][role]["median"]
-        kept = Measurements(self.run_folder.checkpoints / "retention.json", failures)
+        kept = Measurements(self.run_folder.checkpoints / "retention.json", failures, self._warn)
         retention = Retention(reference.network, self.task, self.device)
         shares = {}
         for role, flow in flows.items():
             share = partial(attempt, f"{role}: retained task relevance", partial(retention.of, flow.network), None)
-            shares[role] = kept.row(role, flow.key, share)
+            shares[role] = kept.row(role, flow.key, share, Retained | None)
         report = build_report(
             config=self.config,
             reference=reference,
@@ -152,10 +159,12 @@ class _Pipeline:
 
     def _start(self) -> Flow:
         """Return the network that the run starts from, read back from disk so that a resumed run has the same tensors."""
-        key = key_of(self.config.seed, self.task.fingerprint)
-        step = StageStep(self.run_folder.checkpoints / "start", key)
-        step.open()
+        key = start_key(self.config.seed, self.task.fingerprint)
+        step = StageStep(self.run_folder.checkpoints / START, key, self._warn)
+        known = step.open()
         done = step.load(self.task)
+        if done is None and known and not step.path.exists() and self._went_on(-1):
+            self._warn(f"{step.path} was lost: the network that the task starts from is written again")
         if done is None:
             step.finish(self.start.network, {})
             done = step.load(self.task)
@@ -183,10 +192,16 @@ class _Pipeline:
         stage, label = placed.stage, placed.step
         depends_on = stage.depends_on(variant, self.settings[placed.index][placed.name])
         key = key_of(flow.key, variant, reference.key if reference is not None else "", depends_on)
-        step = StageStep(self.run_folder.checkpoints / label / variant, key)
-        step.open()
+        step = StageStep(self.run_folder.checkpoints / label / variant, key, self._warn)
+        known = step.open()
         done = step.load(self.task)
-        stopwatch = Stopwatch(step.folder / "seconds.json")
+        stopwatch = Stopwatch(step.folder / SECONDS, self._warn)
+        if done is None and known and not step.path.exists() and self._went_on(placed.index):
+            self._warn(f"{step.path} was lost: the stage runs again")
+        if done is not None and variant == RESULT and (lost := stage.lost(self.best, done[1])):
+            self._warn(f"{self.best.path / lost} is missing or damaged: {label} runs again")
+            done = None
+        fresh = done is None
         if done is None:
             stage_run = StageRun(
                 name=self.config.name,
@@ -217,11 +232,25 @@ class _Pipeline:
         network, notes = _there(done, step)
         after = Flow(network, key, (*flow.entries, Entry(label, notes, stage.searches)))
         if variant == RESULT and not stage.last:
-            self._deliver(after, placed)
+            self._deliver(after, placed, fresh)
         return after
 
-    def _deliver(self, flow: Flow, placed: PlacedStage) -> None:
-        """Put the network that left a stage behind a removal into ``best/``, unless it or a later stage's is there."""
+    def _warn(self, text: str) -> None:
+        self.log.write(text, logging.WARNING)
+
+    def _went_on(self, index: int) -> bool:
+        """Return whether the run went on behind a step, so that the step's network must have been there."""
+        later = {placed.step for placed in placed_stages(self.config) if placed.index > index}
+        return self.ended or any((self.run_folder.checkpoints / step).exists() for step in later)
+
+    def _deliver(self, flow: Flow, placed: PlacedStage, fresh: bool) -> None:
+        """Put the network that left a stage behind a removal into ``best/``, unless it or a later stage's is there.
+
+        Args:
+            flow: The network.
+            placed: The stage.
+            fresh: Whether the stage was run by now, and not read from disk.
+        """
         known = self.best.provenance()
         if not flow.removals():
             return
@@ -231,6 +260,8 @@ class _Pipeline:
                 return
         search = flow.last_search()
         found = {name: search.notes[name] for name in ("trial", "fingerprint", "metrics")} if search is not None else {}
+        if known is None and not fresh:
+            self._warn(f"{self.best.path} is made from what {placed.step} left")
         self.best.replace(flow.network, {"step": placed.step, **found, "key": flow.key})
 
     def _seconds(self) -> list[dict[str, Any]]:
@@ -238,7 +269,7 @@ class _Pipeline:
         stages = []
         for placed in placed_stages(self.config):
             folder = self.run_folder.checkpoints / placed.step
-            seconds = {path.parent.name: Stopwatch.read(path) for path in sorted(folder.glob("*/seconds.json"))}
+            seconds = {path.parent.name: Stopwatch.read(path, self._warn) for path in sorted(folder.glob(f"*/{SECONDS}"))}
             result = seconds.pop(RESULT, 0.0)
             stages.append({"name": placed.name, "seconds": result, "baseline_seconds": seconds})
         return stages

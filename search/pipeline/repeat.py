@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from search.config.loading import Config
-from search.output.atomic import write_json
 from search.output.progress import Log
 from search.pipeline.pipeline import run
 from search.report.page import render_where_installed
+from spaces.files.json_file import write_record
 
 KEPT = ("seed", "reference", "result", "baselines", "target_met")
 """Keys of every seed's report.json that the first run's report.json holds."""
@@ -42,13 +42,10 @@ def repeat(config: Config, folder: Path, seeds: int, console: Console | None = N
         name = f"{config.name}-seed-{seed}"
         other = config.model_copy(update={"name": name, "seed": seed})
         runs.append(run(other, folder.with_name(name), console))
+    rows = [{key: one[key] for key in KEPT} for one in runs]
     others = [{**row, "what": f"{one['name']}: {row['what']}"} for one in runs[1:] for row in one["failures"]]
-    report = {
-        **report,
-        "seeds": [{key: one[key] for key in KEPT} for one in runs],
-        "failures": [*report["failures"], *others],
-    }
-    write_json(folder / "report.json", report)
+    whole = {**report, "seeds": rows, "failures": [*report["failures"], *others]}
+    report = write_record(folder / "report.json", whole)
     with Log(None, console) as log:
         render_where_installed(folder, partial(log.write, level=logging.WARNING))
     return report

@@ -11,6 +11,7 @@ from evaluators.metrics import METRICS, Metric, find_metric
 from search.config.extras import install_command, is_installed, require_extra
 from search.config.renamed import with_present_names
 from search.output.file_names import safe_file_name
+from search.output.log_records import PACKAGE
 from search.output.numbers import format_bytes, format_count, format_percent, metric_value, times
 from search.report.bits import bit_rows, deployment_text
 from search.report.latency import latency_rows, latency_text
@@ -28,12 +29,14 @@ from search.report.view import (
     words,
 )
 from search.run.failures import failures_of
-from search.trust.files import FileError, mapping, opened, read_bounded, read_json
 from spaces.errors import SecateursError
-from spaces.files import replace_file
+from spaces.files.atomic import replace_file
+from spaces.files.json_file import read_record
+from spaces.files.reading import FileError
+from spaces.files.text_file import read_commented
 
-MAX_TEXT_BYTES = 2**20
-"""Largest configuration that a page shows, in bytes."""
+MAX_TEXT_LENGTH = 2**20
+"""Longest configuration that a page shows, in characters."""
 
 
 class ReportError(SecateursError):
@@ -132,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
         found = "the run has not ended yet: go on with it first" if (path.parent / "config.yaml").exists() else "no run folder"
         raise ReportError(f"{path.parent} has no report.json ({found}); expected the folder of a run, such as runs/NAME")
     try:
-        report = with_present_names(mapping(read_json(path), str(path)))
+        report = with_present_names(read_record(path))
         check_report(report, str(path))
     except FileError as error:
         raise ReportError(f"{error}; the same `run` command writes it anew") from None
@@ -386,18 +389,23 @@ def _environment(found: Mapping[str, Any]) -> list[Row]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, an empty one where there is none that can be read."""
+    """Return the object in a JSON file, an empty one where there is none; in place of a damaged one, a line on it."""
     try:
-        found = read_json(path, follow=False)
-    except (OSError, FileError):
+        return read_record(path, follow=False)
+    except OSError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except FileError as error:
+        PACKAGE.warning("%s", error)
+        return {path.name: "damaged"}
 
 
 def _text(path: Path) -> str:
-    """Return a text file of the run folder itself, empty where there is none that can be read."""
+    """Return a text file of the run folder itself, empty where there is none; in place of a damaged one, a line on it."""
     try:
-        with opened(path, follow=False) as file:
-            return read_bounded(file, str(path), MAX_TEXT_BYTES).decode(errors="replace")
-    except (OSError, FileError):
+        found = read_commented(path, follow=False)
+    except OSError:
         return ""
+    except FileError as error:
+        PACKAGE.warning("%s", error)
+        return f"{path.name} is damaged"
+    return found if len(found) <= MAX_TEXT_LENGTH else f"{path.name} has {len(found):,} characters: too long to be shown"

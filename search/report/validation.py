@@ -9,7 +9,8 @@ from typing import Annotated, Any, NotRequired
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from search.trust.files import FileError, place, shown
+from search.run.record_file import wrong_field
+from spaces.files.reading import FileError
 
 Number = float
 Count = Annotated[int, Field(ge=0)]
@@ -297,10 +298,7 @@ def check_report(report: Mapping[str, Any], name: str) -> None:
     try:
         _adapter().validate_python(dict(report), strict=True)
     except ValidationError as error:
-        first, count = error.errors(include_url=False, include_context=False)[0], error.error_count()
-        more = f" (and {count - 1} more)" if count > 1 else ""
-        where = place(name, first["loc"])
-        raise FileError(f"{where}: {first['msg'].lower()}, got {shown(first['input'])}{more}") from None
+        raise FileError(wrong_field(error, name)) from None
 
 
 @cache

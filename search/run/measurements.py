@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict
 
 from evaluators.base import EvaluationContext, Evaluator, require_metrics
 from evaluators.cost import count_costs
 from evaluators.task import Task
 from evaluators.tasks.measure import measure
-from search.output.atomic import write_json
+from search.output.log_records import PACKAGE
 from search.run.failures import Failures
+from search.run.record_file import RecordFile, Tell, checked
+from spaces.files.reading import DamagedFileError
 
 T = TypeVar("T")
+Count = Annotated[int, Field(ge=0)]
+MEASURED_AGAIN = "its figures are measured again"
+
+
+class Measured(TypedDict):
+    """A stored row: of the network with hash ``key``."""
+
+    key: Annotated[str, Field(min_length=1, max_length=64)]
+    row: dict[str, Any] | None
+
+
+class MeasuredRow(TypedDict):
+    """A row of :func:`measure_row`."""
+
+    top1: float | None
+    loss: float | None
+    metrics: dict[str, float | None]
+    parameters: Count
+    macs: Count
+    size_bytes: Count
+    bit_operations: Count
+    latency_ms: Annotated[float, Field(ge=0.0)] | None
+
 
 COUNTED = ("parameters", "macs", "size_bytes", "bit_operations")
 """Costs that are counted on every network of a report, whole numbers."""
@@ -30,27 +56,37 @@ class Measurements:
     Args:
         path: JSON file of the store.
         failures: Place of what could not be measured.
+        tell: Takes a line about a damaged file.
     """
 
-    def __init__(self, path: Path, failures: Failures) -> None:
+    def __init__(self, path: Path, failures: Failures, tell: Tell = PACKAGE.warning) -> None:
         """Read the rows that an earlier run has stored."""
-        self._path = path
-        self._failures = failures
-        self._rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self._failures, self._tell = failures, tell
+        self._file = RecordFile(path, dict[str, Measured], MEASURED_AGAIN, tell)
+        self._rows: dict[str, Any] = {**(self._file.read() or {})}
 
-    def row(self, role: str, key: str, measured: Callable[[], T]) -> T:
-        """Return the stored row of ``role`` if it is of the network with hash ``key``, else measure it.
+    def row(self, role: str, key: str, measured: Callable[[], T], kind: Any = Any) -> T:
+        """Return the stored row of a network, else measure it.
 
         A row is stored unless a part of it failed: the same command measures that again.
+
+        Args:
+            role: The network's role.
+            key: Its hash: a row of another network is measured again.
+            measured: Measures the row.
+            kind: Type of the row, such as a ``TypedDict``; one of another type is told, and measured again.
         """
         if self._rows.get(role, {}).get("key") == key:
-            stored: T = self._rows[role]["row"]
-            return stored
+            try:
+                known: T = checked(self._rows[role]["row"], kind, f"{self._file.path}: {role}")
+                return known
+            except DamagedFileError as error:
+                self._tell(f"{error}: {MEASURED_AGAIN}")
         before = len(self._failures.rows)
         row = self._failures.finite(role, measured())
         if len(self._failures.rows) == before:
             self._rows[role] = {"key": key, "row": row}
-            write_json(self._path, self._rows)
+            self._file.write(self._rows)
         return row
 
 

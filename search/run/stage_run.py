@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from evaluators.task import Task
-from search.output.atomic import write_json
+from evaluators.training.checkpoint import FileCheckpoint
+from search.output.log_records import PACKAGE
 from search.output.progress import Log
 from search.run.best import Best
 from search.run.built import BuiltOnce
 from search.run.network import Network
+from search.run.record_file import RecordFile, Tell
 from spaces.errors import SecateursError
+from spaces.files.json_file import write_record
 
 if TYPE_CHECKING:
     from search.config.loading import Execution
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 
 RESULT = "result"
 DENSE = "dense_same_training"
+SECONDS = "seconds.json"
+"""File of a step's stopwatch."""
 
 
 def device_of(setting: str) -> torch.device:
@@ -47,34 +54,43 @@ def device_of(setting: str) -> torch.device:
     return torch.device(setting)
 
 
+class Seconds(TypedDict):
+    """Content of the file of a stopwatch."""
+
+    seconds: Annotated[float, Field(ge=0.0, le=1e12)]
+
+
 class Stopwatch:
     """Wall-clock seconds of one step of a run, added up over its resumes.
 
     Args:
         path: JSON file of the seconds so far.
+        tell: Takes a line about a damaged file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tell: Tell = PACKAGE.warning) -> None:
         """Start from the seconds that earlier runs have written."""
         self._path = path
-        self._before = self.read(path)
+        self.before = self.read(path, tell)
+        """Seconds of the runs before this one."""
         self._start = self._saved = time.monotonic()
 
     @staticmethod
-    def read(path: Path) -> float:
+    def read(path: Path, tell: Tell = PACKAGE.warning) -> float:
         """Return the seconds written at ``path``, 0 where there are none."""
-        return float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+        found = RecordFile(path, Seconds, "the time of this step counts from 0", tell).read()
+        return 0.0 if found is None else found["seconds"]
 
     @property
     def seconds(self) -> float:
         """Seconds so far, over all resumes."""
-        return self._before + time.monotonic() - self._start
+        return self.before + time.monotonic() - self._start
 
     def save(self, every: float = 2.0) -> None:
         """Write the seconds to disk if that was last done at least ``every`` seconds ago."""
         if time.monotonic() - self._saved >= every:
             self._saved = time.monotonic()
-            write_json(self._path, {"seconds": self.seconds})
+            write_record(self._path, {"seconds": self.seconds})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +123,10 @@ class StageContext:
     def label(self) -> str:
         """The step in words, for the log."""
         return self.step
+
+    def warn(self, text: str) -> None:
+        """Log a line that a person should look at."""
+        self.log.write(f"{self.label}: {text}", logging.WARNING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,3 +176,7 @@ class StageRun(StageContext):
     def label(self) -> str:
         """The step, and the baseline if it runs for one, for the log."""
         return self.step if self.variant == RESULT else f"{self.step} ({self.variant})"
+
+    def training(self, *names: str) -> FileCheckpoint:
+        """Return the checkpoint of a training, by its path in the stage's folder; a damaged one is told, and trained anew."""
+        return FileCheckpoint(self.folder.joinpath(*names), lambda text: self.warn(f"{text}: it is trained from its start"))

@@ -8,21 +8,50 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import TypedDict
 
 from evaluators.task import Task
 from evaluators.training.checkpoint import FileCheckpoint
-from search.output.atomic import write_json
+from search.output.log_records import PACKAGE
 from search.run.network import Network, restore
+from search.run.record_file import RecordFile, Tell, checked
+from spaces.errors import SecateursError, first_line
+from spaces.files.reading import DamagedFileError
 
-_NETWORK = "network.safetensors"
-_KEY = "key.json"
-_TRAINING = "training.safetensors"
+NETWORK = "network.safetensors"
+KEY = "key.json"
+START = "start"
+"""Folder of the network that a run began with."""
+
+TRAINING = "training.safetensors"
+"""Checkpoint of the training that a stage consists of."""
+
 TRIALS = "trials"
 """Folder of the trainings of a search's trials, inside the step's."""
 
 FINALISTS = "finalists"
 """Folder of the trainings of a search's best candidates, inside the step's."""
+
+
+Key = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class StepKey(TypedDict):
+    """Content of ``key.json``."""
+
+    key: Key
+
+
+class StepData(TypedDict):
+    """Data beside the tensors of a step's network; files of earlier versions have no key."""
+
+    transformations: list[dict[str, Any]]
+    notes: dict[str, Any]
+    key: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -32,33 +61,77 @@ class StageStep:
     Attributes:
         folder: Folder of its checkpoints, and of its network when it is done.
         key: Hash of everything its network depends on.
+        tell: Takes a line about a damaged file.
     """
 
     folder: Path
     key: str
+    tell: Tell = PACKAGE.warning
 
-    def open(self) -> None:
-        """Write the key into the folder; remove files of another key, left by a configuration with a smaller budget."""
-        path = self.folder / _KEY
-        known = json.loads(path.read_text())["key"] if path.exists() else None
-        if known == self.key:
-            return
+    @property
+    def path(self) -> Path:
+        """The file whose presence marks the step as done."""
+        return self.folder / NETWORK
+
+    def open(self) -> bool:
+        """Write the key into the folder; remove files of another key, left by a configuration with a smaller budget.
+
+        A key that is lost is made again where the step's network has it.
+
+        Returns:
+            True if the step was begun before, with this key.
+        """
+        file = RecordFile(self.folder / KEY, StepKey, "the key of the step is lost", self.tell)
+        known = file.read()
+        if known is None and self.folder.is_dir() and any(self.folder.iterdir()):
+            found = self._read()
+            if found is not None and found[1].get("key") == self.key:
+                known = StepKey(key=self.key)
+                file.write(known)
+                self.tell(f"{file.path} was lost, and is made again from {NETWORK}")
+            else:
+                self.tell(f"{file.path} was lost, and {NETWORK} does not tell it: the step begins again")
+        if known is not None and known["key"] == self.key:
+            return True
         shutil.rmtree(self.folder, ignore_errors=True)
-        write_json(path, {"key": self.key})
+        file.write({"key": self.key})
+        return False
 
     def load(self, task: Task) -> tuple[Network, dict[str, Any]] | None:
-        """Return the network and the notes that the step left, or None while it is not done."""
-        found = FileCheckpoint(self.folder / _NETWORK).load()
+        """Return the network and the notes that the step left, or None while it is not done.
+
+        Raises:
+            SecateursError: The file is whole, and does not fit the task's network.
+        """
+        found = self._read()
         if found is None:
             return None
         tensors, data = found
-        return restore(task, data["transformations"], tensors), data["notes"]
+        try:
+            return restore(task, data["transformations"], tensors), data["notes"]
+        except (SecateursError, RuntimeError) as error:
+            raise SecateursError(
+                f"{self.path} does not fit the task's network ({first_line(error)}). Was the code of the network "
+                "changed since? Give the old code back, or remove the file: then the stage runs again"
+            ) from error
+
+    def _read(self) -> tuple[dict[str, Tensor], StepData] | None:
+        again = "the stage runs again"
+        found = FileCheckpoint(self.path, lambda text: self.tell(f"{text}: {again}")).load()
+        if found is None:
+            return None
+        tensors, data = found
+        try:
+            return tensors, checked(data, StepData, str(self.path))
+        except DamagedFileError as error:
+            self.tell(f"{error}: {again}")
+            return None
 
     def finish(self, network: Network, notes: Mapping[str, Any]) -> None:
         """Write network and notes into one file, whose presence marks the step as done; remove the step's checkpoints."""
-        data = {"transformations": list(network.transformations), "notes": dict(notes)}
-        FileCheckpoint(self.folder / _NETWORK).save(network.tensors(), data)
-        (self.folder / _TRAINING).unlink(missing_ok=True)
+        data = {"key": self.key, "transformations": list(network.transformations), "notes": dict(notes)}
+        FileCheckpoint(self.path).save(network.tensors(), data)
+        (self.folder / TRAINING).unlink(missing_ok=True)
         for name in (TRIALS, FINALISTS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
@@ -66,3 +139,8 @@ class StageStep:
 def key_of(*parts: Any) -> str:
     """Return a hash of plain data, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def start_key(seed: int, task_fingerprint: str) -> str:
+    """Return the key of the step that a run begins with: hash of the seed, model and data."""
+    return key_of(seed, task_fingerprint)

@@ -13,6 +13,7 @@ from search.run.network import Network
 
 if TYPE_CHECKING:
     from search.config.loading import Config
+    from search.run.best import Best
     from search.run.stage_run import DryRun, StageRun
 
 S = TypeVar("S")
@@ -45,6 +46,15 @@ class Stage(StageKind[S], ABC):
             SecateursError: The stage cannot work on this network.
         """
         return network
+
+    def lost(self, best: Best, notes: Mapping[str, Any]) -> str:
+        """Return the name of a file in ``best/`` that the stage left, and that is missing or damaged; empty if none is.
+
+        Args:
+            best: The folder.
+            notes: The notes that the stage left, when it was done.
+        """
+        return ""
 
 
 @dataclass(frozen=True)

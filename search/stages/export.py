@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from evaluators.onnx.quantized import deployment
 from search.export.formats import write_formats
+from search.export.sealed_file import FILES, is_whole
 from search.export.settings import ExportSettings
+from search.run.best import Best
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.stages.base import Stage
@@ -23,7 +28,13 @@ class Export(Stage[ExportSettings]):
         run.best.replace(
             network, provenance, extras=lambda folder: write_formats(folder, network.stored().model, run.task, self.settings)
         )
-        run.notes["formats"] = list(self.settings.formats)
+        run.notes.update(formats=list(self.settings.formats), sealed=True)
         if "onnx" in self.settings.formats and is_quantized(network.model):
             run.notes["deployment"] = deployment(run.best.path / "model.onnx")
         return network
+
+    def lost(self, best: Best, notes: Mapping[str, Any]) -> str:
+        """Return the name of an exported file that is missing or damaged."""
+        sealed = notes.get("sealed", False)
+        paths = [best.path / FILES[name] for name in notes["formats"]]
+        return next((path.name for path in paths if not (is_whole(path) if sealed else path.is_file())), "")

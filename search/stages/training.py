@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.loop import EpochRecord, History, TrainingSettings, train
 from search.run.network import Network
 from search.run.stage_run import StageRun
+from search.run.steps import TRAINING
 from search.stages.base import Stage
 from spaces.sparsifiers.base import Sparsifier
 
@@ -50,7 +50,7 @@ def train_network(
             settings,
             seed=run.seed,
             device=run.device,
-            checkpoint=FileCheckpoint(run.folder / "training.safetensors"),
+            checkpoint=run.training(TRAINING),
             sparsifier=sparsifier,
             teacher=teacher,
             on_epoch=on_epoch,

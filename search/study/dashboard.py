@@ -16,8 +16,10 @@ from search.study.known_storage import require_consent
 from search.study.storage import JOURNAL
 from search.study.trial_note import NOTE
 from search.study.web_guard import Application, guarded_application, refuse
-from search.trust.files import FileError, opened
 from spaces.errors import SecateursError
+from spaces.files.json_file import mapping
+from spaces.files.reading import FileError, opened
+from spaces.files.text_file import read_commented
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -33,13 +35,20 @@ def find_storage(folder: Path) -> Path | StorageUrl:
         SecateursError: There is neither.
     """
     config, journal = folder / "config.yaml", folder / JOURNAL
-    storage = parse_value(config.read_text()).get("storage") if config.is_file() else None
+    storage = _storage_in(config) if config.is_file() else None
     if storage is not None:
         return StorageUrl(storage)
     if not journal.is_file():
         there = "it has run no search yet" if config.exists() else "it is no run folder"
         raise SecateursError(f"{folder} has no {JOURNAL}: {there}; expected the folder of a run, such as runs/NAME")
     return journal
+
+
+def _storage_in(config: Path) -> Any:
+    try:
+        return mapping(parse_value(read_commented(config)), str(config)).get("storage")
+    except (FileError, ValueError) as error:
+        raise SecateursError(f"{error}; the run makes it again when it goes on, and --storage URL shows a database") from None
 
 
 def open_to_look(where: Path | StorageUrl) -> BaseStorage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from search.run.run_storage import Answer, RunStorage
+from spaces.files.atomic import replace_file
+from spaces.files.digest import BLANK, fill, matches, stands_in
+from spaces.files.json_file import DIGEST
+from spaces.files.reading import opened
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
 _SYNC_EVERY_SECONDS = 0.5
+_HEAD = b'{"digest":"'
 
 
 class JournalFile(JournalFileBackend):
@@ -36,7 +41,7 @@ class JournalFile(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append records, each in one line: all of them, or on an error (such as a full disk) none."""
-        content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        content = b"".join(map(pack_line, logs))
         self._guard.acquire()
         try:
             with self._journal.open("ab", buffering=0) as file:
@@ -54,15 +59,22 @@ class JournalFile(JournalFileBackend):
             self._guard.release()
 
 
-def cut_torn_records(path: Path) -> str:
-    """Cut the journal before its first unreadable record, and return a message about the cut; empty without one.
+def pack_line(log: Mapping[str, Any]) -> bytes:
+    """Return a record of the journal in one line, with a digest over the rest of the line, which Optuna passes over."""
+    line = json.dumps({DIGEST: BLANK, **log}, separators=(",", ":")) + "\n"
+    return fill(line.encode(), len(_HEAD))
 
-    A kill leaves at most one record written in part, at the end. Where more follows the first unreadable one (a power
+
+def cut_torn_records(path: Path) -> str:
+    """Cut the journal before its first damaged record, and return a message about the cut; empty without one.
+
+    A kill leaves at most one record written in part, at the end. Where more follows the first damaged one (a power
     cut may lose a block in the middle), what is cut is kept beside the journal.
     """
     if not path.exists():
         return ""
-    content = path.read_bytes()
+    with opened(path) as journal:
+        content = journal.read()
     whole = 0
     for line in content.splitlines(keepends=True):
         if not _readable(line):
@@ -74,10 +86,10 @@ def cut_torn_records(path: Path) -> str:
     words = f"{path.name}: cut off {len(torn)} bytes of a torn record at its end"
     if torn.find(b"\n") not in (-1, len(torn) - 1):
         kept = path.with_name(path.name + ".cut")
-        kept.write_bytes(torn)
+        replace_file(kept, torn)
         words = (
             f"{path.name}: the record at byte {whole} is damaged; cut off {len(torn)} bytes from there, kept in {kept.name}: "
-            "the trials in them are evaluated again"
+            "the trials in them are evaluated again, where their search has not ended"
         )
     with path.open("r+b") as file:
         file.truncate(whole)
@@ -86,11 +98,14 @@ def cut_torn_records(path: Path) -> str:
 
 
 def _readable(line: bytes) -> bool:
+    """Return True for a whole record; one without a digest, from an earlier version, has to be JSON."""
     if not line.endswith(b"\n"):
         return False
+    if stands_in(line, _HEAD):
+        return matches(line, len(_HEAD))
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(record, dict) and "op_code" in record and "worker_id" in record
 

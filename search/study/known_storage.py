@@ -8,8 +8,9 @@ from pathlib import Path
 
 from search.config.storage_url import StorageError, StorageUrl, hide_passwords
 from search.output.state_folder import state_folder
-from search.trust.files import FileError, mapping, read_json
-from spaces.files import replace_file
+from spaces.files.atomic import replace_file
+from spaces.files.json_file import read_record
+from spaces.files.reading import FileError
 
 
 def remember(run_id: str, url: StorageUrl) -> None:
@@ -60,7 +61,7 @@ def _place(folder: Path, url: StorageUrl) -> str | None:
 
 def _run_id(folder: Path) -> str:
     try:
-        return str(mapping(read_json(folder / "environment.json"), "environment.json").get("run_id"))
+        return str(read_record(folder / "environment.json").get("run_id"))
     except (OSError, FileError):
         return ""
 

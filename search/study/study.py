@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate, Value
 from spaces.domains import Domain
 from spaces.errors import SecateursError
+from spaces.files.digest import digest_of
+from spaces.files.json_file import DIGEST
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -65,7 +68,13 @@ class Study:
     def trials(self) -> list[Trial]:
         """Return the recorded trials, in number order."""
         recorded = self._storage.patiently(lambda: self._study.get_trials(deepcopy=False))
-        return [_thaw(frozen) for frozen in recorded]
+        try:
+            return [_thaw(frozen) for frozen in recorded]
+        except StudyError as error:
+            raise StudyError(
+                f"study {self.name!r}: {error}. Put the storage back to an older state, or give this run another name: its "
+                f"{len(recorded)} trials are then evaluated anew"
+            ) from None
 
     def add(self, trial: Trial) -> None:
         """Record a finished trial; numbers must come in order."""
@@ -78,22 +87,24 @@ class Study:
         params = problem.space.describe(candidate)
         complete = trial.state == "complete"
         whole = trial.proposal.fidelity >= 1.0
+        values = [float(trial.metrics[objective.metric]) for objective in problem.objectives] if complete else None
+        attributes = {
+            "number": trial.number,
+            "candidate": candidate.to_json(),
+            "fingerprint": candidate.fingerprint,
+            "fidelity": trial.proposal.fidelity,
+            "warm_start": trial.proposal.warm_start,
+            "metrics": dict(trial.metrics),
+            "seconds": trial.seconds,
+            NOTE: trial_note(trial, problem, self._reference),
+            **({"error": trial.error} if trial.error else {}),
+        }
         frozen = create_trial(
             state=(TrialState.COMPLETE if whole else TrialState.PRUNED) if complete else TrialState.FAIL,
-            values=[float(trial.metrics[objective.metric]) for objective in problem.objectives] if complete else None,
+            values=values,
             params=dict(params),
             distributions=distributions(problem.space, params),
-            user_attrs={
-                "number": trial.number,
-                "candidate": candidate.to_json(),
-                "fingerprint": candidate.fingerprint,
-                "fidelity": trial.proposal.fidelity,
-                "warm_start": trial.proposal.warm_start,
-                "metrics": dict(trial.metrics),
-                "seconds": trial.seconds,
-                NOTE: trial_note(trial, problem, self._reference),
-                **({"error": trial.error} if trial.error else {}),
-            },
+            user_attrs={**attributes, DIGEST: _digest(attributes, values)},
             system_attrs={"constraints": [violation(trial, problem)]} if complete and problem.targets else {},
         )
         if frozen.datetime_complete is not None:
@@ -119,11 +130,30 @@ def _distribution(value: Value, domain: Domain | None) -> BaseDistribution:
     return CategoricalDistribution([value])
 
 
+_PROTECTED = ("number", "candidate", "fingerprint", "fidelity", "warm_start", "metrics", "error")
+
+
+def _digest(attributes: Mapping[str, Any], values: Sequence[float] | None) -> str:
+    """Return the digest of a recorded trial: of its candidate, proposal, values and metrics."""
+    parts = [attributes.get(name) for name in _PROTECTED]
+    return digest_of(json.dumps([*parts, None if values is None else list(values)], sort_keys=True).encode())
+
+
+def _damaged(frozen: FrozenTrial) -> str:
+    return f"trial {frozen.number} is damaged, or was changed since it was recorded"
+
+
 def _thaw(frozen: FrozenTrial) -> Trial:
     attributes = frozen.user_attrs
-    candidate = Candidate.from_json(attributes["candidate"])
-    if candidate.fingerprint != attributes["fingerprint"] or attributes["number"] != frozen.number:
-        raise StudyError(f"trial {frozen.number} of the study was changed since it was recorded; its run can't go on")
+    try:
+        candidate = Candidate.from_json(attributes["candidate"])
+        # Trials of earlier versions have no digest.
+        whole = attributes.get(DIGEST, _digest(attributes, frozen.values)) == _digest(attributes, frozen.values)
+        same = candidate.fingerprint == attributes["fingerprint"] and attributes["number"] == frozen.number
+    except (KeyError, TypeError, ValueError, SecateursError) as error:
+        raise StudyError(f"{_damaged(frozen)} ({type(error).__name__}: {error})") from None
+    if not (whole and same):
+        raise StudyError(_damaged(frozen))
     return Trial(
         number=frozen.number,
         proposal=Proposal(candidate, attributes["fidelity"], attributes["warm_start"]),

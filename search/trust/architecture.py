@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search.trust.files import FileError, mapping, parse_json, shown
+from spaces.files.json_file import unpack_record
+from spaces.files.reading import FileError, shown
 from spaces.transformation import TRANSFORMATIONS
 
 FORMAT = 1
@@ -33,7 +34,7 @@ def parse_architecture(content: bytes, name: str) -> Architecture:
     Raises:
         FileError: It is damaged, of another format, or names a transformation that is not known.
     """
-    data = mapping(parse_json(content, name), name)
+    data = unpack_record(content, name)
     if data.get("format") != FORMAT:
         raise FileError(f"{name}: expected format {FORMAT}, got {shown(data.get('format'))}")
     transformations = data.get("transformations")

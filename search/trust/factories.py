@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from search.trust.errors import FACTORY_REMEDY, UntrustedError
-from search.trust.files import FileError, mapping, shown
 from search.trust.lists import LISTS
 from search.trust.lists.base import Build, path_of
 from search.trust.task_classes import MADE_FROM_OBJECTS, present_path, why_not
 from spaces.errors import SecateursError
+from spaces.files.json_file import mapping
+from spaces.files.reading import FileError, shown
 from spaces.registry import resolve
 
 MAX_NAME = 500

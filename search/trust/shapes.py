@@ -15,9 +15,10 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
 
 from search.trust.errors import UntrustedError
-from search.trust.files import FileError, mapping, parse_json, shown
 from search.trust.guard import guarded
 from spaces.errors import SecateursError, error_line
+from spaces.files.json_file import mapping, parse_json
+from spaces.files.reading import FileError, shown
 
 MAX_HEADER = 100 * 2**20
 """Largest header of a safetensors file, in bytes, as the format has it."""

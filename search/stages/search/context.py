@@ -71,14 +71,14 @@ class SearchContext:
         require_scores(settings, evaluators, task)
         space = space_of(network, run, settings.space)
         require_fitting(space, settings.space.name, list(settings.objectives), evaluators, trains)
-        log, warn = partial(_log, run), partial(_log, run, level=logging.WARNING)
+        log, warn = partial(_log, run), run.warn
         reference = run.reference if run.reference is not None else network
         latency = _latency_tables(evaluators, network, reference, run)
         if latency is not None:
             latency.fit(space)
         targets = resolve_targets(settings.target, partial(_reference_value, latency, evaluators, reference, run))
         reachable = reachable_targets(targets, space, warn) if network.transformations else targets
-        sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, run.folder, log)
+        sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, run.folder, log, warn)
         omega = (sensitivity.zeros() if dry else sensitivity.table()) if sensitivity.wanted else None
         tables = search_tables(space, model, task, settings.importance, run.device, omega)
         read = {name: table for name, table in tables.items() if name == "omega"}
@@ -145,7 +145,7 @@ def _latency_tables(
     if timed is None:
         return None
     folder = None if run.folder is None else run.folder.parent
-    return LatencyTables(timed, network.model, reference.model, run.task, folder, partial(_log, run))
+    return LatencyTables(timed, network.model, reference.model, run.task, folder, partial(_log, run), run.warn)
 
 
 def _reference_value(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluators.training.checkpoint import Checkpoint, FileCheckpoint
+from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.loop import train
 from search.output.disk_errors import is_disk_error
 from search.output.exhaustion import exhausted
@@ -92,7 +92,7 @@ def _trained(finalist: Finalist, context: SearchContext, settings: FinalistSetti
         settings.training,
         seed=run.seed,
         device=run.device,
-        checkpoint=FileCheckpoint(run.folder / FINALISTS / f"{finalist.proposal.candidate.fingerprint}.safetensors"),
+        checkpoint=run.training(FINALISTS, f"{finalist.proposal.candidate.fingerprint}.safetensors"),
         teacher=reference.copy().model if settings.training.distillation is not None else None,
     )
     record = history.best if settings.training.early_stop is not None else history.epochs[-1]

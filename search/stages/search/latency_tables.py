@@ -7,16 +7,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict
 
 from evaluators.base import Metric
 from evaluators.latency.latency import Latency
 from evaluators.latency.layer_cache import LayerCache
 from evaluators.latency.table import fitted, measure_table
 from evaluators.task import Task
-from search.output.atomic import write_json
+from search.output.log_records import PACKAGE
+from search.run.record_file import RecordFile
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, KeepMask, Value, first_channels
 from spaces.domains import Domain
@@ -26,6 +29,52 @@ from spaces.latency.layer_latency import MeasuredLatency
 FILE = "latency.json"
 SIZES = ((1.0, 1.0), (0.7, 0.7), (0.45, 0.45), (0.25, 0.25), (0.9, 0.35), (0.35, 0.9))
 """Shares kept by even-numbered and by odd-numbered decisions, of each network that a table is fitted to."""
+
+
+Milliseconds = Annotated[float, Field(ge=0.0)]
+
+
+Count = Annotated[int, Field(ge=0, le=2**48)]
+
+
+class Shape(TypedDict):
+    """A layer of a latency table, as :class:`.LayerShape` has it."""
+
+    kind: Literal["conv", "conv_transpose", "linear"]
+    in_channels: Count
+    out_channels: Count
+    size: list[Count]
+    kernel: list[Count]
+    stride: list[Count]
+    padding: list[Count]
+    dilation: list[Count]
+    groups: Count
+    calls: Count
+
+
+class Coefficients(TypedDict):
+    """Coefficients of a latency table."""
+
+    ms_per_layer_ms: float
+    ms_per_million_outputs: float
+    ms_per_megabyte: float
+    fixed: float
+
+
+class Table(TypedDict):
+    """A latency table of layers, as :meth:`.MeasuredLatency.to_json` writes it."""
+
+    shapes: dict[str, Shape]
+    times: dict[str, list[Annotated[list[Milliseconds], Field(min_length=5, max_length=5)]]]
+    coefficients: Coefficients
+
+
+class LatencyFile(TypedDict):
+    """Content of ``latency.json``."""
+
+    of: dict[str, Any]
+    reference: NotRequired[Milliseconds]
+    table: NotRequired[Table]
 
 
 class LatencyTables:
@@ -38,6 +87,7 @@ class LatencyTables:
         task: Data and forward pass.
         folder: Where the answers are kept, for the search and its baselines; None keeps only what the cache keeps.
         log: Takes a line about what is being measured.
+        warn: Takes a line about a damaged file.
     """
 
     def __init__(
@@ -48,16 +98,19 @@ class LatencyTables:
         task: Task,
         folder: Path | None,
         log: Callable[[str], None],
+        warn: Callable[[str], None] = PACKAGE.warning,
     ) -> None:
         """Read the answers kept in ``folder``, unless they are of other networks or settings."""
         self._latency, self._model, self._reference, self._task, self._log = latency, model, reference, task, log
-        self._path = None if folder is None else folder / FILE
+        again = "latency is measured again; where it differs, the search can't go on with the trials that it has, and says so"
+        self._warn = warn
+        self._file = None if folder is None else RecordFile(folder / FILE, LatencyFile, again, warn)
         described = {**asdict(latency.settings), "model": self._key(model), "reference": self._key(reference)}
         self._stored: dict[str, Any] = {"of": described}
-        if self._path is not None and self._path.exists():
-            found = json.loads(self._path.read_text())
-            # As JSON has it, which knows no tuples.
-            self._stored = found if found["of"] == json.loads(json.dumps(described)) else self._stored
+        found: Any = None if self._file is None else self._file.read()
+        # As JSON has it, which knows no tuples.
+        if found is not None and found["of"] == json.loads(json.dumps(described)):
+            self._stored = {**found}
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -111,12 +164,12 @@ class LatencyTables:
 
     def _cache(self) -> LayerCache:
         conditions = self._latency.settings.conditions
-        return LayerCache(self._latency.settings.cache, self._latency.timer.machine(conditions), conditions)
+        return LayerCache(self._latency.settings.cache, self._latency.timer.machine(conditions), conditions, self._warn)
 
     def _store(self, name: str, value: Any) -> None:
         self._stored[name] = value
-        if self._path is not None:
-            write_json(self._path, self._stored)
+        if self._file is not None:
+            self._file.write(self._stored)
 
 
 def _candidate(space: SearchSpace[Any], even: float, odd: float) -> Candidate:

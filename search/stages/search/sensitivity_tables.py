@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict
 
 from evaluators.base import Evaluator
 from evaluators.sensitivity.estimates import FORWARD_BATCH, MEASURES, SensitivitySettings, calibration_batches
 from evaluators.sensitivity.loss_increase import omega_table, sensitivity_settings
 from evaluators.sensitivity.measured_increase import divergence_table, loss_increases
 from evaluators.task import Task
-from search.output.atomic import write_json
+from search.output.log_records import PACKAGE
+from search.run.record_file import RecordFile
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, first_channels
 
 FILE = "sensitivity.json"
 
 Table = dict[str, dict[int, float]]
+
+
+class SensitivityFile(TypedDict):
+    """Content of ``sensitivity.json``: the table by decision and bits, and what it came from."""
+
+    settings: dict[str, Any]
+    table: dict[str, dict[Annotated[str, Field(pattern=r"^[0-9]{1,3}$")], float]]
+    average: dict[str, float]
+    standard_error: dict[str, float]
+    negative: list[str]
+    comparison: NotRequired[dict[str, Any]]
 
 
 class SensitivityTables:
@@ -39,6 +52,7 @@ class SensitivityTables:
         seed: The run's seed, from which probes are drawn.
         folder: Folder that the answers are kept in; None keeps none.
         log: Takes a line about what is being measured.
+        warn: Takes a line about a damaged file.
     """
 
     def __init__(
@@ -51,11 +65,13 @@ class SensitivityTables:
         seed: int,
         folder: Path | None,
         log: Callable[[str], None],
+        warn: Callable[[str], None] = PACKAGE.warning,
     ) -> None:
         """Collect the decisions on bits of ``space``; nothing is measured yet."""
         self._space, self._model, self._task = space, model, task
         self._device, self._seed, self._log = device, seed, log
-        self._path = None if folder is None else folder / FILE
+        again = "sensitivity is measured again"
+        self._file = None if folder is None else RecordFile(folder / FILE, SensitivityFile, again, warn)
         self._settings = sensitivity_settings(evaluators)
         self.options = {
             name: tuple(int(bits) for bits in domain.choices if isinstance(bits, int))
@@ -108,16 +124,21 @@ class SensitivityTables:
     def _stored(self, settings: SensitivitySettings) -> dict[str, Any]:
         """Return the file's content, measured where it is not there."""
         described = {**dataclasses.asdict(settings), "seed": self._seed}
-        found: dict[str, Any] = json.loads(self._path.read_text()) if self._path is not None and self._path.exists() else {}
-        if found.get("settings") != described:
+        found: Any = self._file.read() if self._file is not None else None
+        if found is None or not self._fits(found) or found["settings"] != described:
             self._log(f"measuring sensitivity ({settings.sensitivity})")
             found = {"settings": described, **self._measured(settings)}
             self._keep(found)
-        return found
+        return {**found}
+
+    def _fits(self, found: Mapping[str, Any]) -> bool:
+        """Return True if a table has a value for every choice of bits."""
+        table = found["table"]
+        return all(str(bits) in table.get(name, {}) for name, options in self.options.items() for bits in options)
 
     def _keep(self, found: dict[str, Any]) -> None:
-        if self._path is not None:
-            write_json(self._path, found)
+        if self._file is not None:
+            self._file.write(found)
 
     def _measured(self, settings: SensitivitySettings) -> dict[str, Any]:
         """Return the table, and where it comes from second derivatives, what they are of the weights."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +39,7 @@ from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from search.study.trial_note import costs_of
 from spaces.errors import SecateursError
-from spaces.files import replace_file
+from spaces.files.atomic import replace_file
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
 
@@ -148,7 +148,10 @@ class Search(Stage[SearchSettings]):
         suffix = "" if run.variant == RESULT else f"/{run.variant}"
         reference = costs_of(run.reference if run.reference is not None else context.network, run.task, run.device)
         study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem, reference)
-        checkpoints = TrialCheckpoints(run.folder / TRIALS)
+        known = len(study.trials())
+        if known == 0 and run.stopwatch.before > 0.0:
+            run.warn(f"the record of the study {study.name!r} is empty: its trials are evaluated anew")
+        checkpoints = _checkpoints(context, run, study.trials)
         executor = EXECUTOR.build(run.execution.executor, context.workload(run, checkpoints))
         limits = [limit for limit in (algorithm.budget, budget.evaluations) if limit is not None]
 
@@ -160,7 +163,7 @@ class Search(Stage[SearchSettings]):
         loop_class = AsynchronousLoop if _asynchronous(run) else BatchLoop
         try:
             with run.log.bar(run.label, min(limits, default=None), seconds_left, at_most=True) as bar:
-                bar.update(len(study.trials()))
+                bar.update(known)
                 loop = loop_class(
                     algorithm=algorithm,
                     study=study,
@@ -196,7 +199,7 @@ class Search(Stage[SearchSettings]):
             run.notes["sensitivity"] = compared
         finals = self.settings.finalists
         last = [chosen] if finals is None else choose_finalists(trials, problem, finals.count)
-        found = [Finalist(trial.proposal, checkpoints.end(trial.number), trial.number) for trial in last]
+        found = [Finalist(trial.proposal, _end(context, checkpoints, trial), trial.number) for trial in last]
         return self._finals(context, found, run)
 
     def _finals(self, context: SearchContext, finalists: list[Finalist], run: StageRun) -> Network:
@@ -235,7 +238,7 @@ class Search(Stage[SearchSettings]):
         known = run.best.provenance() or {}
         if chosen is None or (known.get("step"), known.get("trial")) == (run.step, chosen.number):
             return
-        end = TrialCheckpoints(run.folder / TRIALS).end(chosen.number)
+        end = _end(context, _checkpoints(context, run, lambda: trials), chosen)
         network, notes = context.realize(chosen.proposal, end)
         metrics = notes["metrics"]
         fingerprint = chosen.proposal.candidate.fingerprint
@@ -243,6 +246,27 @@ class Search(Stage[SearchSettings]):
         names = [objective.metric for objective in context.problem.objectives]
         words = ", ".join(f"{name} {metrics[name]:.6g}" for name in names)
         run.log.write(f"{run.label}: best is trial {chosen.number}: {words}", logging.DEBUG)
+
+
+def _checkpoints(context: SearchContext, run: StageRun, trials: Callable[[], Sequence[Trial]]) -> TrialCheckpoints:
+    """Return the trainings of trials, of which one that is lost is made again as the ``trials`` of the record say."""
+
+    def remake(number: int) -> None:
+        (trial,) = [trial for trial in trials() if trial.number == number]
+        context.evaluator.prepare(trial.proposal, found.end_of(trial), found.start(trial.proposal))
+
+    found = TrialCheckpoints(run.folder / TRIALS, run.warn, remake)
+    return found
+
+
+def _end(context: SearchContext, checkpoints: TrialCheckpoints, trial: Trial) -> Checkpoint | None:
+    """Return the end state of a trial, made again where it is lost; None for a trial that has none."""
+    proposal = trial.proposal
+    if not context.evaluator.trains(proposal.candidate) or proposal.fidelity == 0.0:
+        return checkpoints.end(trial.number)
+    if checkpoints.end_of(trial).packed() is None and checkpoints.remake is not None:
+        checkpoints.remake(trial.number)
+    return checkpoints.end_of(trial)
 
 
 def _asynchronous(run: StageRun) -> bool:

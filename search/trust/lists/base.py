@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from search.trust.files import FileError, shown
+from spaces.files.reading import FileError, shown
 
 Build = Callable[[], nn.Module]
 Origin = tuple[str, dict[str, Any]]

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from search.trust.files import FileError, shown
 from search.trust.lists.base import Build, ModelList, Origin, path_of, require_bounded
+from spaces.files.reading import FileError, shown
 
 _CREATE = "timm.create_model"
 FORBIDDEN = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")

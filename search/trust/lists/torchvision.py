@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from search.trust.files import FileError, shown
 from search.trust.lists.base import Build, ModelList, Origin, path_of, require_bounded
+from spaces.files.reading import FileError, shown
 
 _PACKAGE = "torchvision.models"
 _GET = f"{_PACKAGE}.get_model"

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from search.trust.files import FileError, mapping, read_json, shown
 from search.trust.lists.base import Build, ModelList, Origin, path_of, require_bounded
 from search.trust.lists.timm import FORBIDDEN, require_listed
+from spaces.files.json_file import mapping, read_json
+from spaces.files.reading import FileError, shown
 
 _PATH = re.compile(r"transformers(?:\.[a-z_]+)*\.(AutoModelFor[A-Za-z0-9]+)\.from_config")
 _TIMM_ARGUMENTS = ("backbone_kwargs", "model_args")

@@ -1,5 +1,7 @@
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -74,9 +76,51 @@ def test_replay_names_what_differs() -> None:
         check_replay(recorded, replace(recorded.proposal, fidelity=0.5))
 
 
-def test_a_changed_record_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "s"
+def test_a_changed_record_of_the_journal_is_told_and_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    study = Study(open_journal(path), "r/2-search", small_problem())
+    for number in range(3):
+        study.add(trial(number))
+    before, first, last = path.read_bytes().rsplit(b"\n", 3)[0], *path.read_bytes().splitlines(keepends=True)[-2:]
+    path.write_bytes(before + b"\n" + first.replace(b"0.5", b"0.6") + last)
+    said: list[str] = []
+    again = Study(open_journal(path, said.append), "r/2-search", small_problem())
+    assert again.trials() == [trial(0)]
+    (line,) = said
+    assert "study.journal: the record at byte" in line
+    assert "evaluated again" in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"candidate": '{"first": "0110", "second": "111111"}'},
+        {"fingerprint": "0" * 16},
+        {"metrics": {"top1": 0.6, "macs": 5.0}},
+        {"fidelity": 0.5},
+        {"number": 1},
+        {"candidate": "{"},
+        {"candidate": 3},
+    ],
+)
+def test_a_changed_record_of_a_database_is_refused_by_its_number(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "study.journal"
     Study(open_journal(path), "r/2-search", small_problem()).add(trial(0))
-    path.write_text(path.read_text().replace("1100", "0110"))
-    with pytest.raises(StudyError, match="was changed"):
+    lines = path.read_bytes().splitlines()
+    record = json.loads(lines[-1])
+    record["user_attrs"] |= change
+    # Without the digest of the line, which a database does not have.
+    path.write_bytes(b"\n".join([*lines[:-1], json.dumps({**record, "digest": ""}).encode(), b""]))
+    with pytest.raises(StudyError, match=r"study 'r/2-search': trial 0 is damaged, or was changed"):
         Study(open_journal(path), "r/2-search", small_problem()).trials()
+
+
+def test_trials_from_before_digests_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    Study(open_journal(path), "r/2-search", small_problem()).add(trial(0))
+    records = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for record in records:
+        del record["digest"]
+        record.get("user_attrs", {}).pop("digest", None)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert Study(open_journal(path), "r/2-search", small_problem()).trials() == [trial(0)]

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from spaces.errors import error_line, first_line
-from spaces.files import read_json_or_none, replace_file
+from spaces.files.atomic import replace_file
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
@@ -33,16 +32,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     with pytest.raises(OSError, match="disk full"):
         replace_file(path, b"new")
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"old")]
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
-def test_a_damaged_cache_reads_as_none(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "cache.json"
-    assert read_json_or_none(path) is None
-    path.write_bytes(json.dumps({"a": 1}).encode())
-    assert read_json_or_none(path) == {"a": 1}
-    path.write_bytes(content)
-    assert read_json_or_none(path) is None
 
 
 def test_an_error_in_one_line() -> None:

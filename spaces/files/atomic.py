@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from pathlib import Path
-from typing import Any
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -36,11 +34,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def read_json_or_none(path: Path) -> Any:
-    """Return the data of a JSON file, or None for a file that is missing or damaged; for caches, which can be made again."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
