@@ -28,7 +28,7 @@ ARCHITECTURE = "architecture.json"
 
 
 class Provenance(TypedDict, total=False):
-    """What ``architecture.json`` tells of a network's origin, as far as a run reads it."""
+    """Origin of a network in ``architecture.json``, as far as a run reads it."""
 
     step: Annotated[str, Field(pattern=r"^[0-9]{1,9}-")]
     trial: int | None
