@@ -10,9 +10,9 @@ from typing import Any
 from search.config.document import Document, read_document
 from search.config.document import Path as Place
 from search.config.overrides import apply_overrides
-from search.trust.files import FileError, shown
 from search.trust.known_code import is_known
 from spaces.errors import SecateursError
+from spaces.files.reading import FileError, shown
 from spaces.registry import names_checked
 
 _OF_A_RUN = ("environment.json", "study.journal", "report.json", "checkpoints", "best")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from search.output.state_folder import state_folder
-from search.trust.files import FileError, mapping, read_json
-from spaces.files import replace_file
+from spaces.files.atomic import replace_file
+from spaces.files.json_file import read_record
+from spaces.files.reading import FileError
 
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)+")
 
@@ -32,7 +33,7 @@ def remember_code(run_id: str, config: Mapping[str, Any]) -> None:
 def is_known(folder: Path, config: Mapping[str, Any]) -> bool:
     """Return True if this account has begun the run in ``folder``, with the code that ``config`` names."""
     try:
-        run_id = mapping(read_json(folder / "environment.json"), "environment.json").get("run_id")
+        run_id = read_record(folder / "environment.json").get("run_id")
         return isinstance(run_id, str) and _note(run_id, config).exists()
     except (OSError, FileError):
         return False
