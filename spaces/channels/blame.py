@@ -7,13 +7,8 @@ result is replaced by one of the right shape, so that a single pass finds all su
 
 from __future__ import annotations
 
-import linecache
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from traceback import extract_tb
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,13 +20,12 @@ from torch.utils.hooks import RemovableHandle
 
 from spaces.channels.channel_trace import ChannelTrace, TracedCall, TracedTensor
 from spaces.channels.labelled_pass import makes_tensors, name_of
-from spaces.channels.labels import compact
+from spaces.channels.labels import compact, varying
+from spaces.code_places import failed_place, running_place
+from spaces.errors import first_line
 from spaces.forward import Forward
 from spaces.hooks import temporary_hooks
 from spaces.layers.layer_kind import kind_of
-
-OWN = Path(__file__).parent.parent
-TORCH = Path(torch.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -78,9 +72,11 @@ class _Comparison(TorchFunctionMode):
         self._lost = False
         self._suspended = 0
         self._stack: list[str] = []
+        self._sliced = nn.Module()
 
     def hooks(self, sliced: nn.Module) -> Iterator[RemovableHandle]:
         """Yield hooks that follow the running modules."""
+        self._sliced = sliced
         for name, module in sliced.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 kind = kind_of(module)
@@ -123,7 +119,7 @@ class _Comparison(TorchFunctionMode):
     def _part(self) -> None:
         """Blame the next recorded call: the sliced network does not make it."""
         if not self._lost:
-            self._blame(self._around(), _running_line())
+            self._blame(self._around(), running_place())
             self._lost = True
 
     def _around(self) -> tuple[Tensor, ...]:
@@ -137,7 +133,8 @@ class _Comparison(TorchFunctionMode):
         labels = self._around()
         if not any(bool((compact(one) != 0).any()) for one in labels):
             labels = tuple(label for call in self._calls if call.where == self._where for label in call.reads)
-        self._blame(labels, _failed_line(error), f"fails: {_first_line(error)}")
+        place = failed_place(error, self._sliced)[1]
+        self._blame(labels, place, f"fails once channels are removed: {first_line(error)}")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -160,9 +157,9 @@ class _Comparison(TorchFunctionMode):
             self._part()
             return output
         self._place += 1
-        return self._as_recorded(call, output, failed)
+        return self._as_recorded(call, (args, kwargs), output, failed)
 
-    def _as_recorded(self, call: TracedCall, output: Any, failed: Exception | None) -> Any:
+    def _as_recorded(self, call: TracedCall, arguments: Any, output: Any, failed: Exception | None) -> Any:
         """Return the result of a call, its tensors replaced where they have another shape than the record says."""
         leaves, structure = tree_flatten(output)
         same = failed is None and structure == call.structure
@@ -170,7 +167,10 @@ class _Comparison(TorchFunctionMode):
         if same and all(shape is None or leaf.shape == shape for leaf, shape in zip(leaves, expected, strict=True)):
             return output
         written = tuple(one.labels for one in call.returns if one is not None and one.labels is not None)
-        self._blame((*call.reads, *written), _running_line(), "" if failed is None else f"fails: {_first_line(failed)}")
+        problem = _problem(call.function, arguments, call)
+        if not problem and failed is not None:
+            problem = f"fails once channels are removed: {first_line(failed)}"
+        self._blame((*call.reads, *written), running_place(), problem)
         made = [
             None if one is None else torch.zeros(one.shape if shape is None else shape, dtype=one.dtype, device=one.device)
             for one, shape in zip(call.returns, expected, strict=True)
@@ -190,37 +190,26 @@ class _Comparison(TorchFunctionMode):
             shape[wide[0]] = int(self._kept[small.reshape(-1).numpy()].sum())
         return torch.Size(shape)
 
-    def _blame(self, labels: tuple[Tensor, ...], line: tuple[str, int] | None, problem: str = "") -> None:
-        code = "" if line is None else f"`{linecache.getline(*line).strip()}` in {Path(line[0]).name}:{line[1]}"
-        place = ": ".join(filter(None, (self._where, code)))
-        self.faults.append(Fault(f"{place} {problem or 'does not follow a change of its channels'}", labels))
+    def _blame(self, labels: tuple[Tensor, ...], place: str, problem: str = "") -> None:
+        where = ": ".join(filter(None, (self._where, place)))
+        self.faults.append(Fault(f"{where} {problem or 'does not follow a change of its channels'}", labels))
 
 
-def _running_line() -> tuple[str, int] | None:
-    """Return file and line of the innermost running code of the network; None where modules of torch run by themselves."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file != __file__ and not _is_of_torch(file):
-            return None if _is_ours(file) else (file, frame.f_lineno)
-        frame = frame.f_back
-    return None
-
-
-def _failed_line(error: Exception) -> tuple[str, int] | None:
-    """Return file and line of the network's own code that raised ``error``; None where modules of torch did by themselves."""
-    found = [frame for frame in extract_tb(error.__traceback__) if not _is_of_torch(frame.filename)]
-    lines = [(frame.filename, frame.lineno or 0) for frame in found if frame.filename != __file__]
-    return lines[-1] if lines and not _is_ours(lines[-1][0]) else None
-
-
-def _is_of_torch(file: str) -> bool:
-    return TORCH in Path(file).parents
-
-
-def _is_ours(file: str) -> bool:
-    return OWN in Path(file).parents and Path(file).name != "networks.py"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+def _problem(name: str, args: Any, call: TracedCall) -> str:
+    """Return what a function with fixed sizes among its arguments fixes, and what to write; empty where none is found."""
+    given = {leaf for leaf in tree_flatten(args)[0] if type(leaf) is int}
+    sizes = {
+        one.shape[dim]
+        for one in call.returns
+        if one is not None and one.labels is not None
+        for dim in range(len(one.shape))
+        if one.shape[dim] in given and dim in varying(one.labels)
+    }
+    if not sizes:
+        return ""
+    counts = " and ".join(map(str, sorted(sizes)))
+    if name in ("view", "reshape", "unflatten", "expand"):
+        return f"fixes {counts} channels; write -1"
+    if name in ("split", "split_with_sizes", "tensor_split"):
+        return f"fixes parts of {counts} channels; write chunk({len(call.returns)}, dim)"
+    return f"fixes {counts} channels; read them from a tensor's shape"

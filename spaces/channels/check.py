@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spaces.admission import admitted
 from spaces.channels.blame import find_faults
+from spaces.channels.differences import differing_groups
 from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
@@ -95,26 +96,14 @@ def _checked(own: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: For
         return groups
     except EquivalenceError:
         exact = single.double()
-
-    def failure(chosen: Sequence[Group]) -> str | None:
+    for attempt in range(2):
+        half = half_mask(groups, groups.groups)
         try:
-            equivalence_error(exact, groups, half_mask(groups, chosen), inputs, forward)
+            equivalence_error(exact, groups, half, inputs, forward)
+            return groups
         except EquivalenceError as error:
-            return str(error)
-        return None
-
-    def failing(chosen: Sequence[Group]) -> dict[str, str]:
-        reason = failure(chosen)
-        if reason is None:
-            return {}
-        if len(chosen) == 1:
-            return {chosen[0].name: reason}
-        middle = len(chosen) // 2
-        found = failing(chosen[:middle]) | failing(chosen[middle:])
-        return found or {group.name: f"together with others: {reason}" for group in chosen}
-
-    while groups.groups and (bad := failing(groups.groups)):
-        groups = freeze(groups, bad)
+            bad = {} if attempt else differing_groups(exact, groups, half, inputs, forward)
+            groups = freeze(groups, bad or {group.name: str(error) for group in groups.groups})
     return groups
 
 

@@ -14,6 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from spaces.channels.channel_trace import ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
 from spaces.channels.labels import along, compact
+from spaces.code_places import running_place
 from spaces.hooks import first_tensor, temporary_hooks
 from spaces.layers.layer_kind import LayerKind, kind_of
 from spaces.layers.macs import module_macs
@@ -108,6 +109,11 @@ class LabelTracker:
         """Name of the innermost running module."""
         return (self.stack[-1][0] or "the network itself") if self.stack else "the network itself"
 
+    def freeze(self, atoms: Tensor, why: str) -> None:
+        """Freeze ``atoms`` for a reason that names the running module, ``why``, and the line of the network's code."""
+        if bool(atoms.any()):
+            self.atoms.freeze(atoms, ", at ".join(filter(None, (f"{self.where}: {why}", running_place()))))
+
     def owner(self, tensor: Tensor) -> str | None:
         """Return the running module's name if ``tensor`` is its own weight, else None."""
         name = self.names.get(id(tensor), "")
@@ -130,7 +136,7 @@ class LabelTracker:
             return
         name = self.names.get(id(tensor))
         if name is None:
-            self.atoms.freeze(atoms, f"{self.where}: its weight is computed from others, not stored")
+            self.freeze(atoms, "its weight is computed from others, not stored")
             return
         earlier = self._tied.get((name, dim))
         if earlier is None:
@@ -138,8 +144,8 @@ class LabelTracker:
             self.trace.ties.append(ChannelTie(name, dim, atoms))
             return
         self.atoms.unite(earlier, atoms)
-        self.atoms.freeze(atoms[earlier == 0], f"{self.where}: shares its weight with a place without channels")
-        self.atoms.freeze(earlier[atoms == 0], f"{self.where}: shares its weight with a place without channels")
+        self.freeze(atoms[earlier == 0], "shares its weight with a place without channels")
+        self.freeze(earlier[atoms == 0], "shares its weight with a place without channels")
 
     def tied(self, tensor: Tensor, dim: int) -> Tensor | None:
         """Return the atoms that an earlier use gave to a dimension of a weight."""
@@ -160,7 +166,7 @@ class LabelTracker:
         """Freeze every channel that an operator which is not handled reads."""
         for tensor in tensors:
             if tensor in self.labelled:
-                self.atoms.freeze(self.labels(tensor), f"{self.where}: {name} is not handled")
+                self.freeze(self.labels(tensor), f"{name} is not handled")
 
     def rectangular(self, labels: Tensor) -> Tensor:
         """Unite labels until they change along one dimension only, so that what is kept stays a full block."""
@@ -172,8 +178,8 @@ class LabelTracker:
             main = max(wide, key=lambda dim: (len(torch.unique(lines[dim])), -distinct[dim]))
             line = along(lines[main], main, small.shape)
             self.atoms.unite(line, small)
-            self.atoms.freeze(line[small == 0], f"{self.where}: joined with values of no channel")
-            self.atoms.freeze(small[line == 0], f"{self.where}: joined with values of no channel")
+            self.freeze(line[small == 0], "joined with values of no channel")
+            self.freeze(small[line == 0], "joined with values of no channel")
             small = along(lines[main], main, small.shape)
         return small.expand(labels.shape)
 

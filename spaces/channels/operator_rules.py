@@ -106,10 +106,10 @@ def _split(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: 
         if all(part.shape == parts[0].shape for part in parts):
             for part in parts[1:]:
                 tracker.atoms.unite(parts[0], part)
-                tracker.atoms.freeze(parts[0][part == 0], f"{tracker.where}: split beside values of no channel")
-                tracker.atoms.freeze(part[parts[0] == 0], f"{tracker.where}: split beside values of no channel")
+                tracker.freeze(parts[0][part == 0], "split beside values of no channel")
+                tracker.freeze(part[parts[0] == 0], "split beside values of no channel")
         else:
-            tracker.atoms.freeze(labels, f"{tracker.where}: split into parts of fixed, unequal size")
+            tracker.freeze(labels, "split into parts of fixed, unequal size")
     for part, tensor in zip(parts, output, strict=True):
         tracker.set_labels(tensor, part)
 
@@ -124,7 +124,7 @@ def _position(
     else:
         touched = {(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % labels.dim()}
     if (output.shape != labels.shape or name == "roll") and touched & set(varying(labels)):
-        tracker.atoms.freeze(labels, f"{tracker.where}: {name} picks channels by fixed position")
+        tracker.freeze(labels, f"{name} picks channels by fixed position")
     tracker.set_labels(output, operator(labels, *args[1:], **kwargs))
 
 
@@ -137,7 +137,7 @@ def _pad(tracker: LabelTracker, args: tuple[Any, ...], output: Tensor) -> None:
         if (before or after) and small.shape[dim] > 1:
             small = torch.constant_pad_nd(small.transpose(dim, -1), [max(before, 0), max(after, 0)], 0).transpose(dim, -1)
     if any(size not in (1, full) for size, full in zip(small.shape, output.shape, strict=True)):
-        tracker.atoms.freeze(labels, f"{tracker.where}: channels cropped at fixed positions")
+        tracker.freeze(labels, "channels cropped at fixed positions")
         return
     tracker.set_labels(output, small.expand(output.shape))
 
@@ -170,7 +170,7 @@ def _pointwise(tracker: LabelTracker, name: str, tensors: list[Tensor], output: 
         full = (1,) * (len(shape) - len(size)) + tuple(size)
         spread = labels.reshape((1,) * (len(shape) - labels.dim()) + tuple(labels.shape)).expand(joined.shape)
         if any(full[dim] > 1 for dim in wide):
-            tracker.atoms.freeze(joined[spread == 0], f"{tracker.where}: {name} with values of no channel and a fixed size")
+            tracker.freeze(joined[spread == 0], f"{name} with values of no channel and a fixed size")
     tracker.set_labels(first, tracker.rectangular(joined.expand(shape)))
 
 
@@ -196,7 +196,7 @@ def _reduce(tracker: LabelTracker, name: str, args: tuple[Any, ...], kwargs: dic
     listed = range(labels.dim()) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     reduced = {dim % labels.dim() for dim in listed} if labels.dim() else set()
     if reduced & set(varying(labels)):
-        tracker.atoms.freeze(labels, f"{tracker.where}: {name} over the channels")
+        tracker.freeze(labels, f"{name} over the channels")
         return
     for dim in sorted(reduced, reverse=True):
         labels = labels.narrow(dim, 0, 1) if first.dim() == args[0].dim() else labels.select(dim, 0)
@@ -209,6 +209,6 @@ def _window(tracker: LabelTracker, name: str, args: tuple[Any, ...], output: Any
     spatial = next((int(digit) for digit in name if digit.isdigit()), 2)
     small = compact(labels)
     if any(size > 1 for size in small.shape[-spatial:]):
-        tracker.atoms.freeze(labels, f"{tracker.where}: {name} over the channels")
+        tracker.freeze(labels, f"{name} over the channels")
         return
     tracker.set_labels(first, small.expand(first.shape))

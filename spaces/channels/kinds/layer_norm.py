@@ -39,7 +39,7 @@ class LayerNorm(LayerKind):
     ) -> None:
         """Tie scaling factors and shifts to the input's channels."""
         if len(normalized_shape) != 1:
-            tracker.atoms.freeze(tracker.labels(input), f"{tracker.where}: normalizes over more than the channels")
+            tracker.freeze(tracker.labels(input), "normalizes over more than the channels")
             return
         atoms = normalized_atoms(tracker, input, input.dim() - 1, self.modules)
         if atoms is None:

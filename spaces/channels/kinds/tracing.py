@@ -17,11 +17,11 @@ def input_atoms(
     """Return the input's channel atoms, of shape ``(in,)``; None, and freeze them, where the weight's use can't be followed."""
     labels = tracker.labels(inputs)
     if tracker.owner(weight) is None or not isinstance(tracker.stack[-1][1], modules):
-        tracker.atoms.freeze(labels, f"{tracker.where}: {_outside(tracker, weight)}")
+        tracker.freeze(labels, _outside(tracker, weight))
         return None
     atoms = vector(labels, channel_dim)
     if atoms is None:
-        tracker.atoms.freeze(labels, f"{tracker.where}: its input channels are not one dimension")
+        tracker.freeze(labels, "its input channels are not one dimension")
     return atoms
 
 
@@ -37,7 +37,7 @@ def _outside(tracker: LabelTracker, weight: Tensor) -> str:
 def leave_frozen(tracker: LabelTracker, kind: LayerKind, weight: Tensor, channels: int) -> None:
     """Record a layer whose weight can't be followed, so that its output channels are among the frozen ones, with the reason."""
     outputs = tracker.atoms.new(channels)
-    tracker.atoms.freeze(outputs, f"{tracker.where}: {_outside(tracker, weight)}")
+    tracker.freeze(outputs, _outside(tracker, weight))
     tracker.record(kind, outputs[:0], outputs, 0.0, 1, -1)
 
 
@@ -50,7 +50,7 @@ def output_atoms(tracker: LabelTracker, weight: Tensor, dim: int, count: int) ->
 def label_output(tracker: LabelTracker, output: Tensor, atoms: Tensor, dim: int, single: str) -> None:
     """Label ``output`` with its channel atoms along ``dim``; freeze a single one for the reason ``single``."""
     if len(atoms) == 1:
-        tracker.atoms.freeze(atoms, f"{tracker.where}: has a single {single}")
+        tracker.freeze(atoms, f"has a single {single}")
         tracker.set_labels(output, torch.zeros((), dtype=torch.int64).expand(output.shape))
     else:
         tracker.set_labels(output, along(atoms, dim, output.shape))
@@ -60,7 +60,7 @@ def couple_groups(tracker: LabelTracker, inputs: Tensor, outputs: Tensor, groups
     """Unite the input and output channels of each of the layer's groups, since a group leaves whole."""
     joined = torch.cat([inputs.reshape(groups, -1), outputs.reshape(groups, -1)], 1)
     tracker.atoms.unite(joined, joined[:, -1:].expand_as(joined))
-    tracker.atoms.freeze(joined[(joined == 0).any(1)], f"{tracker.where}: groups channels with values of no channel")
+    tracker.freeze(joined[(joined == 0).any(1)], "groups channels with values of no channel")
 
 
 def normalized_atoms(tracker: LabelTracker, inputs: Tensor, channel_dim: int, modules: tuple[type, ...]) -> Tensor | None:
@@ -68,9 +68,9 @@ def normalized_atoms(tracker: LabelTracker, inputs: Tensor, channel_dim: int, mo
     labels = tracker.labels(inputs)
     atoms = vector(labels, channel_dim)
     if atoms is None:
-        tracker.atoms.freeze(labels, f"{tracker.where}: normalizes over more than the channels")
+        tracker.freeze(labels, "normalizes over more than the channels")
         return None
     if not tracker.stack or not isinstance(tracker.stack[-1][1], modules):
-        tracker.atoms.freeze(labels, f"{tracker.where}: normalizes outside a layer that is known")
+        tracker.freeze(labels, "normalizes outside a layer that is known")
         return None
     return atoms

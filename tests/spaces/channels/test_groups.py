@@ -162,3 +162,32 @@ def test_max_ratio_and_rounding_bound_the_domains() -> None:
     assert space.domains["hidden"].legal_counts() == [12, 16, 20]
     sample = space.sample(np.random.default_rng(0))
     space.validate(sample)
+
+
+class Counting(nn.Module):
+    """Divides by the number of channels in one place of two, which no shape tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 4, 1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        x = torch.relu(self.second(x / x.shape[1]))
+        return self.head(self.third(x).mean((2, 3)))
+
+
+def test_values_that_depend_on_the_number_of_channels_are_blamed_where_they_are_read() -> None:
+    runs: list[torch.dtype] = []
+    model = Counting().eval()
+
+    def forward(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        runs.append(inputs.dtype)
+        return network(inputs)
+
+    groups = find_checked_groups(model, example("plain"), forward=forward)
+    assert sizes(groups) == {"second": 6, "third": 4}
+    reason = next(group.reason for group in groups.frozen if group.name == "first")
+    assert reason.startswith("second: what it reads differs by")
+    assert runs.count(torch.float64) <= 6
