@@ -14,46 +14,22 @@ from evaluators.metrics import METRICS, Metric
 from spaces.base import SearchSpace
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
-from spaces.hooks import temporary_hooks
-from spaces.layers.layer_kind import kind_of
-from spaces.layers.macs import module_macs
+from spaces.layers.macs import MacsCounter
 from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes
 
 
-def count_costs(
+def count_module_macs(
     model: nn.Module, example_inputs: Tensor, forward: Callable[[nn.Module, Tensor], Tensor] | None = None
-) -> dict[str, float]:
-    """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of ``model``, by running it once.
+) -> dict[str, int]:
+    """Return the multiply-accumulates of a batch by the innermost module that computes them; "" is the network itself.
 
-    ``macs`` are the multiply-accumulates of one sample in convolutions, transposed convolutions, linear layers and
-    attention modules: half the count of ``torch.utils.flop_counter`` there. Biases, normalisation, activations,
-    pooling and matrix products outside these modules are not counted. ``size_bytes`` are those of all tensors of the
-    state dict, the weights of a quantized network in their stored form as integers; ``bit_operations`` are MACs times the
-    bits of the weights times those of the inputs, 32 each in float.
-
-    Args:
-        model: The network; left unchanged.
-        example_inputs: A batch of shape ``(N, ...)``; costs are per sample.
-        forward: Runs the network on the batch; by default ``model(example_inputs)``.
-
-    Raises:
-        UnsupportedModelError: The forward pass fails.
+    Arguments and errors are those of :func:`count_costs`, which says what is counted.
     """
-    macs = operations = 0
-    samples = len(example_inputs)
-
-    def add(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], outputs: Any) -> None:
-        nonlocal macs, operations
-        own = module_macs(module, inputs, keywords, outputs)
-        macs += own
-        operations += own * operation_bits(module)
-
-    counted = (module for module in model.modules() if kind_of(module) is not None)
-    hooks = (module.register_forward_hook(add, with_kwargs=True) for module in counted)
+    counter = MacsCounter()
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else example_inputs.device
     try:
-        with temporary_hooks(hooks), evaluation_mode(model), torch.no_grad():
+        with evaluation_mode(model), torch.no_grad(), counter.counting(model):
             inputs = example_inputs.to(device)
             if forward is None:
                 model(inputs)
@@ -63,6 +39,32 @@ def count_costs(
         raise UnsupportedModelError(
             f"the forward pass of {type(model).__name__} on a batch of shape {tuple(example_inputs.shape)} failed: {error}"
         ) from error
+    return dict(counter.macs)
+
+
+def count_costs(
+    model: nn.Module, example_inputs: Tensor, forward: Callable[[nn.Module, Tensor], Tensor] | None = None
+) -> dict[str, float]:
+    """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of ``model``, by running it once.
+
+    ``macs`` are the multiply-accumulates of one sample in convolutions, matrix products, attention and recurrent layers,
+    wherever they are computed: half the count of ``torch.utils.flop_counter``, with the operators that it leaves out
+    (:mod:`spaces.layers.operator_macs`). Biases, normalisation, activations and pooling are not counted. ``size_bytes`` are
+    those of all tensors of the state dict, the weights of a quantized network in their stored form as integers;
+    ``bit_operations`` are MACs times the bits of the weights times those of the inputs, 32 each in float.
+
+    Args:
+        model: The network; left unchanged.
+        example_inputs: A batch of shape ``(N, ...)``; costs are per sample.
+        forward: Runs the network on the batch; by default ``model(example_inputs)``.
+
+    Raises:
+        UnsupportedModelError: The forward pass fails.
+    """
+    samples = len(example_inputs)
+    found = count_module_macs(model, example_inputs, forward)
+    macs = sum(found.values())
+    operations = sum(own * operation_bits(model.get_submodule(name)) for name, own in found.items())
     return {
         "macs": float(macs // samples),
         "parameters": float(counted_parameters(model)),

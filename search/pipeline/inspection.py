@@ -41,7 +41,7 @@ def examine(config: Config) -> dict[str, Any]:
     Raises:
         SecateursError: The model or its data cannot be had, its forward pass fails, or nothing in it is open.
     """
-    from evaluators.cost import count_costs
+    from evaluators.cost import count_costs, count_module_macs
 
     task = config.build_task()
     model = task.reference_model().eval()
@@ -49,19 +49,20 @@ def examine(config: Config) -> dict[str, Any]:
     space = build_space(block, model, task)
     channels, bits = space.channels, bit_places(space)
     rows = bits if channels is None else [_row(group) for group in channels.groups]
-    shape = list(task.example_inputs().shape)
+    inputs = task.example_inputs()
     return {
         "name": config.name,
         "model": type(model).__name__,
         "stage": stage,
         "space": block.name,
-        "input_shape": shape,
+        "input_shape": list(inputs.shape),
         "groups": rows,
         "bits": [] if channels is None else bits,
         "frozen": [{**_row(part), "reason": part.reason} for part in space.frozen],
         "channels": sum(row["size"] for row in rows),
         "open_macs_share": space.open_share() if channels is not None else None,
-        "costs": count_costs(model, task.example_inputs(), task.forward),
+        "module_macs": {name: macs // len(inputs) for name, macs in count_module_macs(model, inputs, task.forward).items()},
+        "costs": count_costs(model, inputs, task.forward),
     }
 
 
@@ -91,6 +92,8 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     if found["frozen"]:
         console.print(_table("frozen", ("group", "channels", "MACs touched", "reason"), found["frozen"]))
     costs = found["costs"]
+    if found["module_macs"]:
+        console.print(_macs_table(found["module_macs"], shape))
     totals = Table(title="the network as it is", title_justify="left")
     totals.add_column("what")
     totals.add_column("value", justify="right")
@@ -120,6 +123,18 @@ def _table(title: str, columns: tuple[str, str, str, str], rows: Iterable[Mappin
         table.add_row(
             row["name"], str(row["size"]), format_percent(row["macs_share"]), row.get("reason") or ", ".join(row["members"])
         )
+    return table
+
+
+def _macs_table(macs: Mapping[str, int], shape: str) -> Table:
+    """Return a table of the multiply-accumulates of every module, on inputs of ``shape``, in the order of their calls."""
+    total = max(1, sum(macs.values()))
+    table = Table(title=f"MACs by module, for inputs of {shape}", title_justify="left")
+    table.add_column("module", overflow="fold")
+    table.add_column("MACs", justify="right")
+    table.add_column("share", justify="right")
+    for name, own in macs.items():
+        table.add_row(name or "the network itself", format_count(own), format_percent(own / total))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,11 +97,11 @@ class ChannelTrace:
         ties: State tensors' dimensions with the atoms they follow, in the order of first use.
         layers: Layers with weights, one entry per call.
         calls: Calls of functions and modules, in order, those within a layer left out.
-        macs: Multiply-accumulates of all modules that are counted, those without channels to follow included.
+        macs: Multiply-accumulates of all operators by the module that runs them, those without channels to follow included.
     """
 
     atoms: ChannelAtoms = field(default_factory=ChannelAtoms)
     ties: list[ChannelTie] = field(default_factory=list)
     layers: list[LayerTrace] = field(default_factory=list)
     calls: list[TracedCall] = field(default_factory=list)
-    macs: float = 0.0
+    macs: Mapping[str, int] = field(default_factory=dict)

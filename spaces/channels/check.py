@@ -136,4 +136,4 @@ def freeze(groups: ChannelGroups, reasons: Mapping[str, str]) -> ChannelGroups:
         if (moved := {dim: p for dim, places in dims.items() if (p := position[places]).max(initial=-1) >= 0})
     }
     layers = tuple(replace(layer, inputs=position[layer.inputs], outputs=position[layer.outputs]) for layer in groups.layers)
-    return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.other_macs)
+    return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.fixed_macs)

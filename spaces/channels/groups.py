@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -78,14 +78,27 @@ class ChannelGroups:
         frozen: The frozen ones, each with its reason.
         ties: By state tensor and dimension, the mask position of every index (-1: always kept).
         layers: Layers with weights in the order of their first use.
-        other_macs: Multiply-accumulates of modules that are none of these layers, such as attention; no mask changes them.
+        fixed_macs: Multiply-accumulates that no mask changes, by module: products of attention, weights that can't be followed.
     """
 
     groups: tuple[Group, ...]
     frozen: tuple[Group, ...]
     ties: Mapping[str, Mapping[int, np.ndarray]]
     layers: tuple[Layer, ...]
-    other_macs: float = 0.0
+    fixed_macs: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def other_macs(self) -> float:
+        """Multiply-accumulates that no mask changes."""
+        return float(sum(self.fixed_macs.values()))
+
+    @property
+    def module_macs(self) -> dict[str, float]:
+        """Multiply-accumulates of the whole network by module, for one sample."""
+        found = dict(self.fixed_macs)
+        for layer in self.layers:
+            found[layer.name] = found.get(layer.name, 0.0) + layer.total_macs
+        return {name: macs for name, macs in found.items() if macs}
 
     @property
     def width(self) -> int:
@@ -198,8 +211,8 @@ def _freeze_by_name(trace: ChannelTrace, include: Sequence[str], exclude: Sequen
 def _number(trace: ChannelTrace) -> TracedGroups:
     """Turn atoms into groups (atoms with the same members) and give every open one its place in the mask."""
     tied = [(tie.tensor, tie.dim, trace.atoms.roots(tie.atoms)) for tie in trace.ties]
-    other_macs = max(0.0, trace.macs - sum(_total_macs(layer) for layer in trace.layers))
-    groups, frozen, position = _named(_buckets(trace, tied), _macs_shares(trace, other_macs))
+    fixed_macs = _fixed_macs(trace)
+    groups, frozen, position = _named(_buckets(trace, tied), _macs_shares(trace, sum(fixed_macs.values())))
     ties: dict[str, dict[int, np.ndarray]] = {}
     for tensor, dim, roots in tied:
         if (found := position[roots]).max(initial=-1) >= 0:
@@ -217,7 +230,7 @@ def _number(trace: ChannelTrace) -> TracedGroups:
         for layer in trace.layers
     )
     everything = trace.atoms.roots(torch.arange(len(trace.atoms)))
-    return TracedGroups(ChannelGroups(tuple(groups), tuple(frozen), ties, layers, other_macs), trace, position[everything])
+    return TracedGroups(ChannelGroups(tuple(groups), tuple(frozen), ties, layers, fixed_macs), trace, position[everything])
 
 
 @dataclass
@@ -299,6 +312,14 @@ def _named(buckets: Sequence[_Bucket], shares: np.ndarray) -> tuple[list[Group],
 
 def _total_macs(layer: LayerTrace) -> float:
     return layer.macs * len(layer.outputs) * (len(layer.inputs) if layer.groups == 1 else 1)
+
+
+def _fixed_macs(trace: ChannelTrace) -> dict[str, float]:
+    """Return the multiply-accumulates that are counted in a module beyond those of the layers, by module."""
+    fixed = {name or "the network itself": float(macs) for name, macs in trace.macs.items()}
+    for layer in trace.layers:
+        fixed[layer.name] = fixed.get(layer.name, 0.0) - _total_macs(layer)
+    return {name: macs for name, macs in fixed.items() if macs >= 0.5}
 
 
 def _macs_shares(trace: ChannelTrace, other_macs: float) -> np.ndarray:

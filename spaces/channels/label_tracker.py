@@ -17,7 +17,7 @@ from spaces.channels.labels import along, compact
 from spaces.code_places import running_place
 from spaces.hooks import first_tensor, temporary_hooks
 from spaces.layers.layer_kind import LayerKind, kind_of
-from spaces.layers.macs import module_macs
+from spaces.layers.macs import MacsCounter
 
 
 class LabelTracker:
@@ -31,6 +31,7 @@ class LabelTracker:
         stack: The modules that are running, each with its name and first input; the innermost last.
         suspended: Number of layers running whose kind answers for their operators, which are passed over.
         labelled: Labels of the tensors that have any.
+        macs: Counter of multiply-accumulates.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -41,13 +42,14 @@ class LabelTracker:
         self.modules: dict[str, nn.Module] = dict(model.named_modules())
         self.stack: list[tuple[str, nn.Module, Tensor | None]] = []
         self.suspended = 0
+        self.macs = MacsCounter()
         self.labelled: Any = WeakTensorKeyDictionary()
         self._tied: dict[tuple[str, int], Tensor] = {}
         self._model = model
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Keep :attr:`stack` up to date, and count MACs, while the context lasts."""
+        """Keep :attr:`stack` and :attr:`macs` up to date while the context lasts."""
 
         def enter(name: str, whole: bool) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -55,6 +57,7 @@ class LabelTracker:
                 if not self.suspended:
                     self.trace.calls.append(TracedCall("", self.where))
                 self.suspended += whole
+                self.macs.enter(name)
 
             return hook
 
@@ -65,7 +68,7 @@ class LabelTracker:
                         kind.trace(self, output, *args, **keywords)
                     self.suspended -= 1
                 self.stack.pop()
-                self.trace.macs += module_macs(module, args, keywords, output)
+                self.macs.leave(module, args, keywords, output)
 
             return hook
 

@@ -59,6 +59,7 @@ def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any]
         )
     for output in tensors:
         tracker.atoms.freeze(tracker.labels(output), "network output")
+    tracker.trace.macs = tracker.macs.macs
     return tracker.trace
 
 
@@ -77,6 +78,7 @@ class _Propagation:
         output = func(*args, **(kwargs or {}))
         if not self._tracker.suspended:
             propagate(self._tracker, func, args, kwargs or {}, output)
+        self._tracker.macs.operator(func, args, output)
         return output
 
 

@@ -73,9 +73,13 @@ class LayerKind(ABC):
         """
         return {}
 
-    def macs(self, module: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], outputs: Any) -> int:
-        """Return the multiply-accumulates (half the FLOPs) of one call of ``module``, over the whole batch."""
-        return 0
+    def macs(self, module: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], outputs: Any) -> int | None:
+        """Return the multiply-accumulates (half the FLOPs) of one call of ``module``, over the whole batch.
+
+        None, the default, where the operators of PyTorch that the module runs tell them
+        (:mod:`spaces.layers.operator_macs`).
+        """
+        return None
 
     def shape(self, module: nn.Module, inputs: Tensor) -> LayerShape | None:
         """Return all that decides the latency of ``module`` on ``inputs`` of shape ``(1, ...)``; None if it is not measured."""

@@ -1,19 +1,102 @@
-"""Multiply-accumulates of the modules that have weights."""
+"""Multiply-accumulates of a forward pass, counted operator by operator."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
+from spaces.hooks import temporary_hooks
 from spaces.layers.layer_kind import kind_of
+from spaces.layers.operator_macs import operator_macs
 
 FLOAT_BITS = 32
 """Bits of a weight or activation that is not quantized."""
 
 
-def module_macs(module: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], outputs: Any) -> int:
-    """Return the multiply-accumulates (half the FLOPs) of one call of ``module``, over the whole batch; 0 for others."""
-    kind = kind_of(module)
-    return 0 if kind is None else kind.macs(module, inputs, keywords, outputs)
+class MacsCounter:
+    """Multiply-accumulates (half the FLOPs) of one forward pass, over the whole batch, by the innermost running module.
+
+    Counted are the operators of convolutions, matrix products, attention and recurrent layers; of a module whose kind has
+    :meth:`~spaces.layers.layer_kind.LayerKind.macs` the number that this returns, in place of its operators. Biases,
+    normalisation, activations and pooling are not counted.
+    """
+
+    def __init__(self) -> None:
+        self._running: list[tuple[str, dict[str, int]]] = [("", {})]
+
+    @property
+    def macs(self) -> Mapping[str, int]:
+        """Multiply-accumulates by module, in the order in which they ended; modules without any are left out."""
+        return self._running[0][1]
+
+    def enter(self, name: str) -> None:
+        """Note that the module ``name`` begins to run."""
+        self._running.append((name, {}))
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, Any], output: Any) -> None:
+        """Note that the module entered last has run."""
+        name, found = self._running.pop()
+        kind = kind_of(module)
+        own = None if kind is None else kind.macs(module, args, keywords, output)
+        for one, macs in (found if own is None else {name: own}).items():
+            self._add(one, macs)
+
+    def operator(self, operator: Any, args: tuple[Any, ...], output: Any) -> None:
+        """Count one call of an operator."""
+        if macs := operator_macs(operator, args, output):
+            self._add(self._running[-1][0], macs)
+
+    def _add(self, name: str, macs: int) -> None:
+        found = self._running[-1][1]
+        found[name] = found.get(name, 0) + macs
+
+    @contextmanager
+    def counting(self, model: nn.Module) -> Iterator[None]:
+        """Count the forward passes of ``model`` while the context lasts."""
+
+        def entering(name: str) -> Callable[..., None]:
+            return lambda *_: self.enter(name)
+
+        def hooks() -> Iterator[RemovableHandle]:
+            for name, module in model.named_modules():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    yield module.register_forward_pre_hook(entering(name))
+                    yield module.register_forward_hook(self.leave, with_kwargs=True)
+
+        with temporary_hooks(hooks()), _Operators(self), _Unfused():
+            yield
+
+
+class _Counting:
+    """Counts every operator.
+
+    A class apart from the mode: one that a subclass of the mode defines itself is wrapped by torch, for its compiler, whose
+    import takes seconds.
+    """
+
+    def __init__(self, counter: MacsCounter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self._counter.operator(func, args, output)
+        return output
+
+
+class _Operators(_Counting, TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The mode of :class:`_Counting`."""
+
+
+class _Unfused(TorchFunctionMode):
+    """Changes nothing, but keeps ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` from running as one operator."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))

@@ -14,11 +14,14 @@ from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward, call
 from spaces.hooks import temporary_hooks
 from spaces.layers.layer_kind import kind_of
-from spaces.layers.macs import module_macs
+from spaces.layers.macs import MacsCounter
 from spaces.patterns import reason_left_out, require_matches
 from spaces.quantization.addition_nodes import Addition, find_additions
 from spaces.quantization.batch_norm_folding import Fold, find_folds, fold_batch_norms, shared_parameters
 from spaces.quantization.layers import QuantizedLayer, has_quantized_form
+
+PRODUCTS = "its matrix products are no layer's"
+"""Reason why modules that multiply without a layer of their own, such as attention, stay in float."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def find_quantizable(
     layers = {name: module for name, module in network.named_modules() if _has_weight(module)}
     macs, read = _run(network, layers, inputs, forward)
     found_additions: list[Addition] = []
-    frozen: list[Unquantized] = []
+    frozen = [Unquantized(name or "the network itself", PRODUCTS, own) for name, own in macs.items() if name not in layers]
     if additions:
         try:
             found_additions = find_additions(network, inputs, forward)
@@ -143,7 +146,7 @@ def find_quantizable(
         if reason:
             frozen.append(Unquantized(name, reason, macs.get(name, 0.0), weights))
         else:
-            sites.append(QuantizableLayer(name, weights, read[name], macs[name], name in edges))
+            sites.append(QuantizableLayer(name, weights, read[name], macs.get(name, 0.0), name in edges))
     kept = []
     for addition in found_additions:
         reason = reason_left_out(addition.name, include, exclude)
@@ -180,24 +183,23 @@ def _obstacle(module: nn.Module, called: bool, shared: set[int]) -> str:
 def _run(
     network: nn.Module, layers: dict[str, nn.Module], inputs: Tensor, forward: Forward
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """Run the network; return MACs and input elements for one sample of every called layer, by name in calling order."""
+    """Run the network; return MACs for one sample by module, and input elements of every called layer in calling order."""
     names = {id(module): name for name, module in layers.items()}
-    macs: dict[str, float] = {}
+    counter = MacsCounter()
     read: dict[str, int] = {}
     samples = len(inputs)
 
     def ran(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
         name = names[id(module)]
         entering = next((value for value in (*args, *keywords.values()) if isinstance(value, Tensor)), None)
-        macs[name] = macs.get(name, 0.0) + module_macs(module, args, keywords, output) // samples
         read[name] = read.get(name, 0) + (entering.numel() // samples if entering is not None else 0)
 
     hooks = (module.register_forward_hook(ran, with_kwargs=True) for module in layers.values())
     try:
-        with temporary_hooks(hooks), torch.no_grad():
+        with temporary_hooks(hooks), torch.no_grad(), counter.counting(network):
             forward(network, inputs)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"the forward pass of {type(network).__name__} on a batch of shape {tuple(inputs.shape)} failed: {error}"
         ) from error
-    return macs, read
+    return {name: float(macs // samples) for name, macs in counter.macs.items()}, read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar
 
@@ -47,7 +47,8 @@ class Convolution(LayerKind):
             leave_frozen(tracker, self, weight, output.shape[channel_dim])
             return
         out_channels = output.shape[channel_dim]
-        taps = prod(self.kernel_places(input, output).shape[channel_dim + 1 :]) * prod(weight.shape[2:])
+        places = self.kernel_places(input, output)
+        taps = places.numel() // places.shape[channel_dim] * prod(weight.shape[2:])
         if groups == 1:
             outputs = output_atoms(tracker, weight, self.output_dim, out_channels)
             tracker.tie(weight, 1 - self.output_dim, atoms)
@@ -70,11 +71,6 @@ class Convolution(LayerKind):
         """Return ``in_channels``, ``out_channels`` and ``groups``."""
         remaining = groups if groups == 1 else groups * inputs // before
         return {"in_channels": inputs, "out_channels": outputs, "groups": remaining}
-
-    def macs(self, module: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], outputs: Any) -> int:
-        """Return outputs x kernel positions x input channels of a group."""
-        assert isinstance(module, _ConvNd)  # noqa: S101 (for the type checker)
-        return int(outputs.numel()) * (module.in_channels // module.groups) * prod(module.kernel_size)
 
     def shape(self, module: nn.Module, inputs: Tensor) -> LayerShape:
         """Return channels, kernel, stride, padding and dilation, with the spatial size of ``inputs``."""

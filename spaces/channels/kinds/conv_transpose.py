@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import prod
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
@@ -30,12 +26,6 @@ class TransposedConvolution(Convolution):
     def kernel_places(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Return the tensor at whose positions the kernel is laid: the input."""
         return inputs
-
-    def macs(self, module: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], outputs: Any) -> int:
-        """Return inputs x kernel positions x output channels of a group."""
-        assert isinstance(module, _ConvTransposeNd)  # noqa: S101 (for the type checker)
-        entering: Tensor = inputs[0] if inputs else keywords["input"]
-        return entering.numel() * (module.out_channels // module.groups) * prod(module.kernel_size)
 
     def filters(self, module: nn.Module, outputs: int, groups: int) -> Tensor:
         """Return the weights of ``module`` as one row per output channel, of shape ``(outputs, weights)``."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import prod
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,11 +38,6 @@ class Linear(LayerKind):
     def sizes(self, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
         """Return ``in_features`` and ``out_features``."""
         return {"in_features": inputs, "out_features": outputs}
-
-    def macs(self, module: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], outputs: Any) -> int:
-        """Return outputs x input features."""
-        assert isinstance(module, nn.Linear)  # noqa: S101 (for the type checker)
-        return int(outputs.numel()) * module.in_features
 
     def shape(self, module: nn.Module, inputs: Tensor) -> LayerShape:
         """Return features, with the other dimensions of ``inputs``."""
