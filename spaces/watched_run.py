@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from spaces.operator_mode import OperatorMode
 
 _EVEN = frozenset(
     "rand randn rand_like randn_like uniform uniform_ normal_ exponential_ cauchy_ log_normal_ geometric_ poisson".split()
@@ -19,7 +20,7 @@ _STEPS = 32
 _QUANTIZED = {torch.qint8: 2**-7, torch.quint8: 2**-8, torch.qint32: 2**-31}
 
 
-class WatchedRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class WatchedRun(OperatorMode):
     """Context of one forward pass; two networks that differ in channels only draw the same in it.
 
     Args:
@@ -46,9 +47,8 @@ class WatchedRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "as a global variable or a function; hold the module in an attribute instead"
         )
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator, and note what it reads and in which type it answers."""
-        kwargs = kwargs or {}
         if self._foreign:
             for leaf in tree_leaves((args, kwargs)):
                 if isinstance(leaf, Tensor) and (name := self._foreign.get(_storage(leaf))) is not None:

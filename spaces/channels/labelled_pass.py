@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from spaces.channels.channel_trace import ChannelTrace
@@ -25,6 +24,7 @@ from spaces.errors import UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import tensors_in
 from spaces.layers.layer_kind import layer_kinds
+from spaces.operator_mode import OperatorMode
 
 OPAQUE_FUNCTIONS = frozenset({F.embedding, F.bilinear, F.scaled_dot_product_attention})
 """Functions with weights or with channels that no layer kind answers for."""
@@ -49,7 +49,7 @@ def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any]
         UnsupportedModelError: The outputs hold no tensor.
     """
     tracker = LabelTracker(model)
-    with evaluation_mode(model), torch.no_grad(), tracker.following(), _Dispatch(tracker), _Functions(tracker):
+    with evaluation_mode(model), torch.no_grad(), tracker.following(), _Propagation(tracker), _Functions(tracker):
         outputs = forward(model, inputs)
     tensors = tensors_in(outputs)
     if not tensors:
@@ -63,27 +63,20 @@ def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any]
     return tracker.trace
 
 
-class _Propagation:
-    """Propagates labels through every operator below the layers.
-
-    A class apart from the mode: one that a subclass of the mode defines itself is wrapped by torch, for its compiler, whose
-    import takes seconds.
-    """
+class _Propagation(OperatorMode):
+    """Propagates labels through every operator below the layers, and counts it."""
 
     def __init__(self, tracker: LabelTracker) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tracker = tracker
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+    def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator and label its result."""
+        output = func(*args, **kwargs)
         if not self._tracker.suspended:
-            propagate(self._tracker, func, args, kwargs or {}, output)
+            propagate(self._tracker, func, args, kwargs, output)
         self._tracker.macs.operator(func, args, output)
         return output
-
-
-class _Dispatch(_Propagation, TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The mode of :class:`_Propagation`."""
 
 
 class _Functions(TorchFunctionMode):
@@ -118,7 +111,7 @@ class _Functions(TorchFunctionMode):
 
 def name_of(function: Any) -> str:
     """Return the name of a function of torch."""
-    return getattr(function, "__name__", type(function).__name__)
+    return str(function.__name__)
 
 
 def makes_tensors(function: Any, output: Any) -> bool:

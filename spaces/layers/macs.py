@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from spaces.hooks import temporary_hooks
 from spaces.layers.layer_kind import kind_of
 from spaces.layers.operator_macs import operator_macs
+from spaces.operator_mode import OperatorMode
 
 FLOAT_BITS = 32
 """Bits of a weight or activation that is not quantized."""
@@ -74,25 +74,18 @@ class MacsCounter:
             yield
 
 
-class _Counting:
-    """Counts every operator.
-
-    A class apart from the mode: one that a subclass of the mode defines itself is wrapped by torch, for its compiler, whose
-    import takes seconds.
-    """
+class _Operators(OperatorMode):
+    """Counts every operator."""
 
     def __init__(self, counter: MacsCounter) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+    def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator and count it."""
+        output = func(*args, **kwargs)
         self._counter.operator(func, args, output)
         return output
-
-
-class _Operators(_Counting, TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The mode of :class:`_Counting`."""
 
 
 class _Unfused(TorchFunctionMode):
