@@ -1,0 +1,1 @@
+"""The zoo: networks of other people, each found, cut, compared and counted."""
