@@ -55,8 +55,10 @@ def resolve(path: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
-            public = [name for name in vars(found) if not name.startswith("_")]
+            public = [name for name in dir(found) if not name.startswith("_")]
             raise UnknownNameError(f"{path!r}: {module_name} has no {part!r}; {suggestion(part, public)}") from None
+        except Exception as error:  # A package that imports its parts when they are asked for.
+            raise UnknownNameError(f"{path!r}: {part} can't be had: {type(error).__name__}: {error}") from error
     return found
 
 

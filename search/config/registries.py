@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 from search.config.block import Block, Limit, parse_limit
 from spaces.errors import SecateursError
-from spaces.registry import lookup, members, resolve_named
+from spaces.registry import UnknownNameError, lookup, members, resolve, resolve_named
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -24,11 +24,13 @@ class Registered:
         module: Module of the registry.
         registry: Name of the registry, a literal dict of that module.
         kind: Noun for its members in error messages.
+        base: Import path of the class that members derive from.
     """
 
     module: str
     registry: str
     kind: str
+    base: str
 
     @property
     def members(self) -> dict[str, str]:
@@ -39,11 +41,24 @@ class Registered:
         """Return the class registered as ``name``, or the one at the import path ``name``.
 
         Raises:
-            UnknownNameError: There is none.
+            UnknownNameError: There is none, or something else is at the import path.
         """
         if "." in name or ":" in name:
-            return resolve_named(name)
+            return self._own(name)
         return lookup(getattr(import_module(self.module), self.registry), name, self.kind)
+
+    def _own(self, path: str) -> Any:
+        """Return a person's own class at an import path."""
+        found, wanted = resolve_named(path), f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}"
+        if not isinstance(found, type) or not issubclass(found, resolve(self.base)):
+            raise UnknownNameError(f"{path!r}: expected {wanted}, a class that derives from {self.base}, got {found!r:.80}")
+        try:
+            described = is_dataclass(found.Settings)  # type: ignore[attr-defined]
+        except AttributeError:
+            described = False
+        if not described:
+            raise UnknownNameError(f"{path!r}: expected {wanted} with a dataclass Settings, which its options are read by")
+        return found
 
     def parse(self, value: object) -> Block:
         """Return the block written as ``{name: NAME, option: value}``, ``{NAME: {option: value}}`` or ``NAME``.
@@ -106,13 +121,13 @@ def _validated_by(parse: Callable[[object], Any]) -> CoreSchema:
     return core_schema.no_info_plain_validator_function(parse)
 
 
-SPACE = Registered("spaces", "SPACES", "space")
-SPARSIFIER = Registered("spaces.sparsifiers", "SPARSIFIERS", "sparsifier")
-DATASET = Registered("evaluators", "DATASETS", "data set")
-EVALUATOR = Registered("evaluators", "EVALUATORS", "evaluator")
-ALGORITHM = Registered("search.algorithms", "ALGORITHMS", "algorithm")
-EXECUTOR = Registered("search.executors", "EXECUTORS", "executor")
-STAGE = Registered("search.stages", "STAGES", "stage")
+SPACE = Registered("spaces", "SPACES", "space", "spaces.base:SearchSpace")
+SPARSIFIER = Registered("spaces.sparsifiers", "SPARSIFIERS", "sparsifier", "spaces.sparsifiers.base:Sparsifier")
+DATASET = Registered("evaluators", "DATASETS", "data set", "evaluators.tasks.data:DataSet")
+EVALUATOR = Registered("evaluators", "EVALUATORS", "evaluator", "evaluators.base:Evaluator")
+ALGORITHM = Registered("search.algorithms", "ALGORITHMS", "algorithm", "search.algorithms.base:Algorithm")
+EXECUTOR = Registered("search.executors", "EXECUTORS", "executor", "search.executors.base:Executor")
+STAGE = Registered("search.stages", "STAGES", "stage", "search.stages.base:Stage")
 
 SpaceBlock = Annotated[Block, SPACE]
 SparsifierBlock = Annotated[Block, SPARSIFIER]

@@ -19,7 +19,7 @@ from spaces.errors import SecateursError
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
 from spaces.quantization.record import is_quantized, pack_weights
-from spaces.registry import lookup, resolve_named
+from spaces.registry import UnknownNameError, lookup, resolve_named
 
 DeviceName = Literal["cpu", "cuda"]
 
@@ -106,8 +106,16 @@ def find_backend(name: str) -> Backend:
     Raises:
         UnknownNameError: ``name`` is neither; the message names the nearest backend and the list.
     """
-    kind: type[Backend] = resolve_named(name) if "." in name or ":" in name else lookup(BACKENDS, name, "backend")
-    return kind()
+    if "." not in name and ":" not in name:
+        kind: type[Backend] = lookup(BACKENDS, name, "backend")
+        return kind()
+    found = resolve_named(name)
+    if not isinstance(found, type) or not issubclass(found, Backend):
+        raise UnknownNameError(f"{name!r}: expected a class that derives from {Backend.__module__}.Backend, got {found!r:.80}")
+    try:
+        return found()
+    except TypeError as error:
+        raise UnknownNameError(f"{name!r}: expected a backend that is made without arguments: {error}") from error
 
 
 @dataclass(frozen=True)
