@@ -121,7 +121,7 @@ class Outcome:
 
     Attributes:
         wrong: What is wrong with it, empty if nothing is.
-        words: ``same`` and ``told``, ``same``, ``told`` (another result, the file named) or ``refused``.
+        words: ``same`` and ``told``, ``same``, ``told`` (another result, the file named) or ``refused``; ``traceback``.
     """
 
     wrong: str
@@ -153,7 +153,7 @@ class Folders:
             (folder / "report.json").unlink()
         else:
             last = {"channels": 9, "bits": 4, "schedule": 6}[config]
-            stop = {"training": {"saves": 2}, "searching": {"trials": 5}, "retraining": {"saves": last}}[state]
+            stop = {"training": {"saves": 2}, "searching": {"trials": 3}, "retraining": {"saves": last}}[state]
             with stopped_after(**stop):
                 self.command("run", config, folder)
         return folder
@@ -284,16 +284,15 @@ class Damage:
             return REFUSED
 
 
-def damages(folders: Folders, seed: int) -> Iterator[Damage]:
-    """Yield damages without end, in an order that ``seed`` decides."""
-    rng = random.Random(seed)
-    while True:
-        config = rng.choice(sorted(CONFIGS))
-        state = rng.choice(folders.STATES)
-        template = folders.template(config, state)
-        files = [path.relative_to(template) for path in sorted(template.rglob("*")) if path.is_file()]
-        chosen = str(rng.choice([path for path in files if path.name not in UNREAD and path.suffix != ".png"]))
-        yield Damage(config, state, chosen, rng.choice(sorted(WAYS)), _command(chosen, rng), rng.randrange(1000))
+def damage(folders: Folders, number: int, seed: int = 0) -> Damage:
+    """Return one damage, the same for the same numbers."""
+    rng = random.Random(f"{seed}/{number}")
+    config = rng.choice(sorted(CONFIGS))
+    state = rng.choice(folders.STATES)
+    template = folders.template(config, state)
+    files = [path.relative_to(template) for path in sorted(template.rglob("*")) if path.is_file()]
+    chosen = str(rng.choice([path for path in files if path.name not in UNREAD and path.suffix != ".png"]))
+    return Damage(config, state, chosen, rng.choice(sorted(WAYS)), _command(chosen, rng), rng.randrange(1000))
 
 
 def _command(file: str, rng: random.Random) -> str:
