@@ -10,6 +10,7 @@ from typing import BinaryIO
 from torch import nn
 
 from evaluators.onnx_export import ExportError
+from search.output.log_records import PACKAGE
 from search.run.best import ARCHITECTURE, WEIGHTS, open_best
 from search.run.network import rebuild, transformed
 from search.trust.architecture import Architecture, parse_architecture
@@ -17,6 +18,7 @@ from search.trust.factories import admit
 from search.trust.guard import guarded
 from search.trust.shapes import Header, changed, check_on_meta, read_header, require_same_shapes
 from spaces.errors import SecateursError
+from spaces.files.json_file import is_digested, undigested
 from spaces.files.reading import read_bounded
 from spaces.files.tensor_file import unpack_tensors
 
@@ -41,7 +43,10 @@ def load(run_dir: str | Path, model_factory: Callable[[], nn.Module] | None = No
         raise ExportError(f"{folder} has no {ARCHITECTURE}; expected a folder of a run that has found a network")
     try:
         with open_best(folder) as (architecture, weights):
-            recorded = parse_architecture(read_bounded(architecture, str(folder / ARCHITECTURE)), str(folder / ARCHITECTURE))
+            content = read_bounded(architecture, str(folder / ARCHITECTURE))
+            recorded = parse_architecture(content, str(folder / ARCHITECTURE))
+            if not is_digested(content):
+                PACKAGE.warning(undigested(folder / ARCHITECTURE))
             header = read_header(weights, str(folder / WEIGHTS))
             return _load(folder, recorded, weights, header, model_factory, trust)
     except ExportError:

@@ -31,7 +31,7 @@ from search.report.view import (
 from search.run.failures import failures_of
 from spaces.errors import SecateursError
 from spaces.files.atomic import replace_file
-from spaces.files.json_file import read_record
+from spaces.files.json_file import is_digested, read_content, read_record, undigested, unpack_record
 from spaces.files.reading import FileError
 from spaces.files.text_file import read_commented
 
@@ -135,10 +135,13 @@ def _read(path: Path) -> dict[str, Any]:
         found = "the run has not ended yet: go on with it first" if (path.parent / "config.yaml").exists() else "no run folder"
         raise ReportError(f"{path.parent} has no report.json ({found}); expected the folder of a run, such as runs/NAME")
     try:
-        report = with_present_names(read_record(path))
+        content = read_content(path)
+        report = with_present_names(unpack_record(content, str(path)))
         check_report(report, str(path))
     except FileError as error:
         raise ReportError(f"{error}; the same `run` command writes it anew") from None
+    if not is_digested(content):
+        PACKAGE.warning(undigested(path))
     return {"name": path.parent.name, "seed": None, **report}
 
 

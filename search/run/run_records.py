@@ -19,7 +19,7 @@ from search.config.storage_url import StorageUrl
 from search.run.record_file import RecordFile, Tell, checked
 from search.run.steps import KEY, START, StepKey, key_of, start_key
 from spaces.errors import SecateursError
-from spaces.files.json_file import is_digested, mapping, read_content, unpack_record, write_record
+from spaces.files.json_file import is_digested, mapping, read_content, undigested, unpack_record, write_record
 from spaces.files.reading import DamagedFileError
 from spaces.files.text_file import read_commented, write_commented
 
@@ -89,7 +89,7 @@ class RunRecords:
         except DamagedFileError as error:
             return self._environment_again(str(error))
         if not is_digested(content):
-            self._tell(f"{self._folder} was made before its files had digests: damage in them may go unnoticed")
+            self._tell(undigested(self._environment_path))
         return environment
 
     def configuration(self, recorded: Environment) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from search.config.document import parse_value
 from search.config.extras import require_extra
 from search.config.storage_url import StorageUrl
+from search.output.log_records import PACKAGE
 from search.study.known_storage import require_consent
 from search.study.storage import JOURNAL
 from search.study.trial_note import NOTE
 from search.study.web_guard import Application, guarded_application, refuse
 from spaces.errors import SecateursError
 from spaces.files.json_file import mapping
-from spaces.files.reading import FileError, opened
+from spaces.files.reading import FileError
 from spaces.files.text_file import read_commented
 
 if TYPE_CHECKING:
@@ -51,19 +52,27 @@ def _storage_in(config: Path) -> Any:
         raise SecateursError(f"{error}; the run makes it again when it goes on, and --storage URL shows a database") from None
 
 
-def open_to_look(where: Path | StorageUrl) -> BaseStorage:
+def open_to_look(where: Path | StorageUrl, say: Callable[[str], None] = PACKAGE.warning) -> BaseStorage:
     """Open a run's storage for reading while the run goes on writing it.
+
+    Args:
+        where: The storage.
+        say: Told of a journal whose last record is torn.
 
     Raises:
         StorageError: The database can't be opened.
+        FileError: The journal is damaged.
     """
     if isinstance(where, Path):
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
+        from search.study.journal import look_for_damage
+
         try:
-            with opened(where):
-                return JournalStorage(JournalFileBackend(str(where)))
+            if torn := look_for_damage(where):
+                say(torn)
+            return JournalStorage(JournalFileBackend(str(where)))
         except FileError:
             raise
         except Exception as error:

@@ -16,7 +16,7 @@ from search.run.run_storage import Answer, RunStorage
 from spaces.files.atomic import replace_file
 from spaces.files.digest import BLANK, fill, matches, stands_in
 from spaces.files.json_file import DIGEST
-from spaces.files.reading import opened
+from spaces.files.reading import DamagedFileError, opened
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -73,13 +73,7 @@ def cut_torn_records(path: Path) -> str:
     """
     if not path.exists():
         return ""
-    with opened(path) as journal:
-        content = journal.read()
-    whole = 0
-    for line in content.splitlines(keepends=True):
-        if not _readable(line):
-            break
-        whole += len(line)
+    content, whole = _read(path)
     torn = content[whole:]
     if not torn:
         return ""
@@ -95,6 +89,33 @@ def cut_torn_records(path: Path) -> str:
         file.truncate(whole)
         os.fsync(file.fileno())
     return words
+
+
+def look_for_damage(path: Path) -> str:
+    """Return a message about a torn last record of a journal that is only looked at; empty for a whole one.
+
+    Raises:
+        FileError: A record before the last is damaged, so that trials would be shown that were not.
+    """
+    content, whole = _read(path)
+    torn = content[whole:]
+    if b"\n" in torn:
+        raise DamagedFileError(f"{path}: the record at byte {whole} is damaged; the run repairs it when it goes on")
+    if not content:
+        return f"{path.name} is empty: there is no study to show"
+    return f"{path.name}: the last record is torn, or just being written: it is not shown" if torn else ""
+
+
+def _read(path: Path) -> tuple[bytes, int]:
+    """Return the content of a journal, and the number of bytes before its first damaged record."""
+    with opened(path) as journal:
+        content = journal.read()
+    whole = 0
+    for line in content.splitlines(keepends=True):
+        if not _readable(line):
+            break
+        whole += len(line)
+    return content, whole
 
 
 def _readable(line: bytes) -> bool:

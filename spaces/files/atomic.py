@@ -6,12 +6,19 @@ import os
 import secrets
 from pathlib import Path
 
+from spaces.files.reading import FileError
+
 
 def replace_file(path: Path, content: bytes) -> None:
     """Replace the file ``path`` by ``content``, on disk when the call returns; a missing folder is made.
 
     The file's permissions are those of any new file, 0666 less the umask. A failed write leaves the old file and nothing else.
+
+    Raises:
+        FileError: There is a folder of that name.
     """
+    if path.is_dir():
+        raise FileError(f"{path} is a folder; expected a file, or nothing: remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

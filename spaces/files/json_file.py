@@ -47,6 +47,14 @@ def is_digested(content: bytes) -> bool:
     return stands_in(content, _HEAD)
 
 
+def undigested(path: Path) -> str:
+    """Return the warning of a folder whose file has no digest."""
+    return (
+        f"{path} has no digest: it is from an earlier version, or another program has written it since; damage in its folder "
+        "may go unnoticed"
+    )
+
+
 def write_record(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
     """Replace the JSON file ``path``, with a digest in it, and return the file's content, the digest included.
 

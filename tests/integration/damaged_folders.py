@@ -53,11 +53,11 @@ task:
 stages:
   - train: {epochs: 1, batch_size: 50, optimizer: {name: sgd, lr: 0.1}}
   - search:
-      space: {name: bit_width, weight_bits: [4, 8]}
+      space: {name: bit_width, weight_bits: [2, 4, 8]}
       algorithm: {name: random, evaluations: 5}
       evaluate: [accuracy, cost, {omega: {sensitivity: fisher, samples: 32}}]
       objectives: {top1: maximize, omega: minimize}
-      target: {size_bytes: "<= 60%"}
+      target: {size_bytes: "<= 20%"}
       batch: 2
   - retrain: {epochs: 1, batch_size: 50, optimizer: {name: sgd, lr: 0.01}}
 """
@@ -187,9 +187,11 @@ class Folders:
         if name == "load":
             state = load(folder).state_dict()
             return {key: tensor.tolist() for key, tensor in state.items()}, said.getvalue()
-        storage = open_to_look(find_storage(folder))  # type: ignore[arg-type]
+        storage = open_to_look(find_storage(folder), lambda text: said.write(text) and None)
         studies = storage.get_all_studies()
-        return [[str(trial.user_attrs) for trial in storage.get_all_trials(study._study_id)] for study in studies], ""
+        return [
+            [str(trial.user_attrs) for trial in storage.get_all_trials(study._study_id)] for study in studies
+        ], said.getvalue()
 
 
 def result(folder: Path) -> Any:

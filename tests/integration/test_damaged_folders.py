@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from spaces.errors import SecateursError
+from spaces.files.json_file import read_record
+from spaces.files.tensor_file import unpack_tensors
 from tests.integration.damaged_folders import Damage, Folders
 from tests.integration.malformed_trials import known
 from tests.paths import REPOSITORY
@@ -26,38 +30,32 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 
 ENDED = [
-    ("checkpoints/0-train/result/network.safetensors", "flipped"),
-    ("checkpoints/1-search/result/network.safetensors", "gone"),
-    ("checkpoints/1-search/result/key.json", "gone"),
-    ("checkpoints/1-search/result/sensitivity.json", "flipped"),
-    ("checkpoints/2-retrain/result/seconds.json", "cut"),
+    ("checkpoints/1-search/result/network.safetensors", "flipped"),
+    ("checkpoints/0-train/result/key.json", "gone"),
     ("checkpoints/measurements.json", "flipped"),
-    ("checkpoints/start/network.safetensors", "empty"),
     ("best/weights.safetensors", "flipped"),
-    ("best/architecture.json", "gone"),
     ("config.yaml", "flipped"),
     ("environment.json", "gone"),
     ("study.journal", "overwritten"),
 ]
-"""Damage to a run of bits that has ended."""
+"""Damage to a run that has ended; the slow test tries every file and state."""
 
 
 def test_a_damaged_piece_is_named_and_made_again(folders: Folders, tmp_path: Path) -> None:
     for file, way in ENDED:
-        outcome = Damage("bits", "ended", file, way, "run", 0).outcome(folders, tmp_path / "case")
-        assert (outcome.wrong, "same" in outcome.words) == ("", True), f"{file} {way}: {outcome}"
-        assert file.endswith("sensitivity.json") or "told" in outcome.words, f"{file} {way}: {outcome}"
+        outcome = Damage("schedule", "ended", file, way, "run", 0).outcome(folders, tmp_path / "case")
+        assert (outcome.wrong, outcome.words) == ("", "same and told"), f"{file} {way}: {outcome}"
 
 
 def test_a_damaged_network_is_not_loaded_and_a_damaged_report_not_shown(folders: Folders, tmp_path: Path) -> None:
     for file, command in (("best/weights.safetensors", "load"), ("best/architecture.json", "load"), ("report.json", "report")):
-        outcome = Damage("bits", "ended", file, "flipped", command, 0).outcome(folders, tmp_path / "case")
+        outcome = Damage("schedule", "ended", file, "flipped", command, 0).outcome(folders, tmp_path / "case")
         assert (outcome.wrong, outcome.words) == ("", "refused"), f"{file}: {outcome}"
 
 
 def test_what_nothing_else_tells_is_refused_with_its_cost(folders: Folders, tmp_path: Path) -> None:
     folder = tmp_path / "case"
-    shutil.copytree(folders.template("bits", "ended"), folder)
+    shutil.copytree(folders.template("schedule", "ended"), folder)
     for name in ("config.yaml", "environment.json"):
         (folder / name).unlink()
         (folder / name).touch()
@@ -65,8 +63,39 @@ def test_what_nothing_else_tells_is_refused_with_its_cost(folders: Folders, tmp_
     with pytest.raises(
         SecateursError, match=r"environment\.json.*config\.yaml.*another name.*Deleting .* costs all of the run"
     ):
-        folders.command("run", "bits", folder)
+        folders.command("run", "schedule", folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def without_digests(folder: Path) -> None:
+    """Make the files of a run folder those of a version that knew no digests."""
+    for path in folder.rglob("*.json"):
+        path.write_text(json.dumps(read_record(path), indent=1) + "\n")
+    for path in folder.rglob("*.safetensors"):
+        tensors, data = unpack_tensors(path.read_bytes(), "")
+        data.pop("key", None)
+        path.write_bytes(safetensors.torch.save(tensors, {"data": json.dumps(data)} if data else None))
+    lines = [json.loads(line) for line in (folder / "study.journal").read_text().splitlines()]
+    for line in lines:
+        for attributes in (line, line.get("user_attrs", {})):
+            attributes.pop("digest", None)
+    (folder / "study.journal").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().partition("\n")[2])
+
+
+def test_a_folder_from_before_digests_is_gone_on_with_and_warned_of_once(folders: Folders, tmp_path: Path) -> None:
+    folder = tmp_path / "case"
+    shutil.copytree(folders.template("schedule", "ended"), folder)
+    without_digests(folder)
+    for path in (folder / "checkpoints" / "1-search" / "result" / "network.safetensors", folder / "report.json"):
+        path.unlink()
+    found, said = folders.command("run", "schedule", folder)
+    right = folders.right("schedule")
+    assert found[0] == right[0]
+    assert found[2] == right[2]
+    (line,) = [line for line in said.splitlines() if "digest" in line]
+    assert "environment.json has no digest: it is from an earlier version" in line
 
 
 @pytest.mark.slow

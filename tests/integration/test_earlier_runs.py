@@ -43,6 +43,12 @@ def test_its_report_shows_reference_and_baselines(earlier: Path) -> None:
         assert f"{100 * network['top1']:.2f}" in page
 
 
+def test_that_it_has_no_digests_is_told_once(earlier: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load(earlier)
+    (record,) = caplog.records
+    assert "architecture.json has no digest: it is from an earlier version" in record.getMessage()
+
+
 def test_its_configuration_is_refused_with_the_new_word_and_its_line(earlier: Path) -> None:
     lines = (earlier / "config.yaml").read_text().splitlines()
     (line,) = [number for number, text in enumerate(lines, 1) if "yardsticks" in text]

@@ -50,6 +50,16 @@ def test_every_cut_and_every_overwritten_part_is_told(kind: str) -> None:
                 unpack(damaged, "the file")
 
 
+@pytest.mark.parametrize("place", [8, 100, 300, 2**20, 2**21, -1])
+def test_damage_of_a_large_file_is_told(place: int) -> None:
+    content = pack_tensors({"w": torch.arange(2.0**19)}, DATA)
+    unpack_tensors(content, "f")
+    for damaged in (bytes([content[place] ^ 4]), b""):
+        start = place % len(content)
+        with pytest.raises(DamagedFileError):
+            unpack_tensors(content[:start] + damaged + content[start + 1 :], "f")
+
+
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     write_record(tmp_path / "a.json", DATA)
     assert read_record(tmp_path / "a.json") == DATA
