@@ -21,12 +21,18 @@ _LONGEST = 100
 
 def running_place() -> str:
     """Return the line of the network's code that is running: "`x.view(-1, 8)` in net.py:41"; empty where there is none."""
+    line = running_line()
+    return "" if line is None else place_of(*line)
+
+
+def running_line() -> tuple[str, int] | None:
+    """Return file and number of the line of the network's code that is running; None where there is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if _is_persons(frame.f_code.co_filename):
-            return _told(frame.f_code.co_filename, frame.f_lineno) if _in_module(frame) else ""
+            return (frame.f_code.co_filename, frame.f_lineno) if _in_module(frame) else None
         frame = frame.f_back
-    return ""
+    return None
 
 
 def failed_place(error: BaseException, model: nn.Module) -> tuple[str, str]:
@@ -41,9 +47,9 @@ def failed_place(error: BaseException, model: nn.Module) -> tuple[str, str]:
         if id(running) in names:
             module = names[id(running)]
             if _is_persons(frame.f_code.co_filename):
-                line = _told(frame.f_code.co_filename, number)
+                line = place_of(frame.f_code.co_filename, number)
         elif line and _is_persons(frame.f_code.co_filename):
-            line = _told(frame.f_code.co_filename, number)
+            line = place_of(frame.f_code.co_filename, number)
     return module, line
 
 
@@ -66,7 +72,8 @@ def _is_persons(file: str) -> bool:
     return file == _OWN_NETWORKS or not file.startswith((*_SKIPPED, "<frozen"))
 
 
-def _told(file: str, line: int) -> str:
+def place_of(file: str, line: int) -> str:
+    """Return a line of code in words: "`x.view(-1, 8)` in net.py:41"."""
     text = linecache.getline(file, line).strip()
     text = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
     place = f"{Path(file).name}:{line}"

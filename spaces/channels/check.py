@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from spaces.admission import admitted
 from spaces.channels.blame import find_faults
+from spaces.channels.branches import untried_branches
 from spaces.channels.differences import differing_groups
 from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.comparison import SINGLE_TOLERANCE, compare, output_difference, probe
-from spaces.errors import EquivalenceError
+from spaces.errors import EquivalenceError, NetworkWarning
 from spaces.forward import Forward, call
 from spaces.randomness import kept_randomness
 
@@ -78,12 +80,15 @@ def find_checked_groups(
 ) -> ChannelGroups:
     """Find the channel groups of ``model`` and freeze, with the reason, those whose slices do not pass the self-check.
 
-    Arguments and errors are those of :func:`spaces.channels.groups.find_groups`.
+    Code that does not run on ``inputs``, but in training or on others, is told by a NetworkWarning. Arguments and errors are
+    those of :func:`spaces.channels.groups.find_groups`.
     """
     with kept_randomness():
         own, inputs = admitted(model), inputs.as_subclass(Tensor)
-        groups = _followed(own, trace_groups(own, inputs, include, exclude, forward), inputs, forward)
-        return _checked(own, groups, inputs, forward)
+        traced = trace_groups(own, inputs, include, exclude, forward)
+        for remark in untried_branches(own, inputs, forward):
+            warnings.warn(remark, NetworkWarning, stacklevel=3)
+        return _checked(own, _followed(own, traced, inputs, forward), inputs, forward)
 
 
 def _checked(own: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:

@@ -68,6 +68,7 @@ def test_small_models(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore::spaces.errors.NetworkWarning")
 def test_all_models(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [check(name) for name in MODELS]
     with capsys.disabled():
