@@ -52,6 +52,14 @@ class Task(ABC):
     def size(self, split: Split) -> int:
         """Return the number of samples in ``split``."""
 
+    def check_data(self) -> Iterable[str]:
+        """Look at the data before a run, and return a line on each thing that was found; by default nothing is looked at.
+
+        Raises:
+            SecateursError: The data can't be used.
+        """
+        return ()
+
     @abstractmethod
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None, limit: int | None = None

@@ -86,6 +86,10 @@ class Classification(Task):
         """Return the number of samples in ``split``."""
         return self.data.size(split)
 
+    def check_data(self) -> Iterable[str]:
+        """Return a line on each thing that the data set found in its files."""
+        return self.data.check_data()
+
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None, limit: int | None = None
     ) -> Iterable[Batch]:

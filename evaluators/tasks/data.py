@@ -125,6 +125,14 @@ class DataSet(ABC):
     def batches(self, split: Split, batch_size: int, generator: torch.Generator | None, limit: int | None) -> Iterable[Batch]:
         """Yield ``(images, labels)``: shape ``(N, C, H, W)`` in float32 and ``(N,)`` in int64."""
 
+    def check_data(self) -> Iterable[str]:
+        """Look at the files before a run, and return a line on each thing that was found; by default nothing is looked at.
+
+        Raises:
+            DataError: They can't be used.
+        """
+        return ()
+
     @abstractmethod
     def example(self) -> Tensor:
         """Return one unaugmented image as a batch, shape ``(1, C, H, W)``."""

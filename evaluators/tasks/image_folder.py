@@ -7,22 +7,33 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
+from torch.utils.data import DataLoader
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from evaluators.task import Batch, Split
 from evaluators.tasks.data import Augmentation, DataError, DataSet, DataSettings, missing, split_indices
+from evaluators.tasks.image_files import (
+    Bounds,
+    DamagedImageError,
+    PreparedImages,
+    Sample,
+    VisibleFolders,
+    header_problems,
+    hidden_folders,
+    read_image,
+)
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 NATURAL: tuple[Augmentation, ...] = ("crop", "flip")
+SAMPLED = 200
+"""Images of ``train``, and of ``val``, whose pixels are decoded before a run."""
+
 KEPT_BYTES = 2**28
 """Images that every candidate is measured on are kept in memory up to this size: decoding takes as long as a small network."""
 
@@ -36,12 +47,18 @@ class ImageFolderSettings(DataSettings):
         resize: Shorter side before the central crop; None for ``image_size / 0.875``, as usual on ImageNet.
         smallest_area: Smallest share of an image's area that a random crop shows.
         workers: Processes that read images; 0 reads in this one.
+        damaged_images: ``refuse`` to end with the names of images that can't be decoded or are too large, and of hidden
+            folders; ``skip`` to leave them out: what only decoding shows is replaced by the next image of its split.
+        most_pixels: Most pixels of an image, as stored and once its shorter side is resized: a small file may decode to
+            gigabytes.
     """
 
     image_size: int = 224
     resize: int | None = None
     smallest_area: float = 0.08
     workers: int = 2
+    damaged_images: Literal["refuse", "skip"] = "refuse"
+    most_pixels: int = 20_000_000
 
     def __post_init__(self) -> None:
         """Check the ranges of the options."""
@@ -52,33 +69,12 @@ class ImageFolderSettings(DataSettings):
             raise ValueError(f"resize: expected at least image_size {self.image_size}, got {self.resize}")
         if not 0 < self.smallest_area <= 1:
             raise ValueError(f"smallest_area: expected a share above 0 and up to 1, got {self.smallest_area}")
+        if self.most_pixels < (self.resize or self.image_size) ** 2:
+            raise ValueError(f"most_pixels: expected at least those of the resized image, got {self.most_pixels}")
         if self.workers < 0:
             raise ValueError(f"workers: expected at least 0, got {self.workers}")
         if self.download:
             raise ValueError("download: an image folder cannot be fetched; put the images under root")
-
-
-class _Files(Dataset[tuple[Tensor, int]]):
-    """Single prepared images, by (position in ``samples``, seed of the augmentation or None)."""
-
-    def __init__(self, samples: list[tuple[str, int]], fixed: v2.Transform, random: v2.Transform) -> None:
-        self.samples = samples
-        self.fixed = fixed
-        self.random = random
-
-    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, int]:
-        position, seed = key
-        path, label = self.samples[position]
-        try:
-            image = default_loader(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"image_folder: {path} can't be read as an image ({error}); replace it, or remove it") from error
-        if seed is None:
-            return self.fixed(image), label
-        # v2 draws from torch's global generator: seed it for this image, and put it back.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return self.random(image), label
 
 
 class ImageFolder(DataSet):
@@ -112,7 +108,10 @@ class ImageFolder(DataSet):
             random = [*random, v2.RandomHorizontalFlip()]
         self._fixed = v2.Compose([*central, *finish])
         self._random = v2.Compose([*random, *finish])
-        self._samples: dict[str, list[tuple[str, int]]] = {}
+        self._samples: dict[str, list[Sample]] = {}
+        self._damaged: dict[str, dict[str, str]] = {}
+        self._bounds = Bounds(settings.most_pixels, settings.resize or round(size / 0.875))
+        self._skips = settings.damaged_images == "skip"
         self._kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     @cached_property
@@ -137,9 +136,49 @@ class ImageFolder(DataSet):
             augmented = split == "train"
             keys = [(position, seed if augmented else None) for position, seed in zip(order, seeds, strict=True)]
             keys = keys[: count // batch_size * batch_size]
-        return self._read(_Files(samples, self._fixed, self._random), keys, batch_size)
+        return self._read(self._files(samples), keys, batch_size)
 
-    def _read(self, files: _Files, keys: list[tuple[int, int | None]], batch_size: int) -> Iterator[Batch]:
+    def _files(self, samples: list[Sample]) -> PreparedImages:
+        return PreparedImages(samples, self._bounds, self._skips, self._fixed, self._random)
+
+    def check_data(self) -> Iterator[str]:
+        """Look at the headers of all images and at the pixels of a sample, and yield a line on what was seen.
+
+        Raises:
+            DataError: Images are damaged or too large, or folders hidden, and are not to be skipped.
+        """
+        for part in ("train", "val"):
+            place = self.settings.folder() / part
+            samples: list[Sample] = VisibleFolders(str(place), allow_empty=True).samples
+            damaged = self._damaged_of(part, samples)
+            left = [path for path, _ in samples if path not in damaged]
+            sample = [left[index * len(left) // SAMPLED] for index in range(SAMPLED)] if len(left) > SAMPLED else left
+            undecoded = {}
+            for path in sample:
+                try:
+                    read_image(path, self._bounds)
+                except DamagedImageError as error:
+                    undecoded[path] = str(error)
+            found = [*damaged.values(), *undecoded.values()]
+            looked = f"headers of {len(samples)} images in {part} and pixels of {len(sample)}"
+            if found and not self._skips:
+                raise DataError(
+                    f"image_folder: {len(found)} damaged or too large, by {looked}: {'; '.join(found[:3])}. Replace or remove "
+                    "them, or set data.damaged_images: skip"
+                )
+            folders = hidden_folders(place)
+            words = (
+                f", {len(damaged)} skipped and {len(undecoded)} replaced by the next: {'; '.join(found[:3])}" if found else ""
+            )
+            yield f"data: {looked}{words}" + (f", hidden folders skipped: {', '.join(folders[:5])}" if folders else "")
+
+    def _damaged_of(self, part: str, samples: list[Sample]) -> dict[str, str]:
+        """Return the images of ``train`` or ``val`` that their headers rule out, with the reasons; they are read once."""
+        if part not in self._damaged:
+            self._damaged[part] = header_problems((path for path, _ in samples), self._bounds)
+        return self._damaged[part]
+
+    def _read(self, files: PreparedImages, keys: list[tuple[int, int | None]], batch_size: int) -> Iterator[Batch]:
         groups: Any = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
         # The loader draws a seed for its workers, which nothing here uses: keep it off the global generator.
         unused = torch.Generator().manual_seed(0)
@@ -157,7 +196,7 @@ class ImageFolder(DataSet):
     def _from_memory(self, split: Split, count: int, batch_size: int) -> Iterator[Batch]:
         kept = self._kept.setdefault(split, [])
         keys: list[tuple[int, int | None]] = [(position, None) for position in range(len(kept), count)]
-        files = _Files(self._of(split), self._fixed, self._random)
+        files = self._files(self._of(split))
         read = [pair for images, labels in self._read(files, keys, batch_size) for pair in zip(images, labels, strict=True)]
         kept.extend(read)
         for first in range(0, count, batch_size):
@@ -166,7 +205,7 @@ class ImageFolder(DataSet):
 
     def example(self) -> Tensor:
         """Return the first training image as a batch, shape ``(1, 3, H, W)``."""
-        files = _Files(self._of("train"), self._fixed, self._random)
+        files = self._files(self._of("train"))
         return files[(0, None)][0].unsqueeze(0)
 
     @property
@@ -184,7 +223,7 @@ class ImageFolder(DataSet):
         digest.update(repr((prepared, splits, settings.augmentations(NATURAL))).encode())
         return digest.hexdigest()[:16]
 
-    def _of(self, split: str) -> list[tuple[str, int]]:
+    def _of(self, split: str) -> list[Sample]:
         if split not in self._samples:
             if split == "test":
                 found, names = self._scan("val")
@@ -204,20 +243,24 @@ class ImageFolder(DataSet):
                 self._samples["search"] = [found[i] for i in search]
         return self._samples[split]
 
-    def _scan(self, part: str) -> tuple[list[tuple[str, int]], list[str]]:
+    def _scan(self, part: str) -> tuple[list[Sample], list[str]]:
         place = self.settings.folder() / part
         if not place.is_dir() or not any(entry.is_dir() for entry in place.iterdir()):
             raise missing("image_folder", f"images as {part}/CLASS/*.jpg", place.parent, downloadable=False)
-        if hidden := sorted(entry.name for entry in place.iterdir() if entry.is_dir() and entry.name.startswith(".")):
+        if (hidden := hidden_folders(place)) and not self._skips:
             raise DataError(
                 f"image_folder: expected a folder per class in {place}, got hidden ones: "
-                f"{', '.join(hidden[:5])}; move them elsewhere"
+                f"{', '.join(hidden[:5])}; move them elsewhere, or set data.damaged_images: skip"
             )
-        scanned = datasets.ImageFolder(str(place), allow_empty=True)
-        filled = {label for _, label in scanned.samples}
+        scanned = VisibleFolders(str(place), allow_empty=True)
+        samples = scanned.samples
+        if self._skips:
+            damaged = self._damaged_of(part, samples)
+            samples = [sample for sample in samples if sample[0] not in damaged]
+        filled = {label for _, label in samples}
         if empty := [name for name, label in scanned.class_to_idx.items() if label not in filled]:
             raise DataError(
                 f"image_folder: expected images ({', '.join(IMG_EXTENSIONS)}) in every class folder of {place}; none in "
                 f"{', '.join(empty[:5])}. Put some there, or remove the folder, in train as in val"
             )
-        return scanned.samples, scanned.classes
+        return samples, scanned.classes

@@ -60,6 +60,7 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     yield f"model: {type(model).__name__}, {format_count(sum(p.numel() for p in model.parameters()))} parameters"
     sizes = [f"{task.size(split)} {split}" for split in ("train", "search", "test")]
     yield f"data: {', '.join(sizes)}"
+    yield from task.check_data()
     _check_batches(stages, task)
     yield f"forward pass: outputs of shape {_forward(task, model)}"
     if stages[0].stage.compresses:

@@ -1,4 +1,7 @@
+import errno
 import shutil
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ import torch
 from PIL import Image
 
 from evaluators.task import MissingDataError
-from evaluators.tasks import image_folder
+from evaluators.tasks import image_files, image_folder
 from evaluators.tasks.data import DataError
 from evaluators.tasks.image_folder import ImageFolder, ImageFolderSettings
 
@@ -131,8 +134,8 @@ def test_a_broken_image_is_named_without_a_traceback(tmp_path, workers):
 
 def test_images_that_are_not_augmented_are_decoded_once_where_memory_allows(root, monkeypatch):
     opened = []
-    load = image_folder.default_loader
-    monkeypatch.setattr(image_folder, "default_loader", lambda path: opened.append(path) or load(path))
+    load = image_files.read_image
+    monkeypatch.setattr(image_files, "read_image", lambda path, bounds: opened.append(path) or load(path, bounds))
     data = folder(root)
     part = torch.cat([images for images, _ in data.batches("search", 2, None, 4)])
     whole = torch.cat([images for images, _ in data.batches("search", 4, None, None)])
@@ -155,8 +158,91 @@ def test_hidden_folders_are_no_classes(root, tmp_path):
             folder(tmp_path).size(split)
 
 
-def test_a_decompression_bomb_is_named_without_a_traceback(root, tmp_path, monkeypatch):
+@pytest.fixture
+def damaged(root, tmp_path):
+    """Return a copy of the images with one of every kind that can't be used, in ``train`` and in ``val``."""
     shutil.copytree(root, tmp_path / "images")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match=r"png can't be read as an image .*exceeds limit"):
-        next(iter(folder(tmp_path / "images").batches("train", 2, None, None)))
+    for part in ("train", "val"):
+        place = tmp_path / "images" / part / "bee"
+        Image.new("L", (5000, 5000)).save(place / "large.png", compress_level=1)
+        Image.new("L", (65_500, 1)).save(place / "thin.png")
+        whole = (place / "0.png").read_bytes()
+        (place / "1.png").write_bytes(whole[: len(whole) // 2])
+        (place / "text.jpg").write_text("no image")
+        (place / "empty.jpg").touch()
+        (place / "folder.jpg").mkdir()
+        shutil.copytree(tmp_path / "images" / part / "ant", tmp_path / "images" / part / ".git")
+    return tmp_path / "images"
+
+
+def test_images_that_can_not_be_used_are_found_before_a_run(damaged):
+    shutil.rmtree(damaged / "train" / ".git")
+    shutil.rmtree(damaged / "val" / ".git")
+    with pytest.raises(DataError) as caught:
+        list(folder(damaged).check_data())
+    assert str(caught.value).startswith(
+        "image_folder: 5 damaged or too large, by headers of 28 images in train and pixels of 24: "
+    )
+    assert "large.png can't be read as an image (5000 x 5000 pixels, expected at most 20,000,000" in str(caught.value)
+    assert str(caught.value).endswith("them, or set data.damaged_images: skip")
+    for name in ("large.png", "thin.png", "1.png", "text.jpg", "empty.jpg"):
+        (damaged / "train" / "bee" / name).unlink()
+    with pytest.raises(DataError, match=r"5 damaged or too large, by headers of 10 images in val"):
+        list(folder(damaged).check_data())
+
+
+def test_damaged_images_and_hidden_folders_are_skipped_with_a_count(damaged, root):
+    data = folder(damaged, damaged_images="skip")
+    train, val = data.check_data()
+    assert train.startswith("data: headers of 28 images in train and pixels of 24, 4 skipped and 1 replaced by the next: ")
+    assert val.startswith("data: headers of 10 images in val and pixels of 6, 4 skipped and 1 replaced by the next: ")
+    assert train.endswith("hidden folders skipped: .git")
+    assert (data.size("train") + data.size("search"), data.size("test"), data.classes) == (24, 6, 2)
+    images, labels = (torch.cat(part) for part in zip(*data.batches("test", 4, None, None), strict=True))
+    whole = torch.cat([images for images, _ in folder(root).batches("test", 4, None, None)])
+    assert torch.equal(images[:4], whole[:4])
+    assert torch.equal(images[4], whole[5])  # The next image has taken the place of half a one.
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_sound_images_are_counted(root):
+    train, val = folder(root).check_data()
+    assert train == "data: headers of 24 images in train and pixels of 24"
+    assert val == "data: headers of 6 images in val and pixels of 6"
+
+
+def test_only_a_sample_is_decoded(root, monkeypatch):
+    monkeypatch.setattr(image_folder, "SAMPLED", 5)
+    assert next(iter(folder(root).check_data())) == "data: headers of 24 images in train and pixels of 5"
+
+
+def test_a_split_without_an_image_to_take_the_place_of_a_damaged_one(root, tmp_path):
+    fill(tmp_path, "train/ant", "train/bee", "val/ant", "val/bee")
+    for name in ("ant", "bee"):
+        whole = (root / "val" / name / "0.png").read_bytes()
+        (tmp_path / "val" / name / "0.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="no image of a split can be decoded"):
+        list(folder(tmp_path, damaged_images="skip", search_size=1).batches("test", 2, None, None))
+
+
+def test_a_system_without_files_is_no_damage(root, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    for split in ("refuse", "skip"):
+        with pytest.raises(OSError, match="Too many open files"):
+            list(folder(root, damaged_images=split).check_data())
+
+
+@pytest.mark.parametrize("pixels", [24_000_000, 200_000_000])
+def test_a_decompression_bomb_is_named_without_a_traceback(root, tmp_path, pixels):
+    shutil.copytree(root, tmp_path / "images")
+    data = folder(tmp_path / "images")
+    bomb = Path(data._of("train")[0][0])
+    header = bomb.read_bytes()
+    # Width and height stand behind the signature and the name of the first chunk, which a checksum follows.
+    chunk = b"IHDR" + (pixels // 4000).to_bytes(4, "big") + (4000).to_bytes(4, "big") + header[24:29]
+    bomb.write_bytes(header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:])
+    with pytest.raises(DataError, match=r"png can't be read as an image \(.*pixels"):
+        next(iter(data.batches("train", 2, None, None)))

@@ -1,0 +1,166 @@
+"""Files of images in class folders: found, looked at by their headers, and decoded within bounds."""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from evaluators.tasks.data import DataError
+
+REMEDY = "replace or remove it, or set data.damaged_images: skip"
+
+READERS = 8
+"""Threads that read headers: opening many small files waits for the disk."""
+
+Sample = tuple[str, int]
+"""Path of an image, and the number of its class."""
+
+
+class DamagedImageError(DataError):
+    """An image that can't be decoded, or that would take too much memory."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Sizes that an image must keep to.
+
+    Attributes:
+        pixels: Most pixels, as stored and after ``resize``.
+        resize: Pixels of the shorter side after the first preparation; a thin image grows by that.
+    """
+
+    pixels: int
+    resize: int
+
+    def require(self, size: tuple[int, int]) -> None:
+        """Raise for an image of ``size``, (width, height) in pixels, that is too large or too thin.
+
+        Raises:
+            ValueError: The message has the size and the bound.
+        """
+        short, long = min(size), max(size)
+        most = max(short * long, self.resize**2 * long // max(short, 1))
+        if most > self.pixels:
+            raise ValueError(
+                f"{size[0]} x {size[1]} pixels, expected at most {self.pixels:,}, also once resized: data.most_pixels"
+            )
+
+
+def read_image(path: str, bounds: Bounds) -> Image.Image:
+    """Return the pixels of an image, in RGB; they are decoded once its header has shown a size within ``bounds``.
+
+    Raises:
+        DamagedImageError: It can't be decoded, or is too large; the message names the file.
+        OSError: The system has no more files or memory, which says nothing about the image.
+    """
+    try:
+        with _unwarned(), Path(path).open("rb") as file, Image.open(file) as image:
+            bounds.require(image.size)
+            return image.convert("RGB")
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def header_problem(path: str, bounds: Bounds) -> str | None:
+    """Return the reason why an image can't be used, as far as its header shows one; None where it doesn't.
+
+    Raises:
+        OSError: The system has no more files or memory, which says nothing about the image.
+    """
+    try:
+        with Path(path).open("rb") as file, Image.open(file) as image:
+            bounds.require(image.size)
+    except Exception as error:
+        return str(_damaged(path, error))
+    return None
+
+
+def header_problems(paths: Iterable[str], bounds: Bounds) -> dict[str, str]:
+    """Return the images whose headers show that they can't be used, with the reasons, in the order of ``paths``."""
+    known = list(paths)
+    with _unwarned(), ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda path: header_problem(path, bounds), known)
+        return {path: reason for path, reason in zip(known, found, strict=True) if reason is not None}
+
+
+def hidden_folders(place: Path) -> list[str]:
+    """Return the names of hidden folders in ``place`` (``.git``), sorted."""
+    return sorted(entry.name for entry in place.iterdir() if entry.is_dir() and entry.name.startswith("."))
+
+
+class VisibleFolders(datasets.ImageFolder):  # type: ignore[misc]
+    """Images of a folder whose hidden folders are no classes."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Return the names of the classes, sorted, and their numbers."""
+        names = sorted(entry.name for entry in Path(directory).iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return names, {name: number for number, name in enumerate(names)}
+
+
+class PreparedImages(Dataset[tuple[Tensor, int]]):
+    """Single prepared images, by (position in ``samples``, seed of the augmentation or None).
+
+    Args:
+        samples: The images.
+        bounds: Sizes that they must keep to.
+        skip: Whether the next image that can be decoded takes the place of one that can't.
+        fixed: Preparation of an image without a seed.
+        random: Preparation of one with a seed.
+    """
+
+    def __init__(self, samples: list[Sample], bounds: Bounds, skip: bool, fixed: v2.Transform, random: v2.Transform) -> None:
+        self.samples = samples
+        self.bounds = bounds
+        self.skip = skip
+        self.fixed = fixed
+        self.random = random
+
+    def _decoded(self, position: int) -> tuple[Image.Image, int]:
+        path, label = self.samples[position]
+        try:
+            return read_image(path, self.bounds), label
+        except DamagedImageError as error:
+            if not self.skip:
+                raise DataError(f"image_folder: {error}; {REMEDY}") from error
+            first = error
+        for step in range(1, len(self.samples)):
+            path, label = self.samples[(position + step) % len(self.samples)]
+            with suppress(DamagedImageError):
+                return read_image(path, self.bounds), label
+        raise DataError(f"image_folder: no image of a split can be decoded; the first: {first}") from first
+
+    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, int]:
+        position, seed = key
+        image, label = self._decoded(position)
+        if seed is None:
+            return self.fixed(image), label
+        # v2 draws from torch's global generator: seed it for this image, and put it back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.random(image), label
+
+
+def _damaged(path: str, error: Exception) -> DamagedImageError:
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise error
+    # PIL names the file once more where it finds no format.
+    reason = "in no format that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+    return DamagedImageError(f"{path} can't be read as an image ({reason})")
+
+
+def _unwarned() -> warnings.catch_warnings[None]:
+    """Return a context without PIL's warnings of large images, which have a bound of their own here."""
+    return warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
