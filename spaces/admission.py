@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from spaces.cloning import Cloning, Held, is_compiled, reaches
+from spaces.cloning import Cloning, Held, copied, is_compiled, reaches
 from spaces.errors import UnsupportedModelError
 
 _SHARDED = ("FullyShardedDataParallel", "FSDPModule")
@@ -26,7 +26,7 @@ def admitted(model: nn.Module) -> nn.Module:
     for name, module in model.named_modules():
         if reason := _reason(module):
             raise UnsupportedModelError(f"{_described(name, module)} {reason}")
-    cloning = Cloning()
+    cloning = Cloning(lambda name, tensor: copied(name, tensor).as_subclass(Tensor))
     own = cloning.clone(model)
     modules = dict(model.named_modules())
     for held in cloning.strays:

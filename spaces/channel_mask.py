@@ -21,6 +21,7 @@ from spaces.channels.groups import ChannelGroups
 from spaces.channels.masking import masked_copy, unmasked
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning import clone
+from spaces.comparison import eager
 from spaces.domains import Mask
 from spaces.errors import UnsupportedModelError
 from spaces.forward import Forward, call
@@ -99,7 +100,7 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
                 "`python -m search inspect CONFIG` shows every group; see `include`, `exclude`, `max_ratio` and `round_to`."
             )
         self._cost = ChannelCost(model, self.groups)
-        with kept_randomness():
+        with kept_randomness(), eager():
             own = clone(model)
             self._shapes = layer_shapes(own, inputs, forward)
             self._compensation = Compensation(own, self.groups, batches if settings.compensate else (), forward)

@@ -17,7 +17,7 @@ from spaces.channels.differences import differing_groups
 from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
-from spaces.comparison import SINGLE_TOLERANCE, compare, output_difference, probe
+from spaces.comparison import SINGLE_TOLERANCE, compare, eager, output_difference, probe
 from spaces.errors import EquivalenceError, NetworkWarning
 from spaces.forward import Forward, call
 from spaces.randomness import kept_randomness
@@ -83,7 +83,7 @@ def find_checked_groups(
     Code that does not run on ``inputs``, but in training or on others, is told by a NetworkWarning. Arguments and errors are
     those of :func:`spaces.channels.groups.find_groups`.
     """
-    with kept_randomness():
+    with kept_randomness(), eager():
         own, inputs = admitted(model), inputs.as_subclass(Tensor)
         traced = trace_groups(own, inputs, include, exclude, forward)
         for remark in untried_branches(own, inputs, forward):

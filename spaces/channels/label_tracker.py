@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,7 @@ class LabelTracker:
         stack: The modules that are running, each with its name and first input; the innermost last.
         suspended: Number of layers running whose kind answers for their operators, which are passed over.
         labelled: Labels of the tensors that have any.
+        fresh: Tensors that code made of numbers alone, such as noise; they follow the channels that they meet.
         macs: Counter of multiply-accumulates.
     """
 
@@ -44,6 +46,8 @@ class LabelTracker:
         self.suspended = 0
         self.macs = MacsCounter()
         self.labelled: Any = WeakTensorKeyDictionary()
+        self.fresh: Any = WeakTensorKeyDictionary()
+        self._recent: deque[Tensor] = deque(maxlen=8)
         self._tied: dict[tuple[str, int], Tensor] = {}
         self._model = model
 
@@ -124,14 +128,25 @@ class LabelTracker:
 
     def labels(self, tensor: Tensor) -> Tensor:
         """Return the labels of ``tensor``, int64 of its shape."""
-        found: Tensor | None = self.labelled.get(tensor)
+        found = self.found(tensor)
         if found is None:
             return torch.zeros((), dtype=torch.int64).expand(tensor.shape)
+        return found
+
+    def found(self, tensor: Tensor) -> Tensor | None:
+        """Return the labels of ``tensor``, or of the tensor that it was made of by ``as_subclass``, which no mode sees."""
+        found: Tensor | None = self.labelled.get(tensor)
+        if found is None and id(tensor) not in self.names and tensor.layout == torch.strided:
+            place = tensor.data_ptr(), tensor.shape, tensor.stride()
+            strided = (one for one in self._recent if one.layout == torch.strided)
+            same = (one for one in strided if (one.data_ptr(), one.shape, one.stride()) == place)
+            found = next((self.labelled[one] for one in same if place[0]), None)
         return found
 
     def set_labels(self, tensor: Tensor, labels: Tensor) -> None:
         """Give ``tensor`` its labels, int64 of its shape."""
         self.labelled[tensor] = labels
+        self._recent.append(tensor)
 
     def tie(self, tensor: Tensor | None, dim: int, atoms: Tensor) -> None:
         """Tie dimension ``dim`` of a parameter or buffer to ``atoms``, of shape ``(size,)``; a second use unites both."""

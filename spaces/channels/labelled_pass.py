@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from spaces.channels.channel_trace import ChannelTrace
 from spaces.channels.label_tracker import LabelTracker
@@ -89,6 +89,34 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not types or self._tracker.suspended:
+            return self._traced(func, args, kwargs)
+        # A subclass of Tensor makes its results anew, without labels: the function is run on plain tensors in between.
+        plain, spec = tree_flatten((args, kwargs))
+        own = [leaf if _is_subclass(leaf) else None for leaf in plain]
+        plain = [
+            leaf if one is None else self._same(one, leaf.as_subclass(Tensor)) for one, leaf in zip(own, plain, strict=True)
+        ]
+        positional, keywords = tree_unflatten(plain, spec)
+        output = self._traced(func, positional, keywords)
+        for one, leaf in zip(own, plain, strict=True):
+            if one is not None:
+                self._same(leaf, one)
+        kind = type(next(one for one in own if one is not None)) if any(one is not None for one in own) else Tensor
+        return tree_map(lambda leaf: self._as(leaf, kind), output)
+
+    def _same(self, labelled: Tensor, other: Tensor) -> Tensor:
+        """Return ``other`` with the labels of ``labelled``."""
+        labels = self._tracker.found(labelled)
+        if labels is not None:
+            self._tracker.set_labels(other, labels)
+        return other
+
+    def _as(self, leaf: Any, kind: Any) -> Any:
+        plain = isinstance(leaf, Tensor) and type(leaf) is Tensor and kind is not Tensor
+        return self._same(leaf, leaf.as_subclass(kind)) if plain else leaf
+
+    def _traced(self, func: Any, args: Any, kwargs: Any) -> Any:
         kind, tracker = self._kinds.get(func), self._tracker
         if tracker.suspended:
             return func(*args, **kwargs)
@@ -107,6 +135,10 @@ class _Functions(TorchFunctionMode):
         if makes_tensors(func, output):
             tracker.called(name_of(func), (args, kwargs), output)
         return output
+
+
+def _is_subclass(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and type(leaf) not in (Tensor, nn.Parameter)
 
 
 def name_of(function: Any) -> str:

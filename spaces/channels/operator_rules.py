@@ -34,7 +34,9 @@ LIKE = frozenset("zeros_like ones_like empty_like full_like rand_like randn_like
 """Operators whose result has the channels of their input and none of its values."""
 DRAWS = frozenset("normal uniform exponential cauchy log_normal geometric random zero fill bernoulli".split())
 """Operators that write over a tensor what has nothing to do with its values."""
-IGNORED = frozenset("new_zeros new_ones new_empty sym_size size".split())
+FACTORIES = frozenset("rand randn zeros ones full empty new_zeros new_ones new_empty new_full".split())
+"""Operators that make a tensor of numbers alone."""
+IGNORED = frozenset("sym_size size".split())
 
 
 def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -43,6 +45,9 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
     stored = any(id(tensor) in tracker.names for tensor in tensors)
     labelled = any(tensor in tracker.labelled for tensor in tensors)
+    if name in FACTORIES or (not labelled and any(tensor in tracker.fresh for tensor in tensors)):
+        _keep_fresh(tracker, operator, name, tensors, output)
+        return
     if not (labelled or stored) or name in IGNORED:
         return
     if not labelled and name not in MOVES:
@@ -71,6 +76,14 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
         tracker.set_labels(output, tracker.labels(args[0]))
     else:
         tracker.opaque(base, tensors)
+
+
+def _keep_fresh(tracker: LabelTracker, operator: Any, name: str, tensors: list[Tensor], output: Any) -> None:
+    """Mark what is made of numbers alone, or by element of such; the sliced network shows whether sizes were fixed in code."""
+    even = torch.Tag.pointwise in operator.tags or name in SAME or name.rstrip("_") in DRAWS | ACTIVATIONS
+    alone = all(tensor in tracker.fresh or tensor.numel() == 1 for tensor in tensors)
+    if isinstance(output, Tensor) and (name in FACTORIES or (even and alone)):
+        tracker.fresh[output] = True
 
 
 def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -149,6 +162,8 @@ def _pointwise(tracker: LabelTracker, name: str, tensors: list[Tensor], output: 
     sources: list[tuple[Tensor, torch.Size]] = []
     for tensor in tensors:
         if tensor.dim() > len(shape):
+            continue
+        if tensor in tracker.fresh:
             continue
         labels = tracker.label_of(tensor)
         if id(tensor) in tracker.names and not bool(labels.any()):

@@ -173,3 +173,58 @@ def test_a_network_that_reads_a_global_of_the_original_is_told_by_name() -> None
     borrowing = Borrowing().eval()
     with pytest.raises(EquivalenceError, match=r"reads inner\.second\.weight.* of the network that it was made from"):
         equivalence_error(borrowing, type(groups)((), (), {}, ()), half_mask(groups, []), INPUTS)
+
+
+class Image(Tensor):
+    """A subclass of Tensor, as fastai and MONAI have."""
+
+
+class Wrapping(Base):
+    def forward(self, x: Tensor) -> Any:
+        features = F.relu(self.first(x.as_subclass(Image))).as_subclass(Tensor)
+        return self.head(F.relu(self.second(features)).as_subclass(Image).mean((2, 3))).as_subclass(Tensor)
+
+
+def stored_as_images() -> nn.Module:
+    model = Base()
+    model.second.weight = nn.Parameter(model.second.weight.detach().as_subclass(Image))
+    return model
+
+
+class Shaken(Base):
+    def forward(self, x: Tensor) -> Any:
+        x = F.relu(self.first(x))
+        return self.head(F.relu(self.second(x + torch.randn(x.shape) * 0.1)).mean((2, 3)))
+
+
+class FixedNoise(Base):
+    def forward(self, x: Tensor) -> Any:
+        x = F.relu(self.first(x))
+        return self.head(F.relu(self.second(x * torch.rand(1, 16, 1, 1))).mean((2, 3)))
+
+
+class Compiled(Base):
+    @torch.compile(backend="eager")
+    def forward(self, x: Tensor) -> Any:
+        return Base.forward(self, x)
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "expected"),
+    [
+        (Wrapping, INPUTS, [16, 12]),
+        (stored_as_images, INPUTS, [16, 12]),
+        (Base, INPUTS.as_subclass(Image), [16, 12]),
+        (Shaken, INPUTS, [16, 12]),
+        (FixedNoise, INPUTS, [12]),
+        (Compiled, INPUTS, [16, 12]),
+    ],
+    ids=["in code", "weights", "inputs", "noise of a shape", "noise of fixed size", "compiled method"],
+)
+def test_tensor_subclasses_noise_and_compiled_methods_are_followed(
+    make: Callable[[], nn.Module], inputs: Tensor, expected: list[int]
+) -> None:
+    model = make().eval()
+    space = ChannelMask(model, inputs)
+    assert [group.size for group in space.groups.groups] == expected
+    assert space.check(model, space.cheapest()) < 1e-8
