@@ -99,10 +99,10 @@ class RunRecords:
             RunFolderError: It is lost, and the command's is another.
         """
         try:
-            return self._read_config()
+            return read_config(self._config_path)
         except FileNotFoundError:
             reason = f"{self._config_path} is missing"
-        except (DamagedFileError, ValueError) as error:
+        except DamagedFileError as error:
             reason = str(error)
         if recorded.get("configuration") != identity(self._config):
             raise RunFolderError(
@@ -115,8 +115,8 @@ class RunRecords:
 
     def _environment_again(self, reason: str) -> Environment:
         try:
-            before = self._read_config()
-        except (OSError, DamagedFileError, ValueError) as error:
+            before = read_config(self._config_path)
+        except (OSError, DamagedFileError) as error:
             raise RunFolderError(f"{reason}, and so is {CONFIG} ({error}): give this run another name. {self._cost}") from None
         checkpoints = self._folder / "checkpoints"
         step = RecordFile(checkpoints / START / KEY, StepKey, "it can't tell the run's model and data", self._tell).read()
@@ -143,15 +143,27 @@ class RunRecords:
                 "it can't be gone on with: give this run another name"
             )
 
-    def _read_config(self) -> dict[str, Any]:
-        return mapping(parse_value(read_commented(self._config_path)), str(self._config_path))
-
     def _write_config(self) -> None:
         write_commented(self._config_path, to_yaml(self._config))
 
     def _made(self, config: Mapping[str, Any]) -> dict[str, Any]:
         run = {"format": FORMAT, "task_fingerprint": self._fingerprint, "run_id": uuid.uuid4().hex}
         return {**environment(), **run, "configuration": identity(config)}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the configuration in a run folder's ``config.yaml`` as plain data.
+
+    Raises:
+        DamagedFileError: It is damaged; the message begins with the path.
+        FileError: It is no regular file.
+        OSError: It can't be opened.
+    """
+    text = read_commented(path)
+    try:
+        return mapping(parse_value(text), str(path))
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is damaged: {error}") from None
 
 
 def identity(config: Mapping[str, Any]) -> str:

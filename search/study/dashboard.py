@@ -9,18 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.config.document import parse_value
 from search.config.extras import require_extra
 from search.config.storage_url import StorageUrl
 from search.output.log_records import PACKAGE
+from search.run.run_records import read_config
 from search.study.known_storage import require_consent
 from search.study.storage import JOURNAL
 from search.study.trial_note import NOTE
 from search.study.web_guard import Application, guarded_application, refuse
 from spaces.errors import SecateursError
-from spaces.files.json_file import mapping
 from spaces.files.reading import FileError
-from spaces.files.text_file import read_commented
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -47,8 +45,8 @@ def find_storage(folder: Path) -> Path | StorageUrl:
 
 def _storage_in(config: Path) -> Any:
     try:
-        return mapping(parse_value(read_commented(config)), str(config)).get("storage")
-    except (FileError, ValueError) as error:
+        return read_config(config).get("storage")
+    except FileError as error:
         raise SecateursError(f"{error}; the run makes it again when it goes on, and --storage URL shows a database") from None
 
 

@@ -34,7 +34,7 @@ ENDED = [
     ("checkpoints/0-train/result/key.json", "gone"),
     ("checkpoints/measurements.json", "flipped"),
     ("best/weights.safetensors", "flipped"),
-    ("config.yaml", "flipped"),
+    ("config.yaml", "zeros"),
     ("environment.json", "gone"),
     ("study.journal", "overwritten"),
 ]

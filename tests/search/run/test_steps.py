@@ -88,3 +88,52 @@ def test_a_row() -> None:
     assert row["size_bytes"] == 4 * 18
     assert 0 <= row["top1"] <= 1
     assert row["metrics"] == {}
+
+
+def test_a_lost_key_is_made_again_from_the_network_and_else_the_step_begins_again(tmp_path: Path) -> None:
+    task, told = PointTask(), []
+    step = StageStep(tmp_path / "0-train" / "result", "abc", told.append)
+    assert not step.open()
+    step.finish(Network(task.build()), {"history": [1]})
+    for content in (None, b"", b'{"key": 5}', b"[" * 1000):
+        path = step.folder / "key.json"
+        path.unlink() if content is None else path.write_bytes(content)
+        assert step.open()
+        assert step.load(task) is not None
+        assert told[-1].endswith("key.json was lost, and is made again from network.safetensors")
+    (step.folder / "key.json").unlink()
+    step.path.write_bytes(step.path.read_bytes()[:-1])
+    assert not step.open()
+    assert step.load(task) is None
+    assert told[-1].endswith("the step begins again")
+
+
+def test_a_damaged_network_is_told_and_counts_as_none(tmp_path: Path) -> None:
+    task, told = PointTask(), []
+    step = StageStep(tmp_path / "0-train" / "result", "abc", told.append)
+    step.open()
+    step.finish(Network(task.build()), {})
+    content = step.path.read_bytes()
+    step.path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert step.load(task) is None
+    (line,) = told
+    assert "network.safetensors" in line
+    assert line.endswith("the stage runs again")
+
+
+def test_damaged_seconds_and_measurements_are_told_and_made_again(tmp_path: Path) -> None:
+    told: list[str] = []
+    for content in (b"", b'{"seconds": -1.0}', b'{"seconds": "1"}', b'{"seconds": 1e999}'):
+        (tmp_path / "seconds.json").write_bytes(content)
+        assert Stopwatch(tmp_path / "seconds.json", told.append).before == 0.0
+    assert len(told) == 4
+    assert all("seconds.json" in line for line in told)
+    failures = Failures(lambda text, level: None)
+    for content in (b"{", b'{"result": 3}', b'{"result": {"key": "k", "row": {"top1": "high"}}}'):
+        (tmp_path / "m.json").write_bytes(content)
+        row = Measurements(tmp_path / "m.json", failures, told.append).row(
+            "result", "k", lambda: {"top1": 0.5}, dict[str, float]
+        )
+        assert row == {"top1": 0.5}
+    assert len(told) == 7
+    assert all("m.json" in line for line in told[4:])
