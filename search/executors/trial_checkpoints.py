@@ -91,9 +91,12 @@ class TrialCheckpoints:
         return FileCheckpoint(self.folder / name, self._again)
 
     def keep(self, trial: Trial) -> None:
-        """Turn the checkpoint of a recorded trial into its end state; of a failed one nothing is kept."""
+        """Turn the checkpoint of a recorded trial into its end state; of a failed one nothing is kept.
+
+        A checkpoint beside the end state is that of a later trial of the same proposal, which was cut off.
+        """
         path = self.of(trial.proposal).path
-        if not path.exists():
+        if not path.exists() or self._kept(trial.number) is not None:
             return
         if trial.state == "failed":
             path.unlink()

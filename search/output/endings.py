@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 from search.config.storage_url import hide_passwords
-from search.output.exhaustion import exhausted
+from search.output.exhaustion import exhausted, nearly_exhausted
 from search.output.state_folder import state_folder
 from spaces.errors import SecateursError, error_line
 
@@ -50,7 +50,8 @@ def _defect(error: BaseException, folder: Path | None) -> tuple[int, str]:
         return MISTAKE, hide_passwords(f"{lacking} ({error_line(error)})")
     log = _kept(error, folder)
     where = f"the traceback is in {log}" if log is not None else "no log could be written"
-    return DEFECT, hide_passwords(f"unexpected error: {error_line(error)}; {where}")
+    parts = [f"unexpected error: {error_line(error)}", nearly_exhausted(), where]
+    return DEFECT, hide_passwords("; ".join(filter(None, parts)))
 
 
 def _kept(error: BaseException, folder: Path | None) -> Path | None:

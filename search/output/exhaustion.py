@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import resource
+from pathlib import Path
 
 from spaces.errors import SecateursError
 
@@ -17,8 +18,14 @@ _MEMORY = (
     "cannot map",
     "unable to mmap",
 )
+_ONEDNN = ("could not create a primitive", "could not create a memory object", "could not execute a primitive")
+"""All that PyTorch's kernels on CPUs say where they get no memory; with more words it is about a shape."""
 _FILES = ("too many open files",)
 _PROCESSES = ("can't start new thread", "can't create new thread", "resource temporarily unavailable", "thread creation failed")
+
+
+_STATM = Path("/proc/self/statm")
+_CLOSE = 0.95
 
 
 class ExhaustedError(SecateursError):
@@ -47,7 +54,7 @@ def _words(error: BaseException) -> str | None:
         limit = _limit(resource.RLIMIT_NOFILE)
         return f"no more files can be opened (the limit of this process is {limit}): raise it with `ulimit -n`"
     out_of_memory = isinstance(error, MemoryError) or number == errno.ENOMEM or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or any(words in text for words in _MEMORY):
+    if out_of_memory or text.strip() in _ONEDNN or any(words in text for words in _MEMORY):
         limit = _limit(resource.RLIMIT_AS)
         bound = "" if limit == "none" else f" (the limit of this process is {limit} bytes: raise it with `ulimit -v`)"
         return f"there is not enough memory{bound}: end other programs, use fewer workers or a smaller batch_size"
@@ -55,6 +62,21 @@ def _words(error: BaseException) -> str | None:
         limit = _limit(resource.RLIMIT_NPROC)
         return f"no more processes or threads can be started (the limit is {limit}): raise it with `ulimit -u`, or end some"
     return None
+
+
+def nearly_exhausted() -> str | None:
+    """Return, in words, that this process is close to the limit of its address space; None where it is not, or has none.
+
+    A library that could not load a part of itself may go on without, and fail later with an error that tells of no memory.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    try:
+        used = int(_STATM.read_text().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):
+        return None
+    if limit == resource.RLIM_INFINITY or used < _CLOSE * limit:
+        return None
+    return f"perhaps for want of memory: {used:,} bytes of at most {limit:,} are in use (`ulimit -v`)"
 
 
 def _limit(kind: int) -> str:

@@ -52,12 +52,12 @@ def loader(classes: int, samples: int = 48) -> DataLoader[Any]:
 
 
 def call(folder: Path, found: Any) -> Compressed:
+    """Return what ``compress`` makes of a small network, with a score, or one that finds ``found`` on the test split."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
-    splits = loader(2), loader(2), loader(3)
-    return compress(
-        network, *splits, target={}, folder=folder, stages=STAGES, score=Score(found), score_name="hits", quiet=True
-    )
+    splits, score = (loader(2), loader(2), loader(3)), found if isinstance(found, Score) else Score(found)
+    options: dict[str, Any] = {"score": score, "score_name": "hits", "quiet": True}
+    return compress(network, *splits, target={}, folder=folder, stages=STAGES, **options)
 
 
 @pytest.mark.parametrize(

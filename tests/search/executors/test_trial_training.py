@@ -123,6 +123,19 @@ def test_end_states_are_kept_while_they_are_needed(tmp_path: Path) -> None:
         checkpoints.start(proposals[2])
 
 
+def test_an_end_state_is_not_replaced_by_the_half_of_a_later_trial_of_the_same_proposal(tmp_path: Path) -> None:
+    checkpoints, proposal = TrialCheckpoints(tmp_path), Proposal(Candidate({"a": 1}))
+    first = Trial(0, proposal, "complete", {})
+    checkpoints.of(proposal).save({}, {"epochs": 9})
+    checkpoints.keep(first)
+    checkpoints.of(proposal).save({}, {"epochs": 1})
+    TrialCheckpoints(tmp_path).keep(first)
+    for checkpoint, epochs in ((checkpoints.end(0), 9), (checkpoints.of(proposal), 1)):
+        found = checkpoint.load() if checkpoint is not None else None
+        assert found is not None
+        assert found[1] == {"epochs": epochs}
+
+
 def test_rungs_train_on_from_the_end_of_the_rung_before(tmp_path: Path) -> None:
     trials = serially(tmp_path / "rungs", tmp_path / "log", Rungs)
     assert [trial.error for trial in trials] == [""] * 7

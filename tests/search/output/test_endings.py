@@ -11,6 +11,7 @@ import pytest
 
 import search.__main__
 import search.cli
+from search.output import exhaustion
 from search.output.disk_errors import system_errors
 from search.output.endings import UnexpectedError, ending
 from search.output.exhaustion import ExhaustedError, exhausted
@@ -66,6 +67,7 @@ LACKING: list[tuple[Exception, str]] = [
     (MemoryError(), "not enough memory"),
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory"),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+    (RuntimeError("could not create a primitive"), "not enough memory"),
     (ImportError("libtorch.so: failed to map segment from shared object"), "not enough memory"),
     (OSError(errno.EMFILE, "Too many open files"), "no more files can be opened"),
     (RuntimeError("unable to open shared memory: Too many open files (24)"), "no more files can be opened"),
@@ -84,8 +86,26 @@ def test_what_the_system_lacks_is_named(error: Exception, words: str, tmp_path: 
             raise met
 
 
+def test_an_error_close_to_the_limit_of_memory_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pages = tmp_path / "statm"
+    monkeypatch.setattr(exhaustion, "_STATM", pages)
+    monkeypatch.setattr(exhaustion.resource, "getrlimit", lambda kind: (100 * exhaustion.resource.getpagesize(), -1))
+    for used, words in ((90, None), (99, "perhaps for want of memory")):
+        pages.write_text(f"{used} 5 5")
+        code, text = ending(raised(RuntimeError("operator torchvision::nms does not exist")))
+        assert code == 70
+        assert text.startswith("unexpected error: RuntimeError: operator torchvision::nms does not exist; ")
+        assert ("perhaps for want of memory" in text) == (words is not None)
+
+
 def test_other_errors_lack_nothing(tmp_path: Path) -> None:
-    for error in (RuntimeError("a size mismatch"), OSError(errno.ENOENT, "nothing there"), ValueError("allocate memory")):
+    shape = RuntimeError("could not create a primitive descriptor for a convolution forward propagation primitive")
+    for error in (
+        RuntimeError("a size mismatch"),
+        shape,
+        OSError(errno.ENOENT, "nothing there"),
+        ValueError("allocate memory"),
+    ):
         assert exhausted(error) is None
         with pytest.raises(type(error)), system_errors(tmp_path):
             raise error
