@@ -35,6 +35,18 @@ def running_line() -> tuple[str, int] | None:
     return None
 
 
+def sizes_read(size: int) -> tuple[nn.Module | None, list[str]]:
+    """Return the module whose code is running, and those of its attributes that the code reads and that are ``size``."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not _is_persons(frame.f_code.co_filename):
+        frame = frame.f_back
+    module = None if frame is None else frame.f_locals.get("self")
+    if frame is None or not isinstance(module, nn.Module):
+        return None, []
+    held = vars(module)
+    return module, [name for name in frame.f_code.co_names if type(held.get(name)) is int and held[name] == size]
+
+
 def failed_place(error: BaseException, model: nn.Module) -> tuple[str, str]:
     """Return where ``error`` was raised: the name of the innermost module of ``model``, and the line of the network's code.
 

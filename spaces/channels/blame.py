@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.hooks import RemovableHandle
 
-from spaces.channels.channel_trace import ChannelTrace, TracedCall, TracedTensor
+from spaces.channels.channel_trace import ChannelTrace, SizeAttribute, TracedCall, TracedTensor
 from spaces.channels.labelled_pass import makes_tensors, name_of
-from spaces.channels.labels import compact, varying
-from spaces.code_places import failed_place, running_place
+from spaces.channels.labels import compact, varying, vector
+from spaces.code_places import failed_place, running_place, sizes_read
 from spaces.errors import first_line
 from spaces.forward import Forward
 from spaces.hooks import temporary_hooks
@@ -35,10 +35,12 @@ class Fault:
     Attributes:
         reason: Module, code and line.
         labels: Labels of the tensors at the place.
+        sizes: Attributes that the code reads the number of channels from.
     """
 
     reason: str
     labels: tuple[Tensor, ...]
+    sizes: tuple[SizeAttribute, ...] = ()
 
 
 def find_faults(sliced: nn.Module, trace: ChannelTrace, kept: np.ndarray, inputs: Tensor, forward: Forward) -> list[Fault]:
@@ -167,10 +169,11 @@ class _Comparison(TorchFunctionMode):
         if same and all(shape is None or leaf.shape == shape for leaf, shape in zip(leaves, expected, strict=True)):
             return output
         written = tuple(one.labels for one in call.returns if one is not None and one.labels is not None)
-        problem = _problem(call.function, arguments, call)
+        fixed = _fixed(arguments, call)
+        problem = _problem(call, fixed)
         if not problem and failed is not None:
             problem = f"fails once channels are removed: {first_line(failed)}"
-        self._blame((*call.reads, *written), running_place(), problem)
+        self._blame((*call.reads, *written), running_place(), problem, self._attributes(fixed))
         made = [
             None if one is None else torch.zeros(one.shape if shape is None else shape, dtype=one.dtype, device=one.device)
             for one, shape in zip(call.returns, expected, strict=True)
@@ -190,26 +193,40 @@ class _Comparison(TorchFunctionMode):
             shape[wide[0]] = int(self._kept[small.reshape(-1).numpy()].sum())
         return torch.Size(shape)
 
-    def _blame(self, labels: tuple[Tensor, ...], place: str, problem: str = "") -> None:
+    def _attributes(self, fixed: dict[int, Tensor]) -> tuple[SizeAttribute, ...]:
+        """Return the attributes of the running module that the code may have read the fixed numbers of channels from."""
+        found = []
+        for size, atoms in fixed.items():
+            module, attributes = sizes_read(size)
+            name = next((name for name, one in self._sliced.named_modules() if one is module), None)
+            found += [SizeAttribute(name, attribute, atoms) for attribute in attributes if name is not None]
+        return tuple(found)
+
+    def _blame(self, labels: tuple[Tensor, ...], place: str, problem: str = "", sizes: tuple[SizeAttribute, ...] = ()) -> None:
         where = ": ".join(filter(None, (self._where, place)))
-        self.faults.append(Fault(f"{where} {problem or 'does not follow a change of its channels'}", labels))
+        self.faults.append(Fault(f"{where} {problem or 'does not follow a change of its channels'}", labels, sizes))
 
 
-def _problem(name: str, args: Any, call: TracedCall) -> str:
-    """Return what a function with fixed sizes among its arguments fixes, and what to write; empty where none is found."""
+def _fixed(args: Any, call: TracedCall) -> dict[int, Tensor]:
+    """Return the numbers among the arguments that are a number of channels in the result, each with the channels' atoms."""
     given = {leaf for leaf in tree_flatten(args)[0] if type(leaf) is int}
-    sizes = {
-        one.shape[dim]
-        for one in call.returns
-        if one is not None and one.labels is not None
-        for dim in range(len(one.shape))
-        if one.shape[dim] in given and dim in varying(one.labels)
-    }
-    if not sizes:
+    found: dict[int, Tensor] = {}
+    for one in call.returns:
+        if one is not None and one.labels is not None:
+            for dim in varying(one.labels):
+                atoms = vector(one.labels, dim)
+                if atoms is not None and one.shape[dim] in given:
+                    found.setdefault(one.shape[dim], atoms)
+    return found
+
+
+def _problem(call: TracedCall, fixed: dict[int, Tensor]) -> str:
+    """Return what fixed numbers of channels a function was given, and what to write; empty where there are none."""
+    if not fixed:
         return ""
-    counts = " and ".join(map(str, sorted(sizes)))
-    if name in ("view", "reshape", "unflatten", "expand"):
+    counts = " and ".join(map(str, sorted(fixed)))
+    if call.function in ("view", "reshape", "unflatten", "expand"):
         return f"fixes {counts} channels; write -1"
-    if name in ("split", "split_with_sizes", "tensor_split"):
+    if call.function in ("split", "split_with_sizes", "tensor_split"):
         return f"fixes parts of {counts} channels; write chunk({len(call.returns)}, dim)"
     return f"fixes {counts} channels; read them from a tensor's shape"

@@ -88,6 +88,21 @@ class TracedCall:
     returns: tuple[TracedTensor | None, ...] = ()
 
 
+@dataclass(frozen=True)
+class SizeAttribute:
+    """An attribute by which code fixes a number of channels, and that follows them once it is set with every cut.
+
+    Attributes:
+        module: Name of the module.
+        attribute: Name of its attribute, an int.
+        atoms: Atoms of the channels that it counts, int64 of shape ``(size,)``.
+    """
+
+    module: str
+    attribute: str
+    atoms: Tensor
+
+
 @dataclass
 class ChannelTrace:
     """The channels, ties and layers found by one labelled forward pass.
@@ -96,6 +111,7 @@ class ChannelTrace:
         atoms: All channel atoms, united and frozen as the pass required.
         ties: State tensors' dimensions with the atoms they follow, in the order of first use.
         layers: Layers with weights, one entry per call.
+        sizes: Attributes of modules that are set with every cut.
         calls: Calls of functions and modules, in order, those within a layer left out.
         macs: Multiply-accumulates of all operators by the module that runs them, those without channels to follow included.
     """
@@ -103,5 +119,6 @@ class ChannelTrace:
     atoms: ChannelAtoms = field(default_factory=ChannelAtoms)
     ties: list[ChannelTie] = field(default_factory=list)
     layers: list[LayerTrace] = field(default_factory=list)
+    sizes: list[SizeAttribute] = field(default_factory=list)
     calls: list[TracedCall] = field(default_factory=list)
     macs: Mapping[str, int] = field(default_factory=dict)

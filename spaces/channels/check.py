@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.admission import admitted
-from spaces.channels.blame import find_faults
+from spaces.channels.blame import Fault, find_faults
 from spaces.channels.branches import untried_branches
 from spaces.channels.differences import differing_groups
 from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
@@ -113,13 +113,30 @@ def _checked(own: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: For
 
 
 def _followed(model: nn.Module, traced: TracedGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:
-    """Return the groups whose removal the network's code follows, in the shapes of all tensors; the others are frozen."""
+    """Return the groups whose removal the network's code follows, in the shapes of all tensors; the others are frozen.
+
+    A number of channels that code reads from an attribute of its module is set with the cut; where that does not help, or
+    breaks other code, it stays, and its channels are frozen.
+    """
+    tried: set[tuple[str, str]] = set()
+    granted: list[Fault] = []
     while traced.groups.groups:
         half = half_mask(traced.groups, traced.groups.groups)
         sliced = apply_cut(model, plan_cut(traced.groups, half)).eval()
         faults = find_faults(sliced, traced.trace, np.append(half, True)[traced.places], inputs, forward)
-        if not sum(traced.frozen(fault.labels, fault.reason) for fault in faults):
-            break
+        helped = [fault for fault in faults if any((size.module, size.attribute) not in tried for size in fault.sizes)]
+        if helped:
+            new = {(size.module, size.attribute): size for fault in helped for size in fault.sizes}
+            traced.trace.sizes.extend(size for key, size in new.items() if key not in tried)
+            tried.update(new)
+            granted += helped
+        elif not sum(traced.frozen(fault.labels, fault.reason) for fault in faults):
+            if not faults or not granted:
+                break
+            traced.trace.sizes.clear()
+            for fault in granted:
+                traced.frozen(fault.labels, fault.reason)
+            granted = []
         traced = traced.renumbered()
     return traced.groups
 
@@ -141,4 +158,5 @@ def freeze(groups: ChannelGroups, reasons: Mapping[str, str]) -> ChannelGroups:
         if (moved := {dim: p for dim, places in dims.items() if (p := position[places]).max(initial=-1) >= 0})
     }
     layers = tuple(replace(layer, inputs=position[layer.inputs], outputs=position[layer.outputs]) for layer in groups.layers)
-    return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.fixed_macs)
+    sizes = {module: {name: position[p] for name, p in named.items()} for module, named in groups.sizes.items()}
+    return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.fixed_macs, sizes)

@@ -79,6 +79,7 @@ class ChannelGroups:
         ties: By state tensor and dimension, the mask position of every index (-1: always kept).
         layers: Layers with weights in the order of their first use.
         fixed_macs: Multiply-accumulates that no mask changes, by module: products of attention, weights that can't be followed.
+        sizes: By module and attribute, the mask position of every channel that the attribute counts.
     """
 
     groups: tuple[Group, ...]
@@ -86,6 +87,7 @@ class ChannelGroups:
     ties: Mapping[str, Mapping[int, np.ndarray]]
     layers: tuple[Layer, ...]
     fixed_macs: Mapping[str, float] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def other_macs(self) -> float:
@@ -215,8 +217,8 @@ def _number(trace: ChannelTrace) -> TracedGroups:
     groups, frozen, position = _named(_buckets(trace, tied), _macs_shares(trace, sum(fixed_macs.values())))
     ties: dict[str, dict[int, np.ndarray]] = {}
     for tensor, dim, roots in tied:
-        if (found := position[roots]).max(initial=-1) >= 0:
-            ties.setdefault(tensor, {})[dim] = found
+        if (places := position[roots]).max(initial=-1) >= 0:
+            ties.setdefault(tensor, {})[dim] = places
     layers = tuple(
         Layer(
             layer.name,
@@ -230,7 +232,11 @@ def _number(trace: ChannelTrace) -> TracedGroups:
         for layer in trace.layers
     )
     everything = trace.atoms.roots(torch.arange(len(trace.atoms)))
-    return TracedGroups(ChannelGroups(tuple(groups), tuple(frozen), ties, layers, fixed_macs), trace, position[everything])
+    sizes: dict[str, dict[str, np.ndarray]] = {}
+    for size in trace.sizes:
+        sizes.setdefault(size.module, {})[size.attribute] = position[trace.atoms.roots(size.atoms)]
+    found = ChannelGroups(tuple(groups), tuple(frozen), ties, layers, fixed_macs, sizes)
+    return TracedGroups(found, trace, position[everything])
 
 
 @dataclass

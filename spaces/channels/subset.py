@@ -44,4 +44,8 @@ def subset(groups: ChannelGroups, mask: np.ndarray) -> ChannelGroups:
         inputs, outputs = (position[places[stays[places]]] for places in (layer.inputs, layer.outputs))
         count = layer.groups if layer.groups == 1 else layer.groups * len(inputs) // max(1, len(layer.inputs))
         layers.append(replace(layer, inputs=inputs, outputs=outputs, groups=count))
-    return ChannelGroups(tuple(kept), groups.frozen, ties, tuple(layers), groups.fixed_macs)
+    sizes = {
+        module: {name: position[places[stays[places]]] for name, places in named.items()}
+        for module, named in groups.sizes.items()
+    }
+    return ChannelGroups(tuple(kept), groups.frozen, ties, tuple(layers), groups.fixed_macs, sizes)

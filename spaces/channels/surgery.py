@@ -79,6 +79,10 @@ def plan_cut(groups: ChannelGroups, mask: np.ndarray) -> Cut:
         if inputs == len(layer.inputs) and outputs == len(layer.outputs):
             continue
         attributes.setdefault(layer.name, {}).update(layer.kind.sizes(inputs, outputs, layer.groups, len(layer.inputs)))
+    for module, named in groups.sizes.items():
+        for name, places in named.items():
+            if (left := len(stay(places))) < len(places):
+                attributes.setdefault(module, {})[name] = left
     return Cut(kept, attributes)
 
 
