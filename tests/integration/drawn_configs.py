@@ -5,11 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from evaluators import EVALUATORS
+from evaluators.tasks.small_images import DigitsSettings
+from evaluators.training.optimizers import OptimizerSettings
+from evaluators.training.settings import TrainingSettings
+from search.algorithms import ALGORITHMS as KNOWN
 from search.config.registries import ALGORITHM, EVALUATOR, SPACE, SPARSIFIER, STAGE
+from search.stages import STAGES
+from search.stages.search.settings import SearchSettings
+from spaces import SPACES
+from spaces.bit_width import BitWidthSettings
+from spaces.channel_mask import ChannelMaskSettings
+from spaces.importance.criterion import CRITERIA
+from spaces.sparsifiers import SPARSIFIERS
 
-CRITERIA = ("bn_scale", "l1", "l2", "geometric_median", "taylor", "task_relevance", "relevance_loss")
 LAYERS = ((), ("*1*",), ("features.*",), ("*.0",), ("*.[03]", "*.8"), ("features.7.*",), ("classifier",))
 """Name patterns; some match nothing in some of the networks."""
 SHARES = (0.05, 0.3, 0.5, 0.8, 0.95, 1.0)
@@ -19,7 +31,6 @@ NEEDED = {"epochs", "space", "algorithm", "evaluate", "objectives", "sparsifier"
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "DigitsSettings": {
         "root": (None,),
-        "download": (False, True),
         "search_size": (40, 100, 300),
         "split_seed": (0, 5),
         "train_size": (100, 150, 200),
@@ -29,12 +40,9 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "TrainingSettings": {
         "batch_size": (2, 16, 50, 64, 100, 150),
-        "schedule": ("one_cycle", "cosine", "constant"),
         "warmup": (0.0, 0.2, 0.9),
         "label_smoothing": (0.0, 0.1, 0.9),
         "distillation": (None, {}, {"weight": 0.0}, {"weight": 1.0, "temperature": 1.0}),
-        "autocast": ("auto", "off", "bf16"),
-        "channels_last": (True, False),
         "early_stop": (None, {}, {"patience": 1}),
         "clip_norm": (None, 0.1, 5.0),
     },
@@ -47,19 +55,15 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "decay_norms": (True, False),
     },
     "ScalingFactorSettings": {
-        "penalty": ("l1_half", "l1"),
         "strength": (0.0, 1e-4, 1e-2),
         "epsilon": (1e-4, 1e-2),
-        "layers": ("batch_norm", "all_norms"),
         "include": LAYERS,
         "exclude": LAYERS,
     },
     "GradientCutSettings": {
         "ratio": (0.0, 0.3, 0.9),
-        "ratios": ({}, {"features.0": 0.5}, {"*": 0.3}, {"nowhere": 0.2}),
+        "ratios": ({}, {"features.0": 0.5}, {"*": 0.3}),
         "macs": (None, 0.1, 0.5, 0.95),
-        "scope": ("layer", "global"),
-        "importance": CRITERIA,
         "exponent": (0.0, 1.0, 2.5),
         "smoothing": (0.0, 0.98),
         "ramp": (0.0, 0.3, 0.5),
@@ -72,12 +76,9 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "ProbabilisticSettings": {
         "ratio": (0.0, 0.3, 0.9),
-        "ratios": ({}, {"features.0": 0.5}, {"*": 0.3}, {"nowhere": 0.2}),
+        "ratios": ({}, {"features.0": 0.5}, {"*": 0.3}),
         "macs": (None, 0.1, 0.5, 0.95),
         "shape": ({}, {"depth": 0.5}, {"width": -0.5, "cost": 0.5}),
-        "groups": ("filters", "input_channels", "columns"),
-        "draw": ("group", "weight"),
-        "importance": CRITERIA,
         "penalty": ("exponential", "linear"),
         "largest": (0.01, 0.2, 1.0),
         "flatness": (0.05, 0.5, 1.0),
@@ -92,20 +93,14 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "include": LAYERS,
         "exclude": LAYERS,
         "max_ratio": SHARES,
-        "compensate": (True, False),
     },
     "BitWidthSettings": {
         "weight_bits": ([4], [2, 8], [2, 3, 4, 6, 8], [8, 4], [4, 4]),
         "activation_bits": ([], [8], [4, 6, 8], [2, 8]),
         "first_last_bits": (None, 2, 8),
-        "tie": ("none", "layer"),
-        "additions": (True, False),
         "include": LAYERS,
         "exclude": LAYERS,
-        "method": ("mse", "percentile"),
         "percentile": (51.0, 99.9, 100.0),
-        "learned_step": (True, False),
-        "bias_correction": (True, False),
         "latency": ({}, {"features.0": {"4x8": 1.0}}),
     },
     "JointSettings": {"calibration_samples": (1, 64, 256)},
@@ -114,7 +109,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "largest": ([0.05], [0.02, 1.0]),
         "flatness": ([0.25], [0.1, 1.0]),
         "share": ([0.5], [0.1, 1.0]),
-        "importance": (["l1"], list(CRITERIA)),
+        "importance": (["l1"], [*CRITERIA]),
         "groups": (["filters"], ["input_channels"], ["input_channels", "filters"]),
         "draw": (["weight"], ["group"]),
         "depth": ([0.0], [-1.0, 2.0]),
@@ -125,17 +120,12 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "max_ratio": SHARES,
     },
     "FilterRatioSettings": {
-        "per": ("layer", "stage", "network"),
-        "method": ("one_shot", "gradient_cut"),
-        "importance": CRITERIA,
-        "scope": ("layer", "global"),
         "macs": (None, 0.2, 0.5, 0.95, 1.0),
         "levels": (2, 5, 20),
         "max_ratio": SHARES,
         "round_to": (1, 2, 8),
         "include": LAYERS,
         "exclude": LAYERS,
-        "compensate": (True, False),
         "exponent": (0.0, 2.0),
         "smoothing": (0.0, 0.98),
         "ramp": (0.0, 0.5),
@@ -143,25 +133,19 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "decay": (0.6, 1.0),
     },
     "AccuracySettings": {
-        "split": ("search", "train"),
         "batch_norm_batches": (0, 1, 100),
         "batch_size": (2, 50, 256),
     },
     "CostSettings": {"latency": (False, True)},
     "SensitivitySettings": {
-        "sensitivity": ("adam", "fisher", "hutchinson", "divergence"),
-        "form": ("weight", "layer"),
         "samples": (2, 32, 500),
         "batch_size": (1, 8),
         "beta": (0.5, 0.999),
         "tolerance": (0.1, 1.0),
         "most_rounds": (2, 8),
-        "compare": (True, False),
     },
     "LatencySettings": {
-        "mode": ("measured", "table"),
         "backend": ("onnxruntime", "eager"),
-        "device": ("cpu", "cuda"),
         "threads": (1, 2),
         "batch_size": (1, 4),
         "warmup": (0, 2),
@@ -177,7 +161,6 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "generations": (None, 1, 2),
         "evaluations": (None, 1, 6),
         "offspring": (None, 1, 7),
-        "encoding": ("mask", "factor"),
         "crossover": (0.0, 0.6, 1.0),
         "mutation": (0.0, 0.7, 1.0),
         "elite": (1, 2, 4),
@@ -186,7 +169,6 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "racing": (None, {}, {"fidelities": [0.01, 0.5], "keep": 1.0}, {"confidence": 0.0}),
     },
     "OptunaSamplerSettings": {
-        "sampler": ("tpe", "nsga2", "gp", "random"),
         "evaluations": (1, 4, 7),
         "batch": (1, 3, 8),
         "startup": (1, 2, 10),
@@ -198,9 +180,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "ProgressiveSettings": {
         "candidates": (1, 3),
         "layers": (0.0, 0.1, 1.0),
-        "indicator": ("per_saving", "equal_saving", "raw"),
         "steps": (1, 3),
-        "pick": ("uniform", "sensitivity"),
         "refine": (0, 2),
     },
     "SearchSettings": {
@@ -208,7 +188,6 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "baselines": ([], ["uniform"], ["global_magnitude"], ["random"], ["dense_same_training"], ["uniform", "random"]),
         "budget": ({}, {"evaluations": 3}, {"evaluations": 1}, {"seconds": 30}, {"seconds": 0.01}),
         "batch": (1, 3, 16),
-        "importance": CRITERIA,
         "finalists": (None, 1, 2, 9),
     },
     "FuseSettings": {"literal_types": (False, True)},
@@ -217,7 +196,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "tolerance": (1e-4, 1e-2),
     },
 }
-"""Values that look right, by the class of the settings and the field."""
+"""Values that look right, by the class of the settings and the field; those of flags and of fixed choices are derived."""
 
 LIMITS = {
     "macs": ("<= 70%", "<= 40%", "<= 20%", "<= 5%", "<= 99%"),
@@ -262,27 +241,41 @@ ORDERS = (
     ("{channels}", "{channels}", "retrain"),
     ("train", "fuse", "export"),
 )
-KINDS = {
-    "{search}": ("channel_mask", "filter_ratio", "pruning_schedule", "bit_width", "joint"),
-    "{channels}": ("channel_mask", "filter_ratio", "pruning_schedule"),
-    "{sparse}": ("scaling_factor", "gradient_cut", "probabilistic"),
-    "{cutting}": ("gradient_cut", "probabilistic"),
-}
 RISK = 0.05
 """Chance that something is taken that doesn't go with the rest."""
 
 
 def registered_settings() -> list[type[Any]]:
     """Return the settings of everything that a drawn configuration may name."""
-    from search.algorithms import ALGORITHMS as KNOWN
-    from search.stages import STAGES
-    from spaces import SPACES
-    from spaces.sparsifiers import SPARSIFIERS
-
-    from evaluators import EVALUATORS  # isort: skip
-
     registries = ((SPACE, SPACES), (SPARSIFIER, SPARSIFIERS), (EVALUATOR, EVALUATORS), (ALGORITHM, KNOWN), (STAGE, STAGES))
     return [registry.find(name).Settings for registry, names in registries for name in names]
+
+
+@cache
+def kinds() -> dict[str, tuple[str, ...]]:
+    """Return the registered names that may stand for a part of an order."""
+    spaces = {name: SPACE.find(name) for name in SPACES}
+    sparsifiers = {name: SPARSIFIER.find(name) for name in SPARSIFIERS}
+    return {
+        "{search}": tuple(spaces),
+        "{channels}": tuple(name for name, space in spaces.items() if not space.quantizes),
+        "{sparse}": tuple(sparsifiers),
+        "{cutting}": tuple(name for name, sparsifier in sparsifiers.items() if sparsifier.removes),
+    }
+
+
+@cache
+def choices(settings: type[Any]) -> dict[str, tuple[Any, ...]]:
+    """Return the values to draw from, by field: of flags and fixed choices all, of others those of :data:`OPTIONS`."""
+    hints = get_type_hints(settings)
+    derived = {entry.name: _all_of(hints[entry.name]) for entry in fields(settings) if entry.name not in NEEDED}
+    return {name: values for name, values in derived.items() if values} | OPTIONS.get(settings.__name__, {})
+
+
+def _all_of(hint: Any) -> tuple[Any, ...]:
+    if hint is bool:
+        return (False, True)
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def draw(seed: int) -> dict[str, Any]:
@@ -299,12 +292,12 @@ class _Draw:
         """Chance of an option to be given at all."""
 
     def config(self, name: str) -> dict[str, Any]:
-        data = {"name": "digits", "search_size": 100, "train_size": 200, **self.options("DigitsSettings")}
+        data = {"name": "digits", "search_size": 100, "train_size": 200, **self.options(DigitsSettings)}
         order = self.rng.choice(ORDERS)
         if self.rng.random() < RISK:
             order = tuple(self.rng.sample(order, len(order)))
         model = RARE if self.rng.random() < RISK else self.rng.choice(MODELS)
-        if sum(part in KINDS for part in order) > 1:
+        if sum(part in kinds() for part in order) > 1:
             model = WIDE
         execution = {"device": self.rng.choice(("auto", "cpu"))} if self.rng.random() < self.share else {}
         if self.rng.random() < self.share:
@@ -317,17 +310,16 @@ class _Draw:
             "stages": [self.stage(part) for part in order],
         }
 
-    def options(self, settings: str) -> dict[str, Any]:
+    def options(self, settings: type[Any]) -> dict[str, Any]:
         """Return some of a class's options."""
-        known = OPTIONS[settings]
-        return {name: self.rng.choice(values) for name, values in known.items() if self.rng.random() < self.share}
+        return {name: self.rng.choice(values) for name, values in choices(settings).items() if self.rng.random() < self.share}
 
     def stage(self, part: str) -> dict[str, Any]:
-        kind = self.rng.choice(KINDS[part]) if part in KINDS else part
+        kind = self.rng.choice(kinds()[part]) if part in kinds() else part
         if part in ("{search}", "{channels}"):
             return {"search": self.search(kind)}
         if part in ("{sparse}", "{cutting}"):
-            sparsifier = {"name": kind, **self.options(SPARSIFIER.find(kind).Settings.__name__)}
+            sparsifier = {"name": kind, **self.options(SPARSIFIER.find(kind).Settings)}
             return {"sparse_training": {"sparsifier": sparsifier, **self.training()}}
         if kind in ("train", "retrain"):
             options = self.training()
@@ -335,23 +327,23 @@ class _Draw:
                 options.pop("distillation", None)
             return {kind: options}
         plain: dict[str, Any] = {"formats": ["onnx"]} if kind == "export" else {}
-        return {kind: {**plain, **self.options(STAGE.find(kind).Settings.__name__)}}
+        return {kind: {**plain, **self.options(STAGE.find(kind).Settings)}}
 
     def training(self) -> dict[str, Any]:
-        optimizer = {"name": "sgd", "lr": 0.05, **self.options("OptimizerSettings")}
-        options = {"batch_size": 50, **self.options("TrainingSettings")}
+        optimizer = {"name": "sgd", "lr": 0.05, **self.options(OptimizerSettings)}
+        options = {"batch_size": 50, **self.options(TrainingSettings)}
         return {"epochs": self.rng.choice((1, 1, 2)), **options, "optimizer": optimizer}
 
     def space(self, kind: str) -> dict[str, Any]:
-        options = self.options(SPACE.find(kind).Settings.__name__)
+        options = self.options(SPACE.find(kind).Settings)
         if kind == "joint":
-            options |= {"channels": self.options("ChannelMaskSettings"), "bits": self.options("BitWidthSettings")}
+            options |= {"channels": self.options(ChannelMaskSettings), "bits": self.options(BitWidthSettings)}
             options["bits"].pop("latency", None)
         return {"name": kind, **options}
 
     def search(self, kind: str) -> dict[str, Any]:
         rng = self.rng
-        anything = sorted({name for names in ALGORITHMS.values() for name in names})
+        anything = sorted(KNOWN)
         algorithm = rng.choice(ALGORITHMS[kind] if rng.random() > RISK else anything)
         quantizes = kind in ("bit_width", "joint")
         omega = algorithm in ("integer_program", "progressive") or rng.random() < (0.4 if quantizes else RISK / 2)
@@ -362,9 +354,9 @@ class _Draw:
         space = self.space(kind)
         settings: dict[str, Any] = {
             "space": space,
-            "algorithm": {"name": algorithm, **_small(algorithm), **self.options(ALGORITHM.find(algorithm).Settings.__name__)},
+            "algorithm": {"name": algorithm, **_small(algorithm), **self.options(ALGORITHM.find(algorithm).Settings)},
             "evaluate": [{name: self.evaluator(name)} for name in names],
-            **self.options("SearchSettings"),
+            **self.options(SearchSettings),
         }
         trains = kind == "pruning_schedule" or space.get("method") == "gradient_cut" or algorithm == "progressive"
         if (trains and rng.random() > RISK) or rng.random() < 0.25:
@@ -388,7 +380,7 @@ class _Draw:
         return settings
 
     def evaluator(self, name: str) -> dict[str, Any]:
-        options = self.options(EVALUATOR.find(name).Settings.__name__)
+        options = self.options(EVALUATOR.find(name).Settings)
         if name == "latency":
             options |= {"repetitions": 20, "seconds": 0.05, "points": 2}
         if name == "omega":
@@ -410,14 +402,10 @@ def undrawn() -> list[str]:
     """Return the options that no drawn configuration gives, as ``Class.field``."""
     found = []
     for settings in registered_settings():
-        known = {**OPTIONS.get(settings.__name__, {}), **(OPTIONS["TrainingSettings"] if _trains(settings) else {})}
+        known = {**choices(settings), **(choices(TrainingSettings) if issubclass(settings, TrainingSettings) else {})}
         found += [
             f"{settings.__name__}.{entry.name}"
             for entry in fields(settings)
             if entry.name not in known and entry.name not in NEEDED and entry.name not in ("optimizer", "channels", "bits")
         ]
     return found
-
-
-def _trains(settings: type[Any]) -> bool:
-    return any(base.__name__ == "TrainingSettings" for base in settings.__mro__)

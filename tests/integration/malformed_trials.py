@@ -26,10 +26,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from search.stages import STAGES
 from tests.integration.malformed_configs import FILES, SMALL, malformed, unharmed
 from tests.paths import CONFIGS, REPOSITORY
 
-STAGE = r"[0-9]+-(search|train|retrain|sparse_training|fuse|export)"
+STAGE = rf"[0-9]+-({'|'.join(STAGES)})"
 PLACE = re.compile(rf"\b{STAGE}\b|line [0-9]+|\b(task|data|model|execution|stages|storage|name|seed)\b|c\.yaml: 1 error")
 SECONDS, MEMORY = 150, 6 * 2**30
 """Bounds of a trial: seconds of one core, and bytes of memory beyond what this process has."""
