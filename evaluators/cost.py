@@ -14,8 +14,26 @@ from evaluators.metrics import METRICS, Metric
 from spaces.base import SearchSpace
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
+from spaces.layers.activation_memory import peak_bytes, watched_memory
 from spaces.layers.macs import MacsCounter
 from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes
+
+
+def _run(model: nn.Module, example_inputs: Tensor, forward: Callable[[nn.Module, Tensor], Tensor] | None) -> None:
+    """Run ``model`` in evaluation mode, on its own device."""
+    parameter = next(model.parameters(), None)
+    device = parameter.device if parameter is not None else example_inputs.device
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            inputs = example_inputs.to(device)
+            if forward is None:
+                model(inputs)
+            else:
+                forward(model, inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"the forward pass of {type(model).__name__} on a batch of shape {tuple(example_inputs.shape)} failed: {error}"
+        ) from error
 
 
 def count_module_macs(
@@ -26,19 +44,8 @@ def count_module_macs(
     Arguments and errors are those of :func:`count_costs`, which says what is counted.
     """
     counter = MacsCounter()
-    parameter = next(model.parameters(), None)
-    device = parameter.device if parameter is not None else example_inputs.device
-    try:
-        with evaluation_mode(model), torch.no_grad(), counter.counting(model):
-            inputs = example_inputs.to(device)
-            if forward is None:
-                model(inputs)
-            else:
-                forward(model, inputs)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UnsupportedModelError(
-            f"the forward pass of {type(model).__name__} on a batch of shape {tuple(example_inputs.shape)} failed: {error}"
-        ) from error
+    with counter.counting(model):
+        _run(model, example_inputs, forward)
     return dict(counter.macs)
 
 
@@ -73,6 +80,27 @@ def count_costs(
     }
 
 
+def count_peak_activation_bytes(
+    model: nn.Module, example_inputs: Tensor, forward: Callable[[nn.Module, Tensor], Tensor] | None = None
+) -> float:
+    """Return the largest number of bytes of activations that live together in the forward pass of one sample.
+
+    An activation lives from the operator that makes it until nothing refers to it any more; the input is one, parameters,
+    buffers and memory that an operator takes inside itself are not.
+
+    Args:
+        model: The network; left unchanged.
+        example_inputs: A batch of shape ``(N, ...)``, of which the first sample is run.
+        forward: Runs the network on the batch; by default ``model(example_inputs)``.
+
+    Raises:
+        UnsupportedModelError: The forward pass fails.
+    """
+    with watched_memory(model) as memory:
+        _run(model, example_inputs[:1], forward)
+    return peak_bytes(memory.activations)
+
+
 NO_TABLE = (
     "cost: latency needs a table of every layer's milliseconds in search.space.latency, and a target on latency_ms an absolute "
     "limit, since the table does not know the network in float"
@@ -84,11 +112,13 @@ class CostSettings:
     """Options of :class:`Cost`.
 
     Attributes:
+        activations: Whether to add ``peak_activation_bytes``, the memory that activations take, of one sample.
         latency: Whether to read ``latency_ms`` off the latency table of the space (``space.latency``).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
+    activations: bool = False
     latency: bool = False
 
 
@@ -107,8 +137,10 @@ class Cost(Evaluator):
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """``macs``, ``parameters``, ``size_bytes``, ``bit_operations``; with ``settings.latency`` also ``latency_ms``."""
-        names = ("macs", "parameters", "size_bytes", "bit_operations", *(["latency_ms"] if self.settings.latency else []))
+        """``macs``, ``parameters``, ``size_bytes``, ``bit_operations``, and those that the settings ask for."""
+        names = ["macs", "parameters", "size_bytes", "bit_operations"]
+        names += ["peak_activation_bytes"] if self.settings.activations else []
+        names += ["latency_ms"] if self.settings.latency else []
         return {name: METRICS[name] for name in names}
 
     def check(self, space: SearchSpace[Any]) -> None:
@@ -132,4 +164,8 @@ class Cost(Evaluator):
             raise SecateursError(NO_TABLE)
         if all(name in context.costs for name in self.metrics):
             return {name: float(context.costs[name]) for name in self.metrics}
-        return count_costs(model, context.task.example_inputs(), context.task.forward)
+        inputs, forward = context.task.example_inputs(), context.task.forward
+        found = count_costs(model, inputs, forward)
+        if self.settings.activations:
+            found["peak_activation_bytes"] = count_peak_activation_bytes(model, inputs, forward)
+        return found

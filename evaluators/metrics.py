@@ -137,6 +137,7 @@ METRICS: dict[str, Metric] = {
     "macs": _cost("multiply-accumulates per sample", "MACs"),
     "parameters": _cost("numbers", "parameters"),
     "size_bytes": _cost("bytes", "size", "bytes"),
+    "peak_activation_bytes": _cost("bytes of activations that live together, one sample", "peak activations", "bytes"),
     "bit_operations": _cost("bit operations per sample", "bit operations"),
     "latency_ms": _cost("ms", "latency", "milliseconds"),
 }

@@ -148,7 +148,7 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
         return equivalence_error(unmasked(prepared), self.groups, mask, self._inputs, self._forward)
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
-        """Return ``macs``, ``parameters``, ``size_bytes``, and ``latency_ms`` where layers were measured."""
+        """Return ``macs``, ``parameters``, ``size_bytes``, ``peak_activation_bytes``, ``latency_ms`` where measured."""
         return self._with_latency(self._cost.of(self.groups.mask(candidate)), candidate)
 
     @cached_property

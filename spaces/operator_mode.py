@@ -1,10 +1,11 @@
-"""A mode of PyTorch in which every operator below the layers runs through one method."""
+"""Modes of PyTorch that see every operator below the layers."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from typing import Any
 
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -31,3 +32,11 @@ class _Dispatch:
 
 class OperatorMode(_Dispatch, TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Context in which every operator is given to :meth:`operator`, which its subclasses define."""
+
+
+class Unfused(TorchFunctionMode):
+    """Changes nothing, but keeps ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` from running as one operator."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the result of a function."""
+        return func(*args, **(kwargs or {}))

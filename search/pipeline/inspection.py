@@ -41,7 +41,7 @@ def examine(config: Config) -> dict[str, Any]:
     Raises:
         SecateursError: The model or its data cannot be had, its forward pass fails, or nothing in it is open.
     """
-    from evaluators.cost import count_costs, count_module_macs
+    from evaluators.cost import count_costs, count_module_macs, count_peak_activation_bytes
 
     task = config.build_task()
     model = task.reference_model().eval()
@@ -62,7 +62,10 @@ def examine(config: Config) -> dict[str, Any]:
         "channels": sum(row["size"] for row in rows),
         "open_macs_share": space.open_share() if channels is not None else None,
         "module_macs": {name: macs // len(inputs) for name, macs in count_module_macs(model, inputs, task.forward).items()},
-        "costs": count_costs(model, inputs, task.forward),
+        "costs": {
+            **count_costs(model, inputs, task.forward),
+            "peak_activation_bytes": count_peak_activation_bytes(model, inputs, task.forward),
+        },
     }
 
 
@@ -102,6 +105,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         ("macs", "MACs", format_count),
         ("parameters", "parameters", format_count),
         ("size_bytes", "bytes", format_bytes),
+        ("peak_activation_bytes", "peak activations", format_bytes),
     ):
         if name in costs:
             totals.add_row(words, unit(costs[name]), f"{costs[name]:,.0f}")

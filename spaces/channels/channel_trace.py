@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spaces.channels.labels import ChannelAtoms
+from spaces.layers.activation_memory import Activation
 from spaces.layers.layer_kind import LayerKind
 
 
@@ -38,6 +39,7 @@ class LayerTrace:
         inputs: Atoms of the input channels, of shape ``(in,)``.
         outputs: Atoms of the output channels, of shape ``(out,)``.
         calls: Calls of functions and modules, in order, those within a layer left out.
+        activations: Storages of activations, with their lives.
         macs: Multiply-accumulates per pair of input and output channel (per output channel where ``groups > 1``).
         groups: Number of convolution or normalization groups.
         channel_dim: Dimension of the module's input that holds the channels, counted from the end.
@@ -121,4 +123,5 @@ class ChannelTrace:
     layers: list[LayerTrace] = field(default_factory=list)
     sizes: list[SizeAttribute] = field(default_factory=list)
     calls: list[TracedCall] = field(default_factory=list)
+    activations: list[Activation] = field(default_factory=list)
     macs: Mapping[str, int] = field(default_factory=dict)

@@ -159,4 +159,5 @@ def freeze(groups: ChannelGroups, reasons: Mapping[str, str]) -> ChannelGroups:
     }
     layers = tuple(replace(layer, inputs=position[layer.inputs], outputs=position[layer.outputs]) for layer in groups.layers)
     sizes = {module: {name: position[p] for name, p in named.items()} for module, named in groups.sizes.items()}
-    return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.fixed_macs, sizes)
+    activations = tuple(replace(one, places=position[one.places]) for one in groups.activations)
+    return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.fixed_macs, sizes, activations)

@@ -7,6 +7,7 @@ from torch import nn
 
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.surgery import state_names
+from spaces.layers.activation_memory import Timeline
 from spaces.layers.macs import FLOAT_BITS
 
 
@@ -35,6 +36,9 @@ class ChannelCost:
             [self._vector(layer.inputs) if layer.groups == 1 else one for layer in layers], dtype=np.int64
         )
         self._reads = np.asarray([self._vector(layer.inputs) for layer in layers], dtype=np.int64)
+        self._live = np.asarray([self._vector(one.places) for one in groups.activations], dtype=np.int64)
+        self._live_bytes = np.asarray([one.bytes for one in groups.activations])
+        self._timeline = Timeline([(one.born, one.died) for one in groups.activations])
         names, factors, pairs, sizes, trained = [], [], [], [], []
         persistent = model.state_dict(keep_vars=True).keys()
         seen: set[int] = set()
@@ -69,14 +73,20 @@ class ChannelCost:
         return self._index[key]
 
     def of(self, mask: np.ndarray) -> dict[str, float]:
-        """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of a mask, boolean of shape ``(width,)``."""
-        by_layer, elements = self.counts(mask)
+        """Return the costs of a mask, boolean of shape ``(width,)``.
+
+        These are ``macs``, ``parameters``, ``size_bytes``, ``bit_operations`` and ``peak_activation_bytes``, the largest number
+        of bytes of activations that live together in the forward pass of one sample, the input among them.
+        """
+        left = self._left(mask)
+        by_layer, elements = self._counts(left)
         macs = float(by_layer.sum()) + self._other_macs
         return {
             "macs": macs,
             "parameters": float(elements[self._trained].sum()),
             "size_bytes": float((elements * self._sizes).sum()),
             "bit_operations": macs * FLOAT_BITS * FLOAT_BITS,
+            "peak_activation_bytes": self._timeline.peak(self._live_bytes * left[self._live]),
         }
 
     def channels(self, mask: np.ndarray) -> dict[str, tuple[int, int]]:
@@ -87,7 +97,9 @@ class ChannelCost:
 
     def counts(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the MACs of :attr:`layers` and the elements of :attr:`tensors` that a mask leaves, float64 each."""
-        left = self._left(mask)
+        return self._counts(self._left(mask))
+
+    def _counts(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         macs = self._macs * left[self._macs_in] * left[self._macs_out]
         return macs, self._factors * left[self._pairs[:, 0]] * left[self._pairs[:, 1]]
 

@@ -19,6 +19,9 @@ from spaces.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
 from spaces.patterns import NOT_INCLUDED, first_match, reason_left_out, require_matches
 
+ALWAYS = np.asarray([-1])
+"""Places of what no mask changes."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -70,6 +73,23 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class LiveActivation:
+    """A storage of activations, and how its size follows the mask.
+
+    Attributes:
+        bytes: Bytes for every one of ``places`` that is kept.
+        places: Mask positions of its channels (-1: always kept); a single -1 for one without channels that may go.
+        born: Number of the operator that makes it.
+        died: Number of the last operator before it is freed; None where it lives to the end.
+    """
+
+    bytes: float
+    places: np.ndarray
+    born: int
+    died: int | None
+
+
+@dataclass(frozen=True)
 class ChannelGroups:
     """The open and frozen channel groups of one network, and where in its tensors they lie.
 
@@ -80,6 +100,7 @@ class ChannelGroups:
         layers: Layers with weights in the order of their first use.
         fixed_macs: Multiply-accumulates that no mask changes, by module: products of attention, weights that can't be followed.
         sizes: By module and attribute, the mask position of every channel that the attribute counts.
+        activations: Storages of activations in the forward pass of a single sample, the input among them.
     """
 
     groups: tuple[Group, ...]
@@ -88,6 +109,7 @@ class ChannelGroups:
     layers: tuple[Layer, ...]
     fixed_macs: Mapping[str, float] = field(default_factory=dict)
     sizes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    activations: tuple[LiveActivation, ...] = ()
 
     @property
     def other_macs(self) -> float:
@@ -235,7 +257,8 @@ def _number(trace: ChannelTrace) -> TracedGroups:
     sizes: dict[str, dict[str, np.ndarray]] = {}
     for size in trace.sizes:
         sizes.setdefault(size.module, {})[size.attribute] = position[trace.atoms.roots(size.atoms)]
-    found = ChannelGroups(tuple(groups), tuple(frozen), ties, layers, fixed_macs, sizes)
+    live = _activations(trace, position)
+    found = ChannelGroups(tuple(groups), tuple(frozen), ties, layers, fixed_macs, sizes, live)
     return TracedGroups(found, trace, position[everything])
 
 
@@ -318,6 +341,19 @@ def _named(buckets: Sequence[_Bucket], shares: np.ndarray) -> tuple[list[Group],
 
 def _total_macs(layer: LayerTrace) -> float:
     return layer.macs * len(layer.outputs) * (len(layer.inputs) if layer.groups == 1 else 1)
+
+
+def _activations(trace: ChannelTrace, position: np.ndarray) -> tuple[LiveActivation, ...]:
+    """Return the storages of activations, by places in the mask; ``position`` has the place of every root."""
+    found = []
+    for one in trace.activations:
+        small = None if one.labels is None else compact(one.labels)
+        places = ALWAYS
+        if small is not None and small.numel() == max(small.shape, default=1):
+            followed = position[trace.atoms.roots(small.reshape(-1))]
+            places = followed if followed.max(initial=-1) >= 0 else ALWAYS
+        found.append(LiveActivation(one.bytes / max(1, len(places)), places, one.born, one.died))
+    return tuple(found)
 
 
 def _fixed_macs(trace: ChannelTrace) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from spaces.channels.channel_trace import ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
 from spaces.channels.labels import along, compact
 from spaces.code_places import running_place
 from spaces.hooks import first_tensor, temporary_hooks
+from spaces.layers.activation_memory import ActivationMemory, state_of
 from spaces.layers.layer_kind import LayerKind, kind_of
 from spaces.layers.macs import MacsCounter
 
@@ -34,6 +34,7 @@ class LabelTracker:
         labelled: Labels of the tensors that have any.
         fresh: Tensors that code made of numbers alone, such as noise; they follow the channels that they meet.
         macs: Counter of multiply-accumulates.
+        memory: The storages of activations.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -45,9 +46,10 @@ class LabelTracker:
         self.stack: list[tuple[str, nn.Module, Tensor | None]] = []
         self.suspended = 0
         self.macs = MacsCounter()
+        self.memory = ActivationMemory(state_of(model))
         self.labelled: Any = WeakTensorKeyDictionary()
         self.fresh: Any = WeakTensorKeyDictionary()
-        self._recent: deque[Tensor] = deque(maxlen=8)
+        self._placed: Any = WeakIdKeyDictionary()
         self._tied: dict[tuple[str, int], Tensor] = {}
         self._model = model
 
@@ -69,7 +71,8 @@ class LabelTracker:
             def hook(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
                 if kind is not None:
                     if self.suspended == 1:
-                        kind.trace(self, output, *args, **keywords)
+                        with self.memory.pause():
+                            kind.trace(self, output, *args, **keywords)
                     self.suspended -= 1
                 self.stack.pop()
                 self.macs.leave(module, args, keywords, output)
@@ -137,16 +140,16 @@ class LabelTracker:
         """Return the labels of ``tensor``, or of the tensor that it was made of by ``as_subclass``, which no mode sees."""
         found: Tensor | None = self.labelled.get(tensor)
         if found is None and id(tensor) not in self.names and tensor.layout == torch.strided:
-            place = tensor.data_ptr(), tensor.shape, tensor.stride()
-            strided = (one for one in self._recent if one.layout == torch.strided)
-            same = (one for one in strided if (one.data_ptr(), one.shape, one.stride()) == place)
-            found = next((self.labelled[one] for one in same if place[0]), None)
+            found = self._placed.get(tensor.untyped_storage(), {}).get(_place(tensor))
         return found
 
     def set_labels(self, tensor: Tensor, labels: Tensor) -> None:
         """Give ``tensor`` its labels, int64 of its shape."""
         self.labelled[tensor] = labels
-        self._recent.append(tensor)
+        if tensor.layout == torch.strided:
+            # By the storage, not the tensor: to hold tensors would change how long activations live.
+            self._placed.setdefault(tensor.untyped_storage(), {})[_place(tensor)] = labels
+        self.memory.label(tensor, labels)
 
     def tie(self, tensor: Tensor | None, dim: int, atoms: Tensor) -> None:
         """Tie dimension ``dim`` of a parameter or buffer to ``atoms``, of shape ``(size,)``; a second use unites both."""
@@ -206,3 +209,8 @@ class LabelTracker:
         if not isinstance(value, Tensor):
             return value
         return self.stored_labels(value) if id(value) in self.names else self.labels(value)
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Return the place of a tensor in its storage."""
+    return tensor.storage_offset(), tensor.shape, tensor.stride()

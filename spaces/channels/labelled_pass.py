@@ -23,7 +23,7 @@ from spaces.channels.operator_rules import propagate
 from spaces.errors import UnsupportedModelError
 from spaces.evaluation_mode import evaluation_mode
 from spaces.forward import tensors_in
-from spaces.layers.layer_kind import layer_kinds
+from spaces.layers.layer_kind import LayerKind, layer_kinds
 from spaces.operator_mode import OperatorMode
 
 OPAQUE_FUNCTIONS = frozenset({F.embedding, F.bilinear, F.scaled_dot_product_attention})
@@ -59,7 +59,7 @@ def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any]
         )
     for output in tensors:
         tracker.atoms.freeze(tracker.labels(output), "network output")
-    tracker.trace.macs = tracker.macs.macs
+    tracker.trace.macs, tracker.trace.activations = tracker.macs.macs, tracker.memory.activations
     return tracker.trace
 
 
@@ -72,10 +72,15 @@ class _Propagation(OperatorMode):
 
     def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator and label its result."""
+        tracker = self._tracker
+        made = len(tracker.memory.activations)
         output = func(*args, **kwargs)
-        if not self._tracker.suspended:
-            propagate(self._tracker, func, args, kwargs, output)
-        self._tracker.macs.operator(func, args, output)
+        tracker.memory.operator((args, kwargs), output)
+        if not tracker.suspended:
+            propagate(tracker, func, args, kwargs, output)
+            if isinstance(output, tuple):
+                tracker.memory.alike(made, output)
+        tracker.macs.operator(func, args, output)
         return output
 
 
@@ -123,18 +128,25 @@ class _Functions(TorchFunctionMode):
         if kind is None and func not in OPAQUE_FUNCTIONS and func not in DROPOUTS:
             output = func(*args, **kwargs)
         else:
+            made = len(tracker.memory.activations)
             with tracker.suspension():
                 output = func(*args, **kwargs)
-                if kind is not None:
-                    kind.trace(tracker, output, *args, **kwargs)
-                elif func in DROPOUTS:
-                    tracker.set_labels(output, tracker.labels(args[0] if args else kwargs["input"]))
-                else:
-                    tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-                    tracker.opaque(func.__name__, tensors)
+                with tracker.memory.pause():
+                    self._label(kind, func, args, kwargs, output)
+                tracker.memory.alike(made, (output, *args, *kwargs.values()))
         if makes_tensors(func, output):
             tracker.called(name_of(func), (args, kwargs), output)
         return output
+
+    def _label(self, kind: LayerKind | None, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Label the result of a function that is traced as a whole."""
+        tracker = self._tracker
+        if kind is not None:
+            kind.trace(tracker, output, *args, **kwargs)
+        elif func in DROPOUTS:
+            tracker.set_labels(output, tracker.labels(args[0] if args else kwargs["input"]))
+        else:
+            tracker.opaque(name_of(func), [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)])
 
 
 def _is_subclass(leaf: Any) -> bool:

@@ -48,4 +48,5 @@ def subset(groups: ChannelGroups, mask: np.ndarray) -> ChannelGroups:
         module: {name: position[places[stays[places]]] for name, places in named.items()}
         for module, named in groups.sizes.items()
     }
-    return ChannelGroups(tuple(kept), groups.frozen, ties, tuple(layers), groups.fixed_macs, sizes)
+    live = tuple(replace(one, places=position[one.places[stays[one.places]]]) for one in groups.activations)
+    return ChannelGroups(tuple(kept), groups.frozen, ties, tuple(layers), groups.fixed_macs, sizes, live)

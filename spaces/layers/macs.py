@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from spaces.hooks import temporary_hooks
 from spaces.layers.layer_kind import kind_of
 from spaces.layers.operator_macs import operator_macs
-from spaces.operator_mode import OperatorMode
+from spaces.operator_mode import OperatorMode, Unfused
 
 FLOAT_BITS = 32
 """Bits of a weight or activation that is not quantized."""
@@ -70,7 +69,7 @@ class MacsCounter:
                     yield module.register_forward_pre_hook(entering(name))
                     yield module.register_forward_hook(self.leave, with_kwargs=True)
 
-        with temporary_hooks(hooks()), _Operators(self), _Unfused():
+        with temporary_hooks(hooks()), _Operators(self), Unfused():
             yield
 
 
@@ -86,10 +85,3 @@ class _Operators(OperatorMode):
         output = func(*args, **kwargs)
         self._counter.operator(func, args, output)
         return output
-
-
-class _Unfused(TorchFunctionMode):
-    """Changes nothing, but keeps ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` from running as one operator."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
