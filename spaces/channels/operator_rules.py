@@ -97,13 +97,19 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
     if name in VIEWS:
         tracker.set_labels(output, tracker.rectangular(tracker.label_of(args[0]).reshape(output.shape)))
         return
-    if name == "as_strided":
+    if name in ("as_strided", "as_strided_"):
         if args[0].numel() != output.numel() or args[0].shape != output.shape:
             tracker.opaque(name, [args[0]])
         else:
             tracker.set_labels(output, tracker.label_of(args[0]))
         return
-    moved = operator(*tree_map(tracker.label_of, args), **tree_map(tracker.label_of, kwargs))
+
+    def labels_of(value: Any) -> Any:
+        # Labels may belong to several tensors: an operator in place changes the shape of an alias.
+        found = tracker.label_of(value)
+        return found.detach() if isinstance(found, Tensor) else found
+
+    moved = operator(*tree_map(labels_of, args), **tree_map(labels_of, kwargs))
     if isinstance(output, Tensor):
         tracker.set_labels(output, tracker.rectangular(moved))
     else:

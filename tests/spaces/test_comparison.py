@@ -228,3 +228,27 @@ def test_tensor_subclasses_noise_and_compiled_methods_are_followed(
     space = ChannelMask(model, inputs)
     assert [group.size for group in space.groups.groups] == expected
     assert space.check(model, space.cheapest()) < 1e-8
+
+
+class Joined(nn.Module):
+    """Pools and flattens what two layers wrote, and changes shapes in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 6, 3)
+        self.head = nn.Linear(14, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.adaptive_avg_pool2d(torch.cat([self.one(x), F.relu(self.two(x))], 1), 1)
+        y = x.detach()
+        y.squeeze_(-1).squeeze_(-1)
+        return self.head(torch.flatten(x, 1)) + self.head(y)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_memory_layout_makes_no_difference(layout: torch.memory_format) -> None:
+    model, inputs = Joined().eval().to(memory_format=layout), INPUTS.to(memory_format=layout)
+    space = ChannelMask(model, inputs)
+    assert [group.size for group in space.groups.groups] == [8, 6]
+    assert space.check(model, space.cheapest()) < 1e-8
