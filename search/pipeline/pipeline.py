@@ -58,6 +58,7 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     from search.report.page import render_where_installed
 
     require_extras(config.canonical())
+    device_of(config.execution.device)  # Refused before the folder records it, for a finished run too.
     with torch_threads(config.execution.threads_per_trial):
         start = Start(config)
         if not (folder / "config.yaml").exists():
