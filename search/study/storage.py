@@ -37,6 +37,10 @@ def open_journal(path: Path, say: Callable[[str], None] = _silent) -> RunStorage
     return Journal(path)
 
 
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
 @contextmanager
 def open_storage(
     folder: Path, name: str, url: StorageUrl | None, owner: str, say: Callable[[str], None] = _silent
@@ -54,6 +58,8 @@ def open_storage(
         StorageError: The database can't be opened, or has studies of another run of that name.
     """
     if url is None:
+        if not _has_content(folder / JOURNAL) and any(folder.glob("checkpoints/*-search/*/network.safetensors")):
+            say(f"{JOURNAL} was lost: the trials of searches that have ended stand in report.json alone")
         yield open_journal(folder / JOURNAL, say)
         return
     import optuna

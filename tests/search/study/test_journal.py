@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search.study.journal import cut_torn_records
-from search.study.storage import open_journal
+from search.study.storage import open_journal, open_storage
 from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
@@ -138,3 +138,17 @@ def test_a_write_that_finds_no_room_leaves_no_part_of_a_record(tmp_path: Path) -
         assert path.read_bytes() == before
     study.add(trial(1))
     assert recorded(path) == [trial(0), trial(1)]
+
+
+def test_a_journal_lost_after_a_search_is_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    network = tmp_path / "checkpoints" / "2-search" / "result" / "network.safetensors"
+    for there in (False, True):
+        if there:
+            network.parent.mkdir(parents=True)
+            network.touch()
+        (tmp_path / "study.journal").write_bytes(b"")
+        with open_storage(tmp_path, "r", None, "me", said.append):
+            assert said == (
+                ["study.journal was lost: the trials of searches that have ended stand in report.json alone"] * there
+            )
