@@ -36,11 +36,13 @@ class Fault:
         reason: Module, code and line.
         labels: Labels of the tensors at the place.
         sizes: Attributes that the code reads the number of channels from.
+        given: Whole numbers among the arguments of the function that failed, as the sliced network computes them.
     """
 
     reason: str
     labels: tuple[Tensor, ...]
     sizes: tuple[SizeAttribute, ...] = ()
+    given: frozenset[int] = frozenset()
 
 
 def find_faults(sliced: nn.Module, trace: ChannelTrace, kept: np.ndarray, inputs: Tensor, forward: Forward) -> list[Fault]:
@@ -173,7 +175,8 @@ class _Comparison(TorchFunctionMode):
         problem = _problem(call, fixed)
         if not problem and failed is not None:
             problem = f"fails once channels are removed: {first_line(failed)}"
-        self._blame((*call.reads, *written), running_place(), problem, self._attributes(fixed))
+        given = frozenset(leaf for leaf in tree_flatten(arguments)[0] if type(leaf) is int)
+        self._blame((*call.reads, *written), running_place(), problem, self._attributes(fixed), given)
         made = [
             None if one is None else torch.zeros(one.shape if shape is None else shape, dtype=one.dtype, device=one.device)
             for one, shape in zip(call.returns, expected, strict=True)
@@ -202,9 +205,16 @@ class _Comparison(TorchFunctionMode):
             found += [SizeAttribute(name, attribute, atoms) for attribute in attributes if name is not None]
         return tuple(found)
 
-    def _blame(self, labels: tuple[Tensor, ...], place: str, problem: str = "", sizes: tuple[SizeAttribute, ...] = ()) -> None:
+    def _blame(
+        self,
+        labels: tuple[Tensor, ...],
+        place: str,
+        problem: str = "",
+        sizes: tuple[SizeAttribute, ...] = (),
+        given: frozenset[int] = frozenset(),
+    ) -> None:
         where = ": ".join(filter(None, (self._where, place)))
-        self.faults.append(Fault(f"{where} {problem or 'does not follow a change of its channels'}", labels, sizes))
+        self.faults.append(Fault(f"{where} {problem or 'does not follow a change of its channels'}", labels, sizes, given))
 
 
 def _fixed(args: Any, call: TracedCall) -> dict[int, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -71,6 +72,23 @@ def half_mask(groups: ChannelGroups, chosen: Sequence[Group], seed: int = 0) -> 
     return mask
 
 
+def uneven_mask(groups: ChannelGroups, chosen: Sequence[Group], seed: int = 0) -> np.ndarray:
+    """Return a whole mask that takes another number of channels from every chosen group, a quarter to three quarters of it.
+
+    Groups of one size lose different numbers as far as there are any, so that code which expects two numbers of channels to
+    be equal fails.
+    """
+    rng = np.random.default_rng(seed)
+    mask = np.ones(groups.width, dtype=bool)
+    counts: dict[int, list[int]] = {}
+    for group in chosen:
+        left = counts.setdefault(group.size, [])
+        if not left:
+            left.extend(rng.permutation(np.arange(math.ceil(group.size / 4), group.size * 3 // 4 + 1)).tolist())
+        mask[group.offset + rng.permutation(group.size)[: min(left.pop(), group.size - 1)]] = False
+    return mask
+
+
 def find_checked_groups(
     model: nn.Module,
     inputs: Tensor,
@@ -94,20 +112,20 @@ def find_checked_groups(
 def _checked(own: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:
     """Return ``groups`` without those whose slices fail; ``own`` is changed."""
     single = randomize_batch_norm(own.float(), probe(inputs, torch.float32), forward)
-    half = half_mask(groups, groups.groups)
+    mask = uneven_mask(groups, groups.groups)
     try:
-        small, masked = apply_cut(single, plan_cut(groups, half)), masked_copy(single, groups, half)
+        small, masked = apply_cut(single, plan_cut(groups, mask)), masked_copy(single, groups, mask)
         compare(small, masked, probe(inputs, torch.float32), forward, SINGLE_TOLERANCE)
         return groups
     except EquivalenceError:
         exact = single.double()
     for attempt in range(2):
-        half = half_mask(groups, groups.groups)
+        mask = uneven_mask(groups, groups.groups)
         try:
-            equivalence_error(exact, groups, half, inputs, forward)
+            equivalence_error(exact, groups, mask, inputs, forward)
             return groups
         except EquivalenceError as error:
-            bad = {} if attempt else differing_groups(exact, groups, half, inputs, forward)
+            bad = {} if attempt else differing_groups(exact, groups, mask, inputs, forward)
             groups = freeze(groups, bad or {group.name: str(error) for group in groups.groups})
     return groups
 
@@ -121,22 +139,26 @@ def _followed(model: nn.Module, traced: TracedGroups, inputs: Tensor, forward: F
     tried: set[tuple[str, str]] = set()
     granted: list[Fault] = []
     while traced.groups.groups:
-        half = half_mask(traced.groups, traced.groups.groups)
-        sliced = apply_cut(model, plan_cut(traced.groups, half)).eval()
-        faults = find_faults(sliced, traced.trace, np.append(half, True)[traced.places], inputs, forward)
+        mask = uneven_mask(traced.groups, traced.groups.groups)
+        sliced = apply_cut(model, plan_cut(traced.groups, mask)).eval()
+        faults = find_faults(sliced, traced.trace, np.append(mask, True)[traced.places], inputs, forward)
+        if not faults:
+            break
         helped = [fault for fault in faults if any((size.module, size.attribute) not in tried for size in fault.sizes)]
         if helped:
             new = {(size.module, size.attribute): size for fault in helped for size in fault.sizes}
             traced.trace.sizes.extend(size for key, size in new.items() if key not in tried)
             tried.update(new)
             granted += helped
-        elif not sum(traced.frozen(fault.labels, fault.reason) for fault in faults):
-            if not faults or not granted:
-                break
+        elif sum(traced.frozen(fault.labels, fault.reason) for fault in faults):
+            pass
+        elif granted:
             traced.trace.sizes.clear()
             for fault in granted:
                 traced.frozen(fault.labels, fault.reason)
             granted = []
+        elif not sum(traced.frozen_lenders(mask, fault.given, fault.reason) for fault in faults):
+            break
         traced = traced.renumbered()
     return traced.groups
 

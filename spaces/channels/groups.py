@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,6 +171,19 @@ class TracedGroups:
         opened = atoms[self.places[atoms] >= 0]
         self.trace.atoms.freeze(torch.from_numpy(opened), reason)
         return len(opened)
+
+    def frozen_lenders(self, mask: np.ndarray, numbers: Collection[int], reason: str) -> int:
+        """Freeze the groups whose number of channels code has read in place of another group's; return their channels.
+
+        Args:
+            mask: Whole keep-mask of the sliced network that the code failed in.
+            numbers: Whole numbers that the code used; a group that keeps so many channels is taken for the one it read.
+            reason: Reason to freeze them for.
+        """
+        lenders = [one for one in self.groups.groups if int(mask[one.offset : one.offset + one.size].sum()) in numbers]
+        places = [np.arange(one.offset, one.offset + one.size) for one in lenders]
+        atoms = np.flatnonzero(np.isin(self.places, np.concatenate([np.zeros(0, np.int64), *places])))
+        return self.frozen([torch.from_numpy(atoms)], reason)
 
     def renumbered(self) -> TracedGroups:
         """Return the groups of the trace as it is, after :meth:`frozen`."""

@@ -78,7 +78,7 @@ TORCHVISION: dict[str, tuple[dict[str, Any], Callable[[], Tensor], Callable[[nn.
     "r3d_18": ({}, frames, plain),
     "mc3_18": ({}, frames, plain),
     "r2plus1d_18": ({}, frames, plain),
-    "s3d": ({}, lambda: torch.randn(1, 3, 16, 64, 64, generator=torch.Generator().manual_seed(0)), plain),
+    "s3d": ({}, lambda: torch.randn(1, 3, 16, 224, 224, generator=torch.Generator().manual_seed(0)), plain),
 }
 """Arguments, input and call of torchvision's networks for detection, segmentation and video."""
 

@@ -9,6 +9,7 @@ its own. Needs `uv sync --group zoo`. The exit code is 1 if a network has a comp
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
 import os
@@ -38,9 +39,9 @@ SECONDS = 300
 
 def counted(model: nn.Module, made: Made) -> float:
     """Return the multiply-accumulates that PyTorch's own counter finds in a forward pass on one sample."""
-    counter = FlopCounterMode(display=False)
+    counter, frozen = FlopCounterMode(display=False), copy.deepcopy(model).requires_grad_(False)
     with torch.no_grad(), counter:
-        made[2](model, made[1])
+        made[2](frozen, made[1])
     return counter.get_total_flops() / 2
 
 

@@ -88,3 +88,24 @@ def test_repeated_code_is_found_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> 
     groups = find_checked_groups(model, torch.randn(1, 3, 8, 8))
     assert len([group for group in groups.frozen if "write -1" in group.reason]) == 6
     assert len(passes) == 2
+
+
+class Lent(nn.Module):
+    """Code that takes the number of one layer's channels for that of another, which in the dense network are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.other = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 1), nn.Conv2d(12, 7, 1)
+        self.head = nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        channels = x.shape[1]
+        x = self.second(x)
+        return self.head(self.other(x.reshape(len(x), channels, -1).reshape(len(x), channels, 5, 5)).mean((2, 3)))
+
+
+def test_the_group_that_lends_its_number_of_channels_to_another_stays_with_it() -> None:
+    groups = find_checked_groups(Lent(), torch.randn(1, 3, 5, 5))
+    assert [group.name for group in groups.groups] == ["other"]
+    assert all("in test_blame.py:" in group.reason for group in groups.frozen if group.name in ("first", "second"))
