@@ -18,6 +18,7 @@ from spaces.channels.differences import differing_groups
 from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.code_places import failed_place
 from spaces.comparison import SINGLE_TOLERANCE, compare, eager, output_difference, probe
 from spaces.errors import EquivalenceError, NetworkWarning
 from spaces.forward import Forward, call
@@ -119,15 +120,45 @@ def _checked(own: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: For
         return groups
     except EquivalenceError:
         exact = single.double()
-    for attempt in range(2):
+    for attempt in range(3):
         mask = uneven_mask(groups, groups.groups)
+        sliced, masked = apply_cut(exact, plan_cut(groups, mask)), masked_copy(exact, groups, mask)
         try:
-            equivalence_error(exact, groups, mask, inputs, forward)
+            output_difference(sliced, masked, inputs, forward, (exact,))
             return groups
         except EquivalenceError as error:
-            bad = {} if attempt else differing_groups(exact, groups, mask, inputs, forward)
+            bad: Mapping[str, str] = {}
+            if attempt < 2 and error.__cause__ is not None:
+                bad = _touched(groups, sliced, error)
+            elif attempt == 0:
+                bad = differing_groups(exact, groups, mask, inputs, forward)
             groups = freeze(groups, bad or {group.name: str(error) for group in groups.groups})
+            if not bad:
+                break
     return groups
+
+
+def _touched(groups: ChannelGroups, sliced: nn.Module, error: EquivalenceError) -> dict[str, str]:
+    """Return the groups that layers inside a failing module read or write, each with the reason; none outside any module.
+
+    Modules of the same class, unless it is one of PyTorch's, run the same code: their groups are among them.
+    """
+    place = failed_place(error.__cause__ or error, sliced)[0]
+    if place and not any(True for _ in sliced.get_submodule(place).children()):
+        place = place.rpartition(".")[0]
+    if not place:
+        return {}
+    kind = type(sliced.get_submodule(place))
+    alike = [place]
+    if not kind.__module__.startswith("torch."):
+        alike = [name for name, module in sliced.named_modules() if type(module) is kind]
+    inside = [layer for layer in groups.layers if any(layer.name.startswith(f"{name}.") for name in alike)]
+    touched = np.unique(np.concatenate([np.zeros(0, np.int64), *(np.append(one.inputs, one.outputs) for one in inside)]))
+    return {
+        group.name: str(error)
+        for group in groups.groups
+        if ((touched >= group.offset) & (touched < group.offset + group.size)).any()
+    }
 
 
 def _followed(model: nn.Module, traced: TracedGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:

@@ -73,6 +73,7 @@ def sample(trials: int = 200, seed: int = 0) -> dict[str, Any]:
         "stage": "2-search",
         "objectives": {"top1": "maximize"},
         "target": {"macs": 0.4 * 3.1e7},
+        "failures": [],
         "target_met": True,
         "chosen": chosen["trial"],
         "pareto": front,
