@@ -13,7 +13,7 @@ from evaluators.base import EvaluationContext, Evaluator
 from evaluators.metrics import METRICS, Metric
 from spaces.base import SearchSpace
 from spaces.errors import SecateursError, UnsupportedModelError
-from spaces.evaluation_mode import evaluation_mode
+from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.layers.activation_memory import peak_bytes, watched_memory
 from spaces.layers.macs import MacsCounter
 from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes

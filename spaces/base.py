@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from spaces.candidate import Candidate, Value
 from spaces.channels.groups import ChannelGroups
-from spaces.cloning import clone
-from spaces.comparison import output_difference
+from spaces.cloning.clone import clone
 from spaces.domains import Domain
 from spaces.errors import InvalidCandidateError
-from spaces.forward import Forward, call
+from spaces.execution.comparison import output_difference
+from spaces.execution.forward import Forward, call
 from spaces.frozen import Frozen
 from spaces.importance.criterion import Observations
 from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total

@@ -14,8 +14,8 @@ from spaces.base import Row, SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
-from spaces.evaluation_mode import evaluation_mode
-from spaces.forward import Forward, call
+from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward, call
 from spaces.frozen import Frozen
 from spaces.latency.layer_latency import Load, OpenLayer, WrittenLatency, latency_key
 from spaces.layers.macs import FLOAT_BITS

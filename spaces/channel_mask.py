@@ -20,15 +20,15 @@ from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.masking import masked_copy, unmasked
 from spaces.channels.surgery import apply_cut, plan_cut
-from spaces.cloning import clone
-from spaces.comparison import eager
+from spaces.cloning.clone import clone
 from spaces.domains import Mask
 from spaces.errors import UnsupportedModelError
-from spaces.forward import Forward, call
+from spaces.execution.comparison import eager
+from spaces.execution.forward import Forward, call
+from spaces.execution.randomness import kept_randomness
 from spaces.latency.layer_latency import Load, OpenLayer
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shape_inference import layer_shapes
-from spaces.randomness import kept_randomness
 
 PREPARED = "channel_keep_mask"
 

@@ -15,11 +15,11 @@ from spaces.candidate import Candidate, Value
 from spaces.channel_mask import PREPARED, ChannelMask, ChannelMaskSettings
 from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups, Group
-from spaces.cloning import clone
+from spaces.cloning.clone import clone
 from spaces.domains import Choice
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.execution.forward import Forward, call
 from spaces.filter_ratio_settings import FilterRatioSettings
-from spaces.forward import Forward, call
 from spaces.importance.criterion import CriterionOptions, Observations, make_criterion, score
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.channel_split import ChannelSplit, removable

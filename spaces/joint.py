@@ -16,7 +16,7 @@ from spaces.candidate import Candidate, Value
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.channels.groups import ChannelGroups
 from spaces.domains import Domain
-from spaces.forward import Forward, call
+from spaces.execution.forward import Forward, call
 from spaces.frozen import Frozen
 from spaces.joint_cost import JointCost
 from spaces.latency.layer_latency import Load, OpenLayer

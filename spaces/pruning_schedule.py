@@ -16,10 +16,10 @@ from spaces.candidate import Candidate, Value
 from spaces.channels.check import equivalence_error, find_checked_groups
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.surgery import apply_cut, plan_cut
-from spaces.cloning import clone
+from spaces.cloning.clone import clone
 from spaces.domains import Choice, Domain, Real
 from spaces.errors import UnsupportedModelError
-from spaces.forward import Forward, call
+from spaces.execution.forward import Forward, call
 from spaces.importance import criterion as importance
 from spaces.importance.criterion import CriterionName
 from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.channels.check import equivalence_error, find_checked_groups, half_mask
-from spaces.forward import call
+from spaces.execution.forward import call
 from spaces.importance.criterion import CRITERIA, Observations
 from spaces.layers.layer_kind import layer_kinds
 from spaces.sparsifiers.base import Sparsifier

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from evaluators.sensitivity.second_moment import Forward, Loss, gradients, open_weights
 from evaluators.task import Batch
 from spaces.errors import SecateursError
-from spaces.evaluation_mode import evaluation_mode
+from spaces.execution.evaluation_mode import evaluation_mode
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from evaluators.sensitivity.estimates import (
 from evaluators.sensitivity.measured_increase import divergence
 from evaluators.sensitivity.second_moment import NoGradientError
 from evaluators.task import Batch, Task
-from spaces.evaluation_mode import evaluation_mode
-from spaces.hooks import temporary_hooks
+from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.hooks import temporary_hooks
 from spaces.quantization.fake_quantize import Quantizer, fake_quantizers
 from spaces.quantization.layers import quantized_layers
 from spaces.quantization.quantizable import QuantizerLocation

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import Batch, Task
-from spaces.evaluation_mode import evaluation_mode
+from spaces.execution.evaluation_mode import evaluation_mode
 
 Prepare = Callable[[Mapping[str, int]], nn.Module]
 """Builds the quantized network from the bits of every decision."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from evaluators.task import Batch
 from spaces.errors import SecateursError
-from spaces.evaluation_mode import evaluation_mode
+from spaces.execution.evaluation_mode import evaluation_mode
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Forward = Callable[[nn.Module, Tensor], Tensor]

@@ -13,7 +13,7 @@ from evaluators.sensitivity.hessian_trace import TraceEstimate, Traces, TraceSet
 from evaluators.sensitivity.second_moment import Forward, Loss, gradients, open_weights
 from evaluators.task import Batch
 from spaces.errors import SecateursError
-from spaces.evaluation_mode import evaluation_mode
+from spaces.execution.evaluation_mode import evaluation_mode
 
 MOST_OUTPUTS = 64
 """Largest number of outputs of a sample for which the Gauss-Newton part is summed exactly."""

@@ -14,7 +14,7 @@ from evaluators.task import Batch, Split, Task
 from evaluators.tasks.data import DataSet
 from evaluators.tasks.model_factory import ModelSettings, build_model, load_weights, model_fingerprint
 from spaces.errors import UnsupportedModelError
-from spaces.evaluation_mode import evaluation_mode
+from spaces.execution.evaluation_mode import evaluation_mode
 
 TOP5_ABOVE = 10
 

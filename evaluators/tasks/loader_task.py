@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from evaluators.task import Batch, MeasurementError, Split, Task
 from evaluators.tasks.loader_check import CHECKED, check_classes, check_loss, check_outputs, check_score
 from evaluators.tasks.loader_samples import LoaderError, Samples, samples_of
-from spaces.admission import admitted
-from spaces.cloning import clone
+from spaces.cloning.admission import admitted
+from spaces.cloning.clone import clone
+from spaces.cloning.plain_network import plain_network
 from spaces.errors import NetworkWarning
-from spaces.evaluation_mode import evaluation_mode
-from spaces.plain_network import plain_network
+from spaces.execution.evaluation_mode import evaluation_mode
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From outputs and targets of a batch to the mean loss, a scalar."""

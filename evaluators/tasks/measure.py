@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from evaluators.task import MeasurementError, Split, Task
 from evaluators.tasks.batches import to_device
-from spaces.evaluation_mode import evaluation_mode
+from spaces.execution.evaluation_mode import evaluation_mode
 
 
 def measure(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spaces.hooks import temporary_hooks
+from spaces.execution.hooks import temporary_hooks
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from evaluators.training.schedules import learning_rate_factor
 from evaluators.training.settings import TrainingSettings
 from evaluators.training.state import EpochRecord, History, OptimizerState, restore_state, save_state, training_identity
 from spaces.errors import SecateursError
-from spaces.evaluation_mode import evaluation_mode
+from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.sparsifiers.base import Sparsifier
 
 __all__ = ["DivergedError", "EpochRecord", "History", "TrainingError", "TrainingSettings", "train"]

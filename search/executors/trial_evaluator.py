@@ -27,7 +27,7 @@ from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
-from spaces.failed_layer import failed_layer
+from spaces.execution.failed_layer import failed_layer
 from spaces.sparsifiers.base import Sparsifier
 
 _UNTRAINED = "this space trains its candidates: expected search.training: {epochs: ...}, got none"

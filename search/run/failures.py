@@ -13,7 +13,7 @@ from search.output.disk_errors import is_disk_error
 from search.output.exhaustion import exhausted
 from search.output.finite import without_non_finite
 from spaces.errors import error_line
-from spaces.failed_layer import failed_layer
+from spaces.execution.failed_layer import failed_layer
 
 T = TypeVar("T")
 

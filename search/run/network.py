@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import Task
-from spaces.cloning import clone
+from spaces.cloning.clone import clone
 from spaces.quantization.record import PACK, is_quantized, pack_weights
 from spaces.transformation import apply
 

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.admission import admitted
 from spaces.channels.blame import Fault, find_faults
 from spaces.channels.branches import untried_branches
 from spaces.channels.differences import differing_groups
 from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
-from spaces.code_places import failed_place
-from spaces.comparison import SINGLE_TOLERANCE, compare, eager, output_difference, probe
+from spaces.cloning.admission import admitted
 from spaces.errors import EquivalenceError, NetworkWarning
-from spaces.forward import Forward, call
-from spaces.randomness import kept_randomness
+from spaces.execution.code_places import failed_place
+from spaces.execution.comparison import SINGLE_TOLERANCE, compare, eager, output_difference, probe
+from spaces.execution.forward import Forward, call
+from spaces.execution.randomness import kept_randomness
 
 
 def equivalence_error(
@@ -30,7 +30,7 @@ def equivalence_error(
 ) -> float:
     """Return the largest absolute difference between the sliced and the masked network's outputs, in float64.
 
-    Errors are those of :func:`spaces.comparison.output_difference`; to read a tensor of ``model`` is one.
+    Errors are those of :func:`spaces.execution.comparison.output_difference`; to read a tensor of ``model`` is one.
     """
     sliced, masked = apply_cut(model, plan_cut(groups, mask)), masked_copy(model, groups, mask)
     return output_difference(sliced, masked, inputs, forward, (model,))

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups, Layer
-from spaces.evaluation_mode import evaluation_mode
-from spaces.forward import Forward, call
-from spaces.hooks import first_tensor, temporary_hooks
+from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward, call
+from spaces.execution.hooks import first_tensor, temporary_hooks
 
 LARGEST = 2048
 RIDGE = 1e-2

@@ -14,10 +14,10 @@ from torch.utils.hooks import RemovableHandle
 from spaces.channels.groups import ChannelGroups, Layer
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
-from spaces.comparison import TOLERANCE, eager, probe
-from spaces.forward import Forward, in_double
-from spaces.hooks import first_tensor, temporary_hooks, with_first
-from spaces.watched_run import WatchedRun
+from spaces.execution.comparison import TOLERANCE, eager, probe
+from spaces.execution.forward import Forward, in_double
+from spaces.execution.hooks import first_tensor, temporary_hooks, with_first
+from spaces.execution.watched_run import WatchedRun
 
 
 def differing_groups(

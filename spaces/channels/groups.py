@@ -15,7 +15,7 @@ from spaces.channels.channel_trace import ChannelTrace, LayerTrace
 from spaces.channels.labelled_pass import trace_channels
 from spaces.channels.labels import compact
 from spaces.errors import SecateursError, UnsupportedModelError
-from spaces.forward import Forward, call
+from spaces.execution.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
 from spaces.patterns import NOT_INCLUDED, first_match, reason_left_out, require_matches
 

@@ -14,8 +14,8 @@ from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from spaces.channels.channel_trace import ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
 from spaces.channels.labels import along, compact
-from spaces.code_places import running_place
-from spaces.hooks import first_tensor, temporary_hooks
+from spaces.execution.code_places import running_place
+from spaces.execution.hooks import first_tensor, temporary_hooks
 from spaces.layers.activation_memory import ActivationMemory, state_of
 from spaces.layers.layer_kind import LayerKind, kind_of
 from spaces.layers.macs import MacsCounter

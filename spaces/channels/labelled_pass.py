@@ -21,10 +21,10 @@ from spaces.channels.channel_trace import ChannelTrace
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.operator_rules import propagate
 from spaces.errors import UnsupportedModelError
-from spaces.evaluation_mode import evaluation_mode
-from spaces.forward import tensors_in
+from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import tensors_in
+from spaces.execution.operator_mode import OperatorMode
 from spaces.layers.layer_kind import LayerKind, layer_kinds
-from spaces.operator_mode import OperatorMode
 
 OPAQUE_FUNCTIONS = frozenset({F.embedding, F.bilinear, F.scaled_dot_product_attention})
 """Functions with weights or with channels that no layer kind answers for."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from spaces.channels.groups import ChannelGroups
-from spaces.cloning import clone
+from spaces.cloning.clone import clone
 from spaces.layers.mask_hooks import KEEP, remove_masks
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
-from spaces.cloning import Cloning, copied
+from spaces.cloning.clone import Cloning, copied
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def plan_cut(groups: ChannelGroups, mask: np.ndarray) -> Cut:
 
 
 def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Return the smaller network: a clone of ``model`` whose tensors are slices (see :mod:`spaces.cloning`).
+    """Return the smaller network: a clone of ``model`` whose tensors are slices (see :mod:`spaces.cloning.clone`).
 
     Args:
         model: The dense network; left unchanged.

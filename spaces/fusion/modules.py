@@ -19,8 +19,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.utils._pytree import tree_flatten
 
 from spaces.errors import EquivalenceError, UnsupportedModelError, error_line
-from spaces.evaluation_mode import evaluation_mode
-from spaces.forward import Forward, call
+from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward, call
 from spaces.fusion.nodes import Constants, TorchActivation
 from spaces.fusion.plan import Plan, plan
 from spaces.fusion.program import parameters_of

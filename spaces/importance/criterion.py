@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
-from spaces.cloning import clone
+from spaces.cloning.clone import clone
 from spaces.errors import MissingLabelsError, SecateursError
-from spaces.evaluation_mode import evaluation_mode
-from spaces.forward import Forward, call
+from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward, call
 from spaces.registry import resolve, suggestion
 
 CriterionName = Literal["bn_scale", "l1", "l2", "geometric_median", "taylor", "task_relevance", "relevance_loss"]

@@ -13,7 +13,7 @@ from torch import Tensor, UntypedStorage, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from spaces.operator_mode import OperatorMode, Unfused
+from spaces.execution.operator_mode import OperatorMode, Unfused
 
 
 @dataclass

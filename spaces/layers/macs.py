@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from spaces.hooks import temporary_hooks
+from spaces.execution.hooks import temporary_hooks
+from spaces.execution.operator_mode import OperatorMode, Unfused
 from spaces.layers.layer_kind import kind_of
 from spaces.layers.operator_macs import operator_macs
-from spaces.operator_mode import OperatorMode, Unfused
 
 FLOAT_BITS = 32
 """Bits of a weight or activation that is not quantized."""

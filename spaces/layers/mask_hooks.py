@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.hooks import first_tensor, with_first
+from spaces.execution.hooks import first_tensor, with_first
 
 KEEP = "kept_input_channels"
 """Buffer of a masked module with its kept input channels, boolean of shape ``(in,)``."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.evaluation_mode import evaluation_mode
-from spaces.forward import Forward, call
-from spaces.hooks import first_tensor, temporary_hooks
+from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward, call
+from spaces.execution.hooks import first_tensor, temporary_hooks
 from spaces.layers.layer_kind import LayerKind, kind_of
 from spaces.layers.shapes import LayerShape
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from spaces.errors import UnsupportedModelError, error_line
-from spaces.evaluation_mode import evaluation_mode
-from spaces.forward import Forward
+from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.format import Format
 from spaces.quantization.layers import QuantizedLayer

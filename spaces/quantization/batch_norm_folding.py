@@ -12,8 +12,8 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 
-from spaces.forward import Forward, call, in_double
-from spaces.hooks import temporary_hooks
+from spaces.execution.forward import Forward, call, in_double
+from spaces.execution.hooks import temporary_hooks
 from spaces.quantization.layers import channel_axis, has_quantized_form
 
 TOLERANCE = 1e-8

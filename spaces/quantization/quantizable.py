@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces.errors import UnsupportedModelError
-from spaces.forward import Forward, call
-from spaces.hooks import temporary_hooks
+from spaces.execution.forward import Forward, call
+from spaces.execution.hooks import temporary_hooks
 from spaces.layers.layer_kind import kind_of
 from spaces.layers.macs import MacsCounter
 from spaces.patterns import reason_left_out, require_matches

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.forward import Forward
-from spaces.hooks import temporary_hooks
+from spaces.execution.forward import Forward
+from spaces.execution.hooks import temporary_hooks
 from spaces.quantization.calibration import ActivationSample, Calibration
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.format import QParams

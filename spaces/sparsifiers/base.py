@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
-from spaces.forward import Forward
+from spaces.execution.forward import Forward
 
 
 class Sparsifier(ABC):

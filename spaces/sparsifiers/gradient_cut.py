@@ -15,7 +15,7 @@ from spaces.channels.check import find_checked_groups
 from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
-from spaces.forward import Forward
+from spaces.execution.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion, places_on, writers
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.channel_split import ChannelSplit, Scope

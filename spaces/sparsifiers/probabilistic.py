@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spaces.channels.check import find_checked_groups
 from spaces.channels.groups import ChannelGroups
 from spaces.errors import SecateursError, UnsupportedModelError
-from spaces.forward import Forward
+from spaces.execution.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion
 from spaces.patterns import require_matches, value_of
 from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces.errors import UnsupportedModelError
-from spaces.forward import Forward
+from spaces.execution.forward import Forward
 from spaces.patterns import reason_left_out, require_matches
 from spaces.sparsifiers.base import Sparsifier
 

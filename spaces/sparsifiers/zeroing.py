@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from spaces.channels.check import freeze, randomize_batch_norm
 from spaces.channels.groups import ChannelGroups, Group
 from spaces.channels.surgery import apply_cut, plan_cut
-from spaces.cloning import clone
-from spaces.comparison import output_difference
+from spaces.cloning.clone import clone
 from spaces.errors import EquivalenceError
-from spaces.forward import Forward, in_double, tensors_in
+from spaces.execution.comparison import output_difference
+from spaces.execution.forward import Forward, in_double, tensors_in
 from spaces.importance.criterion import places_on, writers
 
 TOLERANCE = 1e-5

@@ -6,7 +6,7 @@ from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.base import EvaluationContext
 from evaluators.batch_norm import recalibrate
 from evaluators.tasks.measure import measure
-from spaces.evaluation_mode import evaluation_mode
+from spaces.execution.evaluation_mode import evaluation_mode
 from tests.evaluators.small_task import digits_task
 
 CPU = torch.device("cpu")

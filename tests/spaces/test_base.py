@@ -18,7 +18,7 @@ from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.domains import Choice, Domain
 from spaces.errors import EquivalenceError
-from spaces.forward import call
+from spaces.execution.forward import call
 from spaces.registry import lookup
 from tests.spaces.zoo import example, network
 

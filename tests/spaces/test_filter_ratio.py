@@ -8,9 +8,9 @@ from torch import nn
 from evaluators.cost import count_costs
 from spaces.candidate import Candidate
 from spaces.errors import EquivalenceError, InvalidCandidateError, SecateursError, UnsupportedModelError
+from spaces.execution.forward import call
 from spaces.filter_ratio import FilterRatio
 from spaces.filter_ratio_settings import FilterRatioSettings
-from spaces.forward import call
 from spaces.importance.criterion import Observations, score
 from spaces.transformation import apply
 from tests.spaces.zoo import ZOO, example, network

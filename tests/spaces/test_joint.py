@@ -18,7 +18,7 @@ from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.errors import InvalidCandidateError, UnsupportedModelError
-from spaces.forward import call
+from spaces.execution.forward import call
 from spaces.joint import Joint, JointSettings
 from spaces.layers.batch_norm import measure_statistics
 from spaces.quantization.fake_quantize import Quantizer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spaces import SPACES
 from spaces.base import SearchSpace
 from spaces.errors import UnsupportedModelError
-from spaces.forward import call
+from spaces.execution.forward import call
 from spaces.patterns import first_match, reason_left_out, require_matches, value_of
 from spaces.registry import resolve
 from spaces.sparsifiers import SPARSIFIERS

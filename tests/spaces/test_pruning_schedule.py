@@ -10,7 +10,7 @@ from evaluators.cost import count_costs, count_peak_activation_bytes
 from spaces.candidate import Candidate
 from spaces.domains import Choice, Real
 from spaces.errors import InvalidCandidateError, UnsupportedModelError
-from spaces.forward import call
+from spaces.execution.forward import call
 from spaces.pruning_schedule import PAPER, PruningSchedule, PruningScheduleSettings
 from spaces.transformation import apply
 from tests.spaces.sparsifiers.test_gradient_cut import INPUTS, mixed

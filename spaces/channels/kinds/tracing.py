@@ -7,7 +7,7 @@ from torch import Tensor
 
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.labels import along, vector
-from spaces.computed_weights import computed_weights
+from spaces.cloning.computed_weights import computed_weights
 from spaces.layers.layer_kind import LayerKind
 
 

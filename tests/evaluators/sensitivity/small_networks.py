@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from evaluators.task import Batch
-from spaces.forward import call
+from spaces.execution.forward import call
 
 __all__ = ["Attention", "Saddle", "batches_of", "call", "curvlinops", "exact_traces", "mlp", "seeded", "weights_of"]
 

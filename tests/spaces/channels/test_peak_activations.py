@@ -16,7 +16,7 @@ from evaluators.base import EvaluationContext
 from evaluators.cost import Cost, CostSettings, count_peak_activation_bytes
 from spaces import networks
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
-from spaces.operator_mode import OperatorMode, Unfused
+from spaces.execution.operator_mode import OperatorMode, Unfused
 from tests.evaluators.small_task import digits_task
 from tests.spaces.zoo import example, network
 

@@ -12,7 +12,7 @@ from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.channels.check import equivalence_error, half_mask, randomize_batch_norm
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.surgery import apply_cut, plan_cut
-from spaces.forward import call
+from spaces.execution.forward import call
 
 OPEN_FAMILIES = tuple(
     "resnet wide_resnet resnext vgg densenet mobilenet efficientnet regnet convnext googlenet inception squeezenet "

@@ -11,7 +11,7 @@ from spaces.channels.check import find_checked_groups
 from spaces.channels.cost import ChannelCost
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import EquivalenceError, MissingLabelsError, SecateursError, UnsupportedModelError
-from spaces.forward import call
+from spaces.execution.forward import call
 from spaces.importance.relevance_loss import RelevanceLoss
 from spaces.sparsifiers.channel_split import ChannelSplit
 from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings

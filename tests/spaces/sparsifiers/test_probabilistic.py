@@ -13,7 +13,7 @@ from torch import nn
 from spaces.channels.cost import ChannelCost
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import SecateursError, UnsupportedModelError
-from spaces.forward import call
+from spaces.execution.forward import call
 from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile
 from spaces.sparsifiers.probabilistic import COLUMNS_REMARK, SHORTEST_INTERVAL, Probabilistic, ProbabilisticSettings
 from spaces.sparsifiers.pruned_groups import channel_tensors

@@ -13,8 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from spaces.channel_mask import ChannelMask
 from spaces.channels.groups import find_groups
+from spaces.cloning.plain_network import plain_network
 from spaces.errors import UnsupportedModelError
-from spaces.plain_network import plain_network
 
 INPUTS = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

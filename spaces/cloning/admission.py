@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from spaces.cloning import Cloning, Held, copied, is_compiled, reaches
+from spaces.cloning.clone import Cloning, Held, copied, is_compiled, reaches
 from spaces.errors import UnsupportedModelError
 
 _SHARDED = ("FullyShardedDataParallel", "FSDPModule")

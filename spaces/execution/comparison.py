@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from spaces.code_places import failed_place
 from spaces.errors import EquivalenceError, error_line
-from spaces.forward import Forward, call, in_double, tensors_in
-from spaces.randomness import kept_randomness
-from spaces.watched_run import WatchedRun
+from spaces.execution.code_places import failed_place
+from spaces.execution.forward import Forward, call, in_double, tensors_in
+from spaces.execution.randomness import kept_randomness
+from spaces.execution.watched_run import WatchedRun
 
 TOLERANCE = 1e-8
 """Largest accepted difference in double precision, relative to the largest output."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from spaces.hooks import temporary_hooks
+from spaces.execution.hooks import temporary_hooks
 
 
 def test_hooks_are_there_inside_and_gone_after_an_error() -> None:

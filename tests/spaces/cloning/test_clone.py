@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from spaces.admission import admitted
 from spaces.channel_mask import ChannelMask
-from spaces.cloning import clone
+from spaces.cloning.admission import admitted
+from spaces.cloning.clone import clone
 from spaces.errors import UnsupportedModelError
 
 INPUTS = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from spaces.channel_mask import ChannelMask
 from spaces.channels.check import equivalence_error, find_checked_groups, half_mask
 from spaces.errors import EquivalenceError
-from spaces.forward import tensors_in
+from spaces.execution.forward import tensors_in
 
 INPUTS = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

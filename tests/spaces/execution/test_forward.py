@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spaces.forward import in_double
+from spaces.execution.forward import in_double
 
 
 class Casting(nn.Module):

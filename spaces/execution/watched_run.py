@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from spaces.operator_mode import OperatorMode
+from spaces.execution.operator_mode import OperatorMode
 
 _EVEN = frozenset(
     "rand randn rand_like randn_like uniform uniform_ normal_ exponential_ cauchy_ log_normal_ geometric_ poisson".split()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from spaces.cloning import clone, is_compiled
-from spaces.computed_weights import computed_weights
+from spaces.cloning.clone import clone, is_compiled
+from spaces.cloning.computed_weights import computed_weights
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 

@@ -1,0 +1,1 @@
+"""Copies of a network that run no module of the original."""
