@@ -54,7 +54,7 @@ def failed_place(error: BaseException, model: nn.Module) -> tuple[str, str]:
     """
     names = {id(module): name for name, module in model.named_modules()}
     module = line = ""
-    for frame, number in _walked(error.__traceback__):
+    for frame, number in walked(error.__traceback__):
         running = frame.f_locals.get("self")
         if id(running) in names:
             module = names[id(running)]
@@ -65,7 +65,8 @@ def failed_place(error: BaseException, model: nn.Module) -> tuple[str, str]:
     return module, line
 
 
-def _walked(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
+def walked(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
+    """Yield the frames of a traceback with their lines, from the outermost to the innermost."""
     while traceback is not None:
         yield traceback.tb_frame, traceback.tb_lineno
         traceback = traceback.tb_next

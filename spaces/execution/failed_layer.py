@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from torch import nn
+
+from spaces.execution.code_places import walked
 
 
 def failed_layer(error: BaseException) -> str | None:
@@ -18,7 +18,8 @@ def failed_layer(error: BaseException) -> str | None:
     seen: set[int] = set()
     while found is not None and id(found) not in seen:
         seen.add(id(found))
-        modules = _modules(found.__traceback__) or modules
+        running = [frame.f_locals.get("self") for frame, _ in walked(found.__traceback__)]
+        modules = [one for one in running if isinstance(one, nn.Module)] or modules
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     if not modules:
         return None
@@ -26,14 +27,3 @@ def failed_layer(error: BaseException) -> str | None:
     inner = next(module for module in reversed(modules) if id(module) in names)
     kind = type(inner).__name__
     return f"{names[id(inner)]} ({kind})" if names[id(inner)] else kind
-
-
-def _modules(trace: TracebackType | None) -> list[nn.Module]:
-    """Return the modules whose methods are in a traceback, from the outermost to the innermost."""
-    modules = []
-    while trace is not None:
-        own = trace.tb_frame.f_locals.get("self")
-        if isinstance(own, nn.Module):
-            modules.append(own)
-        trace = trace.tb_next
-    return modules

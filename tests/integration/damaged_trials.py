@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.damaged_folders import Folders, damage
-from tests.integration.malformed_trials import known
+from tests.results_file import known
 
 
 def tried(folders: Folders, number: int, seed: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="Try this one alone, and show what came of it.")
     given = parser.parse_args()
-    done = known(given.results)
+    done = known(given.results, "trial")
     with tempfile.TemporaryDirectory() as home, given.results.open("a") as file:
         folders = Folders(Path(home))
         if given.only is not None:

@@ -29,6 +29,7 @@ from typing import Any
 from search.stages import STAGES
 from tests.integration.malformed_configs import FILES, SMALL, malformed, unharmed
 from tests.paths import CONFIGS, REPOSITORY
+from tests.results_file import known
 
 STAGE = rf"[0-9]+-({'|'.join(STAGES)})"
 PLACE = re.compile(rf"\b{STAGE}\b|line [0-9]+|\b(task|data|model|execution|stages|storage|name|seed)\b|c\.yaml: 1 error")
@@ -48,18 +49,6 @@ FEW |= {
     "most_rounds": 8,
 }
 """Numbers up to which a configuration is run; beyond, only checked."""
-
-
-def known(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the results so far, by name of the trial; a line that a kill cut off is no result."""
-    found = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        found[row["trial"]] = row
-    return found
 
 
 def make_files(folder: Path) -> None:
@@ -198,7 +187,7 @@ def main() -> None:
         print(one.content.decode(errors="replace")[:4000])
         print(json.dumps({"name": one.name, **in_a_process(one.content, one.small)}, indent=1))
         return
-    done = known(given.results)
+    done = known(given.results, "trial")
     with given.results.open("a") as file:
         for count, (trial, one) in enumerate(wanted.items(), 1):
             if trial in done:

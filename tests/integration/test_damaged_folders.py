@@ -19,8 +19,8 @@ from spaces.errors import SecateursError
 from spaces.files.json_file import read_record
 from spaces.files.tensor_file import unpack_tensors
 from tests.integration.damaged_folders import Damage, Folders
-from tests.integration.malformed_trials import known
 from tests.paths import REPOSITORY
+from tests.results_file import known
 
 
 @pytest.fixture(scope="module")
@@ -104,4 +104,4 @@ def test_whatever_is_damaged_no_other_result_comes_without_a_word(tmp_path: Path
     results = os.environ.get("SECATEURS_DAMAGED", str(tmp_path / "results.jsonl"))
     command = [sys.executable, "-m", "tests.integration.damaged_trials", results]
     assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 0
-    assert len(known(Path(results))) >= 200
+    assert len(known(Path(results), "trial")) >= 200

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.malformed_configs import MISTAKES, ODDITIES, malformed
-from tests.integration.malformed_trials import known
 from tests.paths import REPOSITORY
+from tests.results_file import known
 
 
 def test_a_number_draws_one_configuration() -> None:
@@ -29,9 +29,9 @@ def test_every_kind_of_mistake_is_drawn() -> None:
 
 def test_a_line_that_a_kill_cut_off_is_no_result(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    assert known(path) == {}
+    assert known(path, "trial") == {}
     path.write_text('{"trial": "0/1", "verdict": "refused"}\n{"trial": "0/2", "ver')
-    assert list(known(path)) == ["0/1"]
+    assert list(known(path, "trial")) == ["0/1"]
 
 
 @pytest.mark.slow
@@ -40,4 +40,4 @@ def test_check_answers_whatever_a_configuration_holds(tmp_path: Path) -> None:
     results = os.environ.get("SECATEURS_MALFORMED", str(tmp_path / "results.jsonl"))
     command = [sys.executable, "-m", "tests.integration.malformed_trials", results]
     assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 0
-    assert len(known(Path(results))) >= 500
+    assert len(known(Path(results), "trial")) >= 500

@@ -30,7 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.channels.check import randomize_batch_norm
-from spaces.errors import SecateursError
+from spaces.errors import UnsupportedModelError
+from tests.results_file import known
 from tests.zoo.networks import NAMES, Made, detected, make
 
 SECONDS = 300
@@ -64,7 +65,7 @@ def tried(name: str) -> dict[str, Any]:
     began = time.process_time()
     try:
         space = ChannelMask(model, inputs, settings, forward=forward)
-    except SecateursError as error:
+    except UnsupportedModelError as error:
         return {**row, "seconds": round(time.process_time() - began, 2), "open": 0.0, "reasons": [str(error)[:400]]}
     row["seconds"] = round(time.process_time() - began, 2)
     if any(not torch.equal(value, before[key]) for key, value in model.state_dict().items()):
@@ -119,18 +120,6 @@ def in_a_process(name: str) -> dict[str, Any]:
         return {**found, "wall": round(time.monotonic() - began, 2)}
 
 
-def known(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the results so far, by network; a line that a kill cut off is no result."""
-    found = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        found[row["network"]] = row
-    return found
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a table in Markdown."""
     lines = ["| network | can go | MACs left in the cheapest | what is fixed | CPU s |", "| --- | --- | --- | --- | --- |"]
@@ -157,7 +146,7 @@ def main() -> None:
     if given.only is not None:
         print(json.dumps(in_a_process(given.only), indent=1))
         return
-    done = known(given.results)
+    done = known(given.results, "network")
     if given.table:
         print(table([done[name] for name in NAMES if name in done]))
         return

@@ -55,7 +55,7 @@ FIXED = {
 @pytest.mark.parametrize("name", FIXED)
 def test_the_code_that_fixes_channels_is_named_and_only_these_stay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     doubles: list[nn.Module] = []
-    monkeypatch.setattr(check, "equivalence_error", lambda *args: doubles.append(args[0]))
+    monkeypatch.setattr(check, "output_difference", lambda *args: doubles.append(args[0]))
     groups = find_checked_groups(Tail(FIXED[name]), torch.randn(1, 3, 8, 8))
     assert [group.name for group in groups.groups] == ["second"]
     reason = next(group.reason for group in groups.frozen if group.name == "first")
