@@ -14,6 +14,7 @@ from torch import nn
 from evaluators.metrics import Direction as Direction
 from evaluators.metrics import Metric as Metric
 from evaluators.task import MeasurementError, Task
+from evaluators.training.moments import TrainingMoments
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 
@@ -32,6 +33,7 @@ class EvaluationContext:
         candidate: The candidate the network was built from; None for one that no candidate describes, such as the reference.
         tables: Tables that the search computed before its first trial, by name, such as ``omega``.
         trained: Whether the network was trained since the search started, so that tables of its weights are out of date.
+        moments: Second moments of the last training of the network, or of the one that it started from; None without one.
     """
 
     task: Task
@@ -43,6 +45,7 @@ class EvaluationContext:
     candidate: Candidate | None = None
     tables: Mapping[str, Any] = field(default_factory=dict)
     trained: bool = False
+    moments: TrainingMoments | None = None
 
 
 class Evaluator(ABC):

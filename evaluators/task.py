@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from evaluators.metrics import METRICS, Metric
 from spaces.errors import SecateursError
 
-Split = Literal["train", "search", "test"]
+Split = Literal["train", "search", "test", "calibration"]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -48,9 +48,14 @@ class Task(ABC):
     def reference_model(self) -> nn.Module:
         """Return a new network with the user's weights, the one that enters the first stage."""
 
+    @property
+    def calibration_split(self) -> Split:
+        """The split that ranges of activations and Omega are found on: ``train``, unless samples were held out for it."""
+        return "train"
+
     @abstractmethod
     def size(self, split: Split) -> int:
-        """Return the number of samples in ``split``."""
+        """Return the number of samples in ``split``, of ``calibration`` only where that is the :attr:`calibration_split`."""
 
     def check_data(self) -> Iterable[str]:
         """Look at the data before a run, and return a line on each thing that was found; by default nothing is looked at.

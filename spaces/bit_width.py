@@ -20,10 +20,11 @@ from spaces.frozen import Frozen
 from spaces.latency.layer_latency import Load, OpenLayer, WrittenLatency, latency_key
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shape_inference import layer_shapes
+from spaces.quantization.bit_choices import BitChoices, all_bits, bits_of, check_choices, require_choices
 from spaces.quantization.calibration import Calibration, Method
 from spaces.quantization.cost import BitCost, LayerSizes
 from spaces.quantization.fake_quantize import fake_quantizers
-from spaces.quantization.format import FEWEST, MOST
+from spaces.quantization.format import FEWEST, FEWEST_UNSIGNED, MOST
 from spaces.quantization.quantizable import QuantizableLayer, QuantizerLocation, find_quantizable
 from spaces.quantization.range_statistics import RangeStatistics
 from spaces.quantization.record import pack_weights, quantize
@@ -37,8 +38,10 @@ class BitWidthSettings:
     """Options of the bit-width space.
 
     Attributes:
-        weight_bits: Bits that weights may have, from 2 to 8 each.
-        activation_bits: Bits that inputs of layers, and operands of additions, may have; empty leaves them in float.
+        weight_bits: Bits that weights may have, from 1 to 8: a list for all layers, or lists by name pattern, the first that
+            matches counts (``{"layer1.*": [4, 8], "*": [2, 3, 4, 8]}``). One bit is the sign times the mean magnitude.
+        activation_bits: Bits that inputs of layers, and operands of additions, may have, from 2 to 8, in the same form; empty
+            leaves them in float.
         first_last_bits: Bits of the first and the last layer's weights and inputs; None to decide them like the others.
         tie: ``layer`` gives weights and input of a layer the same bits, by one decision; ``none`` decides them apart.
         additions: Whether the operands of residual additions are quantized.
@@ -54,8 +57,8 @@ class BitWidthSettings:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    weight_bits: tuple[int, ...] = (2, 3, 4, 6, 8)
-    activation_bits: tuple[int, ...] = (4, 6, 8)
+    weight_bits: BitChoices = (2, 3, 4, 6, 8)
+    activation_bits: BitChoices = (4, 6, 8)
     first_last_bits: int | None = 8
     tie: Literal["none", "layer"] = "none"
     additions: bool = True
@@ -71,15 +74,15 @@ class BitWidthSettings:
         """Raise ValueError for an option out of its range, with the option's name."""
         if not self.weight_bits:
             raise ValueError("weight_bits: expected at least one number of bits, such as [2, 4, 8]")
-        for name in ("weight_bits", "activation_bits"):
-            for bits in getattr(self, name):
-                if not FEWEST <= bits <= MOST:
-                    raise ValueError(f"{name}: expected numbers from {FEWEST} to {MOST}, got {bits}")
-        if self.first_last_bits is not None and not FEWEST <= self.first_last_bits <= MOST:
-            raise ValueError(f"first_last_bits: expected a number from {FEWEST} to {MOST} or null, got {self.first_last_bits}")
+        check_choices("weight_bits", self.weight_bits, FEWEST)
+        check_choices("activation_bits", self.activation_bits, FEWEST_UNSIGNED)
+        if self.first_last_bits is not None and not FEWEST_UNSIGNED <= self.first_last_bits <= MOST:
+            raise ValueError(
+                f"first_last_bits: expected a number from {FEWEST_UNSIGNED} to {MOST} or null, got {self.first_last_bits}"
+            )
         if not 50.0 < self.percentile <= 100.0:
             raise ValueError(f"percentile: expected a number above 50 and at most 100, got {self.percentile}")
-        if self.tie == "layer" and not set(self.weight_bits) & set(self.activation_bits):
+        if self.tie == "layer" and not set(all_bits(self.weight_bits)) & set(all_bits(self.activation_bits)):
             raise ValueError("tie: layer needs numbers of bits that weight_bits and activation_bits have in common")
 
 
@@ -126,6 +129,7 @@ class BitWidth(SearchSpace[BitWidthSettings]):
                 "nothing in this network can be quantized: " + "; ".join(reasons[:5]) + "; see `include` and `exclude`"
             )
         self.found = found
+        self._require_bits()
         self._quantizers = tuple(self._locations())
         for site in found.layers if settings.latency else ():
             _require_latency(settings.latency.get(site.name, {}), site.name, self._bit_pairs(site))
@@ -161,15 +165,34 @@ class BitWidth(SearchSpace[BitWidthSettings]):
         """Bits of every decision, in graph order."""
         return {point.decision: self._domain_of(point) for point in self._quantizers}
 
+    def _require_bits(self) -> None:
+        """Raise UnsupportedModelError unless patterns give every layer bits, and weights and inputs common ones where tied."""
+        settings = self.settings
+        edges = [site.name for site in self.found.layers if site.edge and settings.first_last_bits is not None]
+        layers = [site.name for site in self.found.layers if site.name not in edges]
+        additions = [addition.name for addition in self.found.additions]
+        require_choices("weight_bits", settings.weight_bits, layers, edges)
+        if settings.activation_bits:
+            require_choices("activation_bits", settings.activation_bits, [*layers, *additions], edges)
+        apart = [name for name in layers if settings.tie == "layer" and not self._tied_bits(name)]
+        if apart:
+            raise UnsupportedModelError(
+                f"tie: layer needs numbers of bits that weight_bits and activation_bits have in common, and {apart[0]} has none"
+            )
+
+    def _tied_bits(self, layer: str) -> tuple[int, ...]:
+        """Return the bits that both weights and input of a layer may have, ascending."""
+        inputs = bits_of(layer, self.settings.activation_bits)
+        return tuple(bits for bits in bits_of(layer, self.settings.weight_bits) if bits in inputs)
+
     def _domain_of(self, point: QuantizerLocation) -> Choice:
         settings = self.settings
         edge = {site.name for site in self.found.layers if site.edge}
         if point.layer in edge and settings.first_last_bits is not None:
             return Choice((settings.first_last_bits,))
         if settings.tie == "layer" and point.macs:
-            return Choice(tuple(sorted(set(settings.weight_bits) & set(settings.activation_bits))))
-        bits = settings.weight_bits if point.kind == "weight" else settings.activation_bits
-        return Choice(tuple(sorted(set(bits))))
+            return Choice(self._tied_bits(point.layer))
+        return Choice(bits_of(point.layer, settings.weight_bits if point.kind == "weight" else settings.activation_bits))
 
     def _locations(self) -> Iterable[QuantizerLocation]:
         tied = self.settings.tie == "layer"
@@ -300,8 +323,8 @@ class BitWidth(SearchSpace[BitWidthSettings]):
 
     def starting_points(self) -> tuple[Candidate, ...]:
         """Return the uniform allocations, from the most bits to the fewest."""
-        activations = max(self.settings.activation_bits, default=MOST)
-        found = [self.uniform(bits, activations) for bits in sorted(set(self.settings.weight_bits), reverse=True)]
+        activations = max(all_bits(self.settings.activation_bits), default=MOST)
+        found = [self.uniform(bits, activations) for bits in reversed(all_bits(self.settings.weight_bits))]
         return tuple(dict.fromkeys(found))
 
     def transformation(self, candidate: Candidate) -> dict[str, Any]:

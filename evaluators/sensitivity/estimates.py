@@ -17,6 +17,7 @@ from evaluators.tasks.batches import to_device
 
 Kind = Literal["adam", "fisher", "hutchinson"]
 Measure = Literal["adam", "fisher", "hutchinson", "divergence"]
+Moments = Literal["training", "measured"]
 KINDS: tuple[Kind, ...] = ("adam", "fisher", "hutchinson")
 MEASURES: tuple[Measure, ...] = (*KINDS, "divergence")
 
@@ -29,14 +30,18 @@ class SensitivitySettings:
     """Options of the estimates of second derivatives.
 
     Attributes:
-        sensitivity: From second derivatives: ``adam`` (Adam's second moment times the batch size), ``fisher`` (empirical) or
-            ``hutchinson`` (traces of the Hessian, one number per layer, see :mod:`evaluators.sensitivity.split_trace`). Or
-            ``divergence``: the distance of the outputs from the unquantized network's for every choice of bits by itself, in
-            one forward pass each.
+        sensitivity: From second derivatives: ``adam`` (Adam's second moment times the batch size, the Hessian of
+            CN112183742B), ``fisher`` (empirical) or ``hutchinson`` (traces of the Hessian, one number per layer, see
+            :mod:`evaluators.sensitivity.split_trace`). Or, without any Hessian, ``divergence`` (ours): the distance of the
+            outputs from the unquantized network's for every choice of bits by itself, in one forward pass each.
+        moments: Batches that ``adam``'s second moment averages over: ``training``, those of the training just done, as in
+            CN112183742B (after a training by another optimizer than Adam or AdamW, or without one, as ``measured``, and
+            said); ``measured`` (ours), training samples passed through the trained network, which is not updated.
         form: Of ``adam`` and ``fisher``: ``weight`` multiplies the squared error of every weight by its own second derivative,
             ``layer`` by the layer's mean second derivative, as traces do.
-        samples: Number of training samples for all estimates, in fixed order and unaugmented.
-        batch_size: Samples of a batch: of ``adam``'s steps, and of ``hutchinson``'s probes.
+        samples: Number of samples for all estimates, in fixed order and unaugmented: of those that ``data.calibration_size``
+            holds out of training, or else training samples.
+        batch_size: Samples of a batch: of ``adam``'s steps where they are measured, and of ``hutchinson``'s probes.
         beta: Decay of Adam's second moment.
         tolerance: Relative standard error to reach for every layer's trace; the time goes with 1 / tolerance ** 2.
         most_rounds: Largest number of rounds of probes, whatever error is left.
@@ -45,7 +50,8 @@ class SensitivitySettings:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    sensitivity: Measure = "divergence"
+    sensitivity: Measure = "adam"
+    moments: Moments = "training"
     form: Literal["weight", "layer"] = "weight"
     samples: int = 512
     batch_size: int = 8
@@ -82,13 +88,15 @@ class Sensitivity:
         kind: Kind of the estimate.
         diagonal: Second derivatives by weight, in the tensor's shape, or a scalar for all weights of the tensor; none below 0.
         average: Mean second derivative over each tensor as estimated, so below 0 for a trace below 0.
-        standard_error: Standard error of the average.
+        standard_error: Standard error of the average; empty for moments of a training, which keep no spread.
+        moments: Batches that ``adam``'s moments average over; for the other kinds empty.
     """
 
     kind: Kind
     diagonal: Mapping[str, Tensor]
     average: Mapping[str, float]
     standard_error: Mapping[str, float]
+    moments: Moments | Literal[""] = ""
 
     @property
     def negative(self) -> list[str]:
@@ -110,6 +118,7 @@ def weight_sensitivity(
     batches: Sequence[Batch],
     settings: SensitivitySettings,
     generator: torch.Generator,
+    known: Mapping[str, Tensor] | None = None,
 ) -> Sensitivity:
     """Estimate the second derivatives of the task's loss by ``weights``.
 
@@ -120,6 +129,7 @@ def weight_sensitivity(
         batches: Batches of :func:`calibration_batches`.
         settings: Kind, form and accuracy of the estimate.
         generator: Source of the probes of ``hutchinson``, on the CPU.
+        known: For ``adam``, second derivatives of all ``weights`` from a training's moments; None to measure moments.
 
     Raises:
         SecateursError: The loss has no second derivative, or no finite gradient, by a weight.
@@ -133,20 +143,26 @@ def weight_sensitivity(
         average = {name: trace.value / trace.size for name, trace in found.items()}
         errors = {name: trace.standard_error / trace.size for name, trace in found.items()}
         return Sensitivity("hutchinson", _means(average, weights), average, errors)
+    if settings.sensitivity == "adam" and known is not None:
+        means = {name: float(known[name].double().mean()) for name in weights}
+        found_of = known if settings.form == "weight" else _means(means, weights)
+        own = {name: found_of[name].to(weight.device) for name, weight in weights.items()}
+        return Sensitivity("adam", own, means, {}, "training")
     moment: SecondMoment
     if settings.sensitivity == "adam":
         moment = adam_second_moment(model, weights, batches, task.loss, task.forward, settings.beta)
     else:
         moment = empirical_fisher(model, weights, batches, task.loss, task.forward)
     diagonal = moment.diagonal if settings.form == "weight" else _means(moment.mean, weights)
-    return Sensitivity(settings.sensitivity, diagonal, moment.mean, moment.standard_error)
+    origin: Moments | Literal[""] = "measured" if settings.sensitivity == "adam" else ""
+    return Sensitivity(settings.sensitivity, diagonal, moment.mean, moment.standard_error, origin)
 
 
 def calibration_batches(
     task: Task, settings: SensitivitySettings, device: torch.device, batch_size: int | None = None
 ) -> list[Batch]:
-    """Return the training samples to estimate on, in batches (by default of ``settings.batch_size``) on ``device``."""
-    found = task.batches("train", batch_size or settings.batch_size, limit=settings.samples)
+    """Return the calibration samples to estimate on, in batches (by default of ``settings.batch_size``) on ``device``."""
+    found = task.batches(task.calibration_split, batch_size or settings.batch_size, limit=settings.samples)
     return [(to_device(inputs, device, channels_last=False), targets.to(device)) for inputs, targets in found]
 
 

@@ -20,6 +20,7 @@ from evaluators.sensitivity.estimates import (
 )
 from evaluators.sensitivity.measured_increase import divergence
 from evaluators.sensitivity.second_moment import NoGradientError
+from evaluators.sensitivity.training_hessian import moments_by_weight
 from evaluators.task import Batch, Task
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.hooks import temporary_hooks
@@ -39,6 +40,7 @@ def omega_table(
     settings: SensitivitySettings,
     device: torch.device,
     generator: torch.Generator,
+    known: Mapping[str, Tensor] | None = None,
 ) -> tuple[Increases, Sensitivity]:
     """Return the contribution of every choice of bits to Omega, and the sensitivity of the weights.
 
@@ -54,12 +56,13 @@ def omega_table(
         settings: Kind and accuracy of the second derivatives.
         device: Device that the network runs on.
         generator: Source of probes, on the CPU.
+        known: For ``adam``, second derivatives by weight of :func:`.training_hessian`; None to measure moments.
 
     Returns:
         The rise of the loss by decision and number of bits; and the weights' sensitivity by decision.
     """
     wanted = {place.path: tuple(int(option) for option in bits[place.decision]) for place in places}
-    increases, found = _increases(model, wanted, task, settings, device, generator, Quantizer.quantized, as_float)
+    increases, found = _increases(model, wanted, task, settings, device, generator, known, Quantizer.quantized, as_float)
     table: Increases = {decision: {int(option): 0.0 for option in options} for decision, options in bits.items()}
     for place in places:
         for count, value in increases[place.path].items():
@@ -70,12 +73,18 @@ def omega_table(
         {decisions[name]: value for name, value in found.diagonal.items()},
         {decisions[name]: value for name, value in found.average.items()},
         {decisions[name]: value for name, value in found.standard_error.items()},
+        found.moments,
     )
     return table, named
 
 
 def omega(
-    model: nn.Module, task: Task, settings: SensitivitySettings, device: torch.device, generator: torch.Generator
+    model: nn.Module,
+    task: Task,
+    settings: SensitivitySettings,
+    device: torch.device,
+    generator: torch.Generator,
+    known: Mapping[str, Tensor] | None = None,
 ) -> float:
     """Return Omega of a quantized network for its present bits, quantization parameters and weights.
 
@@ -85,7 +94,7 @@ def omega(
     wanted = {path: (module.bits,) for path, module in fake_quantizers(model).items()}
     if not wanted:
         return 0.0
-    increases, _ = _increases(model, wanted, task, settings, device, generator, _as_it_is, as_rounded)
+    increases, _ = _increases(model, wanted, task, settings, device, generator, known, _as_it_is, as_rounded)
     return sum(value for found in increases.values() for value in found.values())
 
 
@@ -93,8 +102,9 @@ class LossIncrease(Evaluator):
     """Predicted rise of the loss by quantization, from second derivatives or from the distance of outputs; no label is scored.
 
     Read off the search's table for a network with the weights of the table. For a network trained since then, Omega is
-    computed on the current weights: by second derivatives around the quantized network, or by the distance of the outputs
-    from those of the network that the search started from.
+    computed on the current weights: by second derivatives around the quantized network (for ``adam`` from the moments of that
+    training, where it kept some and ``moments: training`` asks for them), or by the distance of the outputs from those of the
+    network that the search started from.
     """
 
     Settings = SensitivitySettings
@@ -119,7 +129,9 @@ class LossIncrease(Evaluator):
             batches = calibration_batches(context.task, self.settings, context.device, FORWARD_BATCH)
             reference = context.reference.to(context.device)
             return {"omega": divergence(model.to(context.device), reference, context.task, batches)}
-        return {"omega": omega(model, context.task, self.settings, context.device, context.generator)}
+        of_training = self.settings.sensitivity == "adam" and self.settings.moments == "training"
+        known = moments_by_weight(context.moments, model) if of_training else None
+        return {"omega": omega(model, context.task, self.settings, context.device, context.generator, known)}
 
 
 def sensitivity_settings(evaluators: Iterable[Evaluator]) -> SensitivitySettings | None:
@@ -150,6 +162,7 @@ def _increases(
     settings: SensitivitySettings,
     device: torch.device,
     generator: torch.Generator,
+    known: Mapping[str, Tensor] | None,
     quantize: Callable[[Quantizer, Tensor, int], Tensor],
     around: Callable[[nn.Module], AbstractContextManager[None]],
 ) -> tuple[Increases, Sensitivity]:
@@ -161,7 +174,7 @@ def _increases(
         if layer.weight is not None and f"{name}.weight_quantizer" in wanted
     }
     with around(model):
-        found = weight_sensitivity(model, weights, task, batches, settings, generator)
+        found = weight_sensitivity(model, weights, task, batches, settings, generator, known)
         activations = {path: counts for path, counts in wanted.items() if f"{path.removesuffix('_quantizer')}" not in weights}
         increases = activation_increases(model, activations, task, batches, quantize)
     for name, weight in weights.items():

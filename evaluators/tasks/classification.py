@@ -82,6 +82,11 @@ class Classification(Task):
                 "set its number of classes in model.arguments"
             )
 
+    @property
+    def calibration_split(self) -> Split:
+        """``calibration`` where ``data.calibration_size`` holds samples out of training, else ``train``."""
+        return self.data.calibration_split
+
     def size(self, split: Split) -> int:
         """Return the number of samples in ``split``."""
         return self.data.size(split)

@@ -33,6 +33,8 @@ class DataSettings:
         root: Folder of the files; by default the environment variable ``SECATEURS_DATA``, else ``data``.
         download: Whether to fetch missing files, where the data set can be fetched.
         search_size: Samples set aside from the training set for searches and early stopping.
+        calibration_size: Samples held out of training besides, on which ranges of activations and Omega are found; 0 takes
+            training samples for it.
         split_seed: Seed of the order in which they are set aside.
         train_size: Number of the remaining samples to train on; None for all.
         augment: ``true`` for the data set's natural augmentations, ``false`` for none, or a list of ``crop`` and ``flip``.
@@ -45,6 +47,7 @@ class DataSettings:
     root: str | None = None
     download: bool = False
     search_size: int = 5000
+    calibration_size: int = 0
     split_seed: int = 0
     train_size: int | None = None
     augment: bool | tuple[Augmentation, ...] = True
@@ -55,6 +58,8 @@ class DataSettings:
         """Check the ranges of the options."""
         if self.search_size < 1:
             raise ValueError(f"search_size: expected at least 1 sample, got {self.search_size}")
+        if self.calibration_size < 0:
+            raise ValueError(f"calibration_size: expected at least 0 samples, got {self.calibration_size}")
         if self.split_seed < 0:
             raise ValueError(f"split_seed: expected at least 0, got {self.split_seed}")
         if self.train_size is not None and self.train_size < 1:
@@ -91,19 +96,24 @@ def missing(name: str, looked_for: str, folder: Path, downloadable: bool) -> Mis
     )
 
 
-def split_indices(samples: int, settings: DataSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions in the training set of the train samples and of the search samples, each in a fixed order.
+def split_indices(samples: int, settings: DataSettings) -> dict[Split, np.ndarray]:
+    """Return the positions in the training set of the train, the search and the calibration samples, in a fixed order.
 
     Raises:
-        DataError: ``search_size`` leaves nothing to train on.
+        DataError: ``search_size`` and ``calibration_size`` leave nothing to train on.
     """
-    if settings.search_size >= samples:
-        raise DataError(
-            f"search_size {settings.search_size} leaves nothing to train on: the training set has {samples} samples"
-        )
+    held = settings.search_size + settings.calibration_size
+    if held >= samples:
+        words = f"search_size {settings.search_size}"
+        words += f" and calibration_size {settings.calibration_size}" if settings.calibration_size else ""
+        leaves = "leave" if settings.calibration_size else "leaves"
+        raise DataError(f"{words} {leaves} nothing to train on: the training set has {samples} samples")
     order = np.random.default_rng(settings.split_seed).permutation(samples)
-    rest = order[settings.search_size :]
-    return rest[: settings.train_size], order[: settings.search_size]
+    return {
+        "train": order[held:][: settings.train_size],
+        "search": order[: settings.search_size],
+        "calibration": order[settings.search_size : held],
+    }
 
 
 class DataSet(ABC):
@@ -116,6 +126,11 @@ class DataSet(ABC):
     """
 
     classes: int
+
+    @property
+    def calibration_split(self) -> Split:
+        """``calibration`` where samples are held out of training for it, else ``train``."""
+        return "train"
 
     @abstractmethod
     def size(self, split: Split) -> int:

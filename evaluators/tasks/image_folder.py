@@ -119,6 +119,11 @@ class ImageFolder(DataSet):
         """Number of class folders under ``train``."""
         return len({label for _, label in self._of("train")} | {label for _, label in self._of("search")})
 
+    @property
+    def calibration_split(self) -> Split:
+        """``calibration`` where ``calibration_size`` is above 0, else ``train``."""
+        return "calibration" if self.settings.calibration_size else "train"
+
     def size(self, split: Split) -> int:
         """Return the number of samples in ``split``."""
         return len(self._of(split))
@@ -221,6 +226,8 @@ class ImageFolder(DataSet):
         prepared = (settings.image_size, settings.resize, settings.smallest_area, settings.mean, settings.std)
         splits = (settings.search_size, settings.split_seed, settings.train_size)
         digest.update(repr((prepared, splits, settings.augmentations(NATURAL))).encode())
+        if settings.calibration_size:
+            digest.update(f"calibration {settings.calibration_size}".encode())
         return digest.hexdigest()[:16]
 
     def _of(self, split: str) -> list[Sample]:
@@ -238,9 +245,8 @@ class ImageFolder(DataSet):
                 self._samples["test"] = found
             else:
                 found, _ = self._scan("train")
-                train, search = split_indices(len(found), self.settings)
-                self._samples["train"] = [found[i] for i in train]
-                self._samples["search"] = [found[i] for i in search]
+                for name, indices in split_indices(len(found), self.settings).items():
+                    self._samples[name] = [found[i] for i in indices]
         return self._samples[split]
 
     def _scan(self, part: str) -> tuple[list[Sample], list[str]]:

@@ -71,6 +71,11 @@ class InMemory(DataSet):
             MissingDataError: The files are not in the data set's folder.
         """
 
+    @property
+    def calibration_split(self) -> Split:
+        """``calibration`` where ``calibration_size`` is above 0, else ``train``."""
+        return "calibration" if self.settings.calibration_size else "train"
+
     def size(self, split: Split) -> int:
         """Return the number of samples in ``split``."""
         return len(self._images(split).labels)
@@ -95,6 +100,8 @@ class InMemory(DataSet):
             digest.update(images.pixels[:256].numpy().tobytes())
         prepared = (type(self).__name__, self._mean, self._std, settings.augmentations(self.natural))
         digest.update(repr((prepared, settings.search_size, settings.split_seed, settings.train_size)).encode())
+        if settings.calibration_size:
+            digest.update(f"calibration {settings.calibration_size}".encode())
         return digest.hexdigest()[:16]
 
     def _images(self, split: str) -> Images:
@@ -103,7 +110,7 @@ class InMemory(DataSet):
                 self._splits["test"] = self.load(training=False)
             else:
                 whole = self.load(training=True)
-                for name, indices in zip(("train", "search"), split_indices(len(whole.labels), self.settings), strict=True):
+                for name, indices in split_indices(len(whole.labels), self.settings).items():
                     chosen = torch.from_numpy(indices)
                     self._splits[name] = Images(whole.pixels[chosen], whole.labels[chosen])
         return self._splits[split]

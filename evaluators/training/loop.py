@@ -261,6 +261,7 @@ def _epochs(
         model.load_state_dict(best)
     if sparsifier is not None:
         sparsifier.finish()
+    history.optimizer = OptimizerState.of(session.optimizer, model)
     return history
 
 

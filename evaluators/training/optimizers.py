@@ -9,23 +9,26 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+BETA2 = 0.999
+"""Decay of the second moment of Adam and AdamW, as in their papers."""
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
     """Options of the optimizer.
 
     Attributes:
-        name: ``sgd`` or ``adamw`` (Loshchilov, Hutter 2019, arXiv 1711.05101).
+        name: ``sgd``, ``adam`` (Kingma, Ba 2015, arXiv 1412.6980) or ``adamw`` (Loshchilov, Hutter 2019, arXiv 1711.05101).
         lr: Highest learning rate of the schedule.
-        momentum: Momentum of SGD; the first beta of AdamW.
-        weight_decay: L2 coefficient (SGD), decoupled decay (AdamW).
+        momentum: Momentum of SGD; the first beta of Adam and AdamW.
+        weight_decay: L2 coefficient (SGD and Adam), decoupled decay (AdamW).
         nesterov: Nesterov momentum, SGD only.
         decay_norms: Whether weight decay also acts on biases and normalization weights, as in the ResNet papers.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -56,8 +59,9 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     groups: list[dict[str, Any]] = [{"params": decayed}] if decayed else []
     if kept:
         groups.append({"params": kept, "weight_decay": 0.0})
-    if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay)
+    if settings.name != "sgd":
+        kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+        return kind(groups, lr=settings.lr, betas=(settings.momentum, BETA2), weight_decay=settings.weight_decay)
     return torch.optim.SGD(
         groups,
         lr=settings.lr,

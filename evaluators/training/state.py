@@ -49,11 +49,13 @@ class History:
         epochs: A record per epoch, in order.
         stopped_early: Reason for ending before the last epoch, or empty.
         unsettled: Number of the last epoch in which a sparsifier still changed the network; epochs up to it can't be the best.
+        optimizer: State of the optimizer after the last epoch, with early stopping too; None before the end.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
     stopped_early: str = ""
     unsettled: int = 0
+    optimizer: OptimizerState | None = None
 
     @property
     def best(self) -> EpochRecord | None:
@@ -157,6 +159,11 @@ class OptimizerState:
 
     tensors: Mapping[str, Tensor]
     names: Sequence[str]
+
+    @staticmethod
+    def of(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerState:
+        """Return the state of the optimizer of ``model``; its tensors are not copied."""
+        return OptimizerState(optimizer_tensors(optimizer), parameter_names(optimizer, model))
 
     def put_into(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         """Copy the state to another training's optimizer, for parameters of ``model`` of equal name and shape."""

@@ -28,13 +28,15 @@ class ProgressiveSettings:
 
     Attributes:
         candidates: Candidates per step (the patent's n).
-        layers: Largest number of decisions that a candidate lowers, as a share of those that can be lowered; 0 for one.
-        indicator: Order of the candidates of a step: ``per_saving``, by rise of Omega per unit of cost saved;
-            ``equal_saving``, by Omega among candidates lowered to the same cost; ``raw``, by Omega.
+        layers: Largest number of decisions that a candidate lowers, as a share of those that can be lowered; 0 for one. The
+            source leaves the number open.
+        indicator: Order of the candidates of a step: ``raw``, by Omega, the source's "sort n indicators, take the smallest";
+            ``per_saving`` (ours), by rise of Omega per unit of cost saved; ``equal_saving`` (ours), by Omega among candidates
+            lowered to the same cost.
         steps: Number of steps to the target, for ``equal_saving``.
-        pick: Distribution of the drawn decisions: ``uniform``, or ``sensitivity``, with a probability that falls with the
-            rise of Omega per unit of cost saved by the table.
-        refine: Number of steps at the end that raise some bits again and lower others within the target.
+        pick: Distribution of the drawn decisions: ``uniform``, the source's random choice, or ``sensitivity`` (ours), with a
+            probability that falls with the rise of Omega per unit of cost saved by the table.
+        refine: Number of steps at the end that raise some bits again and lower others within the target (ours).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -81,8 +83,8 @@ class Progressive(Algorithm[ProgressiveSettings]):
     starts from the weights and optimizer moments of the last trained trial; without ``training`` it is only measured. The loop
     ends when the targets are met.
 
-    Raw Omega always prefers the candidate with the smallest change, so candidates are sorted by rise of Omega per unit of cost
-    saved (ours: the source does not give its indicator).
+    Raw Omega, the source's order, always prefers the candidate with the smallest change; by default candidates are sorted by
+    rise of Omega per unit of cost saved, and layers that cost little Omega are drawn more often (ours).
     """
 
     Settings = ProgressiveSettings

@@ -18,7 +18,8 @@ from evaluators.task import Task
 from evaluators.tasks.observations import require_labels
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.loop import TrainingSettings, train
-from evaluators.training.state import end_of
+from evaluators.training.moments import TrainingMoments
+from evaluators.training.state import OptimizerState, end_of
 from search.executors.base import Job
 from search.executors.trial_checkpoints import Continued, EndState, MissingStateError
 from search.output.disk_errors import is_disk_error
@@ -44,6 +45,7 @@ class CandidateNetwork:
         model: The deployable network.
         prepared: The trained network that ``model`` was converted from; None for a candidate that is not trained.
         sparsifier: The sparsifier of its training, at the training's end; None without one.
+        moments: Second moments of its training, or of the training that it started from; None without one.
     """
 
     space: SearchSpace[Any]
@@ -52,6 +54,7 @@ class CandidateNetwork:
     model: nn.Module
     prepared: nn.Module | None = None
     sparsifier: Sparsifier | None = None
+    moments: TrainingMoments | None = None
 
     def equivalence_error(self) -> float:
         """Return the largest absolute difference between outputs of the deployable network and of its masked form.
@@ -117,11 +120,16 @@ class TrialEvaluator:
         self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None
     ) -> tuple[nn.Module, dict[str, float]]:
         """Return the network as it was measured, and what was measured."""
-        model = self.build(proposal, checkpoint, start).model
-        return model, self.score(model, proposal)
+        made = self.build(proposal, checkpoint, start)
+        return made.model, self.score(made.model, proposal, made.moments)
 
-    def score(self, model: nn.Module, proposal: Proposal) -> dict[str, float]:
+    def score(self, model: nn.Module, proposal: Proposal, moments: TrainingMoments | None = None) -> dict[str, float]:
         """Measure the deployable network of a proposal; its BatchNorm statistics may change.
+
+        Args:
+            model: The network.
+            proposal: The proposal that it was built from.
+            moments: Second moments of the last training that its weights have had, where there was one in this search.
 
         Raises:
             MeasurementError: An evaluator returns something else than the metrics that it promises, finite numbers.
@@ -129,7 +137,7 @@ class TrialEvaluator:
         model.to(self.device)
         metrics: dict[str, float] = {}
         for index, evaluator in enumerate(sorted(self.evaluators, key=lambda evaluator: evaluator.rank)):
-            found = evaluator.evaluate(model, self._context(proposal, index))
+            found = evaluator.evaluate(model, self._context(proposal, index, moments))
             metrics.update(require_metrics(evaluator, found, evaluator.metrics_for(self.task)))
         return metrics
 
@@ -158,8 +166,9 @@ class TrialEvaluator:
         if not self.trains(candidate):
             return CandidateNetwork(self.space, self.model, candidate, self.space.realize(self.model, candidate))
         sparsifier = self.space.sparsifier(candidate)
-        prepared = self.prepare(proposal, checkpoint, start, sparsifier)
-        return CandidateNetwork(self.space, self.model, candidate, self.space.convert(prepared), prepared, sparsifier)
+        prepared, moments = self._trained(proposal, checkpoint, start, sparsifier)
+        model = self.space.convert(prepared)
+        return CandidateNetwork(self.space, self.model, candidate, model, prepared, sparsifier, moments)
 
     def prepare(
         self,
@@ -179,6 +188,12 @@ class TrialEvaluator:
         Raises:
             SecateursError: There are no settings to train with, or what the proposal starts from is missing.
         """
+        return self._trained(proposal, checkpoint, start, sparsifier)[0]
+
+    def _trained(
+        self, proposal: Proposal, checkpoint: Checkpoint | None, start: EndState | None, sparsifier: Sparsifier | None
+    ) -> tuple[nn.Module, TrainingMoments | None]:
+        """Return the network of :meth:`prepare`, and the second moments of the last training that its weights have had."""
         candidate, training = proposal.candidate, self.training
         if training is None:
             raise SecateursError(_UNTRAINED)
@@ -186,7 +201,7 @@ class TrialEvaluator:
             raise MissingStateError(f"expected the end state of trial {proposal.warm_start} to start from, got none")
         prepared = self.space.prepare(self.model, candidate)
         same = start is not None and start.fingerprint == candidate.fingerprint
-        moments = None
+        moments: OptimizerState | None = None
         if start is not None and not (same and proposal.fidelity > 0.0):
             weights, moments = end_of(start.content)
             if same:
@@ -194,9 +209,9 @@ class TrialEvaluator:
             else:
                 self.space.inherit_weights(prepared, weights, self.model)
         if proposal.fidelity == 0.0:
-            return prepared.to(self.device).eval()
+            return prepared.to(self.device).eval(), None if moments is None else TrainingMoments.of(moments, training)
         continued = Continued(checkpoint, start) if start is not None and same else None
-        train(
+        history = train(
             prepared,
             self.task,
             training,
@@ -210,9 +225,9 @@ class TrialEvaluator:
         )
         if continued is not None:
             continued.settle()
-        return prepared
+        return prepared, None if history.optimizer is None else TrainingMoments.of(history.optimizer, training)
 
-    def _context(self, proposal: Proposal, index: int) -> EvaluationContext:
+    def _context(self, proposal: Proposal, index: int, moments: TrainingMoments | None) -> EvaluationContext:
         """Each evaluator gets a generator of its own, so that what one draws doesn't change what another sees."""
         generator = torch.Generator().manual_seed(trial_seed(self.seed, proposal.candidate) + index)
         costs = self.space.costs(proposal.candidate)
@@ -229,6 +244,7 @@ class TrialEvaluator:
             candidate=proposal.candidate,
             tables=self.tables,
             trained=trains and (proposal.fidelity > 0.0 or proposal.warm_start is not None),
+            moments=moments,
         )
 
 

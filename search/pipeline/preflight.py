@@ -58,7 +58,7 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     start = Start(config) if start is None else start
     task, model = start.task, start.network.model
     yield f"model: {type(model).__name__}, {format_count(sum(p.numel() for p in model.parameters()))} parameters"
-    sizes = [f"{task.size(split)} {split}" for split in ("train", "search", "test")]
+    sizes = [f"{task.size(split)} {split}" for split in dict.fromkeys(("train", "search", task.calibration_split, "test"))]
     yield f"data: {', '.join(sizes)}"
     yield from task.check_data()
     _check_batches(stages, task)

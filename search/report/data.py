@@ -80,8 +80,9 @@ def build_report(
     (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``, ``metrics`` and, of a failed one, ``error``),
     ``failed``, ``ended_by``, ``worker_seconds`` (what its trials took, added up), ``asynchronous`` (trials were told as they
     were finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer program
-    with their ``gap``), ``sensitivity`` (:meth:`.sensitivity_tables.SensitivityTables.comparison`, or null), ``chosen``
-    (a trial), ``finalists`` (each ``trial``, ``fingerprint`` and ``search_score`` after its training, or its ``error``),
+    with their ``gap``), ``sensitivity`` (:meth:`.sensitivity_tables.SensitivityTables.comparison`, or null), ``omega``
+    (:meth:`.sensitivity_tables.SensitivityTables.source`, or null), ``chosen`` (a trial),
+    ``finalists`` (each ``trial``, ``fingerprint`` and ``search_score`` after its training, or its ``error``),
     ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
     ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
     ``baseline_histories`` those of the baselines. ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``,
@@ -159,6 +160,7 @@ def _search(entry: Entry) -> dict[str, Any]:
         "asynchronous": notes.get("asynchronous", False),
         "algorithm": notes.get("algorithm", {}),
         "sensitivity": notes.get("sensitivity"),
+        "omega": notes.get("omega"),
         "worker_seconds": notes.get("worker_seconds", 0.0),
         **{name: notes[name] for name in ("pareto", "trials", "failed", "ended_by", "fingerprint", "metrics")},
         **{name: notes[name] for name in ("layers", "frozen")},

@@ -92,6 +92,11 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         sections=SECTIONS,
         searches=[_search_row(entry, view) for entry, view in _paired(report, views)],
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
+        omegas=[
+            (str(entry.get("stage", "search")), entry["omega"]["text"])
+            for entry in report.get("searches") or []
+            if entry.get("omega")
+        ],
         sensitivity=[_sensitivity(entry) for entry in report.get("searches") or [] if entry.get("sensitivity")],
         programs=[row for entry in report.get("searches") or [] for row in _programmes(entry)],
         stages=_stages(report),
@@ -280,7 +285,7 @@ def _sensitivity(entry: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         "stage": str(entry.get("stage", "search")),
-        "kind": found["kind"],
+        "kind": f"{found['kind']} ({found['moments']})" if found.get("moments") else found["kind"],
         "samples": found["samples"],
         "kinds": kinds,
         "rows": rows,

@@ -84,10 +84,19 @@ class SensitivityTable(TypedDict):
     """Predicted sensitivities beside measured ones."""
 
     kind: str
+    moments: NotRequired[str]
     samples: Count
     rows: list[SensitivityRow]
     correlations: list[Correlation]
     negative: list[str]
+
+
+class OmegaSource(TypedDict):
+    """The kind of second derivatives, or their substitute, behind Omega."""
+
+    sensitivity: str
+    moments: str
+    text: str
 
 
 class Program(TypedDict):
@@ -121,6 +130,7 @@ class SearchRow(TypedDict, total=False):
     asynchronous: bool | None
     algorithm: AlgorithmNote | None
     sensitivity: SensitivityTable | None
+    omega: OmegaSource | None
 
 
 class StageRow(TypedDict, total=False):

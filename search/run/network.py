@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import Task
+from evaluators.training.moments import TrainingMoments
 from spaces.cloning.clone import clone
 from spaces.quantization.record import PACK, is_quantized, pack_weights
 from spaces.transformation import apply
@@ -24,14 +25,16 @@ class Network:
     Attributes:
         model: The network.
         transformations: JSON data of every change of structure, in order; see :func:`spaces.transformation.apply`.
+        moments: Second moments of the training just done; None where none was done since the structure last changed.
     """
 
     model: nn.Module
     transformations: tuple[dict[str, Any], ...] = ()
+    moments: TrainingMoments | None = None
 
     def copy(self) -> Network:
         """Return the same network with weights of its own."""
-        return Network(clone(self.model), self.transformations)
+        return Network(clone(self.model), self.transformations, self.moments)
 
     def stored(self) -> Network:
         """Return the network in its stored form: quantized weights packed as integers; a float network is returned as it is."""
@@ -40,11 +43,15 @@ class Network:
         return Network(pack_weights(self.model), (*self.transformations, PACK))
 
     def digest(self) -> str:
-        """Return a hash of structure, weights and memory layout: networks with equal digests give equal results."""
+        """Return a hash of structure, weights, moments and memory layout: networks with equal digests give equal results."""
         found = hashlib.sha256(f"{type(self.model)} {self.model} {json.dumps(self.transformations)}".encode())
         for name, tensor in self.model.state_dict().items():
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}".encode())
             found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        if self.moments is not None:
+            found.update(f"{self.moments.optimizer} {self.moments.batch_size} {self.moments.steps}".encode())
+            for name, tensor in self.moments.values.items():
+                found.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()
 
     def tensors(self) -> dict[str, Tensor]:

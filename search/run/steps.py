@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from evaluators.task import Task
 from evaluators.training.checkpoint import FileCheckpoint
+from evaluators.training.moments import TrainingMoments
 from search.output.log_records import PACKAGE
 from search.run.network import Network, restore
 from search.run.record_file import RecordFile, Tell, checked
@@ -29,6 +30,9 @@ START = "start"
 
 TRAINING = "training.safetensors"
 """Checkpoint of the training that a stage consists of."""
+
+MOMENT = "moments/"
+"""Prefix of the second moments among the tensors of a step's network."""
 
 TRIALS = "trials"
 """Folder of the trainings of a search's trials, inside the step's."""
@@ -46,12 +50,21 @@ class StepKey(TypedDict):
     key: Key
 
 
+class MomentsData(TypedDict):
+    """The second moments of the training just done, but for their tensors."""
+
+    optimizer: Annotated[str, Field(max_length=64)]
+    batch_size: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=0)]
+
+
 class StepData(TypedDict):
-    """Data beside the tensors of a step's network; files of earlier versions have no key."""
+    """Data beside the tensors of a step's network; files of earlier versions have no key and no moments."""
 
     transformations: list[dict[str, Any]]
     notes: dict[str, Any]
     key: NotRequired[str]
+    moments: NotRequired[MomentsData | None]
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,9 @@ class StageStep:
             return None
         tensors, data = found
         try:
-            return restore(task, data["transformations"], tensors), data["notes"]
+            moments = _moments(tensors, data.get("moments"))
+            network = restore(task, data["transformations"], tensors)
+            return replace(network, moments=moments), data["notes"]
         except (SecateursError, RuntimeError) as error:
             raise SecateursError(
                 f"{self.path} does not fit the task's network ({first_line(error)}). Was the code of the network "
@@ -130,10 +145,23 @@ class StageStep:
     def finish(self, network: Network, notes: Mapping[str, Any]) -> None:
         """Write network and notes into one file, whose presence marks the step as done; remove the step's checkpoints."""
         data = {"key": self.key, "transformations": list(network.transformations), "notes": dict(notes)}
-        FileCheckpoint(self.path).save(network.tensors(), data)
+        tensors, moments = network.tensors(), network.moments
+        if moments is not None:
+            data["moments"] = {"optimizer": moments.optimizer, "batch_size": moments.batch_size, "steps": moments.steps}
+            tensors |= {f"{MOMENT}{name}": tensor.cpu().contiguous() for name, tensor in moments.values.items()}
+        FileCheckpoint(self.path).save(tensors, data)
         (self.folder / TRAINING).unlink(missing_ok=True)
         for name in (TRIALS, FINALISTS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def _moments(tensors: dict[str, Tensor], data: MomentsData | None) -> TrainingMoments | None:
+    """Take the moments out of ``tensors``, and return them; None where there are none."""
+    if data is None:
+        return None
+    found = {name: tensors.pop(name) for name in [name for name in tensors if name.startswith(MOMENT)]}
+    values = {name.removeprefix(MOMENT): tensor for name, tensor in found.items()}
+    return TrainingMoments(data["optimizer"], data["batch_size"], data["steps"], values)
 
 
 def key_of(*parts: Any) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from evaluators.training.loop import EpochRecord, History, TrainingSettings, train
+from evaluators.training.moments import TrainingMoments
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.run.steps import TRAINING
@@ -59,4 +60,5 @@ def train_network(
     if sparsifier is not None:
         run.notes["participation"] = sparsifier.record()
         run.notes["remark"] = sparsifier.remark
-    return trained, history
+    moments = None if history.optimizer is None else TrainingMoments.of(history.optimizer, settings)
+    return replace(trained, moments=moments), history

@@ -33,7 +33,7 @@ class Calibration:
     percentile: float = 99.99
 
     def weight_qparams(self, weight: Tensor, axis: int, bits: Iterable[int]) -> dict[int, QParams]:
-        """Return symmetric per-channel parameters of a weight, by number of bits.
+        """Return symmetric per-channel parameters of a weight, by number of bits; for one bit the mean magnitude is the scale.
 
         Args:
             weight: Float weight of any shape.
@@ -48,6 +48,8 @@ class Calibration:
         target = Format(bits, signed=True)
         low, high = target.low, target.high
         size = rows.abs()
+        if target.binary:
+            return _above_zero(size.mean(1))
         if self.method == "percentile":
             return _above_zero(torch.quantile(size, self.percentile / 100, dim=1) / high)
         base = _above_zero(size.amax(1) / -low)

@@ -3,7 +3,7 @@
 Weights have a scale per output channel and no zero point; activations have one scale, and a zero point where values are
 negative. Gradients pass straight through inside the range and are cut outside (Bengio, Leonard, Courville 2013,
 arXiv 1308.3432). With learned scales the gradient of a scale is that of LSQ (Esser et al., ICLR 2020, arXiv 1902.08153,
-equation 3), divided by ``sqrt(elements * high)`` as in the paper.
+equation 3), divided by ``sqrt(elements * high)`` as in the paper. At one bit the gradient of every weight passes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaces.quantization.format import Format, QParams
+from spaces.quantization.format import Format, QParams, signs
 
 
 class _PerChannel(torch.autograd.Function):
@@ -29,6 +29,8 @@ class _PerChannel(torch.autograd.Function):
         at, zero = target.broadcast(scale.to(wide.dtype), values), target.broadcast(zero_point, values)
         ctx.save_for_backward(values, scale, zero_point)
         ctx.options = target, factor
+        if target.binary:
+            return signs(wide).mul_(at).to(values.dtype)
         return (wide * (1.0 / at)).round_().clamp_(target.low - zero, target.high - zero).mul_(at).to(values.dtype)
 
     @staticmethod
@@ -41,13 +43,15 @@ class _PerChannel(torch.autograd.Function):
         at, zero = target.broadcast(scale.to(wide.dtype), values), target.broadcast(zero_point, values)
         exact = wide * (1.0 / at)
         # As PyTorch's operators: a value is inside if its rounded integer is.
-        rounded = exact.round()
+        rounded = signs(wide) if target.binary else exact.round()
         least, most = target.low - zero, target.high - zero
         inside = ((rounded >= least) & (rounded <= most)).to(exact.dtype)
         passed = gradient * inside.to(gradient.dtype) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return passed, None, None, None, None
-        slope = rounded.clamp_(least, most).sub_(exact.mul_(inside)).mul_(gradient)
+        # The scale of a sign is no step, between whose multiples a value would lie.
+        distance = 0.0 if target.binary else exact.mul_(inside)
+        slope = rounded.clamp_(least, most).sub_(distance).mul_(gradient)
         total = slope.sum([dim for dim in range(values.dim()) if dim != target.axis])
         return passed, (total * factor).to(scale.dtype), None, None, None
 

@@ -1,4 +1,4 @@
-"""Stored weights: integers of 2 to 8 bits packed into bytes without gaps, with their scales."""
+"""Stored weights: integers of 1 to 8 bits packed into bytes without gaps, with their scales."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from spaces.quantization.format import Format, QParams
 def pack_integers(integers: Tensor, bits: int) -> Tensor:
     """Pack signed integers of ``bits`` bits into bytes, uint8 of shape ``(ceil(count * bits / 8),)``.
 
-    Integer ``i`` takes bits ``i * bits`` to ``(i + 1) * bits - 1``, the lowest first, in two's complement.
+    Integer ``i`` takes bits ``i * bits`` to ``(i + 1) * bits - 1``, the lowest first, in two's complement; a single bit is set
+    for -1 and not for 1.
 
     Raises:
         ValueError: An integer is out of the range of ``bits`` bits.
@@ -24,6 +25,10 @@ def pack_integers(integers: Tensor, bits: int) -> Tensor:
     flat = integers.reshape(-1).to(torch.int64)
     if flat.numel() and not flat.is_meta and not (low <= int(flat.min()) and int(flat.max()) <= high):
         raise ValueError(f"expected integers of {bits} bits, {low} to {high}; got {int(flat.min())} to {int(flat.max())}")
+    if target.binary:
+        if not flat.is_meta and bool((flat == 0).any()):
+            raise ValueError("expected integers of 1 bit, -1 or 1; got 0")
+        flat = (flat < 0).to(torch.int64)
     places = torch.arange(bits, device=flat.device)
     stream = ((flat[:, None] >> places) & 1).reshape(-1).to(torch.uint8)
     stream = torch.nn.functional.pad(stream, (0, -len(stream) % 8))
@@ -37,6 +42,8 @@ def unpack_integers(packed: Tensor, bits: int, count: int) -> Tensor:
     powers = torch.tensor([1 << place for place in range(8)], dtype=torch.int32, device=packed.device)
     stream = (torch.div(packed[:, None].to(torch.int32), powers, rounding_mode="floor") % 2).reshape(-1)
     digits = stream[: count * bits].reshape(count, bits)
+    if bits == 1:
+        return (1 - 2 * digits[:, 0]).to(torch.int32)
     worth = [1 << place for place in range(bits - 1)] + [-(1 << (bits - 1))]
     return (digits * torch.tensor(worth, dtype=torch.int32, device=packed.device)).sum(1, dtype=torch.int32)
 
@@ -51,7 +58,7 @@ class StoredWeight(nn.Module):
 
     Args:
         shape: Shape of the weight.
-        bits: Bits of an integer, 2 to 8.
+        bits: Bits of an integer, 1 to 8.
         axis: Channel dimension, with one scale per index.
 
     Attributes:

@@ -71,6 +71,11 @@ def test_the_report_compares_the_kinds_of_sensitivity(whole):
     page = (folder / "run" / "report.html").read_text()
     assert "rank correlation of" in page
     assert (folder / "run" / "figures" / "sensitivity_1-search.png").exists()
+    omega = report["searches"][0]["omega"]
+    assert (omega["sensitivity"], omega["moments"]) == ("adam", "measured")
+    assert "since the training before it used sgd" in omega["text"]
+    assert omega["text"].replace("'", "&#39;") in page
+    assert omega["text"] in (folder / "run" / "log.txt").read_text()
     stored = json.loads((folder / "run" / "checkpoints" / "1-search" / "result" / "sensitivity.json").read_text())
     assert stored["settings"]["sensitivity"] == "adam"
 

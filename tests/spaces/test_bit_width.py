@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from evaluators.cost import count_costs
 from spaces.bit_width import BitWidth, BitWidthSettings
+from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask
 from spaces.errors import InvalidCandidateError, SecateursError, UnsupportedModelError
 from spaces.fusion.modules import fuse_activations
@@ -215,8 +216,64 @@ def test_patterns_ties_and_settings(model: nn.Module) -> None:
         space_of(model, exclude=("*",))
     with pytest.raises(InvalidCandidateError, match="one of 2, 3, 4, 6, 8"):
         space.prepare(model, type(space.uniform(4, 8))({**space.uniform(4, 8).values, "up.weight": 5}))
-    with pytest.raises(ValueError, match="weight_bits: expected numbers from 2 to 8, got 1"):
-        BitWidthSettings(weight_bits=(1, 4))
+    with pytest.raises(ValueError, match="weight_bits: expected numbers from 1 to 8, got 0"):
+        BitWidthSettings(weight_bits=(0, 4))
+    with pytest.raises(ValueError, match="activation_bits: expected numbers from 2 to 8, got 1"):
+        BitWidthSettings(activation_bits=(1, 4))
+
+
+def test_bits_by_name_pattern_where_the_first_match_counts(model: nn.Module) -> None:
+    weights = {"inner": (2, 4), "*": (3, 8, 1)}
+    space = space_of(model, weight_bits=weights, activation_bits={"up": (4,), "*": (8,)}, first_last_bits=None)
+    options = {name: domain.options for name, domain in space.domains.items()}
+    assert options == {
+        "stem.0.weight": (1, 3, 8), "stem.0.activation": (8,), "inner.0.weight": (2, 4), "inner.0.activation": (8,),
+        "up.weight": (1, 3, 8), "up.activation": (4,), "head.weight": (1, 3, 8), "head.activation": (8,),
+        "add.activation": (8,),
+    }  # fmt: skip
+    assert space.starting_points()[0].values["inner.0.weight"] == 4
+    edges = space_of(model, weight_bits=weights)
+    assert edges.domains["stem.0.weight"].options == edges.domains["head.weight"].options == (8,)
+    tied = space_of(
+        model, weight_bits=weights, activation_bits={"inner": (4, 6), "*": (3, 8)}, tie="layer", first_last_bits=None
+    )
+    assert {name: domain.options for name, domain in tied.domains.items()} == {
+        "stem.0.weight": (3, 8), "inner.0.weight": (4,), "up.weight": (3, 8), "head.weight": (3, 8), "add.activation": (3, 8),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight_bits": {"lnner": (4,), "*": (8,)}}, r"'lnner' matches no layer .*nearest: 'inner'"),
+        ({"weight_bits": {"inner*": (4,)}}, r"weight_bits: no pattern matches up; add one"),
+        ({"weight_bits": {"head": (4,), "*": (8,)}}, r"'head' matches only head, whose bits first_last_bits decides"),
+        ({"activation_bits": {"up": (4,)}, "first_last_bits": None}, r"activation_bits: no pattern matches stem\.0 and 3 more"),
+        ({"weight_bits": {"up": (2,), "*": (8,)}, "activation_bits": (8,), "tie": "layer"}, "in common, and up has none"),
+    ],
+)
+def test_patterns_that_decide_nothing_or_miss_a_layer_are_refused(model: nn.Module, settings: Any, message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        space_of(model, **settings)
+    with pytest.raises(ValueError, match=r"weight_bits: expected at least one number of bits for the pattern 'a'"):
+        BitWidthSettings(weight_bits={"a": ()})
+
+
+def test_one_bit_is_stored_as_it_was_trained(model: nn.Module) -> None:
+    space = space_of(model, weight_bits=(1, 8), first_last_bits=None)
+    cheapest = space.cheapest()
+    assert cheapest.values["up.weight"] == 1
+    prepared = space.prepare(model, cheapest)
+    F.cross_entropy(prepared.train()(INPUTS), torch.arange(16) % 5).backward()
+    gradient = prepared.get_submodule("up").weight.grad
+    assert gradient is not None
+    assert bool((gradient != 0.0).any())
+    assert space.check(model, cheapest) < 1e-5
+    eight = Candidate({**cheapest.values, "up.weight": 8})
+    saved = space.costs(eight)["size_bytes"] - space.costs(cheapest)["size_bytes"]
+    assert saved == 7 * prepared.get_submodule("up").weight.numel() / 8
+    stored = pack_weights(prepared.eval())
+    assert count_costs(stored, INPUTS[:1])["size_bytes"] == space.costs(cheapest)["size_bytes"]
 
 
 def test_a_latency_table_is_added_up_and_must_be_whole(model: nn.Module) -> None:

@@ -78,7 +78,9 @@ class SearchContext:
             latency.fit(space)
         targets = resolve_targets(settings.target, partial(_reference_value, latency, evaluators, reference, run))
         reachable = reachable_targets(targets, space, warn) if network.transformations else targets
-        sensitivity = SensitivityTables(space, model, task, evaluators, run.device, run.seed, run.folder, log, warn)
+        sensitivity = SensitivityTables(
+            space, model, task, evaluators, run.device, run.seed, run.folder, log, warn, network.moments
+        )
         omega = (sensitivity.zeros() if dry else sensitivity.table()) if sensitivity.wanted else None
         tables = search_tables(space, model, task, settings.importance, run.device, omega)
         read = {name: table for name, table in tables.items() if name == "omega"}
@@ -121,7 +123,7 @@ class SearchContext:
         notes: dict[str, Any] = {} if made.sparsifier is None else {"participation": made.sparsifier.record()}
         error, transformation = made.equivalence_error(), made.transformation()
         # The statistics of BatchNorm may change from here on.
-        metrics = self.evaluator.score(made.model, proposal)
+        metrics = self.evaluator.score(made.model, proposal, made.moments)
         notes |= {"metrics": metrics, "equivalence_error": error}
         return Network(made.model, (*self.network.transformations, transformation)), notes
 

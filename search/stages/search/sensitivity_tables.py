@@ -11,20 +11,30 @@ from typing import Annotated, Any, NotRequired
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from evaluators.base import Evaluator
 from evaluators.sensitivity.estimates import FORWARD_BATCH, MEASURES, SensitivitySettings, calibration_batches
 from evaluators.sensitivity.loss_increase import omega_table, sensitivity_settings
 from evaluators.sensitivity.measured_increase import divergence_table, loss_increases
+from evaluators.sensitivity.training_hessian import MissingMomentsError, training_hessian
 from evaluators.task import Task
+from evaluators.training.moments import TrainingMoments
 from search.output.log_records import PACKAGE
 from search.run.record_file import RecordFile
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, first_channels
 
 FILE = "sensitivity.json"
+
+WORDS = {
+    "adam": "Adam's second moment",
+    "fisher": "the empirical Fisher information (ours)",
+    "hutchinson": "traces of the Hessian by Hutchinson's method (HAWQ-V2)",
+    "divergence": "the distance of outputs from the unquantized network's, without any Hessian (ours)",
+}
+"""Names of the kinds of sensitivity for a person."""
 
 Table = dict[str, dict[int, float]]
 
@@ -37,6 +47,7 @@ class SensitivityFile(TypedDict):
     average: dict[str, float]
     standard_error: dict[str, float]
     negative: list[str]
+    source: NotRequired[dict[str, str]]
     comparison: NotRequired[dict[str, Any]]
 
 
@@ -53,6 +64,7 @@ class SensitivityTables:
         folder: Folder that the answers are kept in; None keeps none.
         log: Takes a line about what is being measured.
         warn: Takes a line about a damaged file.
+        moments: Second moments of the training just done, None without one.
     """
 
     def __init__(
@@ -66,9 +78,10 @@ class SensitivityTables:
         folder: Path | None,
         log: Callable[[str], None],
         warn: Callable[[str], None] = PACKAGE.warning,
+        moments: TrainingMoments | None = None,
     ) -> None:
         """Collect the decisions on bits of ``space``; nothing is measured yet."""
-        self._space, self._model, self._task = space, model, task
+        self._space, self._model, self._task, self._moments = space, model, task, moments
         self._device, self._seed, self._log = device, seed, log
         again = "sensitivity is measured again"
         self._file = None if folder is None else RecordFile(folder / FILE, SensitivityFile, again, warn)
@@ -99,12 +112,24 @@ class SensitivityTables:
         found = self._stored(self._settings)["table"]
         return {name: {int(bits): float(value) for bits, value in entries.items()} for name, entries in found.items()}
 
+    def source(self) -> dict[str, str] | None:
+        """Return, for the report, what Omega stands on; None where it is not wanted.
+
+        ``sensitivity`` (the kind), ``moments`` (of ``adam``: ``training`` or ``measured``, else empty) and ``text`` (both in
+        words, with the reason where moments were measured though those of the training were asked for).
+        """
+        settings = self._settings
+        if settings is None or not self.wanted:
+            return None
+        found: dict[str, str] = self._stored(settings)["source"]
+        return found
+
     def comparison(self) -> dict[str, Any] | None:
         """Return, for the report, the kinds of sensitivity beside each other and beside the measured rise of the loss.
 
-        ``kind`` (the one that the search reads), ``samples``, ``negative`` (decisions of a negative average trace, which
-        counts as 0), ``rows`` (per decision with a choice: ``decision``, ``bits`` (the fewest), ``weight`` (whether weights
-        have a part in it), ``predicted`` by kind, ``measured`` and ``standard_error``) and
+        ``kind`` (the one that the search reads), ``moments`` (of ``adam``), ``samples``, ``negative`` (decisions of a
+        negative average trace, which counts as 0), ``rows`` (per decision with a choice: ``decision``, ``bits`` (the fewest),
+        ``weight`` (whether weights have a part in it), ``predicted`` by kind, ``measured`` and ``standard_error``) and
         ``correlations`` (``first``, ``second``, ``over``, ``value``: Spearman's rank correlations over ``weights`` and over
         ``all`` decisions).
 
@@ -125,9 +150,11 @@ class SensitivityTables:
         """Return the file's content, measured where it is not there."""
         described = {**dataclasses.asdict(settings), "seed": self._seed}
         found: Any = self._file.read() if self._file is not None else None
-        if found is None or not self._fits(found) or found["settings"] != described:
+        if found is None or not self._fits(found) or found["settings"] != described or "source" not in found:
             self._log(f"measuring sensitivity ({settings.sensitivity})")
             found = {"settings": described, **self._measured(settings)}
+            if settings.sensitivity == "adam":
+                self._log(f"omega stands on {found['source']['text']}")
             self._keep(found)
         return {**found}
 
@@ -146,17 +173,42 @@ class SensitivityTables:
         if settings.sensitivity == "divergence":
             batches = calibration_batches(self._task, settings, self._device, FORWARD_BATCH)
             table = divergence_table(self._prepared, most, self.options, self._model, self._task, batches)
-            return {"table": _texts(table), "average": {}, "standard_error": {}, "negative": []}
+            source = {"sensitivity": "divergence", "moments": "", "text": WORDS["divergence"]}
+            return {"table": _texts(table), "average": {}, "standard_error": {}, "negative": [], "source": source}
         generator = torch.Generator().manual_seed(self._seed)
-        table, weights = omega_table(
-            self._prepared(most), self._places, self.options, self._task, settings, self._device, generator
-        )
+        prepared = self._prepared(most)
+        known, reason = self._of_training(settings, prepared)
+        table, weights = omega_table(prepared, self._places, self.options, self._task, settings, self._device, generator, known)
         return {
             "table": _texts(table),
             "average": dict(weights.average),
             "standard_error": dict(weights.standard_error),
             "negative": weights.negative,
+            "source": {
+                "sensitivity": settings.sensitivity,
+                "moments": weights.moments,
+                "text": self._words(settings, weights.moments, reason),
+            },
         }
+
+    def _of_training(self, settings: SensitivitySettings, prepared: nn.Module) -> tuple[dict[str, Tensor] | None, str]:
+        """Return the second derivatives from the moments of the training just done; or None, and the reason if any."""
+        if settings.sensitivity != "adam" or settings.moments != "training":
+            return None, ""
+        try:
+            return training_hessian(self._moments, self._model, prepared), ""
+        except MissingMomentsError as error:
+            return None, str(error)
+
+    def _words(self, settings: SensitivitySettings, moments: str, reason: str) -> str:
+        """Return in words what Omega stands on, with the reason why it is not on the moments that were asked for."""
+        if settings.sensitivity != "adam":
+            return WORDS[settings.sensitivity]
+        if moments == "training" and self._moments is not None:
+            found = self._moments
+            return f"{WORDS['adam']} of the training just done ({found.optimizer}, batches of {found.batch_size}; CN112183742B)"
+        measured = f"{WORDS['adam']}, measured on {settings.samples} samples after training (ours)"
+        return measured + (f", since {reason}: train with adam for the source's own" if reason else "")
 
     def _prepared(self, bits: Mapping[str, int]) -> nn.Module:
         return self._space.prepare(self._model, self._whole.joined(Candidate(bits))).to(self._device).eval()
@@ -184,6 +236,7 @@ class SensitivityTables:
         ]
         return {
             "kind": settings.sensitivity,
+            "moments": stored["source"]["moments"],
             "samples": settings.samples,
             "negative": sorted({name for found in kinds.values() for name in found["negative"]}),
             "rows": rows,

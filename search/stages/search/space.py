@@ -17,7 +17,7 @@ from spaces.base import SearchSpace
 from spaces.errors import SecateursError, UnsupportedModelError
 
 CALIBRATION_SAMPLES = 2048
-"""Training samples, unaugmented, that a space may calibrate on, and that importance may be learnt from."""
+"""Most samples, unaugmented, that a space may calibrate on, and training samples that importance may be learnt from."""
 
 
 def space_of(network: Network, run: StageContext, block: Block) -> SearchSpace[Any]:
@@ -35,7 +35,8 @@ def space_of(network: Network, run: StageContext, block: Block) -> SearchSpace[A
 def _build(network: Network, run: StageContext, block: Block) -> SearchSpace[Any]:
     task, model = run.task, network.model.to(run.device).eval()
     inputs = task.example_inputs().to(run.device)
-    batches = (batch.to(run.device) for batch, _ in task.batches("train", 128, limit=CALIBRATION_SAMPLES))
+    found = task.batches(task.calibration_split, 128, limit=CALIBRATION_SAMPLES)
+    batches = (batch.to(run.device) for batch, _ in found)
     space: SearchSpace[Any] = SPACE.find(block.name)(model, inputs, block.settings, forward=task.forward, batches=batches)
     if space.learns:
         space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))

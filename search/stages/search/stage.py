@@ -195,6 +195,7 @@ class Search(Stage[SearchSettings]):
             pareto=[_point(trial, problem) for trial in front(trials, problem)],
             algorithm=dict(algorithm.notes),
         )
+        run.notes["omega"] = context.sensitivity.source()
         if run.variant == RESULT and (compared := context.sensitivity.comparison()) is not None:
             run.notes["sensitivity"] = compared
         finals = self.settings.finalists

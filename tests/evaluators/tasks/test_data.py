@@ -46,6 +46,21 @@ def test_train_and_search_never_overlap_and_cover_the_training_set():
     assert data.size("test") == 50
 
 
+def test_calibration_samples_are_held_out_of_training_and_change_nothing_else():
+    plain, data = numbered(), numbered(calibration_size=30)
+    assert (plain.calibration_split, data.calibration_split) == ("train", "calibration")
+    held, train = labels(data, "calibration"), labels(data, "train")
+    assert len(held) == data.size("calibration") == 30
+    assert sorted(train + labels(data, "search") + held) == list(range(200))
+    assert labels(data, "search") == labels(plain, "search")
+    assert data.fingerprint != plain.fingerprint == numbered(calibration_size=0).fingerprint
+    assert labels(numbered(calibration_size=30, train_size=10), "train") == train[:10]
+    with pytest.raises(DataError, match="search_size 40 and calibration_size 160 leave nothing to train on"):
+        numbered(calibration_size=160).size("train")
+    with pytest.raises(ValueError, match="calibration_size: expected at least 0"):
+        numbered(calibration_size=-1)
+
+
 def test_splits_depend_on_the_split_seed_only():
     assert labels(numbered(), "search") == labels(numbered(), "search")
     assert labels(numbered(), "search") != labels(numbered(split_seed=1), "search")
@@ -170,8 +185,8 @@ def test_settings_out_of_range_are_refused():
 
 
 def test_split_indices_are_the_same_on_every_machine():
-    train, search = split_indices(10, DataSettings(search_size=3))
-    assert (search.tolist(), train.tolist()) == ([4, 6, 2], [7, 3, 5, 9, 0, 8, 1])
+    found = split_indices(10, DataSettings(search_size=3))
+    assert (found["search"].tolist(), found["train"].tolist()) == ([4, 6, 2], [7, 3, 5, 9, 0, 8, 1])
 
 
 def test_root_comes_from_the_environment_when_not_given(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import torch
 
+from evaluators.training.moments import TrainingMoments
 from search.run.failures import Failures
 from search.run.measurements import Measurements, measure_row
 from search.run.network import Network
@@ -27,6 +28,23 @@ def test_a_step_is_done_when_its_network_is_there(tmp_path: Path) -> None:
     assert found is not None
     assert found[1] == {"history": [1]}
     assert next(found[0].model.parameters()).detach().eq(2.0).all()
+
+
+def test_moments_of_a_training_are_kept_with_its_network(tmp_path: Path) -> None:
+    task = PointTask()
+    step = StageStep(tmp_path / "0-train" / "result", "abc")
+    step.open()
+    model = task.build()
+    values = {name: torch.rand_like(parameter) for name, parameter in model.named_parameters()}
+    step.finish(Network(model, moments=TrainingMoments("adam", 32, 7, values)), {})
+    found = step.load(task)
+    assert found is not None
+    moments = found[0].moments
+    assert moments is not None
+    assert (moments.optimizer, moments.batch_size, moments.steps) == ("adam", 32, 7)
+    assert all(torch.equal(moments.values[name], value) for name, value in values.items())
+    assert set(moments.values) == set(values)
+    assert found[0].digest() == found[0].copy().digest() != Network(found[0].model).digest()
 
 
 def test_what_another_configuration_left_is_removed(tmp_path: Path) -> None:

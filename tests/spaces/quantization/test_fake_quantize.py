@@ -158,7 +158,26 @@ def test_activations_without_values_below_zero_have_no_zero_point() -> None:
     assert float(two_sided.scale) * 255 == pytest.approx(2.0, abs=0.05)
 
 
-@pytest.mark.parametrize("bits", [1, 9])
-def test_other_bits_are_refused(bits: int) -> None:
-    with pytest.raises(ValueError, match="bits: expected 2 to 8"):
-        Format(bits, signed=True)
+@pytest.mark.parametrize(("bits", "signed", "fewest"), [(0, True, 1), (9, True, 1), (1, False, 2), (9, False, 2)])
+def test_other_bits_are_refused(bits: int, signed: bool, fewest: int) -> None:
+    with pytest.raises(ValueError, match=f"bits: expected {fewest} to 8"):
+        Format(bits, signed=signed)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_one_bit_is_the_sign_times_the_mean_magnitude_and_gradients_pass_straight_through(learned: bool) -> None:
+    weight = torch.tensor([[0.5, -1.5, 0.0, 2.0], [-0.1, 0.3, 0.2, -0.4]], requires_grad=True)
+    quantizer = Quantizer(Format(1, signed=True, axis=0), 2, learned)
+    quantizer.calibrate(Calibration().weight_qparams(weight, 0, [1]))
+    signs = torch.tensor([[1.0, -1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, -1.0]])
+    expected = signs * torch.tensor([[1.0], [0.25]])
+    quantized = quantizer(weight)
+    assert torch.allclose(quantized, expected)
+    with torch.no_grad():
+        assert torch.equal(quantizer(weight), quantizer.quantized(weight, 1))
+        assert torch.equal(quantizer(weight.double()).float(), quantized)
+    slopes = torch.arange(8.0).reshape(2, 4)
+    quantized.backward(slopes)
+    assert torch.equal(weight.grad, slopes)
+    if learned:
+        assert torch.allclose(quantizer.scale.grad, (slopes * signs).sum(1) / math.sqrt(4))

@@ -15,12 +15,13 @@ from spaces.quantization.layers import quantized_layer
 from spaces.quantization.stored_weight import StoredWeight, pack_integers, packed_bytes, unpack_integers
 
 
-@given(st.integers(2, 8), st.data())
+@given(st.integers(1, 8), st.data())
 @settings(deadline=None, max_examples=80)
 def test_what_is_packed_is_unpacked(bits: int, data: st.DataObject) -> None:
     target = Format(bits, signed=True)
     low, high = target.low, target.high
-    numbers = torch.tensor(data.draw(st.lists(st.integers(low, high), max_size=40)), dtype=torch.int32)
+    legal = st.sampled_from([-1, 1]) if bits == 1 else st.integers(low, high)
+    numbers = torch.tensor(data.draw(st.lists(legal, max_size=40)), dtype=torch.int32)
     packed = pack_integers(numbers, bits)
     assert packed.dtype == torch.uint8
     assert len(packed) == packed_bytes(len(numbers), bits) == (len(numbers) * bits + 7) // 8
@@ -30,11 +31,14 @@ def test_what_is_packed_is_unpacked(bits: int, data: st.DataObject) -> None:
 def test_bits_lie_lowest_first_without_a_gap() -> None:
     assert pack_integers(torch.tensor([1, -1, 0, -2, 1]), 2).tolist() == [0b10_00_11_01, 0b01]
     assert pack_integers(torch.tensor([3, -4, 1]), 3).tolist() == [0b01_100_011, 0b0]
+    assert pack_integers(torch.tensor([1, -1, -1, 1, -1]), 1).tolist() == [0b10110]
 
 
 def test_too_large_integers_are_refused() -> None:
     with pytest.raises(ValueError, match="expected integers of 2 bits, -2 to 1; got 0 to 2"):
         pack_integers(torch.tensor([0, 2]), 2)
+    with pytest.raises(ValueError, match="expected integers of 1 bit, -1 or 1; got 0"):
+        pack_integers(torch.tensor([1, 0]), 1)
 
 
 def test_values_follow_what_is_loaded_later_and_are_not_copied_along() -> None:

@@ -14,6 +14,7 @@ from evaluators.sensitivity.loss_increase import LossIncrease
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.small_images import Digits, DigitsSettings
+from evaluators.training.moments import TrainingMoments
 from search.stages.search.sensitivity_tables import SensitivityTables, rank_correlation
 from spaces.bit_width import BitWidth, BitWidthSettings
 
@@ -39,10 +40,11 @@ def setting(task):
 
 @pytest.fixture
 def tables(task, setting, tmp_path):
-    def make(settings=SETTINGS, seed=0, folder=tmp_path, omega=True):
+    def make(settings=SETTINGS, seed=0, folder=tmp_path, omega=True, moments=None):
         told = []
         evaluators = [Cost(CostSettings()), *([LossIncrease(settings)] if omega else [])]
-        return SensitivityTables(*setting, task, evaluators, CPU, seed, folder, told.append), told
+        found = SensitivityTables(*setting, task, evaluators, CPU, seed, folder, told.append, moments=moments)
+        return found, told
 
     return make
 
@@ -116,3 +118,27 @@ def test_rank_correlation_needs_three_values_that_differ():
     assert rank_correlation([1.0, 2.0, 3.0], [3.0, 2.0, 2.5]) == pytest.approx(-0.5)
     assert rank_correlation([1.0, 2.0], [1.0, 2.0]) is None
     assert rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+
+
+def test_moments_of_the_training_are_the_default_and_what_is_read_instead_is_said(tables, setting):
+    _, model = setting
+    default = SensitivitySettings(samples=16, batch_size=4)
+    assert (default.sensitivity, default.moments) == ("adam", "training")
+    values = {name: torch.full_like(parameter, 2.0) for name, parameter in model.named_parameters()}
+    trained, told = tables(default, folder=None, moments=TrainingMoments("adamw", 4, 9, values))
+    assert trained.source()["moments"] == "training"
+    assert "the training just done (adamw, batches of 4; CN112183742B)" in told[-1]
+    doubled = {name: 2.0 * value for name, value in values.items()}
+    twice, _ = tables(default, folder=None, moments=TrainingMoments("adamw", 4, 9, doubled))
+    weight = next(name for name, options in trained.options.items() if name.endswith(".weight") and len(options) > 1)
+    assert twice.table()[weight][2] == pytest.approx(2 * trained.table()[weight][2])
+    assert trained.table()[weight][2] > trained.table()[weight][8] > 0.0
+
+    for moments, reason in ((TrainingMoments("sgd", 4), "used sgd"), (None, "no training in this run")):
+        measured, told = tables(default, folder=None, moments=moments)
+        assert measured.source()["moments"] == "measured"
+        assert reason in measured.source()["text"]
+        assert reason in told[-1]
+    asked, told = tables(dataclasses.replace(default, moments="measured"), folder=None, moments=TrainingMoments("sgd", 4))
+    assert asked.source()["text"] == "Adam's second moment, measured on 16 samples after training (ours)"
+    assert asked.table() == measured.table()
