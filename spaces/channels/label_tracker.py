@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,8 +32,10 @@ class LabelTracker:
         modules: Modules by name.
         stack: The modules that are running, each with its name and first input; the innermost last.
         suspended: Number of layers running whose kind answers for their operators, which are passed over.
+        begun: Number of storages of activations when the last layer, or other module outside a layer, began.
         labelled: Labels of the tensors that have any.
-        fresh: Tensors that code made of numbers alone, such as noise; they follow the channels that they meet.
+        fresh: Tensors that code made of numbers alone, such as noise, which follow the channels that they meet; each with the
+            calls that returned it, or one of its shape that it was made of, and the place in what they returned.
         macs: Counter of multiply-accumulates.
         memory: The storages of activations.
     """
@@ -45,6 +48,7 @@ class LabelTracker:
         self.modules: dict[str, nn.Module] = dict(model.named_modules())
         self.stack: list[tuple[str, nn.Module, Tensor | None]] = []
         self.suspended = 0
+        self.begun = 0
         self.macs = MacsCounter()
         self.memory = ActivationMemory(state_of(model))
         self.labelled: Any = WeakTensorKeyDictionary()
@@ -62,6 +66,7 @@ class LabelTracker:
                 self.stack.append((name, module, first_tensor(args, keywords)))
                 if not self.suspended:
                     self.trace.calls.append(TracedCall("", self.where))
+                    self.begun = len(self.memory.activations)
                 self.suspended += whole
                 self.macs.enter(name)
 
@@ -106,6 +111,9 @@ class LabelTracker:
             TracedTensor(leaf.shape, leaf.dtype, leaf.device, self.labelled.get(leaf)) if isinstance(leaf, Tensor) else None
             for leaf in leaves
         )
+        for place, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and leaf in self.fresh:
+                self.fresh[leaf].append((len(self.trace.calls), place))
         read = (self.labelled.get(leaf) for leaf in tree_flatten(args)[0] if isinstance(leaf, Tensor))
         reads = tuple(labels for labels in read if labels is not None)
         self.trace.calls.append(TracedCall(function, self.where, reads, structure, returns))
@@ -150,6 +158,17 @@ class LabelTracker:
             # By the storage, not the tensor: to hold tensors would change how long activations live.
             self._placed.setdefault(tensor.untyped_storage(), {})[_place(tensor)] = labels
         self.memory.label(tensor, labels)
+
+    def follow(self, tensor: Tensor, labels: Tensor) -> None:
+        """Give a fresh tensor labels, as if the calls that made it had: its size is a number of channels."""
+        for call, place in self.fresh.pop(tensor):
+            recorded = self.trace.calls[call]
+            returns = tuple(
+                replace(one, labels=labels) if one is not None and number == place else one
+                for number, one in enumerate(recorded.returns)
+            )
+            self.trace.calls[call] = replace(recorded, returns=returns)
+        self.set_labels(tensor, labels)
 
     def tie(self, tensor: Tensor | None, dim: int, atoms: Tensor) -> None:
         """Tie dimension ``dim`` of a parameter or buffer to ``atoms``, of shape ``(size,)``; a second use unites both."""

@@ -37,6 +37,10 @@ DROPOUTS = frozenset(
 """Functions that drop elements or whole channels, and pass on the channels that they read."""
 
 
+UNPACKING = "_pad_packed_sequence"
+"""Name of the function that puts the steps of sequences, one below the other, in a padded tensor."""
+
+
 def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any], inputs: Tensor) -> ChannelTrace:
     """Record the channels of one forward pass in evaluation mode; those of the outputs are frozen.
 
@@ -125,7 +129,7 @@ class _Functions(TorchFunctionMode):
         kind, tracker = self._kinds.get(func), self._tracker
         if tracker.suspended:
             return func(*args, **kwargs)
-        if kind is None and func not in OPAQUE_FUNCTIONS and func not in DROPOUTS:
+        if kind is None and func not in OPAQUE_FUNCTIONS and func not in DROPOUTS and name_of(func) != UNPACKING:
             output = func(*args, **kwargs)
         else:
             made = len(tracker.memory.activations)
@@ -143,6 +147,9 @@ class _Functions(TorchFunctionMode):
         tracker = self._tracker
         if kind is not None:
             kind.trace(tracker, output, *args, **kwargs)
+        elif name_of(func) == UNPACKING:
+            packed = tracker.labels(args[0])
+            tracker.set_labels(output[0], packed[0].expand(output[0].shape))
         elif func in DROPOUTS:
             tracker.set_labels(output, tracker.labels(args[0] if args else kwargs["input"]))
         else:

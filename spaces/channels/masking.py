@@ -12,7 +12,7 @@ from torch import nn
 
 from spaces.channels.groups import ChannelGroups
 from spaces.cloning.clone import clone
-from spaces.layers.mask_hooks import KEEP, remove_masks
+from spaces.layers.mask_hooks import remove_masks
 
 
 def masked_copy(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn.Module:
@@ -25,15 +25,15 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn
     """
     masked = clone(model)
     extended = np.append(mask, True)
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for layer in groups.layers:
         keep = extended[layer.inputs]
         hook = layer.kind.mask_hook(layer.channel_dim, layer.groups)
-        if keep.all() or layer.name in seen or hook is None:
+        if keep.all() or hook is None or (layer.name, hook.buffer) in seen:
             continue
-        seen.add(layer.name)
+        seen.add((layer.name, hook.buffer))
         module = masked.get_submodule(layer.name)
-        module.register_buffer(KEEP, torch.from_numpy(keep), persistent=False)
+        module.register_buffer(hook.buffer, torch.from_numpy(keep), persistent=False)
         hook.attach(module)
     return masked
 

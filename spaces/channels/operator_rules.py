@@ -36,6 +36,8 @@ DRAWS = frozenset("normal uniform exponential cauchy log_normal geometric random
 """Operators that write over a tensor what has nothing to do with its values."""
 FACTORIES = frozenset("rand randn zeros ones full empty new_zeros new_ones new_empty new_full".split())
 """Operators that make a tensor of numbers alone."""
+PICKS = frozenset("index_select gather index".split())
+"""Operators that pick elements by numbers that they are given in a tensor."""
 IGNORED = frozenset("sym_size size".split())
 
 
@@ -64,6 +66,10 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
         _split(tracker, operator, args, kwargs, output)
     elif base in POSITIONS:
         _position(tracker, operator, base, args, kwargs, output)
+    elif name in PICKS:
+        _pick(tracker, operator, name, args, output)
+    elif name == "_pack_padded_sequence":
+        _pack(tracker, args[0], output[0])
     elif base == "constant_pad_nd":
         _pad(tracker, args, output)
     elif torch.Tag.pointwise in operator.tags or base in ACTIVATIONS:
@@ -83,7 +89,8 @@ def _keep_fresh(tracker: LabelTracker, operator: Any, name: str, tensors: list[T
     even = torch.Tag.pointwise in operator.tags or name in SAME or name.rstrip("_") in DRAWS | ACTIVATIONS
     alone = all(tensor in tracker.fresh or tensor.numel() == 1 for tensor in tensors)
     if isinstance(output, Tensor) and (name in FACTORIES or (even and alone)):
-        tracker.fresh[output] = True
+        alike = (one for one in tensors if one in tracker.fresh and one.shape == output.shape)
+        tracker.fresh[output] = next((tracker.fresh[one] for one in alike), [])
 
 
 def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -145,6 +152,36 @@ def _position(
     if (output.shape != labels.shape or name == "roll") and touched & set(varying(labels)):
         tracker.freeze(labels, f"{name} picks channels by fixed position")
     tracker.set_labels(output, operator(labels, *args[1:], **kwargs))
+
+
+def _pick(tracker: LabelTracker, operator: Any, name: str, args: tuple[Any, ...], output: Tensor) -> None:
+    labels = tracker.label_of(args[0])
+    if name == "index":
+        given = [one for one in args[1] if one is not None]
+        followed = all(one.dtype != torch.bool for one in given)
+        touched = {dim for dim, one in enumerate(args[1]) if one is not None}
+    else:
+        followed, touched = True, {args[1] % labels.dim()}
+    others = [dim for dim in range(labels.dim()) if dim not in touched]
+    if name == "gather":
+        followed = all(output.shape[dim] == labels.shape[dim] for dim in others)
+    if not followed or touched & set(varying(labels)):
+        tracker.opaque(name, [args[0]])
+        return
+    tracker.set_labels(output, tracker.rectangular(operator(labels, *tree_map(_on_processor, args[1:]))))
+
+
+def _on_processor(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def _pack(tracker: LabelTracker, padded: Tensor, packed: Tensor) -> None:
+    """Label the steps of sequences, one below the other, with the channels that the padded sequences have in every step."""
+    labels = tracker.label_of(padded)
+    if {0, 1} & set(varying(labels)):
+        tracker.opaque("_pack_padded_sequence", [padded])
+        return
+    tracker.set_labels(packed, labels[0, 0].expand(packed.shape))
 
 
 def _pad(tracker: LabelTracker, args: tuple[Any, ...], output: Tensor) -> None:

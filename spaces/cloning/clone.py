@@ -96,6 +96,9 @@ class Cloning:
             # Strays are cloned on the way, and hold things themselves.
             for name, original, own in self._made:
                 self._take_along(name, original, own)
+                if isinstance(own, nn.RNNBase):
+                    # Its weights lie one behind the other where cuDNN reads them.
+                    own.flatten_parameters()
         return made
 
     def _registered(self, module: nn.Module, prefix: str) -> nn.Module:

@@ -16,6 +16,7 @@ from spaces.cloning.clone import clone
 from spaces.errors import MissingLabelsError, SecateursError
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward, call
+from spaces.layers.layer_kind import LayerKind
 from spaces.registry import resolve, suggestion
 
 CriterionName = Literal["bn_scale", "l1", "l2", "geometric_median", "taylor", "task_relevance", "relevance_loss"]
@@ -258,11 +259,11 @@ def writers(groups: ChannelGroups) -> Iterator[tuple[str, str, int, np.ndarray]]
     They are filters and biases of the producing layers, and scaling factors and shifts of normalizations by channel: with
     all of them zero, a channel is zero.
     """
-    seen: set[str] = set()
+    seen: set[tuple[str, LayerKind]] = set()
     for layer in groups.layers:
-        if layer.name in seen:
+        if (layer.name, layer.kind) in seen:
             continue
-        seen.add(layer.name)
+        seen.add((layer.name, layer.kind))
         for tensor, along in layer.kind.writers(layer.groups):
             places = groups.ties.get(f"{layer.name}.{tensor}", {}).get(along)
             if places is not None:

@@ -85,6 +85,8 @@ class TaskRelevance(Criterion):
         for layer in groups.layers:
             if not layer.kind.produces or layer.name in seen or (layer.inputs < 0).all():
                 continue
+            if not layer.kind.reads_argument:
+                continue
             seen.add(layer.name)
             places, position = torch.unique(places_on(self.device, layer.inputs), return_inverse=True)
             self._readers.append((layer, places, position))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spaces.importance.criterion import Criterion, averaged, places_on
+from spaces.layers.layer_kind import LayerKind
 
 
 class FilterScore(Criterion):
@@ -24,11 +25,11 @@ class FilterScore(Criterion):
         return averaged(self.groups, self._parts(), self.device)
 
     def _parts(self) -> Iterable[tuple[Tensor, Tensor]]:
-        seen: set[str] = set()
+        seen: set[tuple[str, LayerKind]] = set()
         for layer in self.groups.layers:
-            if not layer.kind.produces or layer.name in seen or (layer.outputs < 0).all():
+            if not layer.kind.produces or (layer.name, layer.kind) in seen or (layer.outputs < 0).all():
                 continue
-            seen.add(layer.name)
+            seen.add((layer.name, layer.kind))
             filters = layer.kind.filters(self.model.get_submodule(layer.name), len(layer.outputs), layer.groups)
             yield places_on(self.device, layer.outputs), self.rows(filters)
 

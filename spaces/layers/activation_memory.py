@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -86,17 +86,26 @@ class ActivationMemory:
     def alike(self, since: int, tensors: Iterable[Any]) -> None:
         """Give storages without labels, from number ``since`` on, the labels of the one of ``tensors`` with as many elements.
 
-        They are what an operator or a layer made on the way to its result.
+        They are what an operator or a layer made on the way to its result; one that is in the result itself must have the
+        shape of the other.
         """
-        known = [found for one in tensors if isinstance(one, Tensor) and (found := self._of(one)) is not None]
+        owned = [(one, tensor.shape) for tensor in tensors if isinstance(tensor, Tensor) and (one := self._of(tensor))]
+        known = [one.labels for one, _ in owned if one.labels is not None]
+        shapes = {id(one): shape for one, shape in owned}
         for one in self.activations[since:]:
             if one.made and one.labels is None:
-                one.labels = next((labels for labels in known if one.bytes in _sizes(labels)), None)
+                fitting = (labels for labels in known if shapes.get(id(one), labels.shape) == labels.shape)
+                one.labels = next((labels for labels in fitting if one.bytes in _sizes(labels)), None)
 
-    def _of(self, tensor: Tensor) -> Tensor | None:
+    def sized(self, since: int, labels: Mapping[int, Tensor]) -> None:
+        """Give storages without labels, from number ``since`` on, the labels of their size in bytes, one for each channel."""
+        for one in self.activations[since:]:
+            if one.made and one.labels is None:
+                one.labels = labels.get(one.bytes)
+
+    def _of(self, tensor: Tensor) -> Activation | None:
         storage = _storage(tensor)
-        one = None if storage is None else self._known.get(storage)
-        return None if one is None else one.labels
+        return None if storage is None else self._known.get(storage)
 
     def _freed(self, one: Activation) -> None:
         one.died = self._now

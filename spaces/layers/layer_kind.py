@@ -106,6 +106,11 @@ class LayerKind(ABC):
         """Return the weights of ``module`` as one row per output channel, of shape ``(outputs, weights)``."""
         return module.get_parameter("weight").reshape(outputs, -1)
 
+    @property
+    def reads_argument(self) -> bool:
+        """True, the default, if the input channels lie in the first tensor that the module is called with."""
+        return True
+
     def shares_statistics(self, groups: int) -> bool:
         """Return True if statistics are taken over all channels, so that a zero among them changes the others."""
         return False

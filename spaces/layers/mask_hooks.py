@@ -19,14 +19,18 @@ Normalize = Callable[[nn.Module, Tensor, Tensor | None, Tensor | None, int], Ten
 
 
 class MaskHook(ABC):
-    """A hook on a module whose buffer :data:`KEEP` holds the kept input channels.
+    """A hook on a module with a buffer that holds the kept input channels.
 
     Args:
         channel_dim: Dimension of the module's input that holds the channels, counted from the end.
+
+    Attributes:
+        buffer: Name of the buffer.
     """
 
     def __init__(self, channel_dim: int) -> None:
         self.channel_dim = channel_dim
+        self.buffer = KEEP
 
     @abstractmethod
     def attach(self, module: nn.Module) -> None:
@@ -44,7 +48,7 @@ class KeptInputs(MaskHook):
         self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments with the removed channels of the first tensor at zero."""
-        keep: Tensor = module.get_buffer(KEEP)
+        keep: Tensor = module.get_buffer(self.buffer)
 
         def masked(inputs: Tensor) -> Tensor:
             shape = [1] * inputs.dim()
@@ -75,7 +79,7 @@ class KeptStatistics(MaskHook):
         inputs = first_tensor(args, keywords)
         if inputs is None:
             return output
-        index = module.get_buffer(KEEP).nonzero().flatten()
+        index = module.get_buffer(self.buffer).nonzero().flatten()
         kept = inputs.index_select(self.channel_dim, index)
         stored: list[Tensor | None] = [getattr(module, name, None) for name in ("weight", "bias")]
         weight, bias = (None if tensor is None else tensor[index] for tensor in stored)
@@ -83,10 +87,42 @@ class KeptStatistics(MaskHook):
         return torch.zeros_like(output).index_copy(self.channel_dim, index, small.to(output.dtype))
 
 
+class KeptColumns(MaskHook):
+    """Zeroes the columns of weights that read removed channels, while the module runs; its parameters stay as they are.
+
+    Args:
+        channel_dim: Dimension of the module's input that holds the channels, counted from the end.
+        part: Name of the map that the weights belong to, one of several in the module.
+        weights: Names of the weights, each of shape ``(rows, repeats * channels)``.
+    """
+
+    def __init__(self, channel_dim: int, part: str, weights: tuple[str, ...]) -> None:
+        super().__init__(channel_dim)
+        self.buffer = f"{KEEP}_of_{part}"
+        self.weights = weights
+
+    def attach(self, module: nn.Module) -> None:
+        """Register the hook before and behind the module's forward pass."""
+        module.register_forward_pre_hook(self, with_kwargs=True)
+        module.register_forward_hook(self, with_kwargs=True, always_call=True)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], *output: Any) -> None:
+        """Hide the parameters behind masked ones before the pass, and give them back behind it, which has an output."""
+        own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+        keep: Tensor = module.get_buffer(self.buffer)
+        for name in self.weights:
+            if output:
+                setattr(module, name, own[name])
+            else:
+                columns = keep.repeat(own[name].shape[1] // len(keep))
+                vars(module)[name] = own[name] * columns.to(own[name].dtype)
+
+
 def remove_masks(module: nn.Module) -> None:
     """Remove mask hooks and their buffers from ``module`` and all its parts, in place."""
     for part in module.modules():
-        part._buffers.pop(KEEP, None)
         for hooks in (part._forward_pre_hooks, part._forward_hooks):
-            for key in [key for key, hook in hooks.items() if isinstance(hook, MaskHook)]:
-                del hooks[key]
+            for key, hook in list(hooks.items()):
+                if isinstance(hook, MaskHook):
+                    part._buffers.pop(hook.buffer, None)
+                    del hooks[key]

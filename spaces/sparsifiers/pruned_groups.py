@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
 from spaces.importance.criterion import averaged, places_on, writers
+from spaces.layers.layer_kind import LayerKind
 from spaces.patterns import reason_left_out, require_matches
 from spaces.sparsifiers.masking import GroupTie, MaskedTensor
 from spaces.sparsifiers.participation import PrunedLayer
@@ -58,11 +59,11 @@ def channel_scores(model: nn.Module, groups: ChannelGroups, order: int) -> Tenso
 
 def _readers(groups: ChannelGroups) -> Iterator[tuple[str, int, np.ndarray]]:
     """Yield the weights that read channels: tensor, dimension, mask positions along it."""
-    seen: set[str] = set()
+    seen: set[tuple[str, LayerKind]] = set()
     for layer in groups.layers:
-        if layer.name in seen:
+        if (layer.name, layer.kind) in seen:
             continue
-        seen.add(layer.name)
+        seen.add((layer.name, layer.kind))
         for tensor, dim in layer.kind.readers(layer.groups):
             places = groups.ties.get(f"{layer.name}.{tensor}", {}).get(dim)
             if places is not None:

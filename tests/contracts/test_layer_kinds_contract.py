@@ -23,12 +23,24 @@ def around(*layers: nn.Module) -> nn.Module:
         ).eval()
 
 
+class Recurring(nn.Module):
+    """A recurrent layer of which the next layer reads every step's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0]
+
+
 NETWORKS = {
     "conv": (around(nn.Conv2d(8, 8, 3, padding=1, groups=2)), IMAGES),
     "conv_transpose": (around(nn.ConvTranspose2d(8, 8, 2, stride=2)), IMAGES),
     "linear": (nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), TOKENS),
     "norm": (around(nn.BatchNorm2d(8)), IMAGES),
     "layer_norm": (nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), TOKENS),
+    "recurrent": (nn.Sequential(nn.Linear(6, 8), Recurring(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), TOKENS),
     "group_norm": (around(nn.GroupNorm(4, 8)), IMAGES),
 }
 FROZEN = {"attention": "channels inside an attention are not open yet"}

@@ -7,5 +7,6 @@ LAYER_KINDS = {
     "norm": "spaces.channels.kinds.norm:ChannelwiseNorm",
     "layer_norm": "spaces.channels.kinds.layer_norm:LayerNorm",
     "group_norm": "spaces.channels.kinds.group_norm:GroupNorm",
+    "recurrent": "spaces.channels.kinds.recurrent:Recurrent",
     "attention": "spaces.channels.kinds.attention:Attention",
 }

@@ -32,6 +32,7 @@ MODULES = {
     "norm": [nn.BatchNorm1d(2), nn.BatchNorm2d(2), nn.BatchNorm3d(2), nn.InstanceNorm2d(2)],
     "layer_norm": [nn.LayerNorm(2), nn.RMSNorm(2)],
     "group_norm": [nn.GroupNorm(1, 2)],
+    "recurrent": [nn.LSTM(1, 2), nn.GRU(1, 2), nn.RNN(1, 2), nn.LSTMCell(1, 2), nn.GRUCell(1, 2), nn.RNNCell(1, 2)],
     "attention": [nn.MultiheadAttention(4, 2)],
 }
 
