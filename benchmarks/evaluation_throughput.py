@@ -34,7 +34,6 @@ from benchmarks.throughput_table import table
 from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.cost import Cost, CostSettings
 from evaluators.task import Batch, Task
-from evaluators.tasks.batches import to_device
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSettings
 from evaluators.tasks.in_memory import Images, InMemory
@@ -48,6 +47,7 @@ from search.output.atomic import write_json
 from search.stages.search.space import CALIBRATION_SAMPLES
 from search.study.trial import Proposal, Trial
 from spaces.channel_mask import ChannelMask
+from spaces.execution.batch import to_device
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
@@ -147,7 +147,7 @@ class Bench:
         calibration = list(task.batches("train", size, limit=size * case.accuracy.batch_norm_batches))
         scored = list(task.batches("search", size))
         plain = [[inputs for inputs, _ in batches] for batches in (calibration, scored)]
-        channels_last = [[to_device(inputs, CPU) for inputs in batches] for batches in plain]
+        channels_last = [[to_device(inputs, CPU, channels_last=True) for inputs in batches] for batches in plain]
         watch, compensated, apart = Stopwatch(), Stopwatch(), 0.0
         for index in range(case.evaluated + 1):
             if index == 1:

@@ -22,10 +22,10 @@ import torch
 from benchmarks.probabilistic_rows import ONCE, OURS, QUICK, PruningSizes
 from benchmarks.pruning_bench import CPU, Bench
 from benchmarks.pruning_cells import Plan, arguments, run
-from evaluators.tasks.batches import to_device
 from evaluators.training.layout import channels_last
 from evaluators.training.optimizers import make_optimizer
 from search.output.atomic import write_json
+from spaces.execution.batch import to_device
 from spaces.sparsifiers.probabilistic import Probabilistic
 
 PLAN = Plan("probabilistic_pruning", "benchmarks.probabilistic_rows:ROWS", (0.5, 0.25), once=ONCE)
@@ -54,7 +54,7 @@ def overhead(bench: Bench[PruningSizes], interval: int) -> dict[str, float]:
     optimizer = make_optimizer(model, settings.optimizer)
     sparsifier.bind(optimizer)
     inputs, targets = next(iter(task.batches("train", settings.batch_size, torch.Generator().manual_seed(0))))
-    inputs, context = to_device(inputs, CPU), autocast(settings.autocast, CPU)
+    inputs, context = to_device(inputs, CPU, channels_last=True), autocast(settings.autocast, CPU)
     whole, part = [], []
     with channels_last(model, wanted=True):
         for _ in range(STEPS):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from evaluators.tasks.batches import to_device
+from spaces.execution.batch import Nested, to_device
+from spaces.execution.forward import Forward
 from spaces.layers.batch_norm import measure_statistics
 
 
 def recalibrate(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    forward: Callable[[nn.Module, Tensor], Tensor],
+    batches: Iterable[tuple[Nested, Nested]],
+    forward: Forward,
     device: torch.device | None = None,
 ) -> None:
     """Replace the running statistics of every BatchNorm layer by their plain average over ``batches``.
@@ -24,9 +25,9 @@ def recalibrate(
     Args:
         model: The network; its running statistics change in place.
         batches: Pairs ``(inputs, targets)``; targets are not used.
-        forward: Runs the network on inputs of shape ``(N, ...)``, usually ``task.forward``.
+        forward: Runs the network on inputs, usually ``task.forward``.
         device: Device to move inputs to; by default that of the network's first parameter.
     """
     parameter = next(model.parameters(), None)
     place = device if device is not None else parameter.device if parameter is not None else torch.device("cpu")
-    measure_statistics(model, (to_device(inputs, place) for inputs, _ in batches), forward)
+    measure_statistics(model, (to_device(inputs, place, channels_last=True) for inputs, _ in batches), forward)

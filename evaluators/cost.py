@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
 from evaluators.metrics import METRICS, Metric
 from spaces.base import SearchSpace
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.execution.batch import Nested, count_samples, describe, select, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward, call
 from spaces.layers.activation_memory import peak_bytes, watched_memory
 from spaces.layers.macs import MacsCounter
 from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes
 
 
-def _run(model: nn.Module, example_inputs: Tensor, forward: Callable[[nn.Module, Tensor], Tensor] | None) -> None:
+def _run(model: nn.Module, example_inputs: Nested, forward: Forward) -> None:
     """Run ``model`` in evaluation mode, on its own device."""
     parameter = next(model.parameters(), None)
-    device = parameter.device if parameter is not None else example_inputs.device
+    inputs = example_inputs if parameter is None else to_device(example_inputs, parameter.device)
     try:
         with evaluation_mode(model), torch.no_grad():
-            inputs = example_inputs.to(device)
-            if forward is None:
-                model(inputs)
-            else:
-                forward(model, inputs)
+            forward(model, inputs)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
-            f"the forward pass of {type(model).__name__} on a batch of shape {tuple(example_inputs.shape)} failed: {error}"
+            f"the forward pass of {type(model).__name__} on a batch of {describe(example_inputs)} failed: {error}"
         ) from error
 
 
-def count_module_macs(
-    model: nn.Module, example_inputs: Tensor, forward: Callable[[nn.Module, Tensor], Tensor] | None = None
-) -> dict[str, int]:
+def count_module_macs(model: nn.Module, example_inputs: Nested, forward: Forward = call) -> dict[str, int]:
     """Return the multiply-accumulates of a batch by the innermost module that computes them; "" is the network itself.
 
     Arguments and errors are those of :func:`count_costs`, which says what is counted.
@@ -49,9 +45,7 @@ def count_module_macs(
     return dict(counter.macs)
 
 
-def count_costs(
-    model: nn.Module, example_inputs: Tensor, forward: Callable[[nn.Module, Tensor], Tensor] | None = None
-) -> dict[str, float]:
+def count_costs(model: nn.Module, example_inputs: Nested, forward: Forward = call) -> dict[str, float]:
     """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations`` of ``model``, by running it once.
 
     ``macs`` are the multiply-accumulates of one sample in convolutions, matrix products, attention and recurrent layers,
@@ -62,13 +56,13 @@ def count_costs(
 
     Args:
         model: The network; left unchanged.
-        example_inputs: A batch of shape ``(N, ...)``; costs are per sample.
-        forward: Runs the network on the batch; by default ``model(example_inputs)``.
+        example_inputs: A batch; costs are per sample.
+        forward: Runs the network on the batch; by default as :func:`spaces.execution.forward.call` does.
 
     Raises:
         UnsupportedModelError: The forward pass fails.
     """
-    samples = len(example_inputs)
+    samples = count_samples(example_inputs)
     found = count_module_macs(model, example_inputs, forward)
     macs = sum(found.values())
     operations = sum(own * operation_bits(model.get_submodule(name)) for name, own in found.items())
@@ -80,9 +74,7 @@ def count_costs(
     }
 
 
-def count_peak_activation_bytes(
-    model: nn.Module, example_inputs: Tensor, forward: Callable[[nn.Module, Tensor], Tensor] | None = None
-) -> float:
+def count_peak_activation_bytes(model: nn.Module, example_inputs: Nested, forward: Forward = call) -> float:
     """Return the largest number of bytes of activations that live together in the forward pass of one sample.
 
     An activation lives from the operator that makes it until nothing refers to it any more; the input is one, parameters,
@@ -90,14 +82,14 @@ def count_peak_activation_bytes(
 
     Args:
         model: The network; left unchanged.
-        example_inputs: A batch of shape ``(N, ...)``, of which the first sample is run.
-        forward: Runs the network on the batch; by default ``model(example_inputs)``.
+        example_inputs: A batch, of which the first sample is run.
+        forward: Runs the network on the batch; by default as :func:`spaces.execution.forward.call` does.
 
     Raises:
         UnsupportedModelError: The forward pass fails.
     """
     with watched_memory(model) as memory:
-        _run(model, example_inputs[:1], forward)
+        _run(model, select(example_inputs, 0, 1), forward)
     return peak_bytes(memory.activations)
 
 

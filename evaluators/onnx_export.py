@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from evaluators.onnx.difference import LayerOutputs, cause_of_difference, first_different, oversized_bias
 from evaluators.onnx.quantized import OPSETS, forms, is_stored, narrow, with_onnx_operators
-from evaluators.onnx.session import open_session
+from evaluators.onnx.session import feeds, open_session
 from evaluators.task import Task
 from spaces.errors import SecateursError, error_line
+from spaces.execution.batch import Nested, count_samples, map_tensors, named_tensors
+from spaces.execution.forward import arguments, tensors_in
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,21 +33,68 @@ class ExportError(SecateursError):
 class TaskForward(nn.Module):
     """A network as its task calls it, on one tensor."""
 
+    entries: tuple[str, ...] = ("input",)
+
     def __init__(self, model: nn.Module, task: Task) -> None:
         """Wrap ``model``, called by ``task.forward``."""
         super().__init__()
         self.model = model
         self._run = task.forward
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the task's outputs for ``inputs``."""
-        return self._run(self.model, inputs)
+    def forward(self, inputs: Tensor) -> Any:
+        """Return the task's outputs for ``inputs``: a tensor, or a tuple of all that they hold."""
+        return _flat(self._run(self.model, inputs))
 
 
-def write_onnx(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
+class EntriesForward(nn.Module):
+    """A network as its task calls it, on the tensors of a batch of any nesting, an argument each.
+
+    Attributes:
+        entries: Names of the arguments: the places of the tensors in the batch.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, batch: Nested) -> None:
+        """Wrap ``model``, called by ``task.forward`` on batches of the structure of ``batch``."""
+        super().__init__()
+        self.model = model
+        self.entries = tuple(name for name, _ in named_tensors(batch))
+        self._structure = map_tensors(lambda tensor: tensor.new_empty(0), batch)
+        self._run = task.forward
+
+    def forward(self, *entries: Tensor) -> Any:
+        """Return the task's outputs for the batch: a tensor, or a tuple of all that they hold."""
+        given = iter(entries)
+        return _flat(self._run(self.model, map_tensors(lambda _: next(given), self._structure)))
+
+
+def _flat(outputs: Any) -> Any:
+    return outputs if isinstance(outputs, Tensor) else tuple(tensors_in(outputs))
+
+
+def exportable(model: nn.Module, task: Task, batch: Nested) -> tuple[TaskForward | EntriesForward, Nested]:
+    """Return ``model`` as a module for exporters, and the tensor, or the tuple of tensors, to call it with for ``batch``.
+
+    Nested batches become flat ones, an argument for every tensor, since the files know no nesting.
+    """
+    if isinstance(batch, Tensor):
+        return TaskForward(model, task), batch
+    return EntriesForward(model, task, batch), tuple(tensor for _, tensor in named_tensors(batch))
+
+
+def batch_axes(inputs: Nested) -> Any:
+    """Return torch.export's dynamic shapes: the samples of every tensor that has a row for each are free in number."""
+    dim = torch.export.Dim("batch")
+    if isinstance(inputs, Tensor):
+        return ({0: dim},)
+    samples = count_samples(inputs)
+    return {"entries": tuple({0: dim} if entry.dim() and len(entry) == samples else None for entry in inputs)}
+
+
+def write_onnx(folder: Path, module: nn.Module, inputs: Nested, names: Sequence[str] = ("input",)) -> list[Tensor]:
     """Write model.onnx, with a free batch size, and return ONNX Runtime's outputs for ``inputs``.
 
-    The integers of a quantized network get the narrowest types accepted by the installed ONNX Runtime.
+    Inputs are named ``names``, an output "output", several "output_0", "output_1". The integers of a quantized network get the
+    narrowest types accepted by the installed ONNX Runtime.
 
     Raises:
         ExportError: The network can't be exported, or ONNX Runtime does not run the file.
@@ -54,22 +103,22 @@ def write_onnx(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
 
     path = folder / "model.onnx"
 
-    def answer(program: Any) -> Tensor:
+    def answer(program: Any) -> list[Tensor]:
         program.save(str(path), external_data=False)
         onnx.checker.check_model(str(path))
         session = open_session(str(path))
-        return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
+        return [torch.from_numpy(output) for output in session.run(None, feeds(session, inputs))]
 
-    return _first_accepted(module, inputs, answer, any_batch=True)
+    return _first_accepted(module, inputs, answer, names)
 
 
-def describe_difference(folder: Path, module: nn.Module, inputs: Tensor, expected: Tensor, tolerance: float) -> str:
+def describe_difference(folder: Path, module: nn.Module, inputs: Nested, expected: Sequence[Tensor], tolerance: float) -> str:
     """Return at which layer, and why, model.onnx answers otherwise than ``module``, as far as it can be told.
 
     Args:
         folder: Where :func:`write_onnx` wrote the file.
         module: The network.
-        inputs: A batch.
+        inputs: What the module is called with.
         expected: The network's outputs for the batch.
         tolerance: Largest accepted difference.
     """
@@ -87,7 +136,7 @@ def describe_difference(folder: Path, module: nn.Module, inputs: Tensor, expecte
     return f"layer {layer.removeprefix('model.')} is the first that differs: {cause}"
 
 
-def onnx_bytes(module: nn.Module, inputs: Tensor) -> bytes:
+def onnx_bytes(module: nn.Module, inputs: Nested) -> bytes:
     """Return ``module`` as serialized ONNX, for the batch size of ``inputs``, in a form accepted by the installed ONNX Runtime.
 
     Raises:
@@ -99,15 +148,15 @@ def onnx_bytes(module: nn.Module, inputs: Tensor) -> bytes:
         open_session(content)
         return content
 
-    return _first_accepted(module, inputs, accept, any_batch=False)
+    return _first_accepted(module, inputs, accept, None)
 
 
-def _first_accepted(module: nn.Module, inputs: Tensor, accept: Callable[[Any], T], any_batch: bool) -> T:
+def _first_accepted(module: nn.Module, inputs: Nested, accept: Callable[[Any], T], names: Sequence[str] | None) -> T:
     """Return the result of ``accept`` for the first form of a network on which ``accept`` does not fail."""
     if not is_stored(module):
-        return accept(_program(module, inputs, None, lambda model: None, any_batch))
+        return accept(_program(module, inputs, None, lambda model: None, names))
     problem: Exception | None = None
-    for program in _quantized_programs(module, inputs, any_batch):
+    for program in _quantized_programs(module, inputs, names):
         try:
             return accept(program)
         except OSError:
@@ -117,23 +166,25 @@ def _first_accepted(module: nn.Module, inputs: Tensor, accept: Callable[[Any], T
     raise ExportError(f"ONNX Runtime does not run the quantized network: {error_line(problem or ValueError())}") from problem
 
 
-def _quantized_programs(module: nn.Module, inputs: Tensor, any_batch: bool) -> Iterator[Any]:
+def _quantized_programs(module: nn.Module, inputs: Nested, names: Sequence[str] | None) -> Iterator[Any]:
     for form in forms(module):
         opset = OPSETS[min(form.widths)]
-        yield _program(with_onnx_operators(module, form), inputs, opset, partial(narrow, form=form), any_batch)
+        yield _program(with_onnx_operators(module, form), inputs, opset, partial(narrow, form=form), names)
 
 
-def _program(module: nn.Module, inputs: Tensor, opset: int | None, finish: Callable[[ir.Model], None], any_batch: bool) -> Any:
+def _program(
+    module: nn.Module, inputs: Nested, opset: int | None, finish: Callable[[ir.Model], None], names: Sequence[str] | None
+) -> Any:
     try:
         with quiet():
             program = torch.onnx.export(
                 module,
-                (inputs,),
+                arguments(inputs)[0],
                 dynamo=True,
-                input_names=["input"],
-                output_names=["output"] if any_batch else None,
+                input_names=None if names is None else list(names),
+                output_names=None if names is None else _output_names(module, inputs),
                 opset_version=opset,
-                dynamic_shapes=({0: torch.export.Dim("batch")},) if any_batch else None,
+                dynamic_shapes=None if names is None else batch_axes(inputs),
                 verbose=False,
             )
             if program is None:
@@ -142,9 +193,15 @@ def _program(module: nn.Module, inputs: Tensor, opset: int | None, finish: Calla
     except (ExportError, OSError):
         raise
     except Exception as error:
-        remedy = "leave onnx out of export.formats" if any_batch else "set latency.backend: eager"
+        remedy = "leave onnx out of export.formats" if names is not None else "set latency.backend: eager"
         raise ExportError(f"export to onnx failed: {error_line(error)}; {remedy}") from error
     return program
+
+
+def _output_names(module: nn.Module, inputs: Nested) -> list[str]:
+    with torch.no_grad():
+        outputs = module(*arguments(inputs)[0])
+    return ["output"] if isinstance(outputs, Tensor) else [f"output_{place}" for place in range(len(outputs))]
 
 
 class quiet:  # noqa: N801 - a context manager

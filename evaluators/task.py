@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,12 @@ from torch.nn import functional as F
 
 from evaluators.metrics import METRICS, Metric
 from spaces.errors import SecateursError
+from spaces.execution.batch import Nested
+from spaces.execution.forward import call, tensors_in
 
 Split = Literal["train", "search", "test", "calibration"]
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Nested, Nested]
+"""Inputs and targets, each a tensor with a row per sample or any nesting of them (:mod:`spaces.execution.batch`)."""
 
 
 class Task(ABC):
@@ -69,7 +72,7 @@ class Task(ABC):
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None, limit: int | None = None
     ) -> Iterable[Batch]:
-        """Yield ``(inputs, targets)`` batches of ``split``, each ``inputs`` of shape ``(N, ...)`` in float32.
+        """Yield ``(inputs, targets)`` batches of ``split``: a tensor of shape ``(N, ...)``, or any nesting of them, each.
 
         With ``generator``, the split is shuffled and (for ``train``) augmented, all randomness drawn from it, and a
         last incomplete batch is dropped. Without, order and samples are fixed and nothing is augmented or dropped.
@@ -77,24 +80,26 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean loss of a batch, a scalar."""
+    def loss(self, outputs: Any, targets: Nested, label_smoothing: float = 0.0) -> Tensor:
+        """Return the mean loss of a batch, a scalar, from what :meth:`forward` returned."""
 
     @abstractmethod
-    def score(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def score(self, outputs: Any, targets: Nested) -> dict[str, Tensor]:
         """Return the scores of a batch: tensors of shape ``(N,)``, one value per sample, averaged over a split."""
 
-    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Return the outputs of ``model`` on a batch; override for networks with several inputs or outputs."""
-        outputs: Tensor = model(inputs)
-        return outputs
+    def forward(self, model: nn.Module, inputs: Nested) -> Any:
+        """Return the outputs of ``model`` on a batch, of any structure, as :func:`spaces.execution.forward.call` does."""
+        return call(model, inputs)
 
-    def distillation_loss(self, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    def distillation_loss(self, outputs: Any, teacher: Any, temperature: float) -> Tensor:
         """Return the mean distance of ``outputs`` from the reference network's, a scalar.
 
-        By default the KL divergence of logits of shape ``(N, classes)``, times ``temperature ** 2`` (Hinton, Vinyals,
-        Dean 2015, arXiv 1503.02531).
+        By default the KL divergence of logits of shape ``(N, classes, ...)``, times ``temperature ** 2`` (Hinton, Vinyals,
+        Dean 2015, arXiv 1503.02531); of outputs that are no single tensor, the mean squared difference (ours).
         """
+        if not isinstance(outputs, Tensor):
+            pairs = zip(tensors_in(outputs), tensors_in(teacher), strict=True)
+            return torch.stack([F.mse_loss(one, other) for one, other in pairs if one.is_floating_point()]).mean()
         return F.kl_div(
             F.log_softmax(outputs / temperature, dim=1),
             F.log_softmax(teacher / temperature, dim=1),
@@ -102,13 +107,13 @@ class Task(ABC):
             log_target=True,
         ) * (temperature * temperature)
 
-    def labels(self, targets: Tensor) -> Tensor | None:
+    def labels(self, targets: Nested) -> Tensor | None:
         """Return class labels of shape ``(N,)``, or None for a task without them."""
         return None
 
     @abstractmethod
-    def example_inputs(self) -> Tensor:
-        """Return a batch of one sample, used to trace networks and count costs."""
+    def example_inputs(self) -> Nested:
+        """Return a batch of one sample, used to trace networks and count costs; a network is judged at its sizes."""
 
     @property
     @abstractmethod

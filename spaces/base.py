@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from spaces.candidate import Candidate, Value
@@ -16,6 +15,7 @@ from spaces.channels.groups import ChannelGroups
 from spaces.cloning.clone import clone
 from spaces.domains import Domain
 from spaces.errors import InvalidCandidateError
+from spaces.execution.batch import Nested, plain_tensors
 from spaces.execution.comparison import output_difference
 from spaces.execution.forward import Forward, call
 from spaces.frozen import Frozen
@@ -51,24 +51,24 @@ class SearchSpace(ABC, Generic[S]):
     Settings: ClassVar[type[Any]] = object
     quantizes: ClassVar[bool] = False
     target_remedy: ClassVar[str] = "raise the target, or open more of the model with max_ratio, include and exclude"
-    _inputs: Tensor = torch.empty(0)
+    _inputs: Nested = None
     _forward: Forward = staticmethod(call)
     _latency: LayerLatency | None = None
 
     def __init__(
         self,
         model: nn.Module | None = None,
-        inputs: Tensor | None = None,
+        inputs: Nested = None,
         settings: S | None = None,
         *,
         forward: Forward = call,
-        batches: Iterable[Tensor] = (),
+        batches: Iterable[Nested] = (),
     ) -> None:
         """Keep inputs, settings and forward pass."""
         self.settings: S = self.Settings() if settings is None else settings
         self._forward = forward
         if inputs is not None:
-            self._inputs = inputs.as_subclass(Tensor)
+            self._inputs = plain_tensors(inputs)
 
     @property
     @abstractmethod
@@ -179,7 +179,7 @@ class SearchSpace(ABC, Generic[S]):
         Raises:
             EquivalenceError: The outputs differ by more than rounding.
         """
-        if not self._inputs.numel():
+        if self._inputs is None:
             return 0.0
         realized, prepared = self.realize(model, candidate), self.prepare(model, candidate)
         return output_difference(realized, prepared, self._inputs, self._forward, (model,))
@@ -190,7 +190,7 @@ class SearchSpace(ABC, Generic[S]):
         Raises:
             EquivalenceError: The outputs differ by more than rounding.
         """
-        if not self._inputs.numel():
+        if self._inputs is None:
             return 0.0
         plain = clone(prepared).double().eval()
         return output_difference(self.convert(clone(plain)), plain, self._inputs, self._forward, (prepared,))

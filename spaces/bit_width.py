@@ -14,8 +14,10 @@ from spaces.base import Row, SearchSpace
 from spaces.candidate import Candidate
 from spaces.domains import Choice
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
+from spaces.execution.batch import Nested, to_device
+from spaces.execution.comparison import largest_gap
 from spaces.execution.evaluation_mode import evaluation_mode
-from spaces.execution.forward import Forward, call
+from spaces.execution.forward import Forward, call, tensors_in
 from spaces.frozen import Frozen
 from spaces.latency.layer_latency import Load, OpenLayer, WrittenLatency, latency_key
 from spaces.layers.macs import FLOAT_BITS
@@ -110,11 +112,11 @@ class BitWidth(SearchSpace[BitWidthSettings]):
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: Nested,
         settings: BitWidthSettings | None = None,
         *,
         forward: Forward = call,
-        batches: Iterable[Tensor] = (),
+        batches: Iterable[Nested] = (),
     ) -> None:
         """Find what can be quantized, and observe its ranges on ``batches``."""
         super().__init__(model, inputs, settings, forward=forward)
@@ -220,7 +222,7 @@ class BitWidth(SearchSpace[BitWidthSettings]):
         self._statistics.calibrate(prepared, self.settings.bias_correction)
         return prepared
 
-    def prepare_changed(self, model: nn.Module, candidate: Candidate, batches: Iterable[Tensor]) -> nn.Module:
+    def prepare_changed(self, model: nn.Module, candidate: Candidate, batches: Iterable[Nested]) -> nn.Module:
         """Return a quantized copy of a network with the same modules and other shapes, such as one with fewer channels.
 
         Args:
@@ -261,12 +263,12 @@ class BitWidth(SearchSpace[BitWidthSettings]):
             EquivalenceError: The stored integers answer otherwise.
         """
         device = next(prepared.parameters()).device
-        inputs = self._inputs.to(device)
+        inputs = to_device(self._inputs, device)
         with evaluation_mode(prepared), torch.no_grad():
-            expected = self._forward(prepared, inputs)
-            found = self._forward(pack_weights(prepared), inputs)
-        error = float((expected - found).abs().max())
-        if not error <= TOLERANCE * max(1.0, float(expected.abs().max())):
+            expected = tensors_in(self._forward(prepared, inputs))
+            found = tensors_in(self._forward(pack_weights(prepared), inputs))
+        error, scale = largest_gap(found, expected)
+        if not error <= TOLERANCE * max(1.0, scale):
             raise EquivalenceError(f"the stored integers change the network's outputs by {error:.3g}; expected the same")
         return error
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spaces.base import Row, SearchSpace
 from spaces.candidate import Candidate, Value, first_channels
@@ -23,6 +23,7 @@ from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning.clone import clone
 from spaces.domains import Mask
 from spaces.errors import UnsupportedModelError
+from spaces.execution.batch import Nested
 from spaces.execution.comparison import eager
 from spaces.execution.forward import Forward, call
 from spaces.execution.randomness import kept_randomness
@@ -80,11 +81,11 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: Nested,
         settings: ChannelMaskSettings | None = None,
         *,
         forward: Forward = call,
-        batches: Iterable[Tensor] = (),
+        batches: Iterable[Nested] = (),
     ) -> None:
         """Find the coupled channel groups, and compare one sliced network with its masked form."""
         super().__init__(model, inputs, settings, forward=forward)

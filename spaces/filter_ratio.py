@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spaces.base import Row, SearchSpace
 from spaces.candidate import Candidate, Value
@@ -18,6 +18,7 @@ from spaces.channels.groups import ChannelGroups, Group
 from spaces.cloning.clone import clone
 from spaces.domains import Choice
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward, call
 from spaces.filter_ratio_settings import FilterRatioSettings
 from spaces.importance.criterion import CriterionOptions, Observations, make_criterion, score
@@ -49,11 +50,11 @@ class FilterRatio(SearchSpace[FilterRatioSettings]):
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: Nested,
         settings: FilterRatioSettings | None = None,
         *,
         forward: Forward = call,
-        batches: Iterable[Tensor] = (),
+        batches: Iterable[Nested] = (),
     ) -> None:
         """Find the groups that may be cut and, where the criterion needs no batches, score their filters."""
         super().__init__(model, inputs, settings, forward=forward)

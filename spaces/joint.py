@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from spaces.base import Row, SearchSpace
 from spaces.bit_width import BitWidth, BitWidthSettings
@@ -16,6 +16,7 @@ from spaces.candidate import Candidate, Value
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.channels.groups import ChannelGroups
 from spaces.domains import Domain
+from spaces.execution.batch import Nested, count_samples, select
 from spaces.execution.forward import Forward, call
 from spaces.frozen import Frozen
 from spaces.joint_cost import JointCost
@@ -76,16 +77,16 @@ class Joint(SearchSpace[JointSettings]):
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: Nested,
         settings: JointSettings | None = None,
         *,
         forward: Forward = call,
-        batches: Iterable[Tensor] = (),
+        batches: Iterable[Nested] = (),
     ) -> None:
         """Build the space of channels and the space of bits over the same batches."""
         super().__init__(model, inputs, settings, forward=forward)
         settings = self.settings
-        self._batches: list[Tensor] = []
+        self._batches: list[Nested] = []
         seen = self._first(batches, settings.calibration_samples)
         self._masks = ChannelMask(model, inputs, settings.channels, forward=forward, batches=seen)
         # Exhaust the generator: ChannelMask reads no batches if compensation is off, and calibration needs them.
@@ -97,12 +98,12 @@ class Joint(SearchSpace[JointSettings]):
         whole = self._bits.prepare(model, self._bits.cheapest())
         self._cost = JointCost(self._bits.found, whole, self.groups, self._bits.cost.whole)
 
-    def _first(self, batches: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+    def _first(self, batches: Iterable[Nested], samples: int) -> Iterator[Nested]:
         """Pass batches on, and keep the first ``samples`` samples of them."""
         for batch in batches:
-            missing = samples - sum(len(kept) for kept in self._batches)
+            missing = samples - sum(count_samples(kept) for kept in self._batches)
             if missing > 0:
-                self._batches.append(batch[:missing])
+                self._batches.append(select(batch, 0, missing))
             yield batch
 
     @cached_property

@@ -1,7 +1,8 @@
-"""Networks for small images: the CIFAR ResNets, VGG-16-BN, a small VGG and one for the 8x8 digits.
+"""Networks for small images (the CIFAR ResNets, VGG-16-BN, a small VGG, one for the 8x8 digits) and for text.
 
-Every function is a factory for the configuration (``factory: spaces.networks.resnet20``). All take images of shape
-``(N, in_channels, H, W)`` and return logits of shape ``(N, classes)``.
+Every function is a factory for the configuration (``factory: spaces.networks.resnet20``). Those for images take shape
+``(N, in_channels, H, W)`` and return logits of shape ``(N, classes)``; those for text take tokens, int64 of shape
+``(N, length)``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-__all__ = ["digits_cnn", "resnet20", "resnet56", "resnet110", "vgg16_bn", "vgg_small"]
+from spaces.text_networks import TextEncoder, TextGenerator
+
+__all__ = ["digits_cnn", "encoder_small", "gpt_small", "resnet20", "resnet56", "resnet110", "vgg16_bn", "vgg_small"]
 
 
 def initialize(network: nn.Module) -> None:
@@ -187,3 +190,36 @@ def digits_cnn(in_channels: int = 1, classes: int = 10, width: int = 16) -> nn.M
         *conv_bn_relu(2 * width, 4 * width),
     ]
     return PlainNetwork(features, 4 * width, classes)
+
+
+def gpt_small(
+    vocabulary: int = 256,
+    blocks: int = 6,
+    width: int = 96,
+    heads: int = 4,
+    hidden: int | None = None,
+    length: int = 128,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Build a small GPT, logits of the next token at every place (Radford et al. 2019); 0.73 M parameters.
+
+    A vocabulary of 256 is that of bytes. ``hidden`` are the channels inside an MLP, by default four times the width.
+    """
+    return TextGenerator(vocabulary, vocabulary, blocks, width, heads, hidden, length, dropout, causal=True)
+
+
+def encoder_small(
+    vocabulary: int = 256,
+    outputs: int = 2,
+    blocks: int = 6,
+    width: int = 96,
+    heads: int = 4,
+    hidden: int | None = None,
+    length: int = 128,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Build a small encoder like BERT (Devlin et al. 2019, arXiv 1810.04805), logits of whole texts; 0.71 M parameters.
+
+    It is called with ``ids`` and, where short texts are filled up to the length of others, with ``mask``: 0 for what fills up.
+    """
+    return TextEncoder(vocabulary, outputs, blocks, width, heads, hidden, length, dropout, causal=False)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spaces.base import Row, SearchSpace
 from spaces.candidate import Candidate, Value
@@ -19,6 +19,7 @@ from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning.clone import clone
 from spaces.domains import Choice, Domain, Real
 from spaces.errors import UnsupportedModelError
+from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward, call
 from spaces.importance import criterion as importance
 from spaces.importance.criterion import CriterionName
@@ -116,11 +117,11 @@ class PruningSchedule(SearchSpace[PruningScheduleSettings]):
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: Nested,
         settings: PruningScheduleSettings | None = None,
         *,
         forward: Forward = call,
-        batches: Iterable[Tensor] = (),
+        batches: Iterable[Nested] = (),
     ) -> None:
         """Find the coupled channel groups, and raise if no schedule reaches the lowest share of MACs."""
         super().__init__(model, inputs, settings, forward=forward)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
 from spaces.channels.check import equivalence_error, find_checked_groups, half_mask
-from spaces.execution.forward import call
+from spaces.execution.batch import Nested, reorder, select
+from spaces.execution.forward import call, tensors_in
 from spaces.importance.criterion import CRITERIA, Observations
 from spaces.layers.layer_kind import layer_kinds
 from spaces.sparsifiers.base import Sparsifier
@@ -40,10 +41,10 @@ def check_settings(settings: type) -> None:
 def check_space(
     kind: type[SearchSpace[Any]],
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Nested,
     count: Callable[[nn.Module], Mapping[str, float]],
     settings: object = None,
-    batches: Sequence[Tensor] = (),
+    batches: Sequence[Nested] = (),
     seen: Observations | None = None,
     candidates: int = 4,
 ) -> None:
@@ -51,8 +52,8 @@ def check_space(
 
     Args:
         kind: The space's class.
-        model: A small network in evaluation mode, run as ``model(inputs)``.
-        inputs: One batch of a single sample, of shape ``(1, ...)``.
+        model: A small network in evaluation mode, run by :func:`spaces.execution.forward.call`.
+        inputs: One batch of a single sample.
         count: Costs counted on a built network, such as those of :func:`evaluators.cost.count_costs`.
         settings: Settings of the class; by default ``kind.Settings()``.
         batches: Batches of inputs to calibrate on.
@@ -84,7 +85,7 @@ def _check_candidate(
     space: SearchSpace[Any],
     candidate: Candidate,
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Nested,
     count: Callable[[nn.Module], Mapping[str, float]],
 ) -> None:
     space.validate(candidate)
@@ -107,7 +108,7 @@ def _check_candidate(
     difference = space.check(model, candidate)
     assert difference <= TOLERANCE, f"check: the deployable network differs from the prepared one by {difference:g}"
     with torch.no_grad():
-        expected = realized(inputs)
+        expected = tensors_in(call(realized, inputs))
     promised, counted = space.costs(candidate), count(realized)
     for name in promised.keys() & counted.keys():
         exact = abs(promised[name] - counted[name]) <= 1e-6 * max(1.0, abs(counted[name]))
@@ -115,31 +116,40 @@ def _check_candidate(
     rebuilt = apply(copy.deepcopy(model), space.transformation(candidate))
     rebuilt.load_state_dict(realized.state_dict())
     with torch.no_grad():
-        found = rebuilt.eval()(inputs)
-    assert torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE), "transformation: rebuilds another network"
+        found = tensors_in(call(rebuilt.eval(), inputs))
+    same = all(torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE) for one, other in zip(found, expected, strict=True))
+    assert same, "transformation: rebuilds another network"
 
 
-def check_sparsifier(kind: type[Sparsifier], model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+def check_sparsifier(
+    kind: type[Sparsifier], model: nn.Module, inputs: Nested, targets: Tensor, settings: object = None
+) -> None:
     """Check that a sparsifier acts on a training, goes on exactly from its state, and decides boolean masks.
 
     Args:
-        kind: The sparsifier's class, made from its default settings.
+        kind: The sparsifier's class.
         model: A small classifier; left unchanged.
-        inputs: A batch of shape ``(N, ...)``.
+        inputs: A batch of ``N`` samples.
         targets: Its classes, int64 of shape ``(N,)``.
+        settings: Settings of the class; by default ``kind.Settings()``.
     """
     check_settings(kind.Settings)
+    settings = kind.Settings() if settings is None else settings
+
+    def make() -> Sparsifier:
+        return kind(settings)
+
     before = copy.deepcopy(model.state_dict())
     plain, _ = _trained(None, model, inputs, targets, [6])
-    straight, ended = _trained(kind, model, inputs, targets, [6])
+    straight, ended = _trained(make, model, inputs, targets, [6])
     assert any(not torch.equal(straight[name], plain[name]) for name in plain), "the sparsifier changes nothing in a training"
     assert all(bool(torch.isfinite(tensor).all()) for tensor in straight.values()), "weights are not finite any more"
-    resumed, ended_again = _trained(kind, model, inputs, targets, [3, 3])
+    resumed, ended_again = _trained(make, model, inputs, targets, [3, 3])
     same = all(torch.equal(straight[name], tensor) for name, tensor in resumed.items())
     assert same, "state_dict: a training that goes on from it ends with other weights"
     assert ended is not None
     assert ended_again is not None
-    assert ended.settings == kind.Settings(), "the constructor does not keep its settings in `settings`"
+    assert ended.settings == settings, "the constructor does not keep its settings in `settings`"
     named = ended.importance
     assert named is None or named in CRITERIA, f"importance: expected the name of a criterion or None, got {named!r}"
     assert ended_again.finished == ended.finished, "state_dict: `finished` differs after going on from it"
@@ -149,7 +159,7 @@ def check_sparsifier(kind: type[Sparsifier], model: nn.Module, inputs: Tensor, t
 
 
 def _trained(
-    kind: type[Any] | None, model: nn.Module, inputs: Tensor, targets: Tensor, parts: Sequence[int]
+    make: Callable[[], Sparsifier] | None, model: nn.Module, inputs: Nested, targets: Tensor, parts: Sequence[int]
 ) -> tuple[dict[str, Tensor], Sparsifier | None]:
     """Return the weights after some steps of training, interrupted between the parts, and the last sparsifier."""
     weights, state = copy.deepcopy(model.state_dict()), None
@@ -160,15 +170,16 @@ def _trained(
         network.load_state_dict(weights)
         network.train()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        sparsifier = None if kind is None else kind(kind.Settings())
+        sparsifier = None if make is None else make()
         if sparsifier is not None:
-            sparsifier.trace(network, inputs[:1], call)
+            sparsifier.trace(network, select(inputs, 0, 1), call)
             sparsifier.start(network, total_steps=sum(parts))
             sparsifier.bind(optimizer)
             if state is not None:
                 sparsifier.load_state_dict(state)
         for step in range(done, done + part):
-            _step(network, optimizer, sparsifier, inputs.roll(step, 0), targets.roll(step, 0))
+            order = torch.arange(len(targets)).roll(step)
+            _step(network, optimizer, sparsifier, reorder(inputs, order), targets[order])
         done += part
         weights = copy.deepcopy(network.state_dict())
         state = None if sparsifier is None else {name: tensor.clone() for name, tensor in sparsifier.state_dict().items()}
@@ -176,11 +187,11 @@ def _trained(
 
 
 def _step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: Sparsifier | None, inputs: Tensor, targets: Tensor
+    network: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: Sparsifier | None, inputs: Nested, targets: Tensor
 ) -> None:
     if sparsifier is not None:
         sparsifier.before_forward(inputs, targets)
-    loss = nn.functional.cross_entropy(network(inputs), targets)
+    loss = nn.functional.cross_entropy(call(network, inputs), targets)
     penalty = None if sparsifier is None else sparsifier.penalty()
     optimizer.zero_grad()
     torch.autograd.backward(loss if penalty is None else loss + penalty)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from spaces.execution.batch import Nested
+from spaces.execution.forward import arguments
+
 
 def open_session(model: str | bytes, threads: int = 1, provider: str = "CPUExecutionProvider", **options: Any) -> Any:
     """Return an ONNX Runtime session on a file or on bytes.
@@ -22,3 +25,8 @@ def open_session(model: str | bytes, threads: int = 1, provider: str = "CPUExecu
     for name, value in options.items():
         setattr(settings, name, value)
     return onnxruntime.InferenceSession(model, settings, providers=[provider])
+
+
+def feeds(session: Any, inputs: Nested) -> dict[str, Any]:
+    """Return what an ONNX Runtime session is fed for ``inputs``, by the names of its inputs."""
+    return {place.name: entry.numpy() for place, entry in zip(session.get_inputs(), arguments(inputs)[0], strict=True)}

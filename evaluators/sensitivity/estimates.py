@@ -13,7 +13,7 @@ from evaluators.sensitivity.hessian_trace import TraceSettings
 from evaluators.sensitivity.second_moment import SecondMoment, adam_second_moment, empirical_fisher
 from evaluators.sensitivity.split_trace import split_traces
 from evaluators.task import Batch, Task
-from evaluators.tasks.batches import to_device
+from spaces.execution.batch import to_device
 
 Kind = Literal["adam", "fisher", "hutchinson"]
 Measure = Literal["adam", "fisher", "hutchinson", "divergence"]
@@ -163,7 +163,7 @@ def calibration_batches(
 ) -> list[Batch]:
     """Return the calibration samples to estimate on, in batches (by default of ``settings.batch_size``) on ``device``."""
     found = task.batches(task.calibration_split, batch_size or settings.batch_size, limit=settings.samples)
-    return [(to_device(inputs, device, channels_last=False), targets.to(device)) for inputs, targets in found]
+    return [to_device(batch, device) for batch in found]
 
 
 def _means(average: Mapping[str, float], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

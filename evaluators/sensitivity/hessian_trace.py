@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evaluators.sensitivity.second_moment import Forward, Loss, gradients, open_weights
+from evaluators.sensitivity.second_moment import Loss, gradients, open_weights
 from evaluators.task import Batch
 from spaces.errors import SecateursError
+from spaces.execution.batch import count_samples
 from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def hessian_traces(
     settings = settings or TraceSettings()
     if not batches or not weights:
         raise SecateursError(f"traces need batches and weights: expected some, got {len(batches)} and {len(weights)}")
-    shares = torch.tensor([float(len(inputs)) for inputs, _ in batches], dtype=torch.float64)
+    shares = torch.tensor([float(count_samples(inputs)) for inputs, _ in batches], dtype=torch.float64)
     shares /= shares.sum()
     tensors, draws, error, rounds = list(weights.values()), list[Tensor](), math.inf, 0
 

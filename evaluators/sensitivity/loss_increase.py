@@ -22,8 +22,9 @@ from evaluators.sensitivity.measured_increase import divergence
 from evaluators.sensitivity.second_moment import NoGradientError
 from evaluators.sensitivity.training_hessian import moments_by_weight
 from evaluators.task import Batch, Task
+from spaces.execution.batch import count_samples
 from spaces.execution.evaluation_mode import evaluation_mode
-from spaces.execution.hooks import temporary_hooks
+from spaces.execution.hooks import first_tensor, temporary_hooks
 from spaces.quantization.fake_quantize import Quantizer, fake_quantizers
 from spaces.quantization.layers import quantized_layers
 from spaces.quantization.quantizable import QuantizerLocation
@@ -219,11 +220,12 @@ def activation_increases(
             places = [(path, values, output) for path, seen in entered.items() for values, output in seen]
             tensors = [output for _, _, output in places]
             found = torch.autograd.grad(value, tensors, allow_unused=True) if tensors and value.requires_grad else []
-            total += len(inputs)
+            samples = count_samples(inputs)
+            total += samples
             for (path, values, _), gradient in zip(places, found, strict=True):
                 if gradient is None:
                     continue
-                own = (gradient * len(inputs)).square()
+                own = (gradient * samples).square()
                 if not bool(torch.isfinite(own).all()):
                     raise NoGradientError(f"the gradient of the loss by the input of {path} is not finite; was it trained?")
                 with torch.no_grad():
@@ -275,14 +277,17 @@ def _entering(quantizers: Mapping[str, Quantizer]) -> Iterator[dict[str, list[tu
     """Record each quantizer's inputs, call by call, and its outputs as separate tensors to differentiate by."""
     entered: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in quantizers}
 
-    def watch(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def watch(path: str) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> Tensor:
+            values = first_tensor(args, keywords)
+            if values is None:
+                return output
             # Other readers of the same activation have gradients of their own; and it may be changed in place behind.
             own = output.clone() if output.requires_grad else output.detach().clone().requires_grad_(True)
-            entered[path].append((args[0].detach().clone(), own))
+            entered[path].append((values.detach().clone(), own))
             return own.clone()
 
         return hook
 
-    with temporary_hooks(module.register_forward_hook(watch(path)) for path, module in quantizers.items()):
+    with temporary_hooks(module.register_forward_hook(watch(path), with_kwargs=True) for path, module in quantizers.items()):
         yield entered

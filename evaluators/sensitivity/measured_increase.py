@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evaluators.task import Batch, Task
+from spaces.execution.batch import count_samples
 from spaces.execution.evaluation_mode import evaluation_mode
 
 Prepare = Callable[[Mapping[str, int]], nn.Module]
@@ -93,15 +95,16 @@ def divergence(model: nn.Module, reference: nn.Module, task: Task, batches: Sequ
     return _distance(model, list(_answers(reference, task, batches)), task, batches)
 
 
-def _distance(model: nn.Module, expected: Sequence[Tensor], task: Task, batches: Sequence[Batch]) -> float:
+def _distance(model: nn.Module, expected: Sequence[Any], task: Task, batches: Sequence[Batch]) -> float:
     total, samples = 0.0, 0
-    for answers, wanted in zip(_answers(model, task, batches), expected, strict=True):
-        total += float(task.distillation_loss(answers, wanted, 1.0)) * len(wanted)
-        samples += len(wanted)
+    for answers, wanted, (inputs, _) in zip(_answers(model, task, batches), expected, batches, strict=True):
+        number = count_samples(inputs)
+        total += float(task.distillation_loss(answers, wanted, 1.0)) * number
+        samples += number
     return total / samples
 
 
-def _answers(model: nn.Module, task: Task, batches: Sequence[Batch]) -> Iterator[Tensor]:
+def _answers(model: nn.Module, task: Task, batches: Sequence[Batch]) -> Iterator[Any]:
     with evaluation_mode(model):
         for inputs, _ in batches:
             with torch.no_grad():
@@ -111,6 +114,6 @@ def _answers(model: nn.Module, task: Task, batches: Sequence[Batch]) -> Iterator
 
 def _increase(after: Sequence[float], before: Sequence[float], batches: Sequence[Batch]) -> Increase:
     changes = [one - other for one, other in zip(after, before, strict=True)]
-    sizes = [len(inputs) for inputs, _ in batches]
+    sizes = [count_samples(inputs) for inputs, _ in batches]
     mean = sum(change * size for change, size in zip(changes, sizes, strict=True)) / sum(sizes)
     return Increase(mean, statistics.stdev(changes) / len(changes) ** 0.5)

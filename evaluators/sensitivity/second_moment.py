@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evaluators.task import Batch
 from spaces.errors import SecateursError
+from spaces.execution.batch import Nested, count_samples, single_samples
 from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Forward = Callable[[nn.Module, Tensor], Tensor]
+Loss = Callable[[Any, Nested], Tensor]
+"""From outputs and targets of a batch to the mean loss."""
 
 
 class NoGradientError(SecateursError):
@@ -98,9 +101,7 @@ def empirical_fisher(
     """
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     means: list[Tensor] = []
-    singles = (
-        (inputs[index : index + 1], targets[index : index + 1]) for inputs, targets in batches for index in range(len(inputs))
-    )
+    singles = (single for batch in batches for single in single_samples(batch))
     for squares, _ in _squares(model, weights, singles, loss, forward):
         for total, square in zip(sums.values(), squares, strict=True):
             total.add_(square)
@@ -145,7 +146,7 @@ def _squares(
     with evaluation_mode(model), open_weights(weights):
         for inputs, targets in batches:
             found = gradients(model, weights, (inputs, targets), loss, forward)
-            yield [gradient.detach().square() for gradient in found], len(inputs)
+            yield [gradient.detach().square() for gradient in found], count_samples(inputs)
 
 
 @contextmanager

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evaluators.sensitivity.hessian_trace import TraceEstimate, Traces, TraceSettings, hessian_traces
-from evaluators.sensitivity.second_moment import Forward, Loss, gradients, open_weights
+from evaluators.sensitivity.second_moment import Loss, gradients, open_weights
 from evaluators.task import Batch
 from spaces.errors import SecateursError
+from spaces.execution.batch import Nested, count_samples, select, single_samples
 from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward
 
 MOST_OUTPUTS = 64
 """Largest number of outputs of a sample for which the Gauss-Newton part is summed exactly."""
@@ -39,7 +41,8 @@ def split_traces(
     networks in evaluation mode, almost everywhere) the diagonal blocks of ``R`` are 0, and so is every probe; elsewhere these
     blocks are probed by Hutchinson's method, one tensor at a time, until the error of the sum is within the tolerance.
 
-    Networks of more than :data:`MOST_OUTPUTS` outputs per sample are handed to :func:`.hessian_traces`.
+    Networks of more than :data:`MOST_OUTPUTS` outputs per sample, or whose outputs are no single tensor, are handed to
+    :func:`.hessian_traces`.
 
     Args:
         model: The network, run in evaluation mode; left unchanged.
@@ -58,10 +61,10 @@ def split_traces(
     if not batches or not weights:
         raise SecateursError(f"traces need batches and weights: expected some, got {len(batches)} and {len(weights)}")
     with evaluation_mode(model), torch.no_grad():
-        outputs = forward(model, batches[0][0][:1]).numel()
-    if outputs > MOST_OUTPUTS:
+        outputs = forward(model, select(batches[0][0], 0, 1))
+    if not isinstance(outputs, Tensor) or outputs.numel() > MOST_OUTPUTS:
         return hessian_traces(model, weights, batches, loss, forward, generator, settings)
-    shares = torch.tensor([float(len(inputs)) for inputs, _ in batches], dtype=torch.float64)
+    shares = torch.tensor([float(count_samples(inputs)) for inputs, _ in batches], dtype=torch.float64)
     by_name, products, longest = {}, 0, 0
     with evaluation_mode(model), open_weights(weights), sdpa_kernel(SDPBackend.MATH):
         # Whatever the loss does not depend on is an error with a name.
@@ -92,9 +95,9 @@ def _gauss_newton(model: nn.Module, weights: list[Tensor], batches: Sequence[Bat
     """Return the traces of the Gauss-Newton matrix's blocks, float64 of shape ``(tensors,)``, sample by sample."""
     total = torch.zeros(len(weights), dtype=torch.float64)
     samples = 0
-    for inputs, targets in batches:
-        for at in range(len(inputs)):
-            outputs, target = forward(model, inputs[at : at + 1]), targets[at : at + 1]
+    for batch in batches:
+        for inputs, target in single_samples(batch):
+            outputs = forward(model, inputs)
             values, vectors = torch.linalg.eigh(_output_hessian(outputs.detach(), target, loss))
             kept = [k for k, value in enumerate(values.tolist()) if abs(value) > 1e-9 * float(values.abs().max())]
             for place, k in enumerate(kept):
@@ -107,7 +110,7 @@ def _gauss_newton(model: nn.Module, weights: list[Tensor], batches: Sequence[Bat
     return total / samples
 
 
-def _output_hessian(outputs: Tensor, target: Tensor, loss: Loss) -> Tensor:
+def _output_hessian(outputs: Tensor, target: Nested, loss: Loss) -> Tensor:
     """Return the Hessian of one sample's loss by its outputs, float64 of shape ``(outputs, outputs)``."""
     leaf = outputs.double().requires_grad_(True)
     (slope,) = torch.autograd.grad(loss(leaf, target), leaf, create_graph=True)

@@ -10,23 +10,31 @@ from torch import Tensor
 
 from evaluators.tasks.loader_samples import LoaderError
 from spaces.errors import error_line
+from spaces.execution.batch import Nested, describe, type_name
+from spaces.execution.forward import tensors_in
 
 CHECKED = 16
 """Samples of a split that are looked at."""
 _PASS = "pass loss= (outputs, targets to the mean loss) and score= (outputs, targets to one value per sample)"  # noqa: S105 (no password)
 
 
-def check_outputs(outputs: Any, samples: int) -> None:
-    """Check that the network gives one tensor with a row per sample.
+def check_outputs(outputs: Any, samples: int, structured: bool) -> None:
+    """Check that the network gives a tensor with a row per sample, or outputs that a loss and a score were passed for.
+
+    Args:
+        outputs: What the network returned.
+        samples: Number of samples that it was given.
+        structured: Whether both loss and score were passed, which may take outputs of any structure.
 
     Raises:
-        LoaderError: The network gives several outputs, or no row per sample.
+        LoaderError: The network gives several outputs and there is no loss or score for them, no tensor, or no row per sample.
     """
     if not isinstance(outputs, Tensor):
+        if structured and tensors_in(outputs):
+            return
         raise LoaderError(
-            f"the network gives several outputs (a {type(outputs).__name__}), expected one tensor: wrap it in a module that "
-            "returns one, such as torch.cat([output.flatten(1) for output in outputs], 1), and take that apart again in loss= "
-            "and score="
+            f"the network gives several outputs (a {type(outputs).__name__}), and cross-entropy and top-1 accuracy take one "
+            f"tensor: {_PASS}, both of which get what the network returns"
         )
     if outputs.dim() == 0 or len(outputs) != samples:
         raise LoaderError(
@@ -34,7 +42,7 @@ def check_outputs(outputs: Any, samples: int) -> None:
         )
 
 
-def check_classes(outputs: Tensor, targets: Tensor, split: str) -> bool:
+def check_classes(outputs: Tensor, targets: Nested, split: str) -> bool:
     """Check that cross-entropy and top-1 accuracy can be right; return True for targets that are probabilities of classes.
 
     Args:
@@ -45,7 +53,12 @@ def check_classes(outputs: Tensor, targets: Tensor, split: str) -> bool:
     Raises:
         LoaderError: No loss and score were passed, and cross-entropy of these outputs and targets would be none.
     """
-    kind = str(targets.dtype).removeprefix("torch.")
+    if not isinstance(targets, Tensor):
+        raise LoaderError(
+            f"the loader {split!r}: targets of {describe(targets)}, and cross-entropy and top-1 accuracy take one tensor; "
+            f"{_PASS}"
+        )
+    kind = type_name(targets)
     place = f"the loader {split!r}: outputs of shape {_shape(outputs)} and targets of shape {_shape(targets)}, {kind}"
     if outputs.dim() < 2 or outputs.shape[1] == 1:
         raise LoaderError(
@@ -75,7 +88,7 @@ def check_classes(outputs: Tensor, targets: Tensor, split: str) -> bool:
     return False
 
 
-def check_loss(loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: Tensor) -> None:
+def check_loss(loss: Callable[[Any, Nested], Any], outputs: Any, targets: Nested) -> None:
     """Check that a loss that was passed in gives a scalar.
 
     Raises:
@@ -86,20 +99,20 @@ def check_loss(loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: 
         raise LoaderError(f"loss= gave {_described(found)}; expected the mean loss of a batch, a tensor of one number")
 
 
-def check_score(score: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: Tensor) -> None:
+def check_score(score: Callable[[Any, Nested], Any], outputs: Any, targets: Nested, samples: int) -> None:
     """Check that a score that was passed in gives one value per sample.
 
     Raises:
         LoaderError: The score fails, or gives something else.
     """
-    found, samples = _called("score", score, outputs, targets), len(outputs)
+    found = _called("score", score, outputs, targets)
     if not isinstance(found, Tensor) or found.dim() == 0 or len(found) != samples or found.numel() != samples:
         raise LoaderError(
             f"score= gave {_described(found)} for {samples} samples; expected one value per sample, shape ({samples},)"
         )
 
 
-def _called(name: str, function: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: Tensor) -> Any:
+def _called(name: str, function: Callable[[Any, Nested], Any], outputs: Any, targets: Nested) -> Any:
     try:
         with torch.no_grad():
             return function(outputs, targets)

@@ -10,20 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from evaluators.task import Batch, MeasurementError, Split, Task
+from evaluators.tasks.loader_batches import check_rows, check_structure, pair_of, with_tuples
 from evaluators.tasks.loader_check import CHECKED, check_classes, check_loss, check_outputs, check_score
 from evaluators.tasks.loader_samples import LoaderError, Samples, samples_of
 from spaces.cloning.admission import admitted
 from spaces.cloning.clone import clone
 from spaces.cloning.plain_network import plain_network
 from spaces.errors import NetworkWarning
+from spaces.execution.batch import Nested, count_samples, in_type, named_tensors
 from spaces.execution.evaluation_mode import evaluation_mode
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Nested], Tensor]
 """From outputs and targets of a batch to the mean loss, a scalar."""
-Score = Callable[[Tensor, Tensor], Tensor]
+Score = Callable[[Any, Nested], Tensor]
 """From outputs and targets of a batch to one value per sample, shape ``(N,)``; higher is better."""
 
 
@@ -48,6 +50,10 @@ class LoaderTask(Task):
     tokens, stay integers; floating-point ones become float32. What a data set draws from torch's generator (augmentation by
     transforms v2) is the same in every run; what it draws from others is not.
 
+    Inputs are a tensor, a mapping (``model(**inputs)``) or a tuple (``model(*inputs)``) of any nesting, targets any nesting or
+    None, outputs anything that ``loss`` and ``score`` take (:mod:`spaces.execution.batch`). Samples that are tuples stay
+    tuples, of which PyTorch's default collation makes lists; a list from a ``collate_fn`` holds an entry per sample.
+
     Args:
         model: The trained network; it is copied, without wrappers of training and compilation and with computed weights
             stored (a NetworkWarning says so), and never changed.
@@ -61,8 +67,9 @@ class LoaderTask(Task):
 
     Raises:
         UnsupportedModelError: The network has parts that can't be taken along; the message names them.
-        LoaderError: A loader has no length, gives no samples or no pair of tensors, or selects its samples in a way that can't
-            be kept; the network gives several outputs; or loss and score don't fit outputs and targets.
+        LoaderError: A loader has no length, gives no samples or no pair of inputs and targets, selects its samples in a way
+            that can't be kept, or gives batches of another structure than the search split's; or loss and score don't fit
+            outputs and targets.
     """
 
     def __init__(
@@ -120,7 +127,7 @@ class LoaderTask(Task):
             keys = list(zip(order, seeds, strict=True))[: count // batch_size * batch_size]
         return self._read(split, [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)])
 
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def loss(self, outputs: Any, targets: Nested, label_smoothing: float = 0.0) -> Tensor:
         """Return the mean loss of a batch, a scalar; ``label_smoothing`` has no effect on a loss that was passed in."""
         if self._loss is not None:
             return self._loss(outputs, targets)
@@ -128,7 +135,7 @@ class LoaderTask(Task):
         targets = targets.to(outputs.dtype) if self._shares else targets.long()
         return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
 
-    def score(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def score(self, outputs: Any, targets: Nested) -> dict[str, Tensor]:
         """Return one score per sample, shape ``(N,)``; top-1 accuracy of dense targets is the mean over positions."""
         if self._score is not None:
             values: object = self._score(outputs, targets)
@@ -138,13 +145,15 @@ class LoaderTask(Task):
         hits = (outputs.argmax(dim=1) == (targets.argmax(dim=1) if self._shares else targets)).float()
         return {self._score_name: hits.flatten(1).mean(1) if hits.dim() > 1 else hits}
 
-    def labels(self, targets: Tensor) -> Tensor | None:
+    def labels(self, targets: Nested) -> Tensor | None:
         """Return ``targets`` if they are integers of shape ``(N,)``, the likeliest class of probabilities, else None."""
+        if not isinstance(targets, Tensor):
+            return None
         if self._shares and targets.dim() == 2:
             return targets.argmax(dim=1)
         return targets if targets.dim() == 1 and not targets.is_floating_point() else None
 
-    def example_inputs(self) -> Tensor:
+    def example_inputs(self) -> Nested:
         """Return the first sample of the search split as a batch."""
         inputs, _ = next(iter(self.batches("search", 1, limit=1)))
         return inputs
@@ -160,7 +169,7 @@ class LoaderTask(Task):
             if selected.weights is not None or selected.positions != range(self.size(split)):
                 digest.update(repr((list(selected.positions), selected.replacement)).encode())
                 tensors += [selected.weights] if selected.weights is not None else []
-            tensors += next(iter(self.batches(split, 8, limit=8)))
+            tensors += [tensor for _, tensor in named_tensors(next(iter(self.batches(split, 8, limit=8))))]
         for tensor in tensors:
             digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -176,12 +185,15 @@ class LoaderTask(Task):
             worker_init_fn=loader.worker_init_fn,
             generator=unused,
         )
-        for inputs, targets in batches:
-            floating = isinstance(inputs, Tensor) and inputs.is_floating_point()
-            yield inputs.float() if floating else inputs, targets
+        default = loader.collate_fn is default_collate
+        for batch in batches:
+            inputs, targets = pair_of(with_tuples(batch) if default else batch, split)
+            yield in_type(inputs, torch.float32), targets
 
     def _check(self) -> None:
         seen = {split: self._first(split) for split in self._loaders}
+        for split, batch in seen.items():
+            check_structure(batch, seen["search"], split)
         inputs, targets = seen["search"]
         model = self.build()
         try:
@@ -190,7 +202,8 @@ class LoaderTask(Task):
         except Exception:
             # Preflight tells what is wrong, as it does for the network of any task.
             return
-        check_outputs(outputs, len(inputs))
+        samples = count_samples(inputs)
+        check_outputs(outputs, samples, structured=self._loss is not None and self._score is not None)
         if self._loss is None or self._score is None:
             shares = {check_classes(outputs, given, split) for split, (_, given) in seen.items()}
             if len(shares) > 1:
@@ -199,20 +212,20 @@ class LoaderTask(Task):
         if self._loss is not None:
             check_loss(self._loss, outputs, targets)
         if self._score is not None:
-            check_score(self._score, outputs, targets)
+            check_score(self._score, outputs, targets, samples)
 
     def _first(self, split: Split) -> Batch:
         """Return the first samples of a split as a batch."""
         expected = "expected a torch DataLoader over a data set with a length that gives (inputs, targets)"
+        keys = self._fixed_keys(split, min(CHECKED, self.size(split)))
         try:
-            keys = self._fixed_keys(split, min(CHECKED, self.size(split)))
-            inputs, targets = next(iter(self._read(split, [keys])))
-            found = sorted({type(part).__name__ for part in (inputs, targets) if not isinstance(part, Tensor)})
+            batch = next(iter(self._read(split, [keys])))
+        except LoaderError:
+            raise
         except Exception as error:
             raise LoaderError(f"the loader {split!r}: {expected}; reading {CHECKED} samples failed: {error!r}") from error
-        if found:
-            raise LoaderError(f"the loader {split!r}: {expected} of tensors; got {' and '.join(found)}")
-        return inputs, targets
+        check_rows(batch, len(keys), split)
+        return batch
 
     def _fixed_keys(self, split: Split, count: int) -> list[tuple[Any, int]]:
         return [(position, seed) for seed, position in enumerate(self._samples[split].fixed()[:count])]

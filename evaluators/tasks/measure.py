@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evaluators.task import MeasurementError, Split, Task
-from evaluators.tasks.batches import to_device
+from spaces.execution.batch import Nested, count_samples, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
 
 
@@ -40,19 +41,19 @@ def measure(
     with evaluation_mode(model):
         for inputs, targets in task.batches(split, batch_size, limit=limit):
             with torch.inference_mode():
-                expected = targets.to(device, non_blocking=True)
-                outputs = task.forward(model, to_device(inputs, device))
+                expected, number = to_device(targets, device), count_samples(inputs)
+                outputs = task.forward(model, to_device(inputs, device, channels_last=True))
                 found = _sums(task, outputs, expected)
-                found["loss"] = _tensor("loss", task.loss(outputs, expected)).double() * len(inputs)
+                found["loss"] = _tensor("loss", task.loss(outputs, expected)).double() * number
                 for name, value in found.items():
                     sums[name] = sums[name] + value if name in sums else value
-            samples += len(inputs)
+            samples += number
     if samples == 0:
         raise ValueError(f"the task gave no sample of its {split} split (limit {limit})")
     return {name: float(value) / samples for name, value in sums.items()}
 
 
-def _sums(task: Task, outputs: Tensor, expected: Tensor) -> dict[str, Tensor]:
+def _sums(task: Task, outputs: Any, expected: Nested) -> dict[str, Tensor]:
     """Return the sum of every score over the samples of a batch, a scalar in double precision."""
     scores = task.score(outputs, expected)
     if not isinstance(scores, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from evaluators.task import Split, Task
+from spaces.execution.batch import to_device
 from spaces.importance.criterion import CRITERIA, Observations, missing_labels
 from spaces.registry import resolve
 from spaces.sparsifiers.base import Sparsifier
@@ -14,7 +15,7 @@ def observations(
     task: Task, device: torch.device, limit: int | None = None, split: Split = "train", batch_size: int = 128
 ) -> Observations:
     """Return the first ``limit`` samples of a split (fixed order, unaugmented) with the task's loss and labels."""
-    batches = ((inputs.to(device), targets.to(device)) for inputs, targets in task.batches(split, batch_size, limit=limit))
+    batches = (to_device(batch, device) for batch in task.batches(split, batch_size, limit=limit))
     return Observations(batches, task.loss, task.labels, task.forward)
 
 

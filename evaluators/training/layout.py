@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spaces.execution.hooks import temporary_hooks
+from spaces.execution.hooks import temporary_hooks, with_first
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def channels_last(model: nn.Module, wanted: bool) -> Iterator[None]:
         return
     strided = [module for module in convolutions if _is_strided_pointwise(module)]
     strides = [module.stride for module in strided]
-    with temporary_hooks(module.register_forward_pre_hook(_Subsample(module.stride)) for module in strided):
+    with temporary_hooks(module.register_forward_pre_hook(_Subsample(module.stride), with_kwargs=True) for module in strided):
         model.to(memory_format=torch.channels_last)
         try:
             for module in strided:
@@ -48,5 +48,7 @@ class _Subsample:
     def __init__(self, stride: Any) -> None:
         self.rows, self.columns = stride
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][..., :: self.rows, :: self.columns], *args[1:])
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return with_first(args, keywords, lambda inputs: inputs[..., :: self.rows, :: self.columns])

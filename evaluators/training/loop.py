@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import Task
-from evaluators.tasks.batches import to_device
 from evaluators.tasks.measure import measure
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.hardware import autocast, repeatable
@@ -21,6 +20,7 @@ from evaluators.training.schedules import learning_rate_factor
 from evaluators.training.settings import TrainingSettings
 from evaluators.training.state import EpochRecord, History, OptimizerState, restore_state, save_state, training_identity
 from spaces.errors import SecateursError
+from spaces.execution.batch import Nested, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.sparsifiers.base import Sparsifier
 
@@ -90,7 +90,7 @@ def train(
     if teacher is not None:
         teacher.to(device)
     if sparsifier is not None:
-        sparsifier.trace(model, task.example_inputs().to(device), task.forward)
+        sparsifier.trace(model, to_device(task.example_inputs(), device), task.forward)
     session = _Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step)
     try:
         with repeatable(device), channels_last(model, settings.channels_last):
@@ -154,7 +154,7 @@ class _Session:
         self.require_finite(losses[checked:], epoch, checked)
         return float(torch.stack(losses).double().mean())
 
-    def step(self, number: int, inputs: Tensor, targets: Tensor) -> Tensor:
+    def step(self, number: int, inputs: Nested, targets: Nested) -> Tensor:
         """Train on one batch and return its loss, a detached scalar."""
         settings, sparsifier = self.settings, self.sparsifier
         factor = learning_rate_factor(settings.schedule, number, self.total_steps, settings.warmup)
@@ -162,7 +162,7 @@ class _Session:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         inputs = to_device(inputs, self.device, settings.channels_last)
-        targets = targets.to(self.device, non_blocking=True)
+        targets = to_device(targets, self.device)
         if sparsifier is not None:
             sparsifier.before_forward(inputs, self.task.labels(targets))
         with self.autocast:
@@ -182,7 +182,7 @@ class _Session:
             sparsifier.after_step()
         return loss.detach()
 
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, inputs: Nested, targets: Nested) -> Tensor:
         """Return the task's loss, with a teacher mixed with the distillation loss, a scalar."""
         outputs = self.task.forward(self.model, inputs)
         loss = self.task.loss(outputs, targets, self.settings.label_smoothing)

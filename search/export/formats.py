@@ -5,17 +5,22 @@ from __future__ import annotations
 import copy
 import io
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from evaluators.onnx.quantized import is_stored
-from evaluators.onnx_export import ExportError, TaskForward, describe_difference, quiet, write_onnx
+from evaluators.onnx_export import ExportError, batch_axes, describe_difference, exportable, quiet, write_onnx
 from evaluators.task import Task
 from search.export.sealed_file import FILES, seal
 from search.export.settings import ExportSettings
 from spaces.errors import error_line
+from spaces.execution.batch import Nested
+from spaces.execution.comparison import largest_gap
+from spaces.execution.forward import arguments, tensors_in
 from spaces.quantization.stored_weight import stored_weights
 
 
@@ -27,16 +32,19 @@ def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSe
     """
     model = model.to("cpu").to(memory_format=torch.contiguous_format).eval()
     samples = 16 if is_stored(model) else 3
-    inputs, _ = next(iter(task.batches("search", samples, limit=samples)))
-    writers = {"onnx": write_onnx, "torch_export": write_torch_export}
+    batch, _ = next(iter(task.batches("search", samples, limit=samples)))
+    module, inputs = exportable(model, task, batch)
+    writers: Mapping[str, Callable[..., list[Tensor]]] = {
+        "onnx": partial(write_onnx, names=module.entries),
+        "torch_export": write_torch_export,
+    }
     for name in settings.formats:
-        module = TaskForward(model, task)
         outputs = writers[name](folder, module, inputs)
         with torch.no_grad():
-            expected = task.forward(model, inputs)
-            tolerance = settings.tolerance * max(1.0, float(expected.abs().max()))
-            tolerance += 4.0 * _own_noise(model, task, inputs, expected)
-        error = float((outputs.detach() - expected).abs().max())
+            expected = tensors_in(task.forward(model, batch))
+            _require_shapes(name, outputs, expected)
+            error, scale = largest_gap(outputs, expected)
+            tolerance = settings.tolerance * max(1.0, scale) + 4.0 * _own_noise(model, task, batch, expected)
         if not error <= tolerance:
             place = f" ({describe_difference(folder, module, inputs, expected, tolerance)})" if name == "onnx" else ""
             raise ExportError(
@@ -47,7 +55,13 @@ def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSe
         seal(folder / FILES[name])
 
 
-def _own_noise(model: nn.Module, task: Task, inputs: Tensor, expected: Tensor) -> float:
+def _require_shapes(name: str, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    found, wanted = ([tuple(output.shape) for output in given] for given in (outputs, expected))
+    if found != wanted:
+        raise ExportError(f"export to {name}: expected outputs of shapes {wanted}, got {found}")
+
+
+def _own_noise(model: nn.Module, task: Task, batch: Nested, expected: Sequence[Tensor]) -> float:
     """Return how far a quantized network's outputs move when every weight does by 1e-5 of itself; 0 for a float network.
 
     Sums in another order are as far from each other: now and then an activation is rounded to the other neighbour.
@@ -60,22 +74,22 @@ def _own_noise(model: nn.Module, task: Task, inputs: Tensor, expected: Tensor) -
         moved = copy.deepcopy(model)
         for weight in stored_weights(moved).values():
             weight.scale *= 1.0 + 1e-5 * torch.randn(weight.scale.shape, generator=generator)
-        noise = max(noise, float((task.forward(moved, inputs) - expected).abs().max()))
+        noise = max(noise, largest_gap(tensors_in(task.forward(moved, batch)), expected)[0])
     return noise
 
 
-def write_torch_export(folder: Path, module: nn.Module, inputs: Tensor) -> Tensor:
-    """Write model.pt2, with any batch size and no pickled sample inputs, and return its answer to ``inputs``."""
+def write_torch_export(folder: Path, module: nn.Module, inputs: Nested) -> list[Tensor]:
+    """Write model.pt2, with any batch size and no pickled sample inputs, and return its answers to ``inputs``."""
     path = folder / "model.pt2"
     try:
         with quiet():
-            program = torch.export.export(module, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            program = torch.export.export(module, arguments(inputs)[0], dynamic_shapes=batch_axes(inputs))
             program.example_inputs = None
             content = io.BytesIO()
             torch.export.save(program, content)
             path.write_bytes(content.getvalue())
             _require_no_samples(path)
-            outputs: Tensor = torch.export.load(path).module()(inputs)
+            outputs = [output.detach() for output in tensors_in(torch.export.load(path).module()(*arguments(inputs)[0]))]
     except (ExportError, OSError):
         raise
     except Exception as error:

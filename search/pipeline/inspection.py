@@ -41,7 +41,10 @@ def examine(config: Config) -> dict[str, Any]:
     Raises:
         SecateursError: The model or its data cannot be had, its forward pass fails, or nothing in it is open.
     """
+    from torch import Tensor
+
     from evaluators.cost import count_costs, count_module_macs, count_peak_activation_bytes
+    from spaces.execution.batch import count_samples, describe
 
     task = config.build_task()
     model = task.reference_model().eval()
@@ -55,13 +58,15 @@ def examine(config: Config) -> dict[str, Any]:
         "model": type(model).__name__,
         "stage": stage,
         "space": block.name,
-        "input_shape": list(inputs.shape),
+        "input_shape": list(inputs.shape) if isinstance(inputs, Tensor) else describe(inputs),
         "groups": rows,
         "bits": [] if channels is None else bits,
         "frozen": [{**_row(part), "reason": part.reason} for part in space.frozen],
         "channels": sum(row["size"] for row in rows),
         "open_macs_share": space.open_share() if channels is not None else None,
-        "module_macs": {name: macs // len(inputs) for name, macs in count_module_macs(model, inputs, task.forward).items()},
+        "module_macs": {
+            name: macs // count_samples(inputs) for name, macs in count_module_macs(model, inputs, task.forward).items()
+        },
         "costs": {
             **count_costs(model, inputs, task.forward),
             "peak_activation_bytes": count_peak_activation_bytes(model, inputs, task.forward),
@@ -86,7 +91,7 @@ def _row(group: Group | Frozen) -> dict[str, Any]:
 
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print the data that :func:`examine` returns as tables."""
-    shape = "x".join(map(str, found["input_shape"]))
+    shape = found["input_shape"] if isinstance(found["input_shape"], str) else "x".join(map(str, found["input_shape"]))
     title = f"{found['name']}: {found['model']} on {shape}, open channel groups"
     console.print(_table(title, ("group", "channels", "MACs touched", "members"), found["groups"]))
     if found["bits"]:

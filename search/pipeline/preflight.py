@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 from search.config.extras import require_extras
 from search.output.numbers import format_count
-from search.pipeline.plausibility import ENOUGH, require_informative_loss, score_at_chance
+from search.pipeline.plausibility import ENOUGH, require_dependent_loss, require_informative_loss, score_at_chance
 from search.pipeline.start import Start
 from search.run.stage_run import device_of
 from search.stages.base import PlacedStage, placed_stages
 from spaces.errors import SecateursError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from evaluators.task import Task
     from search.config.loading import Config
+    from spaces.execution.batch import Nested
 
 _SCORED = 100
 """Samples that the score of the given network is measured on: enough to notice images prepared otherwise than in training."""
@@ -62,7 +63,7 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     yield f"data: {', '.join(sizes)}"
     yield from task.check_data()
     _check_batches(stages, task)
-    yield f"forward pass: outputs of shape {_forward(task, model)}"
+    yield f"forward pass: outputs of {_forward(task, model)}"
     if stages[0].stage.compresses:
         count_of = min(_SCORED, task.size("search"))
         found = measure(model, task, "search", limit=count_of)[task.score_name]
@@ -80,18 +81,21 @@ def _check_batches(stages: Iterable[PlacedStage], task: Task) -> None:
                 )
 
 
-def _forward(task: Task, model: nn.Module) -> tuple[int, ...]:
+def _forward(task: Task, model: nn.Module) -> str:
+    """Run the network, loss and score on two samples, and return the outputs in words."""
     import torch
 
+    from spaces.execution.batch import describe
+    from spaces.execution.forward import tensors_in
+
     inputs, targets = next(iter(task.batches("search", 2, limit=2)))
-    shape = tuple(inputs.shape)
     try:
         with torch.no_grad():
-            outputs: object = task.forward(model, inputs)
-            if not isinstance(outputs, torch.Tensor):
+            outputs = task.forward(model, inputs)
+            if not tensors_in(outputs):
                 raise UnsupportedModelError(
-                    f"the model gives several outputs (a {type(outputs).__name__}), expected one tensor: wrap it in a module "
-                    "that returns one, or override forward in a task class"
+                    f"the model gives a {type(outputs).__name__} without a tensor in it; expected a tensor, or tuples, lists "
+                    "or mappings of tensors"
                 )
             loss = task.loss(outputs, targets)
             task.score(outputs, targets)
@@ -99,18 +103,24 @@ def _forward(task: Task, model: nn.Module) -> tuple[int, ...]:
         raise
     except Exception as error:
         raise UnsupportedModelError(
-            f"the model fails on a batch of its data, inputs of shape {shape}{_kind(inputs)}: {type(error).__name__}: {error}. "
+            f"the model, its loss or its score fails on a batch of its data, inputs of {describe(inputs)}{_kind(inputs)}: "
+            f"{type(error).__name__}: {error}. "
             "Check the model's arguments (input channels, classes, image size) against the data"
         ) from error
     if not bool(torch.isfinite(loss)):
         raise UnsupportedModelError(f"the loss of the model on a batch of its data is {float(loss)}; expected a finite number")
-    require_informative_loss(task, outputs, targets)
-    return tuple(outputs.shape)
+    if isinstance(outputs, torch.Tensor):
+        require_informative_loss(task, outputs, targets)
+    else:
+        require_dependent_loss(task, model, (inputs, targets))
+    return describe(outputs)
 
 
-def _kind(inputs: Tensor) -> str:
-    """Return a remark on inputs that are no floating-point numbers."""
-    if inputs.is_floating_point():
+def _kind(inputs: Nested) -> str:
+    """Return a remark on a tensor of inputs that are no floating-point numbers."""
+    from torch import Tensor
+
+    if not isinstance(inputs, Tensor) or inputs.is_floating_point():
         return ""
     name = str(inputs.dtype).removeprefix("torch.")
     return f" and type {name}, as the data set gives them (float32 is to be made by it, or by the network)"

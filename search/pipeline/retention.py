@@ -17,6 +17,7 @@ from spaces.channels.groups import ChannelGroups
 from spaces.channels.subset import kept_channels, subset
 from spaces.channels.surgery import Cut
 from spaces.errors import UnsupportedModelError
+from spaces.execution.batch import to_device
 from spaces.importance.criterion import make_criterion, observe
 
 SAMPLES = 2048
@@ -79,7 +80,7 @@ class Retention:
     def _groups(self) -> ChannelGroups | None:
         model = self._reference.model.to(self._device).eval()
         try:
-            return find_checked_groups(model, self._task.example_inputs().to(self._device), forward=self._task.forward)
+            return find_checked_groups(model, to_device(self._task.example_inputs(), self._device), forward=self._task.forward)
         except UnsupportedModelError:
             return None
 

@@ -19,6 +19,7 @@ from evaluators.tasks.measure import measure
 from search.output.log_records import PACKAGE
 from search.run.failures import Failures
 from search.run.record_file import RecordFile, Tell, checked
+from spaces.execution.batch import to_device
 from spaces.files.reading import DamagedFileError
 
 T = TypeVar("T")
@@ -124,7 +125,7 @@ def measure_row(
 
 
 def _counted(model: nn.Module, task: Task, device: torch.device) -> dict[str, float]:
-    return count_costs(model, task.example_inputs().to(device), task.forward)
+    return count_costs(model, to_device(task.example_inputs(), device), task.forward)
 
 
 def _own_costs(evaluator: Evaluator, model: nn.Module, task: Task, device: torch.device) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.stages.base import Stage
+from spaces.execution.batch import to_device
 from spaces.fusion.modules import fuse_activations
 
 SAMPLES = 8
@@ -43,7 +44,7 @@ class Fuse(Stage[FuseSettings]):
         """Return the network with merged activations, whose outputs were compared with the original's."""
         inputs, _ = next(iter(run.task.batches("search", SAMPLES, limit=SAMPLES)))
         model = network.model.to(run.device)
-        fused = fuse_activations(model, inputs.to(run.device), run.task.forward, self.settings.literal_types)
+        fused = fuse_activations(model, to_device(inputs, run.device), run.task.forward, self.settings.literal_types)
         run.notes["activations"] = {**fused.report.to_json(), "max_abs_error": fused.error}
         for text in fused.report.lines():
             run.log.write(f"{run.label}: {text}", logging.DEBUG)

@@ -15,6 +15,7 @@ from spaces.candidate import Candidate
 from spaces.channels.check import equivalence_error
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.execution.batch import to_device
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.zeroing import removal_change
 
@@ -45,7 +46,7 @@ def remove_channels(
     mask = np.concatenate([kept[group.name] for group in groups.groups])
     model = network.model.eval()
     device = next(model.parameters()).device
-    inputs = task.example_inputs().to(device)
+    inputs = to_device(task.example_inputs(), device)
     cut = plan_cut(groups, mask)
     error = equivalence_error(model, groups, mask, inputs, task.forward)
     small = apply_cut(model, cut)
@@ -70,7 +71,7 @@ def output_change(before: torch.nn.Module, after: torch.nn.Module, task: Task) -
         EquivalenceError: It is not below :data:`spaces.sparsifiers.zeroing.TOLERANCE`.
     """
     inputs, _ = next(iter(task.batches("search", 16, limit=16)))
-    return removal_change(before, after, inputs.to(next(before.parameters()).device), task.forward)
+    return removal_change(before, after, to_device(inputs, next(before.parameters()).device), task.forward)
 
 
 def frozen(groups: ChannelGroups) -> list[dict[str, Any]]:

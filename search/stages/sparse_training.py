@@ -14,6 +14,7 @@ from search.run.stage_run import DENSE, DryRun, StageRun
 from search.stages.base import Stage
 from search.stages.removal import remove_channels
 from search.stages.training import train_network
+from spaces.execution.batch import to_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class SparseTraining(Stage[SparseTrainingSettings]):
         require_labels(sparsifier, run.task)
         if sparsifier.remark:
             run.tell(f"note that {sparsifier.remark}")
-        sparsifier.trace(model, run.task.example_inputs().to(run.device), run.task.forward)
+        sparsifier.trace(model, to_device(run.task.example_inputs(), run.device), run.task.forward)
         return network
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from evaluators.metrics import find_metric
 from search.output.numbers import format_percent
 from search.output.progress import duration
+from spaces.execution.batch import to_device
 
 if TYPE_CHECKING:
     import torch
@@ -48,4 +49,4 @@ def costs_of(network: Network, task: Task, device: torch.device) -> dict[str, fl
     """Return the costs of a network, by metric."""
     from evaluators.cost import count_costs
 
-    return count_costs(network.model.to(device), task.example_inputs().to(device), task.forward)
+    return count_costs(network.model.to(device), to_device(task.example_inputs(), device), task.forward)

@@ -22,6 +22,7 @@ from spaces.channels.channel_trace import ChannelTrace, SizeAttribute, TracedCal
 from spaces.channels.labelled_pass import makes_tensors, name_of
 from spaces.channels.labels import compact, varying, vector
 from spaces.errors import first_line
+from spaces.execution.batch import Nested
 from spaces.execution.code_places import failed_place, running_place, sizes_read
 from spaces.execution.forward import Forward
 from spaces.execution.hooks import temporary_hooks
@@ -45,7 +46,7 @@ class Fault:
     given: frozenset[int] = frozenset()
 
 
-def find_faults(sliced: nn.Module, trace: ChannelTrace, kept: np.ndarray, inputs: Tensor, forward: Forward) -> list[Fault]:
+def find_faults(sliced: nn.Module, trace: ChannelTrace, kept: np.ndarray, inputs: Nested, forward: Forward) -> list[Fault]:
     """Run ``sliced`` once and return the places where a shape is not what the labels say.
 
     Args:

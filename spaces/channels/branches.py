@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from spaces.channels.labelled_pass import makes_tensors, name_of
 from spaces.cloning.clone import clone
+from spaces.execution.batch import Nested, describe, first_tensor_of, map_tensors, repeat
 from spaces.execution.code_places import place_of, running_line
 from spaces.execution.comparison import eager
 from spaces.execution.forward import Forward
@@ -36,7 +38,7 @@ Place = tuple[bool, str]
 """False for a line that did not run on the example, and the line in words."""
 
 
-def untried_branches(model: nn.Module, inputs: Tensor, forward: Forward) -> list[str]:
+def untried_branches(model: nn.Module, inputs: Nested, forward: Forward) -> list[str]:
     """Return a remark for every way of running ``model`` in which modules run other code than on ``inputs``.
 
     Tried once each, where the network allows it: a batch of two, training mode, and inputs of another size.
@@ -50,7 +52,7 @@ def untried_branches(model: nn.Module, inputs: Tensor, forward: Forward) -> list
     base = _run(tried.eval(), inputs, forward)
     if base is None:
         return []
-    pair = torch.cat([inputs, inputs])
+    pair = repeat(inputs, 2)
     trained = _differing(base, _run(tried.train(), pair, forward), training=True)
     # What differs for two samples in training may differ for two samples in any mode.
     paired = {} if trained == {} else _differing(base, _run(tried.eval(), pair, forward)) or {}
@@ -59,31 +61,41 @@ def untried_branches(model: nn.Module, inputs: Tensor, forward: Forward) -> list
     for sized in _other_sizes(inputs):
         differing = _differing(base, _run(tried.eval(), sized, forward))
         if differing is not None:
-            return found + _told(differing, f"for inputs of shape {tuple(sized.shape)}")
+            return found + _told(differing, f"for inputs of {describe(sized)}")
     return found
 
 
-def _run(model: nn.Module, inputs: Tensor, forward: Forward) -> _Record | None:
+def _run(model: nn.Module, inputs: Nested, forward: Forward) -> _Record | None:
     """Return the calls of one run; None if ``model`` does not run on ``inputs``."""
     record = _Record()
     try:
         with torch.no_grad(), eager(), temporary_hooks(record.hooks(model)), record:
-            forward(model, inputs.clone())
+            forward(model, map_tensors(Tensor.clone, inputs))
     except Exception:
         return None
     return record
 
 
-def _other_sizes(inputs: Tensor) -> Iterator[Tensor]:
-    """Yield inputs of another height and width, and of another length where there is one dimension before the last."""
-    first = 2 if inputs.is_floating_point() else 1
-    for dims in [range(first, inputs.dim()), *([range(1, 2)] if inputs.dim() == 3 else [])]:
+def _other_sizes(inputs: Nested) -> Iterator[Nested]:
+    """Yield inputs of another height and width, and of another length where there is one dimension before the last.
+
+    All entries change alike, so that a mask keeps to the tokens that it is of.
+    """
+    example = first_tensor_of(inputs)
+    if example is None or not example.dim():
+        return
+    first = 2 if example.is_floating_point() else 1
+    for dims in [range(first, example.dim()), *([range(1, 2)] if example.dim() == 3 else [])]:
         if len(dims):
-            large = inputs[0].numel() > _LARGE and all(inputs.shape[dim] % 2 == 0 for dim in dims)
-            other = inputs
-            for dim in dims:
-                other = other.narrow(dim, 0, other.shape[dim] // 2) if large else torch.cat([other, other], dim)
-            yield other
+            large = example[0].numel() > _LARGE and all(example.shape[dim] % 2 == 0 for dim in dims)
+            yield map_tensors(partial(_resized, dims=dims, half=large), inputs)
+
+
+def _resized(entry: Tensor, dims: range, half: bool) -> Tensor:
+    for dim in dims:
+        if dim < entry.dim():
+            entry = entry.narrow(dim, 0, entry.shape[dim] // 2) if half else torch.cat([entry, entry], dim)
+    return entry
 
 
 def _differing(base: _Record, other: _Record | None, training: bool = False) -> dict[str, Place] | None:

@@ -19,6 +19,7 @@ from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning.admission import admitted
 from spaces.errors import EquivalenceError, NetworkWarning
+from spaces.execution.batch import Nested, map_tensors, named_tensors, plain_tensors, repeat, select
 from spaces.execution.code_places import failed_place
 from spaces.execution.comparison import SINGLE_TOLERANCE, compare, eager, output_difference, probe
 from spaces.execution.forward import Forward, call
@@ -26,7 +27,7 @@ from spaces.execution.randomness import kept_randomness
 
 
 def equivalence_error(
-    model: nn.Module, groups: ChannelGroups, mask: np.ndarray, inputs: Tensor, forward: Forward = call
+    model: nn.Module, groups: ChannelGroups, mask: np.ndarray, inputs: Nested, forward: Forward = call
 ) -> float:
     """Return the largest absolute difference between the sliced and the masked network's outputs, in float64.
 
@@ -36,20 +37,20 @@ def equivalence_error(
     return output_difference(sliced, masked, inputs, forward, (model,))
 
 
-def randomize_batch_norm(exact: nn.Module, probe: Tensor, forward: Forward) -> nn.Module:
+def randomize_batch_norm(exact: nn.Module, probe: Nested, forward: Forward) -> nn.Module:
     """Set the BN statistics from random inputs, in place: in a fresh deep network nothing may reach the output, so that
     any slice would look right. Left in evaluation mode.
     """
     norms = [m for m in exact.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     exact.eval()
-    if norms and probe.is_floating_point():
+    if norms and any(entry.is_floating_point() for _, entry in named_tensors(probe)):
         backup = [(norm, norm.momentum, {k: t.clone() for k, t in norm.named_buffers()}) for norm in norms]
         try:
             for norm in norms:
                 norm.train()
                 norm.momentum = 1.0
             generator = torch.Generator().manual_seed(1)
-            batch = torch.randn((8, *probe.shape[1:]), generator=generator, dtype=probe.dtype).to(probe.device)
+            batch = map_tensors(lambda entry: _random(entry, generator), repeat(select(probe, 0, 1), 8))
             with torch.no_grad():
                 forward(exact, batch)
         except Exception:
@@ -73,6 +74,13 @@ def half_mask(groups: ChannelGroups, chosen: Sequence[Group], seed: int = 0) -> 
     return mask
 
 
+def _random(entry: Tensor, generator: torch.Generator) -> Tensor:
+    """Return random numbers of the shape and type of ``entry``; ``entry`` itself where it is of integers."""
+    if not entry.is_floating_point():
+        return entry
+    return torch.randn(entry.shape, generator=generator, dtype=entry.dtype).to(entry.device)
+
+
 def uneven_mask(groups: ChannelGroups, chosen: Sequence[Group], seed: int = 0) -> np.ndarray:
     """Return a whole mask that takes another number of channels from every chosen group, a quarter to three quarters of it.
 
@@ -92,7 +100,7 @@ def uneven_mask(groups: ChannelGroups, chosen: Sequence[Group], seed: int = 0) -
 
 def find_checked_groups(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Nested,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     forward: Forward = call,
@@ -103,14 +111,14 @@ def find_checked_groups(
     those of :func:`spaces.channels.groups.find_groups`.
     """
     with kept_randomness(), eager():
-        own, inputs = admitted(model), inputs.as_subclass(Tensor)
+        own, inputs = admitted(model), plain_tensors(inputs)
         traced = trace_groups(own, inputs, include, exclude, forward)
         for remark in untried_branches(own, inputs, forward):
             warnings.warn(remark, NetworkWarning, stacklevel=3)
         return _checked(own, _followed(own, traced, inputs, forward), inputs, forward)
 
 
-def _checked(own: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:
+def _checked(own: nn.Module, groups: ChannelGroups, inputs: Nested, forward: Forward) -> ChannelGroups:
     """Return ``groups`` without those whose slices fail; ``own`` is changed."""
     single = randomize_batch_norm(own.float(), probe(inputs, torch.float32), forward)
     mask = uneven_mask(groups, groups.groups)
@@ -161,7 +169,7 @@ def _touched(groups: ChannelGroups, sliced: nn.Module, error: EquivalenceError) 
     }
 
 
-def _followed(model: nn.Module, traced: TracedGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:
+def _followed(model: nn.Module, traced: TracedGroups, inputs: Nested, forward: Forward) -> ChannelGroups:
     """Return the groups whose removal the network's code follows, in the shapes of all tensors; the others are frozen.
 
     A number of channels that code reads from an attribute of its module is set with the cut; where that does not help, or

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups, Layer
+from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward, call
 from spaces.execution.hooks import first_tensor, temporary_hooks
@@ -44,7 +45,7 @@ class Compensation:
         forward: How ``model`` is run on a batch.
     """
 
-    def __init__(self, model: nn.Module, groups: ChannelGroups, batches: Iterable[Tensor], forward: Forward = call) -> None:
+    def __init__(self, model: nn.Module, groups: ChannelGroups, batches: Iterable[Nested], forward: Forward = call) -> None:
         self._layers = {layer.name: layer for layer in groups.layers if _compensable(layer, groups)}
         self._moments = _measure(model, self._layers, batches, forward)
 
@@ -114,7 +115,7 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def _measure(
-    model: nn.Module, layers: dict[str, Layer], batches: Iterable[Tensor], forward: Forward
+    model: nn.Module, layers: dict[str, Layer], batches: Iterable[Nested], forward: Forward
 ) -> dict[str, InputMoments]:
     pivots: dict[str, Tensor] = {}
     sums: dict[str, list[Tensor]] = {}

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from spaces.channels.groups import ChannelGroups, Layer
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.execution.batch import Nested, map_tensors
 from spaces.execution.comparison import TOLERANCE, eager, probe
 from spaces.execution.forward import Forward, in_double
 from spaces.execution.hooks import first_tensor, temporary_hooks, with_first
@@ -21,7 +22,7 @@ from spaces.execution.watched_run import WatchedRun
 
 
 def differing_groups(
-    exact: nn.Module, groups: ChannelGroups, mask: np.ndarray, inputs: Tensor, forward: Forward
+    exact: nn.Module, groups: ChannelGroups, mask: np.ndarray, inputs: Nested, forward: Forward
 ) -> dict[str, str]:
     """Return the open groups whose channels reach a layer with other values once some are removed, each with the reason.
 
@@ -79,9 +80,9 @@ def differing_groups(
     # Whatever is found before a failure counts.
     with torch.no_grad(), eager(), in_double(), suppress(Exception):
         with temporary_hooks(hooks(masked, keep)), WatchedRun():
-            forward(masked, examples.clone())
+            forward(masked, map_tensors(Tensor.clone, examples))
         with temporary_hooks(hooks(sliced, compare)), WatchedRun():
-            forward(sliced, examples.clone())
+            forward(sliced, map_tensors(Tensor.clone, examples))
     return told
 
 

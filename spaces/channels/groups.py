@@ -15,6 +15,7 @@ from spaces.channels.channel_trace import ChannelTrace, LayerTrace
 from spaces.channels.labelled_pass import trace_channels
 from spaces.channels.labels import compact
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.execution.batch import Nested, describe
 from spaces.execution.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
 from spaces.patterns import NOT_INCLUDED, first_match, reason_left_out, require_matches
@@ -192,7 +193,7 @@ class TracedGroups:
 
 def find_groups(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Nested,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     forward: Forward = call,
@@ -213,7 +214,7 @@ def find_groups(
 
 
 def trace_groups(
-    model: nn.Module, inputs: Tensor, include: Sequence[str], exclude: Sequence[str], forward: Forward
+    model: nn.Module, inputs: Nested, include: Sequence[str], exclude: Sequence[str], forward: Forward
 ) -> TracedGroups:
     """Find the coupled channel groups of ``model``, and keep the trace; arguments and errors of :func:`find_groups`."""
     require_matches((*include, *exclude), (name for name, _ in model.named_modules() if name))
@@ -223,7 +224,7 @@ def trace_groups(
         raise
     except Exception as error:
         raise UnsupportedModelError(
-            f"the network's forward pass failed on an input of shape {tuple(inputs.shape)}: {type(error).__name__}: {error}. "
+            f"the network's forward pass failed on an input of {describe(inputs)}: {type(error).__name__}: {error}. "
             "Check the model's arguments (input channels, classes, image size) against the data."
         ) from error
     _freeze_by_name(trace, include, exclude)

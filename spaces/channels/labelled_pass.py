@@ -8,7 +8,6 @@ anything else freezes the channels it reads, with its name as the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,8 +20,9 @@ from spaces.channels.channel_trace import ChannelTrace
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.operator_rules import propagate
 from spaces.errors import UnsupportedModelError
+from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
-from spaces.execution.forward import tensors_in
+from spaces.execution.forward import Forward, tensors_in
 from spaces.execution.operator_mode import OperatorMode
 from spaces.layers.layer_kind import LayerKind, layer_kinds
 
@@ -41,7 +41,7 @@ UNPACKING = "_pad_packed_sequence"
 """Name of the function that puts the steps of sequences, one below the other, in a padded tensor."""
 
 
-def trace_channels(model: nn.Module, forward: Callable[[nn.Module, Tensor], Any], inputs: Tensor) -> ChannelTrace:
+def trace_channels(model: nn.Module, forward: Forward, inputs: Nested) -> ChannelTrace:
     """Record the channels of one forward pass in evaluation mode; those of the outputs are frozen.
 
     Args:

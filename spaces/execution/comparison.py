@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.errors import EquivalenceError, error_line
+from spaces.execution.batch import Nested, map_tensors
 from spaces.execution.code_places import failed_place
 from spaces.execution.forward import Forward, call, in_double, tensors_in
 from spaces.execution.randomness import kept_randomness
@@ -23,7 +24,7 @@ SINGLE_TOLERANCE = 1e-4
 
 
 def output_difference(
-    sliced: nn.Module, masked: nn.Module, inputs: Tensor, forward: Forward = call, originals: Iterable[nn.Module] = ()
+    sliced: nn.Module, masked: nn.Module, inputs: Nested, forward: Forward = call, originals: Iterable[nn.Module] = ()
 ) -> float:
     """Return the largest absolute difference between the outputs of a sliced and a masked network.
 
@@ -59,7 +60,7 @@ def output_difference(
 def compare(
     sliced: nn.Module,
     masked: nn.Module,
-    inputs: Tensor,
+    inputs: Nested,
     forward: Forward,
     tolerance: float | None,
     originals: Iterable[nn.Module] = (),
@@ -80,13 +81,13 @@ def compare(
         dense = WatchedRun()
         try:
             with dense:
-                expected = tensors_in(forward(masked, inputs.clone()))
+                expected = tensors_in(forward(masked, map_tensors(Tensor.clone, inputs)))
         except Exception as failed:
             raise _MaskedFailedError(_failure("the network", failed, masked)) from failed
         small = WatchedRun({name: tensor for network in (masked, *originals) for name, tensor in _state(network)})
         try:
             with small:
-                answers = tensors_in(forward(sliced, inputs.clone()))
+                answers = tensors_in(forward(sliced, map_tensors(Tensor.clone, inputs)))
         except EquivalenceError:
             raise
         except Exception as failed:
@@ -98,11 +99,7 @@ def compare(
     if [answer.shape for answer in answers] != [output.shape for output in expected]:
         shapes = [tuple(answer.shape) for answer in answers], [tuple(output.shape) for output in expected]
         raise EquivalenceError(f"the sliced network's output has shape {shapes[0]}, expected {shapes[1]}")
-    pairs = [(_values(one), _values(other)) for one, other in zip(answers, expected, strict=True) if other.numel()]
-    # Equal infinities, as in masked logits, differ by nothing; whatever is no number, by everything.
-    gaps = [torch.where(one == other, 0.0, (one - other).abs()).nan_to_num(nan=torch.inf) for one, other in pairs]
-    error = max((float(gap.max()) for gap in gaps), default=0.0)
-    scale = max((float(other.abs().nan_to_num(posinf=0.0).max()) for _, other in pairs), default=0.0)
+    error, scale = largest_gap(answers, expected)
     allowed = max(SINGLE_TOLERANCE, dense.tolerance) if tolerance is None else tolerance
     if not error <= allowed * max(scale, 1e-300):
         raise EquivalenceError(
@@ -111,16 +108,29 @@ def compare(
     return error
 
 
+def largest_gap(answers: Iterable[Tensor], expected: Iterable[Tensor]) -> tuple[float, float]:
+    """Return the largest absolute difference between tensors of equal shapes, and the largest finite value expected."""
+    pairs = [(_values(one), _values(other)) for one, other in zip(answers, expected, strict=True) if other.numel()]
+    # Equal infinities, as in masked logits, differ by nothing; whatever is no number, by everything.
+    gaps = [torch.where(one == other, 0.0, (one - other).abs()).nan_to_num(nan=torch.inf) for one, other in pairs]
+    error = max((float(gap.max()) for gap in gaps), default=0.0)
+    return error, max((float(other.abs().nan_to_num(posinf=0.0).max()) for _, other in pairs), default=0.0)
+
+
 class _MaskedFailedError(EquivalenceError):
     """The masked network itself does not run in this type, or on these inputs."""
 
 
-def probe(inputs: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return random inputs of the shape of ``inputs``, or these where they are integers."""
-    if not inputs.is_floating_point():
-        return inputs
+def probe(inputs: Nested, dtype: torch.dtype) -> Nested:
+    """Return random inputs of the shapes of ``inputs``; entries that are no floating-point numbers are as they were."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device, dtype)
+
+    def drawn(entry: Tensor) -> Tensor:
+        if not entry.is_floating_point():
+            return entry
+        return torch.randn(entry.shape, generator=generator, dtype=torch.float64).to(entry.device, dtype)
+
+    return map_tensors(drawn, inputs)
 
 
 @contextmanager

@@ -10,17 +10,30 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-Forward = Callable[[nn.Module, Tensor], Any]
-"""Runs a network on inputs of shape ``(N, ...)`` and returns its outputs."""
+from spaces.execution.batch import Nested
+
+Forward = Callable[[nn.Module, Nested], Any]
+"""Runs a network on a batch of inputs, a tensor of shape ``(N, ...)`` or any nesting of them, and returns its outputs."""
 
 
 _WITHOUT = (nn.Module, str, bytes, int, float, complex, type(None), type)
 """Types that hold no output."""
 
 
-def call(model: nn.Module, inputs: Tensor) -> Any:
-    """Run ``model`` on one tensor of inputs; the default forward."""
-    return model(inputs)
+def call(model: nn.Module, inputs: Nested) -> Any:
+    """Run ``model`` on a batch of inputs, the default forward.
+
+    A mapping is called as ``model(**inputs)``, a tuple as ``model(*inputs)``, anything else as ``model(inputs)``.
+    """
+    positional, keywords = arguments(inputs)
+    return model(*positional, **keywords)
+
+
+def arguments(inputs: Nested) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the keyword arguments that :func:`call` calls a network with."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.utils._pytree import tree_flatten
 
 from spaces.errors import EquivalenceError, UnsupportedModelError, error_line
+from spaces.execution.batch import Nested, map_tensors
 from spaces.execution.evaluation_mode import evaluation_mode
-from spaces.execution.forward import Forward, call
+from spaces.execution.forward import Forward, arguments, call, tensors_in
 from spaces.fusion.nodes import Constants, TorchActivation
 from spaces.fusion.plan import Plan, plan
 from spaces.fusion.program import parameters_of
@@ -48,12 +48,12 @@ class Fused:
     error: float
 
 
-def fuse_activations(model: nn.Module, inputs: Tensor, forward: Forward = call, literal: bool = False) -> Fused:
+def fuse_activations(model: nn.Module, inputs: Nested, forward: Forward = call, literal: bool = False) -> Fused:
     """Merge the connected activations of ``model``, and compare the outputs on ``inputs``.
 
     Args:
         model: The network; left unchanged.
-        inputs: A batch, of shape ``(N, ...)``.
+        inputs: A batch.
         forward: Runs the network on the batch.
         literal: Keep the patent's types; see :func:`spaces.fusion.piecewise_linear.merge`.
 
@@ -120,13 +120,20 @@ def _rewrite(traced: fx.GraphModule, found: Plan) -> list[dict[str, Any]]:
     return records
 
 
-def _propagate(traced: fx.GraphModule, inputs: Tensor) -> None:
-    """Record the dtypes of tensors in the graph's nodes; networks with several inputs are left without."""
+def _propagate(traced: fx.GraphModule, inputs: Nested) -> None:
+    """Record the dtypes of tensors in the graph's nodes; a network that does not run on ``inputs`` is left without."""
     try:
         with torch.no_grad():
-            ShapeProp(traced).propagate(inputs.clone())
+            ShapeProp(traced).propagate(*_placed(traced, map_tensors(Tensor.clone, inputs)))
     except Exception:
         return
+
+
+def _placed(traced: fx.GraphModule, inputs: Nested) -> list[Any]:
+    """Return the inputs of a graph in the order of its placeholders, None for those left to their defaults."""
+    positional, keywords = arguments(inputs)
+    names = [str(node.target) for node in traced.graph.nodes if node.op == "placeholder"]
+    return [*positional, *(keywords.get(name) for name in names[len(positional) :])]
 
 
 Usable = Callable[[TorchActivation], str | None]
@@ -137,10 +144,10 @@ def _modules_used_once(traced: fx.GraphModule, network: nn.Module) -> Usable:
     return _usable(network, calls, "it is no module of its own, or one used more than once")
 
 
-def _exported(network: nn.Module, inputs: Tensor, literal: bool, obstacle: str) -> tuple[Plan, Usable]:
+def _exported(network: nn.Module, inputs: Nested, literal: bool, obstacle: str) -> tuple[Plan, Usable]:
     """Return the plan for a network read by ``torch.export``, because ``torch.fx`` can't trace it."""
     try:
-        program = torch.export.export(network, (inputs,))
+        program = torch.export.export(network, *arguments(inputs))
     except Exception as error:
         raise UnsupportedModelError(
             f"the network can be read neither by torch.fx ({obstacle}) nor by torch.export ({error_line(error)}): leave the "
@@ -178,7 +185,7 @@ def _exported_path(node: fx.Node) -> str:
     return str(stack[-1][0]) if stack and node.op == "call_function" else ""
 
 
-def _difference(model: nn.Module, fused: nn.Module, inputs: Tensor, forward: Forward, report: FusionReport) -> float:
+def _difference(model: nn.Module, fused: nn.Module, inputs: Nested, forward: Forward, report: FusionReport) -> float:
     """Return the largest absolute difference of the outputs of two networks."""
     before, after = (_outputs(network, inputs, forward) for network in (model, fused))
     worst = 0.0
@@ -195,7 +202,7 @@ def _difference(model: nn.Module, fused: nn.Module, inputs: Tensor, forward: For
     return worst
 
 
-def _outputs(model: nn.Module, inputs: Tensor, forward: Forward) -> list[Tensor]:
+def _outputs(model: nn.Module, inputs: Nested, forward: Forward) -> list[Tensor]:
     with evaluation_mode(model), torch.no_grad():
-        outputs = tree_flatten(forward(model, inputs.clone()))[0]
-    return [output.double() for output in outputs if isinstance(output, Tensor)]
+        outputs = tensors_in(forward(model, map_tensors(Tensor.clone, inputs)))
+    return [output.double() for output in outputs]

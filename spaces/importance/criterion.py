@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from spaces.channels.groups import ChannelGroups
 from spaces.cloning.clone import clone
 from spaces.errors import MissingLabelsError, SecateursError
+from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
@@ -120,9 +121,9 @@ class Observations:
         forward: How the network is run on a batch.
     """
 
-    batches: Iterable[tuple[Tensor, Tensor]]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    labels: Callable[[Tensor], Tensor | None]
+    batches: Iterable[tuple[Nested, Nested]]
+    loss: Callable[[Any, Nested], Tensor]
+    labels: Callable[[Nested], Tensor | None]
     forward: Forward = call
 
 

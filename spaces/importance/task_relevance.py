@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from spaces.channels.groups import ChannelGroups, Layer
+from spaces.execution.hooks import first_tensor
 from spaces.importance.criterion import Criterion, CriterionOptions, averaged, places_on
 
 ROUNDING = 1e-10
@@ -103,17 +104,20 @@ class TaskRelevance(Criterion):
         for layer, places, position in self._readers:
             module = self.model.get_submodule(layer.name)
             hook = self._pool(layer, len(places), position, len(self._labels))
-            self._handles.append(module.register_forward_pre_hook(hook))
+            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
-    def _pool(self, layer: Layer, size: int, position: Tensor, samples: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def _pool(self, layer: Layer, size: int, position: Tensor, samples: int) -> Callable[..., None]:
         order = None if bool((position[1:] > position[:-1]).all()) else position.argsort()
 
-        def see(module: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs = args[0].detach()
+        def see(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            entering = first_tensor(args, keywords)
+            if entering is None:
+                return
+            inputs = entering.detach()
             rest = [dim for dim in range(1, inputs.dim()) if dim != inputs.dim() + layer.channel_dim]
             pooled = inputs.mean(rest) if rest else inputs
             if len(pooled) != samples and len(pooled) % samples == 0:
-                pooled = pooled.unflatten(0, (samples, -1)).mean(1)
+                pooled = pooled.reshape(samples, -1, *pooled.shape[1:]).mean(1)
             if len(pooled) != samples:
                 return
             if size < len(position):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.forward import Forward
 
 
 @torch.no_grad()
-def measure_statistics(model: nn.Module, batches: Iterable[Tensor], forward: Callable[[nn.Module, Tensor], Any]) -> None:
+def measure_statistics(model: nn.Module, batches: Iterable[Nested], forward: Forward) -> None:
     """Replace the running statistics of every BatchNorm layer by their plain average over ``batches``.
 
     Every batch counts the same. Only the BatchNorm layers are in training mode meanwhile (dropout is off); modes and

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward, call
 from spaces.execution.hooks import first_tensor, temporary_hooks
@@ -16,7 +17,7 @@ from spaces.layers.layer_kind import LayerKind, kind_of
 from spaces.layers.shapes import LayerShape
 
 
-def layer_shapes(model: nn.Module, inputs: Tensor, forward: Forward = call) -> dict[str, LayerShape]:
+def layer_shapes(model: nn.Module, inputs: Nested, forward: Forward = call) -> dict[str, LayerShape]:
     """Return the shape of every layer whose kind has one, and that ``forward`` runs as a module, by name, in order of use.
 
     Args:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from spaces.errors import UnsupportedModelError, error_line
+from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward
 from spaces.quantization.fake_quantize import Quantizer
@@ -61,7 +62,7 @@ class _Probe(nn.Module):
         return value
 
 
-def find_additions(model: nn.Module, inputs: Tensor, forward: Forward) -> list[Addition]:
+def find_additions(model: nn.Module, inputs: Nested, forward: Forward) -> list[Addition]:
     """Return the additions of two activations, in the order in which they are computed.
 
     Args:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
-from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 
-from spaces.execution.forward import Forward, call, in_double
-from spaces.execution.hooks import temporary_hooks
+from spaces.execution.batch import Nested
+from spaces.execution.comparison import probe
+from spaces.execution.forward import Forward, call, in_double, tensors_in
+from spaces.execution.hooks import first_tensor, temporary_hooks
 from spaces.quantization.layers import channel_axis, has_quantized_form
 
 TOLERANCE = 1e-8
@@ -23,7 +25,7 @@ Fold = tuple[str, str]
 """Names of a layer and of the BatchNorm behind it."""
 
 
-def find_folds(model: nn.Module, inputs: Tensor, forward: Forward = call) -> list[Fold]:
+def find_folds(model: nn.Module, inputs: Nested, forward: Forward = call) -> list[Fold]:
     """Return the layers whose output is read by one BatchNorm and by nothing else.
 
     Candidates come from one forward pass; a pair is kept if folding it leaves the outputs of a copy with random statistics
@@ -40,15 +42,12 @@ def find_folds(model: nn.Module, inputs: Tensor, forward: Forward = call) -> lis
         return []
     network = network.double()
     _randomize(network)
-    probe = inputs
-    if inputs.is_floating_point():
-        generator = torch.Generator().manual_seed(0)
-        probe = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device)
+    examples = probe(inputs, torch.float64)
     with torch.no_grad(), in_double():
-        expected = _first(forward(network, probe))
-        if _same(fold_batch_norms(network, candidates), probe, forward, expected):
+        expected = _flat(forward(network, examples))
+        if _same(fold_batch_norms(network, candidates), examples, forward, expected):
             return candidates
-        return [pair for pair in candidates if _same(fold_batch_norms(network, [pair]), probe, forward, expected)]
+        return [pair for pair in candidates if _same(fold_batch_norms(network, [pair]), examples, forward, expected)]
 
 
 def fold_batch_norms(model: nn.Module, folds: list[Fold]) -> nn.Module:
@@ -78,23 +77,24 @@ def _merge(layer: nn.Module, norm: nn.Module) -> None:
         layer.bias = nn.Parameter(((before - mean.double()) * factor + shift).to(weight.dtype), weight.requires_grad)
 
 
-def _pairs(network: nn.Module, inputs: Tensor, forward: Forward) -> list[Fold]:
+def _pairs(network: nn.Module, inputs: Nested, forward: Forward) -> list[Fold]:
     """Return pairs of a layer and the BatchNorm that reads its output, each called exactly once."""
     names = {id(module): name for name, module in network.named_modules()}
     produced: dict[int, tuple[str, Tensor]] = {}
     calls: dict[str, int] = {}
     found: list[Fold] = []
 
-    def layer_ran(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def layer_ran(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         name = names[id(module)]
         calls[name] = calls.get(name, 0) + 1
         produced[id(output)] = name, output
 
-    def norm_runs(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def norm_runs(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         name = names[id(module)]
         calls[name] = calls.get(name, 0) + 1
-        if args and id(args[0]) in produced:
-            found.append((produced[id(args[0])][0], name))
+        entering = first_tensor(args, keywords)
+        if id(entering) in produced:
+            found.append((produced[id(entering)][0], name))
 
     shared = shared_parameters(network)
 
@@ -104,7 +104,7 @@ def _pairs(network: nn.Module, inputs: Tensor, forward: Forward) -> list[Fold]:
             if has_quantized_form(module) and id(module.weight) not in shared and not grouped:
                 yield module.register_forward_hook(layer_ran)
             elif isinstance(module, _BatchNorm) and module.running_mean is not None:
-                yield module.register_forward_pre_hook(norm_runs)
+                yield module.register_forward_pre_hook(norm_runs, with_kwargs=True)
 
     with temporary_hooks(hooks()), torch.no_grad():
         forward(network, inputs)
@@ -130,11 +130,10 @@ def _randomize(network: nn.Module) -> None:
                     tensor.data.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + low)
 
 
-def _same(network: nn.Module, probe: Tensor, forward: Forward, expected: Tensor) -> bool:
+def _same(network: nn.Module, examples: Nested, forward: Forward, expected: Tensor) -> bool:
     scale = max(1.0, float(expected.abs().max()))
-    return float((_first(forward(network, probe)) - expected).abs().max()) <= TOLERANCE * scale
+    return float((_flat(forward(network, examples)) - expected).abs().max()) <= TOLERANCE * scale
 
 
-def _first(outputs: object) -> Tensor:
-    tensors = [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
-    return torch.cat([tensor.reshape(-1).double() for tensor in tensors])
+def _flat(outputs: object) -> Tensor:
+    return torch.cat([tensor.reshape(-1).double() for tensor in tensors_in(outputs)])

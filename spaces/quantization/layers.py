@@ -103,27 +103,27 @@ class QuantizedLayer(nn.Module):
 class QuantizedConv1d(QuantizedLayer, nn.Conv1d):
     """A quantized :class:`torch.nn.Conv1d`."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Convolve, as the float layer does."""
-        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
+        outputs: Tensor = self._conv_forward(self.quantized_input(input), self.quantized_weight(), self.quantized_bias())
         return outputs
 
 
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     """A quantized :class:`torch.nn.Conv2d`."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Convolve, as the float layer does."""
-        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
+        outputs: Tensor = self._conv_forward(self.quantized_input(input), self.quantized_weight(), self.quantized_bias())
         return outputs
 
 
 class QuantizedConv3d(QuantizedLayer, nn.Conv3d):
     """A quantized :class:`torch.nn.Conv3d`."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Convolve, as the float layer does."""
-        outputs: Tensor = self._conv_forward(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
+        outputs: Tensor = self._conv_forward(self.quantized_input(input), self.quantized_weight(), self.quantized_bias())
         return outputs
 
 
@@ -147,33 +147,33 @@ def _transposed(layer: Any, convolve: Any, dimensions: int, inputs: Tensor, outp
 class QuantizedConvTranspose1d(QuantizedLayer, nn.ConvTranspose1d):
     """A quantized :class:`torch.nn.ConvTranspose1d`."""
 
-    def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve, as the float layer does."""
-        return _transposed(self, F.conv_transpose1d, 1, inputs, output_size)
+        return _transposed(self, F.conv_transpose1d, 1, input, output_size)
 
 
 class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):
     """A quantized :class:`torch.nn.ConvTranspose2d`."""
 
-    def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve, as the float layer does."""
-        return _transposed(self, F.conv_transpose2d, 2, inputs, output_size)
+        return _transposed(self, F.conv_transpose2d, 2, input, output_size)
 
 
 class QuantizedConvTranspose3d(QuantizedLayer, nn.ConvTranspose3d):
     """A quantized :class:`torch.nn.ConvTranspose3d`."""
 
-    def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve, as the float layer does."""
-        return _transposed(self, F.conv_transpose3d, 3, inputs, output_size)
+        return _transposed(self, F.conv_transpose3d, 3, input, output_size)
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
     """A quantized :class:`torch.nn.Linear`."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Multiply, as the float layer does."""
-        return F.linear(self.quantized_input(inputs), self.quantized_weight(), self.quantized_bias())
+        return F.linear(self.quantized_input(input), self.quantized_weight(), self.quantized_bias())
 
 
 def has_quantized_form(layer: nn.Module) -> bool:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces.errors import UnsupportedModelError
+from spaces.execution.batch import Nested, count_samples, describe
 from spaces.execution.forward import Forward, call
-from spaces.execution.hooks import temporary_hooks
+from spaces.execution.hooks import first_tensor, temporary_hooks
 from spaces.layers.layer_kind import kind_of
 from spaces.layers.macs import MacsCounter
 from spaces.patterns import reason_left_out, require_matches
@@ -104,7 +105,7 @@ class Quantizable:
 
 def find_quantizable(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Nested,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     forward: Forward = call,
@@ -181,17 +182,17 @@ def _obstacle(module: nn.Module, called: bool, shared: set[int]) -> str:
 
 
 def _run(
-    network: nn.Module, layers: dict[str, nn.Module], inputs: Tensor, forward: Forward
+    network: nn.Module, layers: dict[str, nn.Module], inputs: Nested, forward: Forward
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Run the network; return MACs for one sample by module, and input elements of every called layer in calling order."""
     names = {id(module): name for name, module in layers.items()}
     counter = MacsCounter()
     read: dict[str, int] = {}
-    samples = len(inputs)
+    samples = count_samples(inputs)
 
     def ran(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
         name = names[id(module)]
-        entering = next((value for value in (*args, *keywords.values()) if isinstance(value, Tensor)), None)
+        entering = first_tensor(args, keywords)
         read[name] = read.get(name, 0) + (entering.numel() // samples if entering is not None else 0)
 
     hooks = (module.register_forward_hook(ran, with_kwargs=True) for module in layers.values())
@@ -200,6 +201,6 @@ def _run(
             forward(network, inputs)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
-            f"the forward pass of {type(network).__name__} on a batch of shape {tuple(inputs.shape)} failed: {error}"
+            f"the forward pass of {type(network).__name__} on a batch of {describe(inputs)} failed: {error}"
         ) from error
     return {name: float(macs // samples) for name, macs in counter.macs.items()}, read

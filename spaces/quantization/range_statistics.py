@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward
-from spaces.execution.hooks import temporary_hooks
+from spaces.execution.hooks import first_tensor, temporary_hooks
 from spaces.quantization.calibration import ActivationSample, Calibration
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.format import QParams
@@ -35,8 +36,8 @@ class RangeStatistics:
         bits: Mapping[str, Sequence[Any]],
         calibration: Calibration,
         forward: Forward,
-        batches: Iterable[Tensor],
-        inputs: Tensor,
+        batches: Iterable[Nested],
+        inputs: Nested,
     ) -> None:
         """Run the network on all batches and calibrate every quantizer."""
         self._bits = bits
@@ -60,7 +61,7 @@ class RangeStatistics:
         return self._calibration.weight_qparams(weight, axis, self._bits[path])
 
     def _observe(
-        self, network: nn.Module, forward: Forward, batches: Iterable[Tensor], inputs: Tensor
+        self, network: nn.Module, forward: Forward, batches: Iterable[Nested], inputs: Nested
     ) -> dict[str, ActivationSample]:
         """Run the network in float and return samples of the input of each activation quantizer, by module path."""
         quantizers = {name: module for name, module in network.named_modules() if isinstance(module, Quantizer)}
@@ -69,12 +70,19 @@ class RangeStatistics:
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
 
-        def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            return lambda module, args: observed[name].see(args[0])
+        def look(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+                if (values := first_tensor(args, keywords)) is not None:
+                    observed[name].see(values)
 
-        def average(name: str, layer: QuantizedLayer) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                values = args[0].detach()
+            return hook
+
+        def average(name: str, layer: QuantizedLayer) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+                entering = first_tensor(args, keywords)
+                if entering is None:
+                    return
+                values = entering.detach()
                 axis = values.dim() - 1 if isinstance(layer, nn.Linear) else 1
                 others = [dim for dim in range(values.dim()) if dim != axis]
                 total = values.double().sum(others)
@@ -84,8 +92,8 @@ class RangeStatistics:
 
             return hook
 
-        looks = (quantizers[name].register_forward_pre_hook(look(name)) for name in observed)
-        averages = (layer.register_forward_pre_hook(average(name, layer)) for name, layer in layers.items())
+        looks = (quantizers[name].register_forward_pre_hook(look(name), with_kwargs=True) for name in observed)
+        averages = (layer.register_forward_pre_hook(average(name, layer), with_kwargs=True) for name, layer in layers.items())
         for module in quantizers.values():
             module.enabled = False
         network.eval()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
+from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward
 
 
@@ -49,7 +50,7 @@ class Sparsifier(ABC):
         """Name of the importance criterion that ranks the channels; None for a sparsifier without one."""
         return None
 
-    def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
+    def trace(self, model: nn.Module, inputs: Nested, forward: Forward) -> None:
         """Trace the structure of ``model``, on its device, with ``inputs``, one sample of shape ``(1, ...)``."""
 
     @abstractmethod
@@ -59,7 +60,7 @@ class Sparsifier(ABC):
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
         """Receive the optimizer, after :meth:`start`, for sparsifiers that keep its moments from moving."""
 
-    def before_forward(self, inputs: Tensor, targets: Tensor | None) -> None:
+    def before_forward(self, inputs: Nested, targets: Tensor | None) -> None:
         """Receive the batch before the forward pass; ``targets`` is None for a task without class labels."""
 
     def penalty(self) -> Tensor | None:

@@ -15,6 +15,7 @@ from spaces.channels.check import find_checked_groups
 from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
+from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion, places_on, writers
 from spaces.sparsifiers.base import Sparsifier
@@ -124,7 +125,7 @@ class GradientCut(Sparsifier):
         """Name of the criterion of the settings."""
         return self.settings.importance
 
-    def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
+    def trace(self, model: nn.Module, inputs: Nested, forward: Forward) -> None:
         """Find the channel groups of ``model`` that can go without a trace once they are zero.
 
         Raises:
@@ -161,7 +162,7 @@ class GradientCut(Sparsifier):
             for name, tensor, dim, places in writers(channels)
         ]
 
-    def before_forward(self, inputs: Tensor, targets: Tensor | None) -> None:
+    def before_forward(self, inputs: Nested, targets: Tensor | None) -> None:
         """Show the batch to the importance criterion, while the split may still change."""
         if not self._frozen:
             self._criterion.begin(targets)

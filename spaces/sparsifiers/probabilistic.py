@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spaces.channels.check import find_checked_groups
 from spaces.channels.groups import ChannelGroups
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.execution.batch import Nested, first_tensor_of
 from spaces.execution.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion
 from spaces.patterns import require_matches, value_of
@@ -139,7 +140,7 @@ class Probabilistic(Sparsifier):
         """Name of the criterion of the settings."""
         return self.settings.importance
 
-    def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
+    def trace(self, model: nn.Module, inputs: Nested, forward: Forward) -> None:
         """Find the groups of ``model``, and how many of each layer go.
 
         Raises:
@@ -195,7 +196,7 @@ class Probabilistic(Sparsifier):
         """Receive the optimizer whose moments are restored with masked weights."""
         self._masking.bind(optimizer)
 
-    def before_forward(self, inputs: Tensor, targets: Tensor | None) -> None:
+    def before_forward(self, inputs: Nested, targets: Tensor | None) -> None:
         """Update the probabilities where it is time, and draw the masks of this step."""
         if not self._fixed and self._step and self._step % self._interval == 0:
             self._participation.update(self._scores(), self._step)
@@ -203,7 +204,8 @@ class Probabilistic(Sparsifier):
             self._fixed = self._participation.done
         if self._criterion is not None and not self._fixed:
             self._criterion.begin(targets)
-        generator = torch.Generator(inputs.device)
+        example = first_tensor_of(inputs)
+        generator = torch.Generator("cpu" if example is None else example.device)
         # The epoch's seed, which the loop has set: so a step's masks are the same after a kill.
         generator.manual_seed((torch.initial_seed() * 1_000_003 + self._step) % 2**63)
         self._masking.apply(generator)

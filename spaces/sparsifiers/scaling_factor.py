@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spaces.errors import UnsupportedModelError
+from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward
 from spaces.patterns import reason_left_out, require_matches
 from spaces.sparsifiers.base import Sparsifier
@@ -81,7 +82,7 @@ class ScalingFactor(Sparsifier):
         super().__init__(settings)
         self._factors: dict[str, nn.Parameter] = {}
 
-    def trace(self, model: nn.Module, inputs: Tensor, forward: Forward) -> None:
+    def trace(self, model: nn.Module, inputs: Nested, forward: Forward) -> None:
         """Raise if ``model`` has no scaling factors to train; :meth:`start` finds those of the network that is trained.
 
         Raises:

@@ -11,7 +11,8 @@ from spaces.channels.groups import ChannelGroups, Group
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning.clone import clone
 from spaces.errors import EquivalenceError
-from spaces.execution.comparison import output_difference
+from spaces.execution.batch import Nested, in_type
+from spaces.execution.comparison import largest_gap, output_difference
 from spaces.execution.forward import Forward, in_double, tensors_in
 from spaces.importance.criterion import places_on, writers
 
@@ -47,7 +48,7 @@ def largest_weights(model: nn.Module, groups: ChannelGroups) -> Tensor:
     return largest[:-1]
 
 
-def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Tensor, forward: Forward) -> ChannelGroups:
+def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Nested, forward: Forward) -> ChannelGroups:
     """Freeze, with the reason, the groups whose zero channels can't be removed without changing the output.
 
     These are channels over which a normalization takes its statistics, and those behind an activation that makes
@@ -60,7 +61,7 @@ def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Tensor, for
             reasons |= {group.name: f"{layer.name}: {counted}" for group in groups.groups if _touches(layer.outputs, group)}
     groups = freeze(groups, reasons) if reasons else groups
     with in_double():
-        probe = inputs.double() if inputs.is_floating_point() else inputs
+        probe = in_type(inputs, torch.float64)
         exact = randomize_batch_norm(clone(model).double(), probe, forward)
 
     def loses(mask: np.ndarray) -> bool:
@@ -79,23 +80,22 @@ def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Tensor, for
     return groups
 
 
-def removal_change(before: nn.Module, after: nn.Module, inputs: Tensor, forward: Forward) -> float:
+def removal_change(before: nn.Module, after: nn.Module, inputs: Nested, forward: Forward) -> float:
     """Return the largest change of an output by a removal that should change nothing, in double precision.
 
     Args:
         before: The network with zero channels; left unchanged.
         after: The network without them; left unchanged.
-        inputs: A batch of shape ``(N, ...)`` on the networks' device.
+        inputs: A batch on the networks' device.
         forward: How they are run on it.
 
     Raises:
         EquivalenceError: It is not below :data:`TOLERANCE`.
     """
-    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    inputs = in_type(inputs, torch.float64)
     with torch.no_grad(), in_double():
         expected, found = (tensors_in(forward(clone(m).double().eval(), inputs)) for m in (before, after))
-    pairs = zip(found, expected, strict=True)
-    change = max((float((one - other).abs().max()) for one, other in pairs if one.numel()), default=0.0)
+    change, _ = largest_gap(found, expected)
     if not change < TOLERANCE:
         raise EquivalenceError(
             f"removing what training left at zero should change outputs by less than {TOLERANCE:g}, and changes them by "

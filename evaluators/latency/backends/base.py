@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evaluators.latency.backends import BACKENDS
 from evaluators.latency.timing import LEAST_REPETITIONS, Run
-from evaluators.onnx_export import TaskForward
+from evaluators.onnx_export import exportable
 from evaluators.task import Task
 from spaces.errors import SecateursError
+from spaces.execution.batch import Nested, repeat, to_device
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
 from spaces.quantization.record import is_quantized, pack_weights
@@ -46,19 +47,20 @@ class Backend(ABC):
         """Return the version of the installed runtime; layers timed by another version are timed again."""
 
     @abstractmethod
-    def export(self, module: nn.Module, inputs: Tensor) -> bytes:
+    def export(self, module: nn.Module, inputs: Nested) -> bytes:
         """Return a network as bytes for :meth:`build`.
 
         Args:
-            module: The network on the CPU in evaluation mode, called on ``inputs`` alone; a quantized one in its stored form.
-            inputs: A batch of the size to time, of shape ``(N, ...)``.
+            module: The network on the CPU in evaluation mode, called on ``inputs`` alone, or on the
+                tensors in it; a quantized one in its stored form.
+            inputs: A batch of the size to time, of shape ``(N, ...)``, or a tuple of the tensors of a nested one.
 
         Raises:
             SecateursError: The network can't be exported; the message names another backend.
         """
 
     @abstractmethod
-    def build(self, content: bytes, inputs: Tensor, device: DeviceName, threads: int) -> Run:
+    def build(self, content: bytes, inputs: Nested, device: DeviceName, threads: int) -> Run:
         """Return a run of an exported network on this machine.
 
         Args:
@@ -172,7 +174,7 @@ class Program:
     """
 
     content: bytes
-    inputs: Tensor
+    inputs: Nested
 
 
 def program_of(model: nn.Module, task: Task, batch_size: int, conditions: Conditions) -> Program:
@@ -183,5 +185,6 @@ def program_of(model: nn.Module, task: Task, batch_size: int, conditions: Condit
     """
     stored = pack_weights(model) if is_quantized(model) else copy.deepcopy(model)
     stored = stored.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    inputs = task.example_inputs().cpu().repeat_interleave(batch_size, dim=0)
-    return Program(find_backend(conditions.backend).export(TaskForward(stored, task).eval(), inputs), inputs)
+    batch = repeat(to_device(task.example_inputs(), torch.device("cpu")), batch_size)
+    module, inputs = exportable(stored, task, batch)
+    return Program(find_backend(conditions.backend).export(module.eval(), inputs), inputs)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from evaluators.latency.backends.base import Backend, DeviceName, LatencyError
 from evaluators.latency.timing import Run, clock
-from evaluators.onnx.session import open_session
+from evaluators.onnx.session import feeds, open_session
 from evaluators.onnx_export import onnx_bytes
+from spaces.execution.batch import Nested
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shapes import LayerShape
 
@@ -28,7 +29,7 @@ class OnnxRuntime(Backend):
         """Return the version of ONNX Runtime."""
         return version("onnxruntime")
 
-    def export(self, module: nn.Module, inputs: Tensor) -> bytes:
+    def export(self, module: nn.Module, inputs: Nested) -> bytes:
         """Return an ONNX file for batches of the size of ``inputs``.
 
         Raises:
@@ -36,10 +37,10 @@ class OnnxRuntime(Backend):
         """
         return onnx_bytes(module, inputs)
 
-    def build(self, content: bytes, inputs: Tensor, device: DeviceName, threads: int) -> Run:
+    def build(self, content: bytes, inputs: Nested, device: DeviceName, threads: int) -> Run:
         """Return a run of an ONNX file; a run ends when its outputs are in the CPU's memory, on any device."""
         session = open_session(content, threads, _PROVIDERS[device])
-        feed = {session.get_inputs()[0].name: inputs.numpy()}
+        feed = feeds(session, inputs)
         return clock(lambda: session.run(None, feed), threads)
 
     def require(self, device: DeviceName) -> None:

@@ -6,17 +6,19 @@ import io
 from abc import abstractmethod
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evaluators.latency.backends.base import Backend, DeviceName, LatencyError
 from evaluators.latency.timing import Run, clock
 from evaluators.onnx_export import quiet
 from spaces.errors import error_line
+from spaces.execution.batch import Nested, to_device
+from spaces.execution.forward import arguments
 
-Network = Callable[[Tensor], Tensor]
+Network = Callable[..., Any]
 
 
 class TorchBackend(Backend):
@@ -28,7 +30,7 @@ class TorchBackend(Backend):
         """Return the version of PyTorch."""
         return version("torch")
 
-    def export(self, module: nn.Module, inputs: Tensor) -> bytes:
+    def export(self, module: nn.Module, inputs: Nested) -> bytes:
         """Return a program of ``torch.export`` for batches of the size of ``inputs``, without sample inputs.
 
         Raises:
@@ -36,7 +38,7 @@ class TorchBackend(Backend):
         """
         try:
             with quiet(), torch.no_grad():
-                program = torch.export.export(module, (inputs,))
+                program = torch.export.export(module, arguments(inputs)[0])
                 program.example_inputs = None
                 buffer = io.BytesIO()
                 torch.export.save(program, buffer)
@@ -44,7 +46,7 @@ class TorchBackend(Backend):
             raise LatencyError(f"latency: torch.export failed ({error_line(error)}); try backend: onnxruntime") from error
         return buffer.getvalue()
 
-    def build(self, content: bytes, inputs: Tensor, device: DeviceName, threads: int) -> Run:
+    def build(self, content: bytes, inputs: Nested, device: DeviceName, threads: int) -> Run:
         """Return a run of a program of ``torch.export``.
 
         Raises:
@@ -58,19 +60,19 @@ class TorchBackend(Backend):
     def ready(self, network: Network) -> Network:
         """Return the form of a network that is timed, such as a compiled one; called once per network."""
 
-    def run(self, network: nn.Module, inputs: Tensor, device: DeviceName, threads: int) -> Run:
+    def run(self, network: nn.Module, inputs: Nested, device: DeviceName, threads: int) -> Run:
         """Return a run of ``network`` on ``inputs``, both moved to ``device``.
 
         Raises:
             LatencyError: The network fails.
         """
         place = torch.device(device)
-        inputs = inputs.to(place)
+        given = arguments(to_device(inputs, place))[0]
         called = self.ready(network.to(place))
 
         def call() -> None:
             with torch.inference_mode():
-                called(inputs)
+                called(*given)
 
         try:
             with quiet():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from evaluators.base import Metric
@@ -24,6 +24,7 @@ from spaces.base import SearchSpace
 from spaces.candidate import Candidate, KeepMask, Value, first_channels
 from spaces.domains import Domain
 from spaces.errors import SecateursError
+from spaces.execution.batch import describe
 from spaces.latency.layer_latency import MeasuredLatency
 
 FILE = "latency.json"
@@ -158,7 +159,8 @@ class LatencyTables:
         return cache[key]
 
     def _key(self, model: nn.Module) -> str:
-        shape = tuple(self._task.example_inputs().shape)
+        inputs = self._task.example_inputs()
+        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else describe(inputs)
         text = f"{type(model).__module__} {model} {shape} {self._latency.settings.batch_size}"
         return f"network {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

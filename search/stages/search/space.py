@@ -15,6 +15,7 @@ from search.run.network import Network
 from search.run.stage_run import StageContext
 from spaces.base import SearchSpace
 from spaces.errors import SecateursError, UnsupportedModelError
+from spaces.execution.batch import to_device
 
 CALIBRATION_SAMPLES = 2048
 """Most samples, unaugmented, that a space may calibrate on, and training samples that importance may be learnt from."""
@@ -34,9 +35,9 @@ def space_of(network: Network, run: StageContext, block: Block) -> SearchSpace[A
 
 def _build(network: Network, run: StageContext, block: Block) -> SearchSpace[Any]:
     task, model = run.task, network.model.to(run.device).eval()
-    inputs = task.example_inputs().to(run.device)
+    inputs = to_device(task.example_inputs(), run.device)
     found = task.batches(task.calibration_split, 128, limit=CALIBRATION_SAMPLES)
-    batches = (batch.to(run.device) for batch, _ in found)
+    batches = (to_device(batch, run.device) for batch, _ in found)
     space: SearchSpace[Any] = SPACE.find(block.name)(model, inputs, block.settings, forward=task.forward, batches=batches)
     if space.learns:
         space.learn(observations(task, run.device, limit=CALIBRATION_SAMPLES))

@@ -39,6 +39,7 @@ from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from search.study.trial_note import costs_of
 from spaces.errors import SecateursError
+from spaces.execution.batch import to_device
 from spaces.files.atomic import replace_file
 
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
@@ -117,7 +118,7 @@ class Search(Stage[SearchSettings]):
         require_informative_objective(space, list(settings.objectives))
         run.tell(f"{len(space.domains)} decisions open")
         if not run.smaller:
-            whole = count_costs(network.model, task.example_inputs().to(run.device), task.forward)
+            whole = count_costs(network.model, to_device(task.example_inputs(), run.device), task.forward)
             for line in targets_within_reach(settings.target, space, whole):
                 run.tell(line)
 

@@ -41,7 +41,7 @@ def test_biases_of_dead_channels_fit_in_32_bits(tmp_path: Path, dead: float) -> 
     unit = layer.input_quantizer.step[0] * layer.stored.scale  # type: ignore[union-attr]
     assert float((layer.bias.abs() / unit).max()) <= 2**30 * 1.001
     expected = network(batch())
-    answer = write_onnx(tmp_path, network, batch())
+    (answer,) = write_onnx(tmp_path, network, batch())
     assert float((answer - expected).abs().max()) <= 0.01 * float(expected.abs().max())
 
 
@@ -61,7 +61,7 @@ def test_a_bias_that_does_not_fit_is_named_with_its_layer(tmp_path: Path) -> Non
     assert layer.stored is not None
     layer.stored.scale[5] = 1e-14
     write_onnx(tmp_path, network, batch())
-    text = describe_difference(tmp_path, network, batch(), network(batch()), 1e-3)
+    text = describe_difference(tmp_path, network, batch(), [network(batch())], 1e-3)
     assert text.startswith("layer 3: the bias of channel 5 is out of the 32 bits")
 
 
