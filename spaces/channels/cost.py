@@ -36,9 +36,10 @@ class ChannelCost:
             [self._vector(layer.inputs) if layer.groups == 1 else one for layer in layers], dtype=np.int64
         )
         self._reads = np.asarray([self._vector(layer.inputs) for layer in layers], dtype=np.int64)
-        self._live = np.asarray([self._vector(one.places) for one in groups.activations], dtype=np.int64)
-        self._live_bytes = np.asarray([one.bytes for one in groups.activations])
-        self._timeline = Timeline([(one.born, one.died) for one in groups.activations])
+        timeline = Timeline([(one.born, one.died) for one in groups.activations])
+        lived = np.asarray([self._vector(one.places) for one in groups.activations], dtype=np.int64)
+        self._changing = lived[timeline.which]
+        self._changes = np.asarray([one.bytes for one in groups.activations])[timeline.which] * timeline.signs
         names, factors, pairs, sizes, trained = [], [], [], [], []
         persistent = model.state_dict(keep_vars=True).keys()
         seen: set[int] = set()
@@ -64,6 +65,7 @@ class ChannelCost:
         lengths = [len(places) for places in self._vectors]
         self._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._joined = np.concatenate(self._vectors)
+        self._extended = np.ones(groups.width + 1, dtype=np.int64)
 
     def _vector(self, places: np.ndarray) -> int:
         key = places.tobytes()
@@ -86,7 +88,7 @@ class ChannelCost:
             "parameters": float(elements[self._trained].sum()),
             "size_bytes": float((elements * self._sizes).sum()),
             "bit_operations": macs * FLOAT_BITS * FLOAT_BITS,
-            "peak_activation_bytes": self._timeline.peak(self._live_bytes * left[self._live]),
+            "peak_activation_bytes": float((self._changes * left[self._changing]).cumsum().max(initial=0.0)),
         }
 
     def channels(self, mask: np.ndarray) -> dict[str, tuple[int, int]]:
@@ -104,5 +106,6 @@ class ChannelCost:
         return macs, self._factors * left[self._pairs[:, 0]] * left[self._pairs[:, 1]]
 
     def _left(self, mask: np.ndarray) -> np.ndarray:
-        extended = np.append(mask, True).astype(np.int64)
+        extended = self._extended.copy()
+        extended[:-1] = mask
         return np.asarray(np.add.reduceat(extended[self._joined], self._starts), dtype=np.float64)

@@ -31,6 +31,8 @@ _BOOKKEEPING = {
 }
 """Every other container that a module owns (its hooks), with its type."""
 
+_OWNED = frozenset((*_BOOKKEEPING, *_REGISTERED))
+
 _ATOMS = frozenset(
     {int, float, complex, bool, str, bytes, type(None), type, type(...), range, slice, types.ModuleType, types.CodeType}
     | {torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format}
@@ -62,8 +64,8 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def copied(name: str, tensor: Tensor) -> Tensor:
-    """Return a copy of a state tensor."""
-    return tensor.detach().clone()
+    """Return a copy of a state tensor, detached where no gradients are recorded, as in a cloning."""
+    return tensor.clone()
 
 
 class Cloning:
@@ -86,7 +88,7 @@ class Cloning:
         self._state = state
         self._attributes = attributes or {}
         self._memo: dict[int, Any] = {}
-        self._made: list[tuple[str, nn.Module, nn.Module]] = []
+        self._made: list[tuple[str, nn.Module, nn.Module, list[tuple[str, dict[Any, Any]]]]] = []
         self._place = ("", "")
 
     def clone(self, model: nn.Module) -> nn.Module:
@@ -94,7 +96,11 @@ class Cloning:
         with torch.no_grad():
             made = self._registered(model, "")
             # Strays are cloned on the way, and hold things themselves.
-            for name, original, own in self._made:
+            for name, original, own, hooked in self._made:
+                for key, hooks in hooked:
+                    self._place = name, key
+                    for place, hook in hooks.items():
+                        hooks[place] = self._mapped(hook)
                 self._take_along(name, original, own)
                 if isinstance(own, nn.RNNBase):
                     # Its weights lie one behind the other where cuDNN reads them.
@@ -112,30 +118,38 @@ class Cloning:
             return inside
         own: nn.Module = object.__new__(_class_of(module))
         self._memo[id(module)] = own
-        self._made.append((prefix[:-1], module, own))
+        hooked: list[tuple[str, dict[Any, Any]]] = []
+        self._made.append((prefix[:-1], module, own, hooked))
         state = own.__dict__
         state.update(module.__dict__)
         # Most are empty, and a network has a thousand of them: a new one is made faster than copied.
         for key, kind in _BOOKKEEPING.items():
-            old = state[key]
-            state[key] = old.copy() if old else kind()
-            self._memo[id(old)] = state[key]
-        for key in ("_parameters", "_buffers"):
-            state[key] = {
-                name: None if tensor is None else self._tensor(prefix + name, tensor) for name, tensor in state[key].items()
-            }
+            if old := state[key]:
+                self._memo[id(old)] = state[key] = old.copy()
+                if kind is not set:
+                    hooked.append((key, state[key]))
+            else:
+                state[key] = kind()
+        for key, trained in (("_parameters", True), ("_buffers", False)):
+            if tensors := state[key]:
+                state[key] = {
+                    name: None if tensor is None else self._tensor(prefix + name, tensor, trained)
+                    for name, tensor in tensors.items()
+                }
+            else:
+                state[key] = {}
         state["_modules"] = {
             name: None if child is None else self._registered(child, f"{prefix}{name}.")
             for name, child in state["_modules"].items()
         }
         return own
 
-    def _tensor(self, name: str, tensor: Tensor) -> Tensor:
+    def _tensor(self, name: str, tensor: Tensor, trained: bool) -> Tensor:
         found: Tensor | None = self._memo.get(id(tensor))
         if found is not None:
             return found
         made = self._state(name, tensor)
-        if isinstance(tensor, nn.Parameter):
+        if trained:
             made = nn.Parameter(made, tensor.requires_grad)
         if tensor.__dict__:
             made.__dict__.update(tensor.__dict__)
@@ -143,18 +157,13 @@ class Cloning:
         return made
 
     def _take_along(self, name: str, original: nn.Module, own: nn.Module) -> None:
-        """Give the clone of a module its hooks and plain attributes."""
+        """Give the clone of a module its plain attributes."""
         state = own.__dict__
-        for key in _BOOKKEEPING:
-            if state[key] and isinstance(state[key], dict):
-                self._place = name, key
-                for place, hook in state[key].items():
-                    state[key][place] = self._mapped(hook)
         replaced = self._attributes.get(name, {})
         for key, value in original.__dict__.items():
-            if type(value) in _ATOMS or key in _BOOKKEEPING or key in _REGISTERED or key in replaced:
+            if key in _OWNED or (kind := type(value)) in _ATOMS or key in replaced:
                 continue
-            if type(value) is tuple and all(type(item) in _ATOMS for item in value):
+            if kind is tuple and _ATOMS.issuperset(map(type, value)):
                 continue
             self._place = name, key
             state[key] = None if key == "_compiled_call_impl" else self._mapped(value)
@@ -176,6 +185,8 @@ class Cloning:
 
     def _counterpart(self, value: Any) -> Any:
         kind = type(value)
+        if kind in _CONTAINERS:
+            return _CONTAINERS[kind](self, value)
         if isinstance(value, nn.Module):
             return self._stray_module(value)
         if isinstance(value, Tensor):
@@ -183,8 +194,6 @@ class Cloning:
                 self.strays.append(Held(*self._place, value))
             made = value.detach().clone()
             return nn.Parameter(made, value.requires_grad) if isinstance(value, nn.Parameter) else made
-        if kind in _CONTAINERS:
-            return _CONTAINERS[kind](self, value)
         if isinstance(value, tuple) and any("_fields" in vars(one) for one in kind.__mro__):
             return kind(*map(self._mapped, value))
         if kind is types.MethodType:
@@ -261,9 +270,9 @@ class Cloning:
 
 
 def _list(cloning: Cloning, value: list[Any]) -> list[Any]:
-    made: list[Any] = []
-    cloning._memo[id(value)] = made
-    made.extend(map(cloning._mapped, value))
+    made = cloning._memo[id(value)] = value.copy()
+    if not _ATOMS.issuperset(map(type, value)):
+        made[:] = map(cloning._mapped, value)
     return made
 
 

@@ -124,10 +124,14 @@ def _storage(tensor: Tensor) -> UntypedStorage | None:
 
 
 class Timeline:
-    """The largest sum of sizes that live together.
+    """The changes of live memory in order: every storage comes once, and goes once.
 
     Args:
         lives: By storage, the first and the last operator of its life (None: to the end).
+
+    Attributes:
+        which: By change, the number of its storage; int64 of shape ``(2 * storages,)``.
+        signs: By change, 1 where the storage comes and -1 where it goes.
     """
 
     def __init__(self, lives: Sequence[tuple[int, int | None]]) -> None:
@@ -135,12 +139,12 @@ class Timeline:
         gone = np.asarray([np.inf if last is None else last + 1 for _, last in lives])
         # What is freed between two operators goes before the second one makes anything.
         order = np.lexsort((np.repeat([1, 0], len(lives)), np.concatenate([born, gone])))
-        self._which = order % max(1, len(lives))
-        self._sign = np.where(order < len(lives), 1.0, -1.0)
+        self.which = order % max(1, len(lives))
+        self.signs = np.where(order < len(lives), 1.0, -1.0)
 
     def peak(self, sizes: np.ndarray) -> float:
         """Return the largest sum of ``sizes``, one by storage, over those alive at one time."""
-        return float(np.cumsum(sizes[self._which] * self._sign).max(initial=0.0))
+        return float(np.cumsum(sizes[self.which] * self.signs).max(initial=0.0))
 
 
 class _Watch(OperatorMode):
