@@ -19,13 +19,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.hooks import RemovableHandle
 
 from spaces.channels.channel_trace import ChannelTrace, SizeAttribute, TracedCall, TracedTensor
-from spaces.channels.labelled_pass import makes_tensors, name_of
 from spaces.channels.labels import compact, varying, vector
 from spaces.errors import first_line
 from spaces.execution.batch import Nested
 from spaces.execution.code_places import failed_place, running_place, sizes_read
 from spaces.execution.forward import Forward
 from spaces.execution.hooks import temporary_hooks
+from spaces.layers.call_masks import makes_tensors, name_of
 from spaces.layers.layer_kind import kind_of
 
 

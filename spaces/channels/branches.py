@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from spaces.channels.labelled_pass import makes_tensors, name_of
 from spaces.cloning.clone import clone
 from spaces.execution.batch import Nested, describe, first_tensor_of, map_tensors, repeat
 from spaces.execution.code_places import place_of, running_line
 from spaces.execution.comparison import eager
 from spaces.execution.forward import Forward
 from spaces.execution.hooks import temporary_hooks
+from spaces.layers.call_masks import makes_tensors, name_of
 from spaces.layers.layer_kind import kind_of
 
 _DRAWS = frozenset("dropout bernoulli bernoulli_ rand randn rand_like randn_like uniform_ normal normal_ multinomial".split())

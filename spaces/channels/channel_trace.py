@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spaces.channels.labels import ChannelAtoms
+from spaces.channels.masked_calls import MaskedCall
 from spaces.layers.activation_memory import Activation
 from spaces.layers.layer_kind import LayerKind
 
@@ -38,11 +39,11 @@ class LayerTrace:
         kind: Kind of the layer.
         inputs: Atoms of the input channels, of shape ``(in,)``.
         outputs: Atoms of the output channels, of shape ``(out,)``.
-        calls: Calls of functions and modules, in order, those within a layer left out.
-        activations: Storages of activations, with their lives.
-        macs: Multiply-accumulates per pair of input and output channel (per output channel where ``groups > 1``).
+        macs: Multiply-accumulates per pair of input and output channel (per output channel where ``groups > 1``), and per
+            channel of ``passing``.
         groups: Number of convolution or normalization groups.
-        channel_dim: Dimension of the module's input that holds the channels, counted from the end.
+        channel_dim: Dimension of the module's input that holds the channels, counted from the end; 0 where none does.
+        passing: Atoms of channels that pass through the layer, each alike, of shape ``(size,)``; a single 0 for none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LayerTrace:
     macs: float
     groups: int
     channel_dim: int
+    passing: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class ChannelTrace:
         layers: Layers with weights, one entry per call.
         sizes: Attributes of modules that are set with every cut.
         calls: Calls of functions and modules, in order, those within a layer left out.
+        masked: Calls of functions in which removed channels must have no effect.
         macs: Multiply-accumulates of all operators by the module that runs them, those without channels to follow included.
     """
 
@@ -124,4 +127,5 @@ class ChannelTrace:
     sizes: list[SizeAttribute] = field(default_factory=list)
     calls: list[TracedCall] = field(default_factory=list)
     activations: list[Activation] = field(default_factory=list)
+    masked: list[MaskedCall] = field(default_factory=list)
     macs: Mapping[str, int] = field(default_factory=dict)

@@ -218,7 +218,11 @@ def freeze(groups: ChannelGroups, reasons: Mapping[str, str]) -> ChannelGroups:
         for tensor, dims in groups.ties.items()
         if (moved := {dim: p for dim, places in dims.items() if (p := position[places]).max(initial=-1) >= 0})
     }
-    layers = tuple(replace(layer, inputs=position[layer.inputs], outputs=position[layer.outputs]) for layer in groups.layers)
+    layers = tuple(
+        replace(one, inputs=position[one.inputs], outputs=position[one.outputs], passing=position[one.passing])
+        for one in groups.layers
+    )
     sizes = {module: {name: position[p] for name, p in named.items()} for module, named in groups.sizes.items()}
     activations = tuple(replace(one, places=position[one.places]) for one in groups.activations)
-    return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.fixed_macs, sizes, activations)
+    masked = tuple(call.mapped(lambda places: position[places]) for call in groups.masked)
+    return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.fixed_macs, sizes, activations, masked)

@@ -35,6 +35,7 @@ class ChannelCost:
         self._macs_in = np.asarray(
             [self._vector(layer.inputs) if layer.groups == 1 else one for layer in layers], dtype=np.int64
         )
+        self._passing = np.asarray([self._vector(layer.passing) for layer in layers], dtype=np.int64)
         self._reads = np.asarray([self._vector(layer.inputs) for layer in layers], dtype=np.int64)
         timeline = Timeline([(one.born, one.died) for one in groups.activations])
         lived = np.asarray([self._vector(one.places) for one in groups.activations], dtype=np.int64)
@@ -102,7 +103,7 @@ class ChannelCost:
         return self._counts(self._left(mask))
 
     def _counts(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        macs = self._macs * left[self._macs_in] * left[self._macs_out]
+        macs = self._macs * left[self._macs_in] * left[self._macs_out] * left[self._passing]
         return macs, self._factors * left[self._pairs[:, 0]] * left[self._pairs[:, 1]]
 
     def _left(self, mask: np.ndarray) -> np.ndarray:

@@ -14,11 +14,15 @@ from spaces.candidate import Candidate
 from spaces.channels.channel_trace import ChannelTrace, LayerTrace
 from spaces.channels.labelled_pass import trace_channels
 from spaces.channels.labels import compact
+from spaces.channels.masked_calls import MaskedCall
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested, describe
 from spaces.execution.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
 from spaces.patterns import NOT_INCLUDED, first_match, reason_left_out, require_matches
+
+WHOLE = "the network itself"
+"""Name of the module that all others are parts of."""
 
 ALWAYS = np.asarray([-1])
 """Places of what no mask changes."""
@@ -54,9 +58,11 @@ class Layer:
         kind: Kind of the layer.
         inputs: Mask position of every input channel, of shape ``(in,)``.
         outputs: Mask position of every output channel, of shape ``(out,)``.
-        macs: Multiply-accumulates per pair of input and output channel (per output channel where ``groups > 1``).
+        macs: Multiply-accumulates per pair of input and output channel (per output channel where ``groups > 1``), and per
+            channel of ``passing``.
         groups: Number of convolution or normalization groups.
-        channel_dim: Dimension of the module's input that holds the channels, counted from the end.
+        channel_dim: Dimension of the module's input that holds the channels, counted from the end; 0 where none does.
+        passing: Mask position of the channels that pass through the layer, each alike; a single -1 for none.
     """
 
     name: str
@@ -66,11 +72,12 @@ class Layer:
     macs: float
     groups: int
     channel_dim: int
+    passing: np.ndarray = field(default_factory=lambda: ALWAYS)
 
     @property
     def total_macs(self) -> float:
         """Multiply-accumulates for one sample with every channel kept."""
-        return self.macs * len(self.outputs) * (len(self.inputs) if self.groups == 1 else 1)
+        return self.macs * len(self.outputs) * (len(self.inputs) if self.groups == 1 else 1) * len(self.passing)
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class ChannelGroups:
         fixed_macs: Multiply-accumulates that no mask changes, by module: products of attention, weights that can't be followed.
         sizes: By module and attribute, the mask position of every channel that the attribute counts.
         activations: Storages of activations in the forward pass of a single sample, the input among them.
+        masked: Calls of functions in which removed channels must have no effect.
     """
 
     groups: tuple[Group, ...]
@@ -111,6 +119,7 @@ class ChannelGroups:
     fixed_macs: Mapping[str, float] = field(default_factory=dict)
     sizes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     activations: tuple[LiveActivation, ...] = ()
+    masked: tuple[MaskedCall, ...] = ()
 
     @property
     def other_macs(self) -> float:
@@ -122,7 +131,7 @@ class ChannelGroups:
         """Multiply-accumulates of the whole network by module, for one sample."""
         found = dict(self.fixed_macs)
         for layer in self.layers:
-            found[layer.name] = found.get(layer.name, 0.0) + layer.total_macs
+            found[layer.name or WHOLE] = found.get(layer.name or WHOLE, 0.0) + layer.total_macs
         return {name: macs for name, macs in found.items() if macs}
 
     @property
@@ -264,6 +273,7 @@ def _number(trace: ChannelTrace) -> TracedGroups:
             layer.macs,
             layer.groups,
             layer.channel_dim,
+            position[trace.atoms.roots(layer.passing)],
         )
         for layer in trace.layers
     )
@@ -272,7 +282,8 @@ def _number(trace: ChannelTrace) -> TracedGroups:
     for size in trace.sizes:
         sizes.setdefault(size.module, {})[size.attribute] = position[trace.atoms.roots(size.atoms)]
     live = _activations(trace, position)
-    found = ChannelGroups(tuple(groups), tuple(frozen), ties, layers, fixed_macs, sizes, live)
+    masked = tuple(call.mapped(lambda atoms: position[trace.atoms.roots(torch.from_numpy(atoms))]) for call in trace.masked)
+    found = ChannelGroups(tuple(groups), tuple(frozen), ties, layers, fixed_macs, sizes, live, masked)
     return TracedGroups(found, trace, position[everything])
 
 
@@ -300,7 +311,7 @@ def _buckets(trace: ChannelTrace, tied: Sequence[tuple[str, int, np.ndarray]]) -
     reasons = trace.atoms.reasons
     buckets: dict[tuple[str, str, int], list[int]] = {}
     for root in np.concatenate(order).tolist():
-        key = (reasons.get(root, ""), trace.layers[producer[root]].name, int(signature[root]))
+        key = (reasons.get(root, ""), trace.layers[producer[root]].name or WHOLE, int(signature[root]))
         buckets.setdefault(key, []).append(root)
     return [
         _Bucket(reason, name, _members(parts, number), np.asarray(roots)) for (reason, name, number), roots in buckets.items()
@@ -331,7 +342,7 @@ def _members(parts: Sequence[tuple[int, str]], number: int) -> tuple[str, ...]:
     while number > 0:
         number, tensor = parts[number]
         tensors.append(tensor)
-    return tuple(dict.fromkeys(tensor.rpartition(".")[0] for tensor in reversed(tensors)))
+    return tuple(dict.fromkeys(tensor.rpartition(".")[0] or WHOLE for tensor in reversed(tensors)))
 
 
 def _named(buckets: Sequence[_Bucket], shares: np.ndarray) -> tuple[list[Group], list[Group], np.ndarray]:
@@ -354,7 +365,7 @@ def _named(buckets: Sequence[_Bucket], shares: np.ndarray) -> tuple[list[Group],
 
 
 def _total_macs(layer: LayerTrace) -> float:
-    return layer.macs * len(layer.outputs) * (len(layer.inputs) if layer.groups == 1 else 1)
+    return layer.macs * len(layer.outputs) * (len(layer.inputs) if layer.groups == 1 else 1) * len(layer.passing)
 
 
 def _activations(trace: ChannelTrace, position: np.ndarray) -> tuple[LiveActivation, ...]:
@@ -372,9 +383,9 @@ def _activations(trace: ChannelTrace, position: np.ndarray) -> tuple[LiveActivat
 
 def _fixed_macs(trace: ChannelTrace) -> dict[str, float]:
     """Return the multiply-accumulates that are counted in a module beyond those of the layers, by module."""
-    fixed = {name or "the network itself": float(macs) for name, macs in trace.macs.items()}
+    fixed = {name or WHOLE: float(macs) for name, macs in trace.macs.items()}
     for layer in trace.layers:
-        fixed[layer.name] = fixed.get(layer.name, 0.0) - _total_macs(layer)
+        fixed[layer.name or WHOLE] = fixed.get(layer.name or WHOLE, 0.0) - _total_macs(layer)
     return {name: macs for name, macs in fixed.items() if macs >= 0.5}
 
 
@@ -385,5 +396,5 @@ def _macs_shares(trace: ChannelTrace, other_macs: float) -> np.ndarray:
     for layer in trace.layers:
         macs = _total_macs(layer)
         total += macs
-        shares[np.union1d(trace.atoms.roots(layer.inputs), trace.atoms.roots(layer.outputs))] += macs
+        shares[np.unique(trace.atoms.roots(torch.cat([layer.inputs, layer.outputs, layer.passing])))] += macs
     return shares / total if total else shares

@@ -15,6 +15,8 @@ from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from spaces.channels.channel_trace import ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
 from spaces.channels.labels import along, compact
+from spaces.channels.masked_calls import CallRecorder
+from spaces.channels.stored_views import StoredView, StoredViews
 from spaces.execution.code_places import running_place
 from spaces.execution.hooks import first_tensor, temporary_hooks
 from spaces.layers.activation_memory import ActivationMemory, state_of
@@ -38,6 +40,8 @@ class LabelTracker:
             calls that returned it, or one of its shape that it was made of, and the place in what they returned.
         macs: Counter of multiply-accumulates.
         memory: The storages of activations.
+        masking: The calls in which removed channels must have no effect.
+        views: Parameters, and what code makes of them by moving their elements.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -50,6 +54,8 @@ class LabelTracker:
         self.suspended = 0
         self.begun = 0
         self.macs = MacsCounter()
+        self.masking = CallRecorder()
+        self.views = StoredViews()
         self.memory = ActivationMemory(state_of(model))
         self.labelled: Any = WeakTensorKeyDictionary()
         self.fresh: Any = WeakTensorKeyDictionary()
@@ -64,6 +70,7 @@ class LabelTracker:
         def enter(name: str, whole: bool) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
                 self.stack.append((name, module, first_tensor(args, keywords)))
+                self.masking.enter()
                 if not self.suspended:
                     self.trace.calls.append(TracedCall("", self.where))
                     self.begun = len(self.memory.activations)
@@ -80,6 +87,7 @@ class LabelTracker:
                             kind.trace(self, output, *args, **keywords)
                     self.suspended -= 1
                 self.stack.pop()
+                self.masking.leave()
                 self.macs.leave(module, args, keywords, output)
 
             return hook
@@ -106,11 +114,9 @@ class LabelTracker:
 
     def called(self, function: str, args: Any, output: Any) -> None:
         """Add a call of a function of torch to the calls of :attr:`trace`."""
+        self.masking.called(self, function, args, output)
         leaves, structure = tree_flatten(output)
-        returns = tuple(
-            TracedTensor(leaf.shape, leaf.dtype, leaf.device, self.labelled.get(leaf)) if isinstance(leaf, Tensor) else None
-            for leaf in leaves
-        )
+        returns = tuple(self._traced(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves)
         for place, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor) and leaf in self.fresh:
                 self.fresh[leaf].append((len(self.trace.calls), place))
@@ -118,9 +124,20 @@ class LabelTracker:
         reads = tuple(labels for labels in read if labels is not None)
         self.trace.calls.append(TracedCall(function, self.where, reads, structure, returns))
 
+    def _traced(self, tensor: Tensor) -> TracedTensor:
+        # The shape of a parameter's view follows from the parameter's ties, which may be found later.
+        labels = None if self.view_of(tensor) is not None else self.labelled.get(tensor)
+        return TracedTensor(tensor.shape, tensor.dtype, tensor.device, labels)
+
     def record(self, kind: LayerKind, inputs: Tensor, outputs: Tensor, macs: float, groups: int, channel_dim: int) -> None:
         """Add the running module to the layers of :attr:`trace`; arguments are the fields of :class:`LayerTrace`."""
-        self.trace.layers.append(LayerTrace(self.where, kind, inputs, outputs, macs, groups, channel_dim))
+        name = self.stack[-1][0] if self.stack else ""
+        self.trace.layers.append(LayerTrace(name, kind, inputs, outputs, macs, groups, channel_dim))
+
+    def pass_by(self, kind: LayerKind, macs: float, passing: Tensor) -> None:
+        """Add the running module to the layers, which costs ``macs`` for each of the channels ``passing``, and mixes none."""
+        none = torch.zeros(1, dtype=torch.int64)
+        self.trace.layers.append(LayerTrace(self.stack[-1][0], kind, none, none, macs, 1, 0, passing))
 
     @property
     def where(self) -> str:
@@ -176,16 +193,24 @@ class LabelTracker:
             return
         name = self.names.get(id(tensor))
         if name is None:
-            self.freeze(atoms, "its weight is computed from others, not stored")
+            made = self.found(tensor) if tensor.dim() == 1 else None
+            if made is None:
+                self.freeze(atoms, "its weight is computed from others, not stored")
+            else:
+                self.unite(atoms, made, "its weight is computed from values of no channel")
             return
         earlier = self._tied.get((name, dim))
         if earlier is None:
             self._tied[name, dim] = atoms
             self.trace.ties.append(ChannelTie(name, dim, atoms))
             return
-        self.atoms.unite(earlier, atoms)
-        self.freeze(atoms[earlier == 0], "shares its weight with a place without channels")
-        self.freeze(earlier[atoms == 0], "shares its weight with a place without channels")
+        self.unite(earlier, atoms, "shares its weight with a place without channels")
+
+    def unite(self, first: Tensor, second: Tensor, why: str) -> None:
+        """Unite atoms pairwise, and freeze those that meet no atom for a reason that ends with ``why``."""
+        self.atoms.unite(first, second)
+        self.freeze(second[first == 0], why)
+        self.freeze(first[second == 0], why)
 
     def tied(self, tensor: Tensor, dim: int) -> Tensor | None:
         """Return the atoms that an earlier use gave to a dimension of a weight."""
@@ -222,6 +247,10 @@ class LabelTracker:
             self.freeze(small[line == 0], "joined with values of no channel")
             small = along(lines[main], main, small.shape)
         return small.expand(labels.shape)
+
+    def view_of(self, tensor: Tensor) -> StoredView | None:
+        """Return ``tensor`` as a view of a parameter of the network; None for one that is none."""
+        return self.views.find(tensor, id(tensor) in self.names)
 
     def label_of(self, value: Any) -> Any:
         """Return the labels of a tensor, stored ones included; anything that is no tensor as it is."""

@@ -24,6 +24,7 @@ from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward, tensors_in
 from spaces.execution.operator_mode import OperatorMode
+from spaces.layers.call_masks import makes_tensors, name_of
 from spaces.layers.layer_kind import LayerKind, layer_kinds
 
 OPAQUE_FUNCTIONS = frozenset({F.embedding, F.bilinear, F.scaled_dot_product_attention})
@@ -64,6 +65,7 @@ def trace_channels(model: nn.Module, forward: Forward, inputs: Nested) -> Channe
     for output in tensors:
         tracker.atoms.freeze(tracker.labels(output), "network output")
     tracker.trace.macs, tracker.trace.activations = tracker.macs.macs, tracker.memory.activations
+    tracker.trace.masked.extend(tracker.masking.calls.values())
     return tracker.trace
 
 
@@ -129,15 +131,16 @@ class _Functions(TorchFunctionMode):
         kind, tracker = self._kinds.get(func), self._tracker
         if tracker.suspended:
             return func(*args, **kwargs)
-        if kind is None and func not in OPAQUE_FUNCTIONS and func not in DROPOUTS and name_of(func) != UNPACKING:
-            output = func(*args, **kwargs)
-        else:
-            made = len(tracker.memory.activations)
-            with tracker.suspension():
+        with tracker.masking.call():
+            if kind is None and func not in OPAQUE_FUNCTIONS and func not in DROPOUTS and name_of(func) != UNPACKING:
                 output = func(*args, **kwargs)
-                with tracker.memory.pause():
-                    self._label(kind, func, args, kwargs, output)
-                tracker.memory.alike(made, (output, *args, *kwargs.values()))
+            else:
+                made = len(tracker.memory.activations)
+                with tracker.suspension():
+                    output = func(*args, **kwargs)
+                    with tracker.memory.pause():
+                        self._label(kind, func, args, kwargs, output)
+                    tracker.memory.alike(made, (output, *args, *kwargs.values()))
         if makes_tensors(func, output):
             tracker.called(name_of(func), (args, kwargs), output)
         return output
@@ -158,15 +161,3 @@ class _Functions(TorchFunctionMode):
 
 def _is_subclass(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and type(leaf) not in (Tensor, nn.Parameter)
-
-
-def name_of(function: Any) -> str:
-    """Return the name of a function of torch."""
-    return str(function.__name__)
-
-
-def makes_tensors(function: Any, output: Any) -> bool:
-    """Return whether a call of a function of torch is recorded: it returns tensors, and does not only read an attribute."""
-    if isinstance(output, Tensor):
-        return name_of(function) != "__get__"
-    return isinstance(output, tuple | list) and any(isinstance(leaf, Tensor) for leaf in output)

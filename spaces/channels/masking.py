@@ -1,7 +1,7 @@
 """Channel masking: the dense network in which removed channels have no effect, the reference for every slice.
 
-A channel is removed exactly when nothing reads it: every layer with weights sees zero in its place, and a normalization over
-channels takes its statistics over the kept ones. (Zeroing weights or scaling factors is not enough: the BN shift survives.)
+A channel is removed exactly when nothing reads it: every layer with weights sees zero in its place, and statistics over
+channels are taken over the kept ones. (Zeroing weights or scaling factors is not enough: the BN shift survives.)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import nn
 
 from spaces.channels.groups import ChannelGroups
 from spaces.cloning.clone import clone
+from spaces.layers.call_masks import CallMask, CallMasks
 from spaces.layers.mask_hooks import remove_masks
 
 
@@ -35,6 +36,12 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn
         module = masked.get_submodule(layer.name)
         module.register_buffer(hook.buffer, torch.from_numpy(keep), persistent=False)
         hook.attach(module)
+    calls: dict[str, list[CallMask]] = {}
+    for call in groups.masked:
+        if (own := call.mask(extended)) is not None:
+            calls.setdefault(call.module, []).append(own)
+    for name, masks in calls.items():
+        CallMasks(masks).attach(masked.get_submodule(name))
     return masked
 
 

@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.labels import along, compact, varying
+from spaces.channels.product_rules import PRODUCTS, multiply
+from spaces.channels.reduction_rules import ALONG_DIM, REDUCTIONS, reduce, run_along
 
 VIEWS = frozenset("view reshape _unsafe_view _reshape_alias flatten unflatten view_as".split())
 SAME = frozenset("_to_copy to clone contiguous lift_fresh detach alias".split())
@@ -23,13 +25,11 @@ MOVES = (
 )
 SPLITS = frozenset("split split_with_sizes chunk tensor_split unsafe_split unsafe_chunk".split())
 POSITIONS = frozenset("slice select roll narrow".split())
-REDUCTIONS = frozenset("mean sum amax amin max min var std norm linalg_vector_norm prod logsumexp".split())
 WINDOWS = ("avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "upsample", "reflection_pad", "replication_pad")
 ACTIVATIONS = frozenset(
     "hardswish hardsigmoid hardtanh hardshrink softshrink silu gelu mish elu selu celu leaky_relu rrelu softplus log_sigmoid "
     "prelu _prelu_kernel dropout native_dropout bernoulli normal".split()
 )
-ALONG_DIM = frozenset("softmax _softmax log_softmax _log_softmax cumsum".split())
 LIKE = frozenset("zeros_like ones_like empty_like full_like rand_like randn_like".split())
 """Operators whose result has the channels of their input and none of its values."""
 DRAWS = frozenset("normal uniform exponential cauchy log_normal geometric random zero fill bernoulli".split())
@@ -38,6 +38,7 @@ FACTORIES = frozenset("rand randn zeros ones full empty new_zeros new_ones new_e
 """Operators that make a tensor of numbers alone."""
 PICKS = frozenset("index_select gather index".split())
 """Operators that pick elements by numbers that they are given in a tensor."""
+_UNFOLLOWED = frozenset("copy_ as_strided as_strided_".split())
 IGNORED = frozenset("sym_size size".split())
 
 
@@ -47,6 +48,8 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
     stored = any(id(tensor) in tracker.names for tensor in tensors)
     labelled = any(tensor in tracker.labelled for tensor in tensors)
+    if name in PRODUCTS and multiply(tracker, name, args, output):
+        return
     if name in FACTORIES or (not labelled and any(tensor in tracker.fresh for tensor in tensors)):
         _keep_fresh(tracker, operator, name, tensors, output)
         return
@@ -75,11 +78,11 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
     elif torch.Tag.pointwise in operator.tags or base in ACTIVATIONS:
         _pointwise(tracker, base, tensors, output)
     elif base in REDUCTIONS:
-        _reduce(tracker, base, args, kwargs, output)
+        reduce(tracker, base, args, kwargs, output)
     elif base.lstrip("_").startswith(WINDOWS):
         _window(tracker, base, args, output)
-    elif base in ALONG_DIM and args[1] % args[0].dim() not in varying(tracker.labels(args[0])):
-        tracker.set_labels(output, tracker.labels(args[0]))
+    elif base in ALONG_DIM:
+        run_along(tracker, base, args, output)
     else:
         tracker.opaque(base, tensors)
 
@@ -95,6 +98,9 @@ def _keep_fresh(tracker: LabelTracker, operator: Any, name: str, tensors: list[T
 
 def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     name = operator.overloadpacket.__name__
+    view = tracker.view_of(args[0]) if isinstance(args[0], Tensor) and name not in _UNFOLLOWED else None
+    if view is not None:
+        tracker.views.follow(view, lambda places: _moved(operator, name, args, kwargs, output, places), output)
     if name in SAME:
         tracker.set_labels(output, tracker.label_of(args[0]))
         return
@@ -122,6 +128,14 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
     else:
         for part, labels in zip(output, moved, strict=True):
             tracker.set_labels(part, tracker.rectangular(labels))
+
+
+def _moved(operator: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor, places: Tensor) -> Tensor:
+    """Return where an operator has moved the ``places`` of its first argument."""
+    if name in SAME:
+        return places
+    made: Tensor = places.reshape(output.shape) if name in VIEWS else operator(places, *args[1:], **kwargs)
+    return made
 
 
 def _split(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -202,7 +216,7 @@ def _pointwise(tracker: LabelTracker, name: str, tensors: list[Tensor], output: 
     first = output if isinstance(output, Tensor) else output[0]
     shape = first.shape
     joined: Tensor | None = None
-    sources: list[tuple[Tensor, torch.Size]] = []
+    sources: list[tuple[Tensor, list[int]]] = []
     for tensor in tensors:
         if tensor.dim() > len(shape):
             continue
@@ -211,7 +225,9 @@ def _pointwise(tracker: LabelTracker, name: str, tensors: list[Tensor], output: 
         labels = tracker.label_of(tensor)
         if id(tensor) in tracker.names and not bool(labels.any()):
             labels = _adopt(tracker, tensor, tensors, shape)
-        sources.append((compact(labels), tensor.shape))
+        # What is expanded to a size follows it, or fails in the sliced network.
+        size = [1 if tensor.stride(dim) == 0 else full for dim, full in enumerate(tensor.shape)]
+        sources.append((compact(labels), size))
     for labels, _ in sources:
         if bool(labels.any()):
             if joined is None:
@@ -244,21 +260,6 @@ def _adopt(tracker: LabelTracker, tensor: Tensor, tensors: list[Tensor], shape: 
                 tracker.tie(tensor, tensor.dim() + wide[0], atoms)
                 return along(atoms, tensor.dim() + wide[0], tensor.shape)
     return tracker.labels(tensor)
-
-
-def _reduce(tracker: LabelTracker, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    first = output if isinstance(output, Tensor) else output[0]
-    labels = tracker.labels(args[0])
-    position = 2 if name in ("norm", "linalg_vector_norm") else 1
-    dims = kwargs.get("dim", args[position] if len(args) > position else None)
-    listed = range(labels.dim()) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    reduced = {dim % labels.dim() for dim in listed} if labels.dim() else set()
-    if reduced & set(varying(labels)):
-        tracker.freeze(labels, f"{name} over the channels")
-        return
-    for dim in sorted(reduced, reverse=True):
-        labels = labels.narrow(dim, 0, 1) if first.dim() == args[0].dim() else labels.select(dim, 0)
-    tracker.set_labels(first, labels)
 
 
 def _window(tracker: LabelTracker, name: str, args: tuple[Any, ...], output: Any) -> None:

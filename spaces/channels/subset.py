@@ -41,12 +41,13 @@ def subset(groups: ChannelGroups, mask: np.ndarray) -> ChannelGroups:
     }
     layers = []
     for layer in groups.layers:
-        inputs, outputs = (position[places[stays[places]]] for places in (layer.inputs, layer.outputs))
+        inputs, outputs, passing = (position[places[stays[places]]] for places in (layer.inputs, layer.outputs, layer.passing))
         count = layer.groups if layer.groups == 1 else layer.groups * len(inputs) // max(1, len(layer.inputs))
-        layers.append(replace(layer, inputs=inputs, outputs=outputs, groups=count))
+        layers.append(replace(layer, inputs=inputs, outputs=outputs, groups=count, passing=passing))
     sizes = {
         module: {name: position[places[stays[places]]] for name, places in named.items()}
         for module, named in groups.sizes.items()
     }
     live = tuple(replace(one, places=position[one.places[stays[one.places]]]) for one in groups.activations)
-    return ChannelGroups(tuple(kept), groups.frozen, ties, tuple(layers), groups.fixed_macs, sizes, live)
+    masked = tuple(call.mapped(lambda places: position[places[stays[places]]]) for call in groups.masked)
+    return ChannelGroups(tuple(kept), groups.frozen, ties, tuple(layers), groups.fixed_macs, sizes, live, masked)

@@ -266,6 +266,6 @@ def writers(groups: ChannelGroups) -> Iterator[tuple[str, str, int, np.ndarray]]
             continue
         seen.add((layer.name, layer.kind))
         for tensor, along in layer.kind.writers(layer.groups):
-            places = groups.ties.get(f"{layer.name}.{tensor}", {}).get(along)
+            places = groups.ties.get(f"{layer.name}.{tensor}".lstrip("."), {}).get(along)
             if places is not None:
                 yield layer.name, tensor, along, places

@@ -84,7 +84,7 @@ class TaskRelevance(Criterion):
         self._readers: list[tuple[Layer, Tensor, Tensor]] = []
         seen: set[str] = set()
         for layer in groups.layers:
-            if not layer.kind.produces or layer.name in seen or (layer.inputs < 0).all():
+            if not layer.kind.produces or layer.name in seen or (layer.inputs < 0).all() or not layer.channel_dim:
                 continue
             if not layer.kind.reads_argument:
                 continue

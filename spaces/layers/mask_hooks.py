@@ -18,7 +18,11 @@ Normalize = Callable[[nn.Module, Tensor, Tensor | None, Tensor | None, int], Ten
 """Normalizes kept channels: module, input, scaling factors, shifts, channel dimension."""
 
 
-class MaskHook(ABC):
+class Removable:
+    """A hook that :func:`remove_masks` takes off."""
+
+
+class MaskHook(Removable, ABC):
     """A hook on a module with a buffer that holds the kept input channels.
 
     Args:
@@ -125,4 +129,5 @@ def remove_masks(module: nn.Module) -> None:
             for key, hook in list(hooks.items()):
                 if isinstance(hook, MaskHook):
                     part._buffers.pop(hook.buffer, None)
+                if isinstance(hook, Removable):
                     del hooks[key]

@@ -65,9 +65,10 @@ def _readers(groups: ChannelGroups) -> Iterator[tuple[str, int, np.ndarray]]:
             continue
         seen.add((layer.name, layer.kind))
         for tensor, dim in layer.kind.readers(layer.groups):
-            places = groups.ties.get(f"{layer.name}.{tensor}", {}).get(dim)
+            name = f"{layer.name}.{tensor}".lstrip(".")
+            places = groups.ties.get(name, {}).get(dim)
             if places is not None:
-                yield f"{layer.name}.{tensor}", dim, places
+                yield name, dim, places
 
 
 class Columns:

@@ -59,6 +59,10 @@ def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Nested, for
     for layer in groups.layers:
         if layer.kind.shares_statistics(layer.groups):
             reasons |= {group.name: f"{layer.name}: {counted}" for group in groups.groups if _touches(layer.outputs, group)}
+    for call in groups.masked:
+        for one in call.gathered:
+            told = f"{call.module}: {call.function} is over the kept channels too, and a zero among them changes it"
+            reasons |= {group.name: told for group in groups.groups if _touches(one.channels, group)}
     groups = freeze(groups, reasons) if reasons else groups
     with in_double():
         probe = in_type(inputs, torch.float64)

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from spaces.channels.kinds.tracing import couple_groups, input_atoms, label_output, leave_frozen, output_atoms
+from spaces.channels.kinds.own import own_layer
+from spaces.channels.kinds.tracing import (
+    couple_groups,
+    input_atoms,
+    inside,
+    label_output,
+    leave_frozen,
+    output_atoms,
+    passes_by,
+)
 from spaces.channels.label_tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.shapes import LayerShape
@@ -42,6 +51,8 @@ class Convolution(LayerKind):
         """Tie weight and bias to the channels; the group count is the convolution's seventh argument, ``groups``."""
         groups = int(kwargs.get("groups", args[3] if len(args) > 3 else 1))
         channel_dim = input.dim() - (weight.dim() - 2) - 1
+        if passes_by(tracker, self, input, weight, bias, output, channel_dim):
+            return
         atoms = input_atoms(tracker, input, weight, (_ConvNd,), channel_dim)
         if atoms is None:
             leave_frozen(tracker, self, weight, output.shape[channel_dim])
@@ -61,7 +72,11 @@ class Convolution(LayerKind):
             macs = float(taps * len(atoms) / groups)
         tracker.tie(bias, 0, outputs)
         label_output(tracker, output, outputs, channel_dim, "output channel")
-        tracker.record(self, atoms, outputs, macs, groups, channel_dim - input.dim())
+        kind: LayerKind = self
+        dim = channel_dim - input.dim()
+        if not inside(tracker, (_ConvNd,)):
+            kind, dim = own_layer(tracker, weight, bias, atoms, self.output_dim if groups == 1 else 0)
+        tracker.record(kind, atoms, outputs, macs, groups, dim)
 
     def kernel_places(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Return the tensor at whose positions the kernel is laid: the output."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spaces.channels.kinds.tracing import couple_groups, normalized_atoms
+from spaces.channels.kinds.tracing import couple_groups, inside, normalized_atoms
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.labels import along
 from spaces.layers.layer_kind import LayerKind
@@ -35,7 +35,7 @@ class GroupNorm(LayerKind):
         **kwargs: Any,
     ) -> None:
         """Tie scaling factors and shifts to the input's channels, and unite those of a group."""
-        atoms = normalized_atoms(tracker, input, 1, self.modules)
+        atoms = normalized_atoms(tracker, input, 1, self.modules, num_groups == 1)
         if atoms is None:
             return
         tracker.tie(weight, 0, atoms)
@@ -43,7 +43,8 @@ class GroupNorm(LayerKind):
         if num_groups > 1:
             couple_groups(tracker, atoms, atoms, num_groups)
         tracker.set_labels(output, along(atoms, 1, output.shape))
-        tracker.record(self, atoms, atoms, 0.0, num_groups, 1 - input.dim())
+        if inside(tracker, self.modules):
+            tracker.record(self, atoms, atoms, 0.0, num_groups, 1 - input.dim())
 
     def sizes(self, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
         """Return ``num_channels`` and ``num_groups``."""

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spaces.channels.kinds.tracing import normalized_atoms
+from spaces.channels.kinds.own import own_norm
+from spaces.channels.kinds.tracing import inside, normalized_atoms
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.labels import along, varying
 from spaces.layers.layer_kind import LayerKind
@@ -41,13 +42,16 @@ class LayerNorm(LayerKind):
         if len(normalized_shape) != 1:
             tracker.freeze(tracker.labels(input), "normalizes over more than the channels")
             return
-        atoms = normalized_atoms(tracker, input, input.dim() - 1, self.modules)
+        atoms = normalized_atoms(tracker, input, input.dim() - 1, self.modules, shared=True)
         if atoms is None:
             return
         tracker.tie(weight, 0, atoms)
         tracker.tie(bias, 0, atoms)
         tracker.set_labels(output, along(atoms, output.dim() - 1, output.shape))
-        tracker.record(self, atoms, atoms, 0.0, 1, _module_channel_dim(tracker))
+        if inside(tracker, self.modules):
+            tracker.record(self, atoms, atoms, 0.0, 1, _module_channel_dim(tracker))
+        elif (own := own_norm(tracker, len(atoms))) is not None:
+            tracker.record(own, atoms, atoms, 0.0, 1, 0)
 
     def sizes(self, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
         """Return ``normalized_shape``."""

@@ -7,7 +7,8 @@ from math import prod
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spaces.channels.kinds.tracing import input_atoms, label_output, leave_frozen, output_atoms
+from spaces.channels.kinds.own import own_layer
+from spaces.channels.kinds.tracing import input_atoms, inside, label_output, leave_frozen, output_atoms, passes_by
 from spaces.channels.label_tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.shapes import LayerShape
@@ -24,6 +25,8 @@ class Linear(LayerKind):
 
     def trace(self, tracker: LabelTracker, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
         """Tie weight and bias to the features read and written."""
+        if passes_by(tracker, self, input, weight, bias, output, input.dim() - 1):
+            return
         atoms = input_atoms(tracker, input, weight, self.modules, input.dim() - 1)
         if atoms is None:
             leave_frozen(tracker, self, weight, output.shape[-1])
@@ -33,7 +36,8 @@ class Linear(LayerKind):
         tracker.tie(weight, 0, outputs)
         tracker.tie(bias, 0, outputs)
         label_output(tracker, output, outputs, output.dim() - 1, "output")
-        tracker.record(self, atoms, outputs, float(prod(output.shape[:-1])), 1, -1)
+        kind, dim = (self, -1) if inside(tracker, self.modules) else own_layer(tracker, weight, bias, atoms)
+        tracker.record(kind, atoms, outputs, float(prod(output.shape[:-1])), 1, dim)
 
     def sizes(self, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
         """Return ``in_features`` and ``out_features``."""

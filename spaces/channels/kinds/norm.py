@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spaces.channels.kinds.tracing import normalized_atoms
+from spaces.channels.kinds.tracing import inside, normalized_atoms
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.labels import along
 from spaces.layers.layer_kind import LayerKind
@@ -44,7 +44,8 @@ class ChannelwiseNorm(LayerKind):
         for tensor in (weight, bias, running_mean, running_var):
             tracker.tie(tensor, 0, atoms)
         tracker.set_labels(output, along(atoms, 1, output.shape))
-        tracker.record(self, atoms, atoms, 0.0, 1, 1 - input.dim())
+        if inside(tracker, self.modules):
+            tracker.record(self, atoms, atoms, 0.0, 1, 1 - input.dim())
 
     def sizes(self, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
         """Return ``num_features``."""

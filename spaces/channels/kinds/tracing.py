@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import along, vector
+from spaces.channels.labels import along, varying, vector
 from spaces.cloning.computed_weights import computed_weights
 from spaces.layers.layer_kind import LayerKind
 
@@ -16,16 +16,19 @@ def input_atoms(
 ) -> Tensor | None:
     """Return the input's channel atoms, of shape ``(in,)``; None, and freeze them, where the weight's use can't be followed."""
     labels = tracker.labels(inputs)
-    if tracker.owner(weight) is None or not isinstance(tracker.stack[-1][1], modules):
-        tracker.freeze(labels, _outside(tracker, weight))
+    if tracker.owner(weight) is None:
+        tracker.freeze(labels, outside(tracker, weight))
         return None
     atoms = vector(labels, channel_dim)
     if atoms is None:
         tracker.freeze(labels, "its input channels are not one dimension")
+    elif not inside(tracker, modules) and not tracker.masking.zeroes(atoms):
+        tracker.freeze(labels, outside(tracker, weight))
+        return None
     return atoms
 
 
-def _outside(tracker: LabelTracker, weight: Tensor) -> str:
+def outside(tracker: LabelTracker, weight: Tensor) -> str:
     """Return why a weight can't be followed that is none of the running layer's parameters."""
     for computed in computed_weights(tracker.stack[-1][1]) if tracker.stack else ():
         if computed.tensor == "weight":
@@ -34,10 +37,48 @@ def _outside(tracker: LabelTracker, weight: Tensor) -> str:
     return f"uses the weight {name} outside the layer that owns it" if name else "its weight is computed, not stored"
 
 
+def passes_by(
+    tracker: LabelTracker, kind: LayerKind, inputs: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, dim: int
+) -> bool:
+    """Follow channels that pass through a layer, which mixes other values of each, such as tokens; return False for none.
+
+    Args:
+        tracker: The tracker of the pass.
+        kind: Kind of the layer.
+        inputs: Its input.
+        weight: Its weight, of shape ``(out, in, ...)``.
+        bias: Its bias.
+        output: Its output.
+        dim: Dimension of ``inputs`` and ``output`` that it mixes.
+    """
+    labels = tracker.labels(inputs)
+    wide = varying(labels)
+    atoms = vector(labels, wide[0]) if len(wide) == 1 and wide[0] != dim and tracker.stack else None
+    if atoms is None:
+        return False
+    for tensor in (weight, bias):
+        tie_nothing(tracker, tensor)
+    if wide[0] > dim and (weight.shape[1 + wide[0] - dim] > 1 or output.shape[wide[0]] != inputs.shape[wide[0]]):
+        tracker.freeze(
+            labels, "its kernel runs along the channels, and a channel's neighbours are others once some are removed"
+        )
+        return True
+    tracker.set_labels(output, along(atoms, wide[0], output.shape))
+    tracker.pass_by(kind, output.numel() * weight[0].numel() / len(atoms), atoms)
+    return True
+
+
+def tie_nothing(tracker: LabelTracker, tensor: Tensor | None) -> None:
+    """Note that a weight is used where none of its dimensions are channels."""
+    if tensor is not None and id(tensor) in tracker.names:
+        for dim, size in enumerate(tensor.shape):
+            tracker.tie(tensor, dim, torch.zeros(size, dtype=torch.int64))
+
+
 def leave_frozen(tracker: LabelTracker, kind: LayerKind, weight: Tensor, channels: int) -> None:
     """Record a layer whose weight can't be followed, so that its output channels are among the frozen ones, with the reason."""
     outputs = tracker.atoms.new(channels)
-    tracker.freeze(outputs, _outside(tracker, weight))
+    tracker.freeze(outputs, outside(tracker, weight))
     tracker.record(kind, outputs[:0], outputs, 0.0, 1, -1)
 
 
@@ -63,14 +104,33 @@ def couple_groups(tracker: LabelTracker, inputs: Tensor, outputs: Tensor, groups
     tracker.freeze(joined[(joined == 0).any(1)], "groups channels with values of no channel")
 
 
-def normalized_atoms(tracker: LabelTracker, inputs: Tensor, channel_dim: int, modules: tuple[type, ...]) -> Tensor | None:
-    """Return the channel atoms that a normalization passes on; None, and freeze them, where it can't be followed."""
+def normalized_atoms(
+    tracker: LabelTracker, inputs: Tensor, channel_dim: int, modules: tuple[type, ...], shared: bool = False
+) -> Tensor | None:
+    """Return the channel atoms that a normalization passes on; None, and freeze them, where it can't be followed.
+
+    Args:
+        tracker: The tracker of the pass.
+        inputs: Input of the normalization.
+        channel_dim: Dimension of its channels.
+        modules: Types of the modules whose hooks mask it; in the code of others the very call is masked.
+        shared: Whether statistics are taken over the channels.
+    """
     labels = tracker.labels(inputs)
     atoms = vector(labels, channel_dim)
     if atoms is None:
         tracker.freeze(labels, "normalizes over more than the channels")
         return None
-    if not tracker.stack or not isinstance(tracker.stack[-1][1], modules):
-        tracker.freeze(labels, "normalizes outside a layer that is known")
+    if inside(tracker, modules):
+        return atoms
+    if not bool(atoms.any()):
+        return None
+    if shared and not tracker.masking.gathers():
+        tracker.freeze(labels, "normalizes outside any module")
         return None
     return atoms
+
+
+def inside(tracker: LabelTracker, modules: tuple[type, ...]) -> bool:
+    """Return True if the innermost running module is one of ``modules``."""
+    return bool(tracker.stack) and isinstance(tracker.stack[-1][1], modules)
