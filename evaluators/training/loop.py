@@ -173,10 +173,10 @@ class _Session:
                 loss = loss + penalty
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         if sparsifier is not None:
             sparsifier.after_backward()
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
         if sparsifier is not None:
             sparsifier.after_step()

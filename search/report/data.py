@@ -94,7 +94,9 @@ def build_report(
     ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
     layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
     ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that pruned by probabilities:
-    ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``latency``
+    ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``sparsifiers``
+    has, per stage that trained with one: ``stage``, ``schedule`` (:attr:`.Sparsifier.schedule`, with ``text``) and ``shares``
+    (:meth:`.Sparsifier.shares`: ``name``, ``channels``, ``asked``, ``reached``). ``latency``
     is what :func:`.measure_latency` returns, or null where no search looked at it. ``test_samples`` is the
     size of the test split, ``metrics_described`` has per metric ``unit``, ``direction``, ``label``, ``format`` (a name in
     :data:`evaluators.metrics.FORMATS`) and ``is_cost``, and ``remarks`` are what a person should know of the result. The
@@ -141,6 +143,7 @@ def build_report(
         "latency": latency,
         "output_changes": _output_changes(result),
         "participation": _participation(result),
+        "sparsifiers": _sparsifiers(result),
         "remarks": [entry.notes["remark"] for entry in result.entries if entry.notes.get("remark")],
         "histories": [history for history in histories if history["variant"] == RESULT],
         "baseline_histories": [history for history in histories if history["variant"] != RESULT],
@@ -198,6 +201,11 @@ def _output_changes(result: Flow) -> list[dict[str, Any]]:
 def _participation(result: Flow) -> list[dict[str, Any]]:
     entries = [entry for entry in result.entries if entry.notes.get("participation")]
     return [{"stage": entry.step, **entry.notes["participation"]} for entry in entries]
+
+
+def _sparsifiers(result: Flow) -> list[dict[str, Any]]:
+    found = {entry.step: entry.notes.get("sparsifier") or {} for entry in result.entries}
+    return [{"stage": step, **note} for step, note in found.items() if note.get("schedule") or note.get("shares")]
 
 
 def _histories(flows: Mapping[str, Flow]) -> list[dict[str, Any]]:

@@ -92,6 +92,7 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         sections=SECTIONS,
         searches=[_search_row(entry, view) for entry, view in _paired(report, views)],
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
+        sparsifiers=[_sparsifier(entry) for entry in report.get("sparsifiers") or []],
         omegas=[
             (str(entry.get("stage", "search")), entry["omega"]["text"])
             for entry in report.get("searches") or []
@@ -259,6 +260,19 @@ def _search_row(entry: Mapping[str, Any], view: SearchView | None) -> Row:
         str(entry.get("ended_by") or "-"),
     )
     return Row(str(entry.get("stage", "search")), cells)
+
+
+def _sparsifier(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schedule and the table of shares of a stage that trained with a sparsifier."""
+    rows = [
+        Row(one["name"], (str(one["channels"]), _share(one["asked"]), _share(one["reached"])))
+        for one in entry.get("shares") or []
+    ]
+    return {"stage": str(entry.get("stage", "")), "text": (entry.get("schedule") or {}).get("text", ""), "rows": rows}
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def _sensitivity(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -237,6 +237,29 @@ class Deployment(TypedDict):
     version: str
 
 
+class ScheduleRow(TypedDict, total=False):
+    """The schedule of a sparsifier, in words."""
+
+    text: str
+
+
+class ShareRow(TypedDict):
+    """The share of a layer's channels asked for and removed."""
+
+    name: str
+    channels: Channels
+    asked: Number | None
+    reached: Number
+
+
+class SparsifierRow(TypedDict, total=False):
+    """A stage that trained with a sparsifier."""
+
+    stage: str
+    schedule: ScheduleRow | None
+    shares: list[ShareRow] | None
+
+
 class ParticipationRecord(TypedDict):
     """The participation probabilities of a stage: per step, layer and five quantiles."""
 
@@ -292,6 +315,7 @@ class ReportFile(TypedDict, total=False):
     latency: LatencyTable | None
     output_changes: list[Change] | None
     participation: list[ParticipationRecord] | None
+    sparsifiers: list[SparsifierRow] | None
     remarks: list[str] | None
     failures: list[FailureRow] | None
     histories: list[History] | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from typing import Any
 
 from evaluators.training.loop import EpochRecord, History, TrainingSettings, train
 from evaluators.training.moments import TrainingMoments
@@ -41,6 +42,8 @@ def train_network(
         bar.update(0)
 
         def on_epoch(record: EpochRecord) -> None:
+            if sparsifier is not None and not epochs and (used := sparsifier.schedule.get("text")):
+                run.log.write(f"{run.label}: {used}")
             epochs.append(record)
             bar.update(record.epoch, f"loss {record.loss:.3f}, {run.task.score_name} {record.search_score:.4f}")
             run.stopwatch.save()
@@ -59,6 +62,12 @@ def train_network(
     run.notes["history"] = [asdict(record) for record in history.epochs]
     if sparsifier is not None:
         run.notes["participation"] = sparsifier.record()
+        run.notes["sparsifier"] = sparsifier_note(sparsifier)
         run.notes["remark"] = sparsifier.remark
     moments = None if history.optimizer is None else TrainingMoments.of(history.optimizer, settings)
     return replace(trained, moments=moments), history
+
+
+def sparsifier_note(sparsifier: Sparsifier) -> dict[str, Any]:
+    """Return, for the report, the ``schedule`` that a sparsifier really used and the ``shares`` asked for and reached."""
+    return {"schedule": sparsifier.schedule, "shares": sparsifier.shares()}

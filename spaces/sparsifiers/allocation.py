@@ -77,9 +77,7 @@ class RatioAllocation:
         """
         require_matches(ratios, self._groups.names, "layer with channels")
         own = [value_of(group.name, ratios, fallback) for group in self._groups.groups]
-        numbers = [number_to_prune(size, ratio) for size, ratio in zip(self._sizes, own, strict=True)]
-        limited: np.ndarray = np.minimum(np.asarray(numbers, dtype=np.int64), self._most)
-        return limited
+        return np.asarray([number_to_prune(size, ratio) for size, ratio in zip(self._sizes, own, strict=True)], dtype=np.int64)
 
     def of_target(self, macs: float, shape: RatioProfile) -> np.ndarray:
         """Return the numbers of an uneven allocation that leaves at most a share of ``macs``, and nearly uses it up.
@@ -113,6 +111,13 @@ class RatioAllocation:
 
     def _share(self, numbers: np.ndarray) -> float:
         return self.costs(numbers)["macs"] / self._dense
+
+
+def require_ratios(ratio: float, ratios: Mapping[str, float], macs: float | None, max_ratio: float) -> None:
+    """Raise ValueError, naming both numbers, for a ratio above ``max_ratio``; with ``macs`` ratios are no such shares."""
+    for name, one in () if macs is not None else (("ratio", ratio), *((f"ratios.{name}", own) for name, own in ratios.items())):
+        if one > max_ratio:
+            raise ValueError(f"{name}: {one:g} is above max_ratio, {max_ratio:g}; raise max_ratio, or lower the ratio")
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:

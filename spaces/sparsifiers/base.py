@@ -68,7 +68,7 @@ class Sparsifier(ABC):
         return None
 
     def after_backward(self) -> None:
-        """Change gradients, after the backward pass (and un-scaling)."""
+        """Change gradients, after the backward pass and before the limit on their norm."""
 
     def after_step(self) -> None:
         """Change weights, after the optimizer's step."""
@@ -99,6 +99,18 @@ class Sparsifier(ABC):
     def remark(self) -> str:
         """A caveat about the result for the user, one sentence; empty for none."""
         return ""
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """Numbers of the schedule that is really used, known once started, with ``text``, a line in words; empty for none."""
+        return {}
+
+    def shares(self) -> list[dict[str, Any]]:
+        """Return, by layer whose channels may go, the share of them asked for and the share removed so far.
+
+        Each has ``name``, ``channels`` (a number), ``asked`` (None where only the whole network has a share) and ``reached``.
+        """
+        return []
 
     def record(self) -> dict[str, Any]:
         """Return the course of the sparsification as plain data, for the report; empty if there is nothing to show."""

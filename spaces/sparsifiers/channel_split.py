@@ -51,6 +51,8 @@ class ChannelSplit:
         self._ratio, self._macs, self._scope, self._step = ratio, macs, scope, round_to
         self._sizes = np.asarray([group.size for group in groups.groups])
         self._most = removable(self._sizes, np.full(len(self._sizes), max_ratio), round_to)
+        self.asked: np.ndarray | None = None
+        """Share of every group's channels asked for, of shape ``(groups,)``; None where only the whole network has a share."""
         self._cost = cost
         self._whole = cost.of(np.ones(groups.width, dtype=bool))["macs"]
         if macs is not None:
@@ -62,9 +64,11 @@ class ChannelSplit:
                 )
             shares = 1.0 - np.asarray([value_of(group.name, ratios, 0.0) for group in groups.groups])
             self._aims = self._sharing(macs, shares)
+            self.asked = self._aims / self._sizes if scope == "layer" else None
         else:
             own = np.asarray([value_of(group.name, ratios, ratio) for group in groups.groups])
             self._aims = removable(self._sizes, np.minimum(own, max_ratio), round_to)
+            self.asked = own if scope == "layer" else None
 
     def redundant(self, scores: np.ndarray, level: float = 1.0) -> np.ndarray:
         """Return the redundant channels as a boolean array of shape ``(width,)``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelErro
 from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion, places_on, writers
+from spaces.sparsifiers.allocation import require_ratios
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.channel_split import ChannelSplit, Scope
 from spaces.sparsifiers.zeroing import largest_weights, lossless_groups, zero_channels
@@ -41,13 +42,16 @@ class GradientCutSettings:
         scope: ``layer`` ranks channels within their group, ``global`` over the whole network.
         importance: Criterion of importance: ``relevance_loss``, or any other.
         exponent: Weight of task relevance against the effect on the loss in ``relevance_loss``.
-        smoothing: Share that importance keeps of what was seen before, at every step.
-        ramp: Share of the steps in which the number of cut filters rises, on a cubic, to what is asked for.
-        freeze: Share of the steps after which no filter comes back, and none is cut any more.
-        decay: Share of the steps after which all that was cut is zero; the rest of them train what is left.
+        smoothing: Share that importance keeps of what was seen before, at every step (ours; 0 for the source's own).
+        ramp: Share of the steps in which the number of cut filters rises, on a cubic, to what is asked for (ours; 0 for the
+            source's own).
+        freeze: Share of the steps after which no filter comes back, and none is cut any more (ours; 1 for the source's own).
+        decay_by: How cut filters fade: by a ``schedule`` (ours), a forced factor at every step, so that they are zero at the
+            end of ``decay``; or by the training's own ``weight_decay`` alone, the source's plain way, which leaves them small.
+        decay: Share of the steps after which all that was cut is zero, by ``schedule``; the rest of them train what is left.
         include: Name patterns of layers whose channels may go; empty for all.
         exclude: Name patterns of layers whose channels stay.
-        max_ratio: Largest share of a group's channels that may go.
+        max_ratio: Largest share of a group's channels that may go; a ratio above it is an error.
         round_to: Kept channels of a group come in multiples of this (what the hardware likes), or are all kept.
     """
 
@@ -62,6 +66,7 @@ class GradientCutSettings:
     smoothing: float = 0.98
     ramp: float = 0.3
     freeze: float = 0.5
+    decay_by: Literal["schedule", "weight_decay"] = "schedule"
     decay: float = 1.0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -76,12 +81,18 @@ class GradientCutSettings:
             raise ValueError(f"macs: expected the share of MACs to be left, between 0 and 1, got {self.macs}")
         if self.ratios and self.scope == "global":
             raise ValueError("ratios: single groups have ratios only within layers (scope: layer)")
-        if not 0.0 <= self.ramp <= self.freeze < 1.0:
-            raise ValueError(f"expected 0 <= ramp <= freeze < 1, got ramp {self.ramp} and freeze {self.freeze}")
-        if not self.freeze < self.decay <= 1.0:
-            raise ValueError(f"decay: expected a share of the steps above freeze ({self.freeze}) and up to 1, got {self.decay}")
+        if not 0.0 <= self.ramp <= self.freeze <= 1.0:
+            raise ValueError(f"expected 0 <= ramp <= freeze <= 1, got ramp {self.ramp} and freeze {self.freeze}")
+        if self.decay_by == "schedule" and not self.freeze < self.decay <= 1.0:
+            raise ValueError(
+                f"decay: expected a share of the steps above freeze ({self.freeze}) and up to 1, got {self.decay}; a split "
+                "that moves until the end (freeze: 1) needs decay_by: weight_decay"
+            )
+        if self.decay_by == "weight_decay" and self.decay != 1.0:
+            raise ValueError(f"decay: expected 1, since weight decay has no end of its own, got {self.decay}")
         if not 0.0 < self.max_ratio <= 1.0:
             raise ValueError(f"max_ratio must lie above 0 and at most at 1, got {self.max_ratio}")
+        require_ratios(self.ratio, self.ratios, self.macs, self.max_ratio)
         if self.round_to < 1:
             raise ValueError(f"round_to must be at least 1, got {self.round_to}")
         if not 0.0 <= self.smoothing < 1.0:
@@ -98,10 +109,11 @@ class GradientCut(Sparsifier):
     two, and a filter may come back while it still has weight. A BatchNorm behind a filter undoes its decay, so scaling
     factor and shift are cut and decay with it; so do biases.
 
-    Ours is the decay: momentum and weight decay as they are reach zero in no training of usual length, so a cut filter is
-    multiplied, instead of the optimizer's step, with the factor that takes it to 1e-7 by the last step of the decay,
-    whatever the optimizer. And ours is the ramp: the number of cut filters rises on a cubic (Zhu, Gupta 2017, arXiv
-    1710.01878).
+    The source's filters fade by momentum and weight decay as they are (``decay_by: weight_decay``), which reaches zero in no
+    training of usual length; what is left of them then goes at the end, and :attr:`schedule` says how much. Ours, and the
+    default, is a forced decay: a cut filter is multiplied, instead of the optimizer's step, with the factor that takes it to
+    1e-7 by the last step of the decay, whatever the optimizer. Ours are also the freeze, the smoothing of importance, and the
+    ramp: the number of cut filters rises on a cubic (Zhu, Gupta 2017, arXiv 1710.01878).
 
     Args:
         settings: How to cut.
@@ -152,7 +164,7 @@ class GradientCut(Sparsifier):
         options = CriterionOptions(settings.smoothing, settings.exponent)
         self._model, self._total = model, total_steps
         self._criterion: Criterion = make_criterion(settings.importance, model, channels, options)
-        self._step = 0
+        self._step, self._left, self._left_share = 0, 0.0, 0.0
         self._zero_by = max(1, math.ceil(settings.decay * total_steps - 1e-9))
         device = next(model.parameters()).device
         self._redundant = torch.zeros(channels.width, dtype=torch.bool, device=device)
@@ -161,6 +173,19 @@ class GradientCut(Sparsifier):
             (model.get_submodule(name).get_parameter(tensor), dim, places_on(device, places))
             for name, tensor, dim, places in writers(channels)
         ]
+
+    def bind(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise if cut filters are to fade by a weight decay that the optimizer does not have.
+
+        Raises:
+            SecateursError: ``decay_by`` is ``weight_decay``, and the optimizer's is 0.
+        """
+        decays = [float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
+        if self.settings.decay_by == "weight_decay" and not max(decays, default=0.0) > 0.0:
+            raise SecateursError(
+                "gradient_cut: decay_by: weight_decay needs a weight decay to fade by: expected optimizer.weight_decay above "
+                "0, got 0; set it, or decay_by: schedule"
+            )
 
     def before_forward(self, inputs: Nested, targets: Tensor | None) -> None:
         """Show the batch to the importance criterion, while the split may still change."""
@@ -184,6 +209,8 @@ class GradientCut(Sparsifier):
                 continue
             if parameter.grad is not None:
                 parameter.grad.index_fill_(dim, index, 0.0)
+            if self.settings.decay_by == "weight_decay":
+                continue
             shape = [-1 if own == dim else 1 for own in range(parameter.dim())]
             factor = factors[places[index]].to(parameter.dtype).reshape(shape)
             self._kept_rows.append((parameter, dim, index, parameter.index_select(dim, index) * factor))
@@ -212,11 +239,16 @@ class GradientCut(Sparsifier):
 
     def _finish(self) -> None:
         gone = self._redundant.cpu().numpy()
-        left = float(largest_weights(self._model, self._groups)[self._redundant].max()) if gone.any() else 0.0
-        if not left < ZERO:
-            raise EquivalenceError(f"cut filters should be below {ZERO:g} at the end of their decay, and are at {left:.3g}")
-        if gone.any():
-            zero_channels(self._model, self._groups, ~gone)
+        if not gone.any():
+            return
+        largest = largest_weights(self._model, self._groups)
+        cut, kept = largest[self._redundant], largest[~self._redundant]
+        self._left, self._left_share = float(cut.max()), float(cut.mean() / kept.mean().clamp_min(AIM))
+        if self.settings.decay_by == "schedule" and not self._left < ZERO:
+            raise EquivalenceError(
+                f"cut filters should be below {ZERO:g} at the end of their decay, and are at {self._left:.3g}"
+            )
+        zero_channels(self._model, self._groups, ~gone)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -225,6 +257,41 @@ class GradientCut(Sparsifier):
             if not self._frozen:
                 self._resplit(1.0)
             zero_channels(self._model, self._groups, ~self._redundant.cpu().numpy())
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """Way in which cut filters fade: ``decay_by``, ``zero_by`` (a step), ``left`` and ``left_share``, with ``text``.
+
+        ``left`` is the largest weight of a cut filter when they were set to zero, ``left_share`` the mean over cut filters of
+        the largest weight, over that of kept ones; both 0 before that.
+        """
+        settings = self.settings
+        if self._split is None or not len(self._redundant):
+            return {}
+        if settings.decay_by == "schedule":
+            words = f"cut filters fade by a forced factor, to zero by step {self._zero_by} of {self._total} (ours)"
+        else:
+            words = "cut filters fade by the training's weight decay alone"
+            if self.finished:
+                words += f"; when they were removed, they had {self._left_share:.2g} of the weight of kept ones"
+        words += f"; the split is final after {100 * settings.freeze:g} % of the steps"
+        found = {"decay_by": settings.decay_by, "zero_by": self._zero_by, "left": self._left, "left_share": self._left_share}
+        return {**found, "text": words}
+
+    def shares(self) -> list[dict[str, Any]]:
+        """Return the share of every group's channels asked for, None with ``scope: global``, and the share cut so far."""
+        if self._split is None or not len(self._redundant):
+            return []
+        gone, asked = self._redundant.cpu().numpy(), self._split.asked
+        return [
+            {
+                "name": group.name,
+                "channels": group.size,
+                "asked": None if asked is None else float(asked[place]),
+                "reached": float(gone[group.offset : group.offset + group.size].mean()),
+            }
+            for place, group in enumerate(self._groups.groups)
+        ]
 
     @property
     def _frozen(self) -> bool:
@@ -277,6 +344,7 @@ class GradientCut(Sparsifier):
             "step": torch.tensor(self._step),
             "redundant": self._redundant.clone(),
             "factors": self._factors.clone(),
+            "left": torch.tensor([self._left, self._left_share], dtype=torch.float64),
             **learnt,
         }
 
@@ -288,5 +356,6 @@ class GradientCut(Sparsifier):
         self._step = int(state["step"])
         self._redundant = state["redundant"].to(self._redundant)
         self._factors = state["factors"].to(self._factors)
+        self._left, self._left_share = state["left"].tolist()
         mark = "criterion."
         self._criterion.load_state_dict({n.removeprefix(mark): v for n, v in state.items() if n.startswith(mark)})

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spaces.sparsifiers.penalty_function import PenaltyFunction
+
+Ranks = Literal["survivors", "all"]
+
+NEXT_TO_ZERO = 1e-30
+"""Probability of a group at p = 0 that may come back: out of every step, but not zeroed."""
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SNAPSHOTS = 64
@@ -46,8 +52,12 @@ def lower(p: np.ndarray, ranks: np.ndarray, number: int, penalty: PenaltyFunctio
     return lowered
 
 
-def updates_needed(size: int, number: int, penalty: PenaltyFunction) -> int:
+def updates_needed(size: int, number: int, penalty: PenaltyFunction, ranks: Ranks = "survivors") -> int:
     """Return the number of updates until ``number`` of ``size`` groups are pruned, if ranks do not change."""
+    if ranks == "all":
+        # Every group falls by the same amount at every update; the last one to go by the least.
+        slowest = float(penalty(np.asarray([number - 1]), number)[0]) if number > 0 else 1.0
+        return min(_MOST_UPDATES, math.ceil((1.0 - 1e-9) / slowest)) if number > 0 else 0
     p, updates = np.ones(size), 0
     while number > 0 and updates < _MOST_UPDATES:
         p = lower(p, np.arange(len(p)), number, penalty)
@@ -60,17 +70,25 @@ def updates_needed(size: int, number: int, penalty: PenaltyFunction) -> int:
 class Participation:
     """The probabilities of all groups of a network, and the ranks that lower them.
 
-    Importance is ranked among the survivors of a layer, ranks are averaged over the updates, and the order of the averages is
-    the rank that the penalty function sees; it is asked about what is still to be pruned.
+    Importance is ranked, ranks are averaged over the updates, and the order of the averages is the rank that the penalty
+    function sees. Among ``survivors``, the penalty function is asked about what is still to be pruned, and a group at p = 0 is
+    gone: so the author's code, of which neither patent nor paper says a word. Over ``all`` groups of a layer it is asked about
+    all that are to be pruned, as the patent's wording has it; the last groups then take very long.
 
     Args:
         layers: All layers, in the order of their groups.
         penalty: The penalty function.
+        ranks: Groups that are ranked.
+        final: Whether p = 0 is for good; if not, a group comes back while its layer has not reached its number (``all`` only).
     """
 
-    def __init__(self, layers: Sequence[PrunedLayer], penalty: PenaltyFunction) -> None:
+    def __init__(
+        self, layers: Sequence[PrunedLayer], penalty: PenaltyFunction, ranks: Ranks = "survivors", final: bool = True
+    ) -> None:
         self.layers = tuple(layers)
-        self._penalty = penalty
+        self._penalty, self._over_all, self._final = penalty, ranks == "all", final
+        self.forced = 0
+        """Number of groups that :meth:`finish` pruned, since the updates had not."""
         width = sum(layer.size for layer in layers)
         self.p = np.ones(width)
         self._ranks = np.zeros(width)
@@ -89,14 +107,45 @@ class Participation:
             left = self._left(layer)
             if left == 0:
                 continue
-            alive = self._alive(layer)
-            self._ranks[alive] += ascending_ranks(scores[alive])
-            self.p[alive] = lower(self.p[alive], ascending_ranks(self._ranks[alive]), left, self._penalty)
+            if self._over_all:
+                self._update_all(layer, scores)
+            else:
+                alive = self._alive(layer)
+                self._ranks[alive] += ascending_ranks(scores[alive])
+                self.p[alive] = lower(self.p[alive], ascending_ranks(self._ranks[alive]), left, self._penalty)
             if self._left(layer) == 0:
                 # What is left of a finished layer takes part for good.
                 self.p[self._alive(layer)] = 1.0
         self._updates += 1
         self._remember(step)
+
+    def _update_all(self, layer: PrunedLayer, scores: np.ndarray) -> None:
+        """Update the probabilities of all groups of a layer; no more than are to be pruned go, the ones of lowest rank."""
+        block = slice(layer.offset, layer.offset + layer.size)
+        before = self.p[block].copy()
+        self._ranks[block] += ascending_ranks(scores[block])
+        order = ascending_ranks(self._ranks[block])
+        p = lower(before, order, layer.number, self._penalty)
+        if self._final:
+            p[before == 0.0] = 0.0
+        zeros = np.flatnonzero(p == 0.0)
+        if len(zeros) > layer.number:
+            # Ranks may move between updates, so that more groups meet at 0 than are to go.
+            keys = np.where(before[zeros] == 0.0, -1.0, order[zeros]) if self._final else order[zeros]
+            spared = zeros[np.argsort(keys, kind="stable")[layer.number :]]
+            p[spared] = np.maximum(before[spared], 1e-9)
+        self.p[block] = p
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """Probabilities to draw masks from, 0 only for groups that are gone; next to 0 for those that may come back."""
+        if self._final:
+            return self.p
+        coming_back = self.p == 0.0
+        for layer in self.layers:
+            if self._left(layer) == 0:
+                coming_back[layer.offset : layer.offset + layer.size] = False
+        return np.where(coming_back, NEXT_TO_ZERO, self.p)
 
     def finish(self, step: int) -> None:
         """Prune what is missing: the groups of lowest probability, of these the ones of lowest average rank."""
@@ -108,6 +157,7 @@ class Participation:
                 alive = self._alive(layer)
                 order = np.lexsort((self._ranks[alive], self.p[alive]))
                 self.p[alive[order[:left]]] = 0.0
+                self.forced += left
                 self.p[self._alive(layer)] = 1.0
         self._history.append((step, self._quantiles()))
 

@@ -17,11 +17,11 @@ from spaces.execution.batch import Nested, first_tensor_of
 from spaces.execution.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion
 from spaces.patterns import require_matches, value_of
-from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile
+from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile, require_ratios
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.group_masking import GroupMasking
 from spaces.sparsifiers.masking import Masking
-from spaces.sparsifiers.participation import Participation, PrunedLayer, number_to_prune, updates_needed
+from spaces.sparsifiers.participation import Participation, PrunedLayer, Ranks, number_to_prune, updates_needed
 from spaces.sparsifiers.penalty_function import PenaltyFunction, make_penalty_function
 from spaces.sparsifiers.pruned_groups import (
     Columns,
@@ -48,9 +48,14 @@ class ProbabilisticSettings:
         ratios: Ratios of single layers, by the pattern of their name; the first that matches counts.
         macs: Share of the network's MACs that is left, instead of ratios.
         shape: How unevenly layers are pruned for ``macs``.
-        groups: What is pruned together: ``filters``, ``input_channels``, or ``columns`` of the im2col matrix.
+        groups: What is pruned together, which the patent leaves open: ``columns`` of the im2col matrix (the author's code and
+            the paper's AlexNet and VGG), ``filters`` or ``input_channels``, whose removal saves MACs.
         draw: One Bernoulli draw per ``group`` in every step (ours, and better where it was measured), or per ``weight`` (the
             patent's wording, and the author's default).
+        ranks: Groups of a layer that are ranked at an update: its ``survivors`` (the author's code), or ``all`` (the patent's
+            wording, with which the last groups take very long).
+        final: Whether a group at p = 0 is gone for good (the author's code; neither patent nor paper says it). If not, it may
+            come back until its layer has reached its ratio; needs ``ranks: all``.
         importance: Criterion of the ranks; ``l1`` or ``l2`` for input channels and columns.
         penalty: The penalty function, by its name.
         largest: ``A``, the largest penalty.
@@ -60,7 +65,7 @@ class ProbabilisticSettings:
         share: Share of the steps in which the derived interval has all layers pruned; the rest retrains with fixed masks.
         include: Name patterns of layers whose groups may go; empty for all.
         exclude: Name patterns of layers whose groups stay.
-        max_ratio: Largest share of a layer's groups that may go.
+        max_ratio: Largest share of a layer's groups that may go; a ratio above it is an error.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -71,6 +76,8 @@ class ProbabilisticSettings:
     shape: RatioProfile = field(default_factory=RatioProfile)
     groups: GroupKind = "filters"
     draw: Draw = "group"
+    ranks: Ranks = "survivors"
+    final: bool = True
     importance: CriterionName = "l1"
     penalty: str = "exponential"
     largest: float = 0.05
@@ -94,6 +101,9 @@ class ProbabilisticSettings:
         for name, value in (("largest", self.largest), ("flatness", self.flatness), ("max_ratio", self.max_ratio)):
             if not 0.0 < value <= 1.0:
                 raise ValueError(f"{name}: expected a number above 0 and at most 1, got {value}")
+        require_ratios(self.ratio, self.ratios, self.macs, self.max_ratio)
+        if not self.final and self.ranks != "all":
+            raise ValueError("final: false needs ranks: all, since only groups that are ranked come back")
         if not 0.0 < self.share <= 1.0:
             raise ValueError(f"share: expected a share of the steps above 0 and at most 1, got {self.share}")
         if self.interval is not None and self.interval < 1:
@@ -114,8 +124,10 @@ class Probabilistic(Sparsifier):
     from p; masked weights take no part in it and come out of it as they were, moments and weight decay included. When a layer
     has lost its share of groups, its other groups are back at p = 1; when every layer has, training goes on with fixed masks.
 
-    Ours: coupled layers (residual additions, say) share their groups; the interval follows from the steps there are; what is
-    missing when training ends goes by lowest p; and one draw per group as an option.
+    From the author's code, not from patent or paper: ranks among the survivors, and p = 0 being for good. Ours: coupled layers
+    (residual additions, say) share their groups; the interval follows from the steps there are, and the largest penalty is
+    raised where they are few (:attr:`schedule` says so); what is missing when training ends goes by lowest p; and one draw per
+    group.
 
     Args:
         settings: How to prune.
@@ -183,10 +195,11 @@ class Probabilistic(Sparsifier):
             tensors = channel_tensors(model, self._channels, settings.groups, settings.draw)
             if settings.groups == "filters":
                 self._criterion = make_criterion(settings.importance, model, self._channels, CriterionOptions(smoothing=0.98))
-        penalty, self._interval = self._penalty, settings.interval or 0
+        self._used, self._interval, self._total = self._penalty, settings.interval or 0, total_steps
         if not self._interval:
-            penalty, self._interval = derived_pace(layers, settings, settings.share * total_steps)
-        self._participation = Participation(layers, penalty)
+            self._used, self._interval = derived_pace(layers, settings, settings.share * total_steps)
+        self._needed = max(updates_needed(one.size, one.number, self._used, settings.ranks) for one in layers)
+        self._participation = Participation(layers, self._used, settings.ranks, settings.final)
         along_rows = settings.draw == "group" and settings.groups != "columns"
         self._masking: Masking = GroupMasking(tensors) if along_rows else RandomMasking(tensors, settings.draw)
         self._fixed = False
@@ -200,7 +213,7 @@ class Probabilistic(Sparsifier):
         """Update the probabilities where it is time, and draw the masks of this step."""
         if not self._fixed and self._step and self._step % self._interval == 0:
             self._participation.update(self._scores(), self._step)
-            self._masking.set(self._participation.p)
+            self._masking.set(self._participation.drawn)
             self._fixed = self._participation.done
         if self._criterion is not None and not self._fixed:
             self._criterion.begin(targets)
@@ -262,6 +275,55 @@ class Probabilistic(Sparsifier):
         """Steps between two updates; known once started."""
         return self._interval
 
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """Constants that are used: ``largest`` (A), ``flatness`` (u), ``interval`` (t) and numbers of updates, with ``text``.
+
+        ``updates`` there are until the end of training, ``needed`` while ranks stay; ``asked`` is the largest penalty of the
+        settings, and ``forced`` the number of groups that went at the end for want of updates.
+        """
+        if not self._started:
+            return {}
+        updates, forced = max(0, self._total - 1) // self._interval, self._participation.forced
+        largest, asked = self._used.largest, self.settings.largest
+        words = [
+            f"A {largest:.3g}, u {self._used.flatness:g}, t {self._interval}: {updates} updates in {self._total} steps, "
+            f"{self._needed} needed while ranks stay"
+        ]
+        if largest > asked:
+            there = int(self.settings.share * self._total / SHORTEST_INTERVAL)
+            words.append(f"largest step raised from {asked:g} to {largest:.3g}, since there are only {there} updates")
+        if updates < self._needed:
+            words.append("too few updates: groups still missing at the end go by lowest p")
+        if forced:
+            words.append(f"{forced} of {int(sum(layer.number for layer in self._participation.layers))} groups went so")
+        return {
+            "largest": largest,
+            "asked": asked,
+            "flatness": self._used.flatness,
+            "interval": self._interval,
+            "updates": updates,
+            "needed": self._needed,
+            "steps": self._total,
+            "forced": forced,
+            "text": "; ".join(words),
+        }
+
+    def shares(self) -> list[dict[str, Any]]:
+        """Return the share of every layer's groups asked for, and the share at p = 0."""
+        if not self._started:
+            return []
+        p = self._participation.p
+        return [
+            {
+                "name": layer.name,
+                "channels": layer.size,
+                "asked": layer.number / layer.size,
+                "reached": float((p[layer.offset : layer.offset + layer.size] == 0.0).mean()),
+            }
+            for layer in self._participation.layers
+        ]
+
     def record(self) -> dict[str, Any]:
         """Return the distribution of the probabilities over time."""
         return self._participation.record()
@@ -282,7 +344,7 @@ class Probabilistic(Sparsifier):
             raise SecateursError(f"the state has probabilities of shape {found}, this network's groups are of shape {expected}")
         self._step = int(state["step"])
         self._participation.load_state_dict(state)
-        self._masking.set(self._participation.p)
+        self._masking.set(self._participation.drawn)
         self._fixed = self._participation.done
         if self._criterion is not None:
             mark = "criterion."
@@ -300,8 +362,7 @@ class Probabilistic(Sparsifier):
 
     def _number_of_columns(self, name: str, size: int) -> int:
         settings = self.settings
-        ratio = value_of(name, settings.ratios, settings.ratio)
-        return min(number_to_prune(size, ratio), int(settings.max_ratio * size + 1e-9))
+        return number_to_prune(size, value_of(name, settings.ratios, settings.ratio))
 
 
 SHORTEST_INTERVAL = 4
@@ -331,7 +392,7 @@ def derived_pace(layers: list[PrunedLayer], settings: ProbabilisticSettings, ste
     largest, updates = settings.largest, max(1.0, steps / SHORTEST_INTERVAL)
     while True:
         penalty = make_penalty_function(settings.penalty, largest, settings.flatness)
-        needed = max(1, *(updates_needed(layer.size, layer.number, penalty) for layer in layers), 1)
+        needed = max(1, *(updates_needed(layer.size, layer.number, penalty, settings.ranks) for layer in layers), 1)
         if needed <= updates or largest >= 1.0:
             return penalty, max(1, int(steps / needed))
         largest = min(1.0, 1.02 * largest * needed / updates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,24 @@ def penalty_slope(factors: Tensor, penalty: Penalty, epsilon: float) -> Tensor:
     """
     signs = factors.sign()
     return signs if penalty == "l1" else signs * (factors.abs() + epsilon).rsqrt() * 0.5
+
+
+class _Penalty(torch.autograd.Function):
+    """``strength * R(gamma)`` of several vectors of factors, with its exact gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, penalty: Penalty, epsilon: float, strength: float, *factors: Tensor) -> Tensor:
+        """Return the scalar, float32."""
+        ctx.save_for_backward(*factors)
+        ctx.options = penalty, epsilon, strength
+        return strength * torch.stack([penalty_value(factor, penalty, epsilon).float() for factor in factors]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the factors."""
+        penalty, epsilon, strength = ctx.options
+        slopes = (penalty_slope(factor, penalty, epsilon) * strength * gradients[0] for factor in ctx.saved_tensors)
+        return None, None, None, *slopes
 
 
 @dataclass(frozen=True)
@@ -71,8 +89,8 @@ class ScalingFactor(Sparsifier):
     10.1016/j.neucom.2020.03.082), this form of its "gradient-limited L1/2" is our reading. ``l1`` is network
     slimming (Liu et al. 2017, arXiv 1708.06519).
 
-    The penalty enters as its exact gradient, in :meth:`after_backward`; :meth:`penalty` is therefore None, and the
-    value for logging is :meth:`value`.
+    The penalty is a term of the loss, as in the source: the epoch's loss contains it, and a limit on the gradient's norm
+    (``clip_norm``) is over the gradient of the sum.
     """
 
     Settings = ScalingFactorSettings
@@ -129,16 +147,8 @@ class ScalingFactor(Sparsifier):
         """The scaling factors by layer name, each of shape ``(channels,)``; live, not copies."""
         return {name: weight.detach() for name, weight in self._factors.items()}
 
-    @torch.no_grad()
-    def after_backward(self) -> None:
-        """Add ``strength`` times the penalty's slope to the gradients of the scaling factors."""
+    def penalty(self) -> Tensor:
+        """Return ``strength * R(gamma)``, a scalar whose gradient by a scaling factor is ``strength * penalty_slope``."""
         settings = self.settings
-        for factor in self._factors.values():
-            if factor.grad is not None:
-                factor.grad.add_(penalty_slope(factor, settings.penalty, settings.epsilon), alpha=settings.strength)
-
-    @torch.no_grad()
-    def value(self) -> float:
-        """Return ``strength * R(gamma)`` as it stands, for logging."""
-        values = [penalty_value(f, self.settings.penalty, self.settings.epsilon) for f in self._factors.values()]
-        return self.settings.strength * float(sum(float(value) for value in values))
+        value: Tensor = _Penalty.apply(settings.penalty, settings.epsilon, settings.strength, *self._factors.values())
+        return value

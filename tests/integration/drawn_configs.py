@@ -95,8 +95,8 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "max_ratio": SHARES,
     },
     "BitWidthSettings": {
-        "weight_bits": ([4], [2, 8], [2, 3, 4, 6, 8], [8, 4], [4, 4]),
-        "activation_bits": ([], [8], [4, 6, 8], [2, 8]),
+        "weight_bits": ([4], [2, 8], [2, 3, 4, 6, 8], [8, 4], [4, 4], [1, 8], {"features.0": [4], "*": [2, 8]}),
+        "activation_bits": ([], [8], [4, 6, 8], [2, 8], {"*": [8, 4]}),
         "first_last_bits": (None, 2, 8),
         "include": LAYERS,
         "exclude": LAYERS,

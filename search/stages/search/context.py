@@ -28,6 +28,7 @@ from search.stages.search.settings import SearchSettings
 from search.stages.search.space import describe_frozen, require_fitting, space_of
 from search.stages.search.tables import search_tables
 from search.stages.search.targets import reachable_targets, reference_value, resolve_targets
+from search.stages.training import sparsifier_note
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Proposal
 from spaces.candidate import Candidate
@@ -110,7 +111,8 @@ class SearchContext:
     def realize(self, proposal: Proposal, end: Checkpoint | None = None) -> tuple[Network, dict[str, Any]]:
         """Return the network of a proposal as it was measured, and notes: ``metrics``, and ``equivalence_error``.
 
-        That is its difference from the masked network. Of a training with a sparsifier ``participation`` is its record.
+        That is its difference from the masked network. Of a training with a sparsifier ``participation`` is its record, and
+        ``sparsifier`` its schedule and shares.
 
         Args:
             proposal: What was measured.
@@ -120,7 +122,9 @@ class SearchContext:
             EquivalenceError: It differs by more than rounding.
         """
         made = self.evaluator.build(proposal, end)
-        notes: dict[str, Any] = {} if made.sparsifier is None else {"participation": made.sparsifier.record()}
+        notes: dict[str, Any] = {}
+        if made.sparsifier is not None:
+            notes = {"participation": made.sparsifier.record(), "sparsifier": sparsifier_note(made.sparsifier)}
         error, transformation = made.equivalence_error(), made.transformation()
         # The statistics of BatchNorm may change from here on.
         metrics = self.evaluator.score(made.model, proposal, made.moments)

@@ -14,7 +14,10 @@ from spaces.channels.cost import ChannelCost
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.execution.forward import call
+from spaces.importance.criterion import score
 from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile
+from spaces.sparsifiers.participation import NEXT_TO_ZERO, Participation, PrunedLayer, updates_needed
+from spaces.sparsifiers.penalty_function import make_penalty_function
 from spaces.sparsifiers.probabilistic import COLUMNS_REMARK, SHORTEST_INTERVAL, Probabilistic, ProbabilisticSettings
 from spaces.sparsifiers.pruned_groups import channel_tensors
 from spaces.sparsifiers.random_masking import RandomMasking
@@ -209,11 +212,84 @@ def test_columns_stay_as_zeros_and_it_is_said() -> None:
     assert Probabilistic(FAST).remark == ""
 
 
-def test_excluded_layers_and_the_largest_ratio_are_respected() -> None:
-    _, sparsifier = trained(ProbabilisticSettings(largest=0.5, ratio=0.9, exclude=("inner.*",), max_ratio=0.5), total=60)
+def test_excluded_layers_are_respected() -> None:
+    _, sparsifier = trained(ProbabilisticSettings(largest=0.5, ratio=0.5, exclude=("inner.*",)), total=60)
     masks = sparsifier.keep_masks()
     assert not any(name.startswith("inner") for name in masks)
     assert all(int((~mask).sum()) == len(mask) // 2 for mask in masks.values())
+
+
+def test_a_ratio_above_the_largest_is_refused_with_both_numbers_and_not_clipped() -> None:
+    with pytest.raises(ValueError, match=r"^ratio: 0\.98 is above max_ratio, 0\.95"):
+        ProbabilisticSettings(ratio=0.98)
+    with pytest.raises(ValueError, match=r"^ratios\.inner: 0\.7 is above max_ratio, 0\.6"):
+        ProbabilisticSettings(ratios={"inner": 0.7}, max_ratio=0.6)
+    ProbabilisticSettings(macs=0.5, max_ratio=0.3)
+    _, sparsifier = trained(ProbabilisticSettings(largest=0.5, ratio=0.98, max_ratio=0.98), total=60)
+    assert all(int(mask.sum()) == 1 for mask in sparsifier.keep_masks().values())
+    assert {row["reached"] for row in sparsifier.shares()} == {row["asked"] for row in sparsifier.shares()}
+
+
+def test_the_schedule_that_is_used_is_told() -> None:
+    _, _, plain = begun(ProbabilisticSettings(interval=2, ratio=0.5), 400)
+    told = plain.schedule
+    assert (told["largest"], told["interval"], told["updates"]) == (0.05, 2, 199)
+    assert told["text"].startswith("A 0.05, u 0.25, t 2: 199 updates in 400 steps")
+    assert "raised" not in told["text"]
+    _, _, raised = begun(ProbabilisticSettings(ratio=0.5), 400)
+    told = raised.schedule
+    assert told["largest"] > told["asked"] == 0.05
+    assert f"largest step raised from 0.05 to {told['largest']:.3g}, since there are only 50 updates" in told["text"]
+    assert told["needed"] <= 50
+    _, few = trained(ProbabilisticSettings(interval=150, ratio=0.5), total=200)
+    told = few.schedule
+    number = sum(round(row["channels"] * row["asked"]) for row in few.shares())
+    assert told["forced"] == number
+    words = f"too few updates: groups still missing at the end go by lowest p; {number} of {number} groups went so"
+    assert told["text"].endswith(words)
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_the_patents_wording_ranks_all_groups_and_lets_them_come_back(final: bool) -> None:
+    layer = PrunedLayer("a", 0, 8, 4)
+    penalty = make_penalty_function("exponential", 0.6, 0.25)
+    participation = Participation([layer], penalty, "all", final)
+    participation.update(np.arange(8.0), 1)
+    expected = np.clip(1.0 - penalty(np.arange(8), 4), 0.0, 1.0)
+    assert np.allclose(participation.p, expected)
+    participation.update(np.arange(8.0), 2)
+    assert participation.p[0] == 0.0
+    assert participation.drawn[0] == (0.0 if final else NEXT_TO_ZERO)
+    # The first two groups become the most important ones: by their average ranks they are so after three updates more.
+    for number in range(3, 6):
+        participation.update(np.array([90.0, 80.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]), number)
+    assert (participation.p[0] == 0.0) is np.bool_(final)
+    for number in range(6, 60):
+        participation.update(np.array([90.0, 80.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]), number)
+    assert participation.done
+    assert sorted(set(participation.p)) == [0.0, 1.0]
+    assert int((participation.p == 0.0).sum()) == 4
+    assert np.array_equal(participation.drawn, participation.p)
+
+
+def test_ranks_over_all_groups_take_as_long_as_the_slowest_of_them() -> None:
+    penalty = make_penalty_function("exponential", 0.05, 0.25)
+    assert (updates_needed(512, 256, penalty), updates_needed(512, 256, penalty, "all")) == (150, 4945)
+    with pytest.raises(ValueError, match="final: false needs ranks: all"):
+        ProbabilisticSettings(final=False)
+
+
+def test_a_group_that_may_come_back_keeps_its_weights() -> None:
+    settings = ProbabilisticSettings(largest=0.9, interval=1, ratio=0.5, ranks="all", final=False)
+    model, optimizer, sparsifier = begun(settings, 60)
+    for number in range(3):
+        step(model, optimizer, sparsifier, number)
+    p = sparsifier.state_dict()["p"].numpy()
+    assert (p == 0.0).any()
+    assert not sparsifier.finished
+    found = score(model, sparsifier.channel_groups, "l1")
+    scores = np.concatenate([found[group.name] for group in sparsifier.channel_groups.groups])
+    assert (scores[p == 0.0] > 0.0).all()
 
 
 def test_a_share_of_macs_is_kept_and_nearly_used_up() -> None:
