@@ -161,9 +161,18 @@ class _Record(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if not self._suspended and makes_tensors(func, output):
+        if not self._suspended and makes_tensors(func, output) and _has_values(args, output):
             self._keep(name_of(func))
         return output
+
+
+def _has_values(args: Any, output: Any) -> bool:
+    """Return True if a call reads or returns a tensor of several values; counters and other single numbers have no channels."""
+    for one in (output, *args):
+        for leaf in one if isinstance(one, tuple | list) else (one,):
+            if isinstance(leaf, Tensor) and leaf.numel() > 1:
+                return True
+    return False
 
 
 def _told(differing: dict[str, Place], when: str) -> list[str]:

@@ -37,6 +37,16 @@ class Drop(nn.Module):
         return x * x.new_empty((len(x), 1, 1, 1)).bernoulli_(0.5).div_(0.5)
 
 
+class CountingNorm(nn.BatchNorm2d):
+    """A subclass with a forward of its own, as timm writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        batch = self.training or self.running_mean is None
+        return F.relu(F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, batch, 0.1, self.eps))
+
+
 def network(part: nn.Module) -> nn.Module:
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
     return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), part, nn.Dropout(), head)
@@ -58,7 +68,9 @@ def test_a_branch_that_was_not_taken_is_told(name: str) -> None:
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("part", [nn.Identity(), Drop(), nn.Conv2d(6, 6, 1)], ids=["none", "noise", "layer"])
+@pytest.mark.parametrize(
+    "part", [nn.Identity(), Drop(), nn.Conv2d(6, 6, 1), CountingNorm(6)], ids=["none", "noise", "layer", "norm"]
+)
 def test_dropout_batch_norm_and_stochastic_depth_are_no_branches(part: nn.Module) -> None:
     find_checked_groups(network(part), INPUTS)
 
