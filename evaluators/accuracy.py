@@ -71,7 +71,7 @@ class Accuracy(Evaluator):
 
     def metrics_for(self, task: Task) -> Mapping[str, Metric]:
         """Return ``loss`` and every score of ``task``."""
-        return {**task.score_metrics, "loss": METRICS["loss"]}
+        return {**task.score_metrics, "loss": task.score_metrics.get("loss", METRICS["loss"])}
 
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
         """Re-calibrate ``model`` in place and return the task's scores and the loss."""

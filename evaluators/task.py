@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from evaluators.metrics import METRICS, Metric
 from spaces.errors import SecateursError
-from spaces.execution.batch import Nested
+from spaces.execution.batch import Nested, count_samples
 from spaces.execution.forward import call, tensors_in
 
 Split = Literal["train", "search", "test", "calibration"]
@@ -31,12 +31,18 @@ class Task(ABC):
     @property
     @abstractmethod
     def score_name(self) -> str:
-        """Name of the primary entry of :meth:`score`; higher is better (``"top1"`` for classification)."""
+        """Name of the primary entry of :meth:`score`, such as ``"top1"``; :attr:`score_metrics` says which way is better."""
 
     @property
     def score_names(self) -> tuple[str, ...]:
         """Names of all entries of :meth:`score`, the primary one first."""
         return (self.score_name,)
+
+    @property
+    def score_sign(self) -> float:
+        """1.0 if a higher primary score is better, -1.0 if a lower one is, so that the better has the higher product."""
+        described = self.score_metrics.get(self.score_name)
+        return -1.0 if described is not None and described.direction == "minimize" else 1.0
 
     @property
     def score_metrics(self) -> Mapping[str, Metric]:
@@ -106,6 +112,10 @@ class Task(ABC):
             reduction="batchmean",
             log_target=True,
         ) * (temperature * temperature)
+
+    def count(self, inputs: Nested, targets: Nested) -> int:
+        """Return the number of samples of a batch, by default as :func:`spaces.execution.batch.count_samples` does."""
+        return count_samples(inputs)
 
     def labels(self, targets: Nested) -> Tensor | None:
         """Return class labels of shape ``(N,)``, or None for a task without them."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from torch import nn
-from torch.utils.data import DataLoader
 
 from evaluators.task import Task
-from evaluators.tasks.loader_task import LoaderTask, Loss, Score
+from evaluators.tasks.loader_task import BatchSize, LoaderTask, Loss, Score
 from search.config.loading import configure
 from search.export.saved_network import load
 from search.pipeline.pipeline import run
@@ -35,9 +34,9 @@ class Compressed:
 
 def compress(
     model: nn.Module,
-    train: DataLoader[Any],
-    search: DataLoader[Any],
-    test: DataLoader[Any] | None = None,
+    train: Iterable[Any],
+    search: Iterable[Any],
+    test: Iterable[Any] | None = None,
     *,
     target: Mapping[str, str],
     folder: str | Path,
@@ -48,6 +47,7 @@ def compress(
     loss: Loss | None = None,
     score: Score | None = None,
     score_name: str = "top1",
+    batch_size: BatchSize | None = None,
     seed: int = 0,
     quiet: bool = False,
 ) -> Compressed:
@@ -57,7 +57,8 @@ def compress(
 
     Args:
         model: The trained network; left as it is.
-        train: Gives ``(inputs, targets)`` to train with.
+        train: Gives ``(inputs, targets)`` to train with, each any nesting of tensors: a data loader, or a list or anything else
+            that can be iterated again, whose samples are held in memory.
         search: The same, to search and stop early with.
         test: The same, read once for the report; None for ``search``.
         target: Limits on costs, as in a configuration: ``{"macs": "<= 40%"}``.
@@ -67,9 +68,11 @@ def compress(
         stages: The pipeline, as in a configuration; None for a genetic search over channels and retraining with distillation,
             for which ``target``, ``epochs`` and ``lr`` count.
         execution: Where trials run, as in a configuration; None for this process.
-        loss: The loss; None for cross-entropy.
-        score: One value per sample, higher is better; None for top-1 accuracy.
+        loss: The loss, from outputs and targets to one value per sample or to their mean; None for cross-entropy.
+        score: One value per sample, higher is better; None for top-1 accuracy, or for the loss where one is passed, which is
+            then what is minimized and shown.
         score_name: Name of the score.
+        batch_size: Number of samples of a batch, from inputs and targets; None for the length of the first tensor.
         seed: Seed of all randomness.
         quiet: Show no progress on the console. Without it, ``logging.getLogger("search").setLevel(logging.WARNING)`` shows
             warnings only; log.txt has every line, and handlers of a program's own get what its level lets through.
@@ -78,7 +81,7 @@ def compress(
         SecateursError: The loaders, the network or the settings can't be used; the message says what to change.
     """
     folder = Path(folder)
-    task = LoaderTask(model, train, search, test, loss, score, score_name)
+    task = LoaderTask(model, train, search, test, loss, score, score_name, batch_size)
     settings = {"name": folder.name, "seed": seed, "stages": stages or _stages(task, target, epochs, lr)}
     config = configure({**settings, "execution": execution or {}}, task)
     report = run(config, folder, None if quiet else Console())
@@ -90,7 +93,7 @@ def _stages(task: Task, target: Mapping[str, str], epochs: int, lr: float) -> li
         "space": {"name": "channel_mask"},
         "algorithm": {"name": "genetic"},
         "evaluate": [{"accuracy": {"split": "search", "batch_norm_batches": 8}}, "cost"],
-        "objectives": {task.score_name: "maximize"},
+        "objectives": {task.score_name: "maximize" if task.score_sign > 0 else "minimize"},
         "target": dict(target),
     }
     # SGD without a limit ruins networks that were trained by another optimizer, transformers first of all.

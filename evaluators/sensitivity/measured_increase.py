@@ -97,8 +97,8 @@ def divergence(model: nn.Module, reference: nn.Module, task: Task, batches: Sequ
 
 def _distance(model: nn.Module, expected: Sequence[Any], task: Task, batches: Sequence[Batch]) -> float:
     total, samples = 0.0, 0
-    for answers, wanted, (inputs, _) in zip(_answers(model, task, batches), expected, batches, strict=True):
-        number = count_samples(inputs)
+    for answers, wanted, (inputs, targets) in zip(_answers(model, task, batches), expected, batches, strict=True):
+        number = task.count(inputs, targets)
         total += float(task.distillation_loss(answers, wanted, 1.0)) * number
         samples += number
     return total / samples

@@ -24,7 +24,7 @@ def check_outputs(outputs: Any, samples: int, structured: bool) -> None:
     Args:
         outputs: What the network returned.
         samples: Number of samples that it was given.
-        structured: Whether both loss and score were passed, which may take outputs of any structure.
+        structured: Whether a loss was passed, which may take outputs of any structure.
 
     Raises:
         LoaderError: The network gives several outputs and there is no loss or score for them, no tensor, or no row per sample.
@@ -88,15 +88,19 @@ def check_classes(outputs: Tensor, targets: Nested, split: str) -> bool:
     return False
 
 
-def check_loss(loss: Callable[[Any, Nested], Any], outputs: Any, targets: Nested) -> None:
-    """Check that a loss that was passed in gives a scalar.
+def check_loss(loss: Callable[[Any, Nested], Any], outputs: Any, targets: Nested, samples: int) -> bool:
+    """Check that a loss that was passed in gives a value per sample, or a scalar; return True for the former.
 
     Raises:
         LoaderError: The loss fails, or gives something else.
     """
     found = _called("loss", loss, outputs, targets)
-    if not isinstance(found, Tensor) or found.numel() != 1:
-        raise LoaderError(f"loss= gave {_described(found)}; expected the mean loss of a batch, a tensor of one number")
+    if not isinstance(found, Tensor) or not (found.numel() == 1 or tuple(found.shape) == (samples,)):
+        raise LoaderError(
+            f"loss= gave {_described(found)} for {samples} samples; expected one value per sample, shape ({samples},), or the "
+            "mean loss of the batch, a tensor of one number"
+        )
+    return tuple(found.shape) == (samples,)
 
 
 def check_score(score: Callable[[Any, Nested], Any], outputs: Any, targets: Nested, samples: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from evaluators.metrics import Metric
 from evaluators.task import Batch, MeasurementError, Split, Task
+from evaluators.tasks.held_samples import loader_of
 from evaluators.tasks.loader_batches import check_rows, check_structure, pair_of, with_tuples
 from evaluators.tasks.loader_check import CHECKED, check_classes, check_loss, check_outputs, check_score
 from evaluators.tasks.loader_samples import LoaderError, Samples, samples_of
@@ -20,13 +22,15 @@ from spaces.cloning.admission import admitted
 from spaces.cloning.clone import clone
 from spaces.cloning.plain_network import plain_network
 from spaces.errors import NetworkWarning
-from spaces.execution.batch import Nested, count_samples, in_type, named_tensors
+from spaces.execution.batch import BatchError, Nested, count_samples, in_type, named_tensors
 from spaces.execution.evaluation_mode import evaluation_mode
 
 Loss = Callable[[Any, Nested], Tensor]
-"""From outputs and targets of a batch to the mean loss, a scalar."""
+"""From outputs and targets of a batch to the loss of every sample, shape ``(N,)``, or to the mean loss, a scalar."""
 Score = Callable[[Any, Nested], Tensor]
 """From outputs and targets of a batch to one value per sample, shape ``(N,)``; higher is better."""
+BatchSize = Callable[[Nested, Nested], int]
+"""From inputs and targets of a batch to its number of samples."""
 
 
 class _Samples(Dataset[Any]):
@@ -57,13 +61,15 @@ class LoaderTask(Task):
     Args:
         model: The trained network; it is copied, without wrappers of training and compilation and with computed weights
             stored (a NetworkWarning says so), and never changed.
-        train: Gives ``(inputs, targets)`` to train with.
+        train: Gives ``(inputs, targets)`` to train with: a data loader, or a list or anything else that can be iterated again,
+            which is read once and whose samples, of one shape, are held in memory.
         search: The same to search and stop early with.
         test: The same for the report; None for ``search``.
         loss: The loss; None for cross-entropy of logits of shape ``(N, classes, ...)``, with targets that are classes, integers
             of shape ``(N, ...)``, or their probabilities, of the shape of the logits.
-        score: The score; None for top-1 accuracy.
-        score_name: Name of the score.
+        score: The score; None for top-1 accuracy, or for the loss where one is passed: then the loss is what is minimized.
+        score_name: Name of the score that is passed.
+        batch_size: Number of samples of a batch; None for the length of the first tensor's first dimension.
 
     Raises:
         UnsupportedModelError: The network has parts that can't be taken along; the message names them.
@@ -75,32 +81,56 @@ class LoaderTask(Task):
     def __init__(
         self,
         model: nn.Module,
-        train: DataLoader[Any],
-        search: DataLoader[Any],
-        test: DataLoader[Any] | None = None,
+        train: Iterable[Any],
+        search: Iterable[Any],
+        test: Iterable[Any] | None = None,
         loss: Loss | None = None,
         score: Score | None = None,
         score_name: str = "top1",
+        batch_size: BatchSize | None = None,
     ) -> None:
         """Copy the network and run it on a batch; read a batch of every split."""
         plain, notes = plain_network(model)
         for note in notes:
             warnings.warn(note, NetworkWarning, stacklevel=3)
         self._model = admitted(plain).cpu().eval()
-        self._loaders: dict[Split, DataLoader[Any]] = {
-            "train": train,
-            "search": search,
-            "test": search if test is None else test,
-        }
-        self._loss, self._score, self._score_name = loss, score, score_name
+        test = search if test is None else test
+        # What two splits share is read once.
+        loaders: dict[int, DataLoader[Any]] = {}
+        self._loaders: dict[Split, DataLoader[Any]] = {}
+        splits: dict[Split, Iterable[Any]] = {"train": train, "search": search, "test": test}
+        for split, given in splits.items():
+            if id(given) not in loaders:
+                loaders[id(given)] = loader_of(given, split)
+            self._loaders[split] = loaders[id(given)]
+        self._loss, self._score = loss, score
+        self._score_name = "loss" if score is None and loss is not None else score_name
+        self._batch_size = batch_size
+        self._by_sample = True
         self._samples: dict[Split, Samples] = {split: samples_of(loader, split) for split, loader in self._loaders.items()}
         self._shares = False
         self._check()
 
     @property
     def score_name(self) -> str:
-        """Name of the score; higher is better."""
+        """Name of the score, ``loss`` where a loss was passed and no score."""
         return self._score_name
+
+    @property
+    def score_metrics(self) -> Mapping[str, Metric]:
+        """Description of the score: a share that is maximized, or the loss that was passed."""
+        if self._score_name == "loss" and self._score is None:
+            return {"loss": Metric("the loss that was passed", "minimize", "loss", "number", is_cost=False)}
+        return super().score_metrics
+
+    def count(self, inputs: Nested, targets: Nested) -> int:
+        """Return the number of samples of a batch, by the rule that was passed or by the first tensor of the inputs."""
+        return count_samples(inputs) if self._batch_size is None else self._batch_size(inputs, targets)
+
+    def check_data(self) -> Iterable[str]:
+        """Return a remark on a loss that gives the mean of a batch alone, where it is the score."""
+        if self._score_name == "loss" and not self._by_sample:
+            yield "note that loss= gives the mean of a batch and not a value per sample: its standard error is not known"
 
     def build(self) -> nn.Module:
         """Return a copy of the network that came in, trained weights included."""
@@ -130,7 +160,7 @@ class LoaderTask(Task):
     def loss(self, outputs: Any, targets: Nested, label_smoothing: float = 0.0) -> Tensor:
         """Return the mean loss of a batch, a scalar; ``label_smoothing`` has no effect on a loss that was passed in."""
         if self._loss is not None:
-            return self._loss(outputs, targets)
+            return self._loss(outputs, targets).mean()
         # Classes are int64 for PyTorch, and their probabilities floating-point numbers.
         targets = targets.to(outputs.dtype) if self._shares else targets.long()
         return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
@@ -142,6 +172,10 @@ class LoaderTask(Task):
             if not isinstance(values, Tensor):
                 raise MeasurementError(f"score {self._score_name}: expected a tensor of a value per sample, got {values!r}")
             return {self._score_name: values.reshape(-1)}
+        if self._loss is not None:
+            losses = self._loss(outputs, targets)
+            # Every sample has its batch's mean where no more is known.
+            return {"loss": losses.reshape(-1) if losses.dim() else losses.expand(max(1, _rows(targets)))}
         hits = (outputs.argmax(dim=1) == (targets.argmax(dim=1) if self._shares else targets)).float()
         return {self._score_name: hits.flatten(1).mean(1) if hits.dim() > 1 else hits}
 
@@ -202,15 +236,15 @@ class LoaderTask(Task):
         except Exception:
             # Preflight tells what is wrong, as it does for the network of any task.
             return
-        samples = count_samples(inputs)
-        check_outputs(outputs, samples, structured=self._loss is not None and self._score is not None)
-        if self._loss is None or self._score is None:
+        samples = self.count(inputs, targets)
+        check_outputs(outputs, samples, structured=self._loss is not None)
+        if self._loss is None:
             shares = {check_classes(outputs, given, split) for split, (_, given) in seen.items()}
             if len(shares) > 1:
                 raise LoaderError("expected classes, or their probabilities, in all of train, search and test; got both")
             self._shares = shares.pop()
         if self._loss is not None:
-            check_loss(self._loss, outputs, targets)
+            self._by_sample = check_loss(self._loss, outputs, targets, samples)
         if self._score is not None:
             check_score(self._score, outputs, targets, samples)
 
@@ -224,8 +258,16 @@ class LoaderTask(Task):
             raise
         except Exception as error:
             raise LoaderError(f"the loader {split!r}: {expected}; reading {CHECKED} samples failed: {error!r}") from error
-        check_rows(batch, len(keys), split)
+        if self._batch_size is None:
+            check_rows(batch, len(keys), split)
         return batch
 
     def _fixed_keys(self, split: Split, count: int) -> list[tuple[Any, int]]:
         return [(position, seed) for seed, position in enumerate(self._samples[split].fixed()[:count])]
+
+
+def _rows(targets: Nested) -> int:
+    try:
+        return count_samples(targets)
+    except BatchError:
+        return 1

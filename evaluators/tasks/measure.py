@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import MeasurementError, Split, Task
-from spaces.execution.batch import Nested, count_samples, to_device
+from spaces.execution.batch import Nested, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
 
 
@@ -41,7 +41,7 @@ def measure(
     with evaluation_mode(model):
         for inputs, targets in task.batches(split, batch_size, limit=limit):
             with torch.inference_mode():
-                expected, number = to_device(targets, device), count_samples(inputs)
+                expected, number = to_device(targets, device), task.count(inputs, targets)
                 outputs = task.forward(model, to_device(inputs, device, channels_last=True))
                 found = _sums(task, outputs, expected)
                 found["loss"] = _tensor("loss", task.loss(outputs, expected)).double() * number

@@ -223,6 +223,7 @@ def _epochs(
     described = training_identity(model, task, settings, seed, sparsifier, session.teacher) if checkpoint is not None else {}
     if checkpoint is not None:
         history, best = restore_state(checkpoint, model, session.optimizer, sparsifier, described)
+    history.sign = task.score_sign
     if moments is not None and not history.epochs:
         moments.put_into(session.optimizer, model)
     with evaluation_mode(session.teacher):
@@ -249,7 +250,7 @@ def _epochs(
                     best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
                 elif leader is not None and record.epoch - leader.epoch >= settings.early_stop.patience:
                     history.stopped_early = (
-                        f"{task.score_name} on the search split has not risen for {settings.early_stop.patience} epochs"
+                        f"{task.score_name} on the search split has not become better for {settings.early_stop.patience} epochs"
                     )
             if stop_when_finished and sparsifier is not None and sparsifier.finished and epoch + 1 < settings.epochs:
                 history.stopped_early = f"{type(sparsifier).__name__} has reached its aim"

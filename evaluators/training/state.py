@@ -49,22 +49,23 @@ class History:
         epochs: A record per epoch, in order.
         stopped_early: Reason for ending before the last epoch, or empty.
         unsettled: Number of the last epoch in which a sparsifier still changed the network; epochs up to it can't be the best.
+        sign: 1.0 if a higher score is better, -1.0 if a lower one is.
         optimizer: State of the optimizer after the last epoch, with early stopping too; None before the end.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
     stopped_early: str = ""
     unsettled: int = 0
+    sign: float = 1.0
     optimizer: OptimizerState | None = None
 
     @property
     def best(self) -> EpochRecord | None:
-        """The first epoch with the highest search score after ``unsettled``, NaN the lowest; None if there is none yet."""
-        return max(self.epochs[self.unsettled :], key=_order, default=None)
+        """The first epoch with the best search score after ``unsettled``, NaN the worst; None if there is none yet."""
+        return max(self.epochs[self.unsettled :], key=self._order, default=None)
 
-
-def _order(record: EpochRecord) -> float:
-    return -math.inf if math.isnan(record.search_score) else record.search_score
+    def _order(self, record: EpochRecord) -> float:
+        return -math.inf if math.isnan(record.search_score) else self.sign * record.search_score
 
 
 def training_identity(

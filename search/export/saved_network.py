@@ -17,6 +17,7 @@ from search.trust.architecture import Architecture, parse_architecture
 from search.trust.factories import admit
 from search.trust.guard import guarded
 from search.trust.shapes import Header, changed, check_on_meta, read_header, require_same_shapes
+from spaces.cloning.plain_network import without_wrappers
 from spaces.errors import SecateursError
 from spaces.files.json_file import is_digested, undigested
 from spaces.files.reading import read_bounded
@@ -76,7 +77,7 @@ def _load(
                 model = factory.build()
         else:
             model = factory.build()
-    model = changed(model, change)
+    model = changed(without_wrappers(model), change)
     require_same_shapes(model, header, str(folder / WEIGHTS))
     tensors, _ = unpack_tensors(weights.read(), str(folder / WEIGHTS))
     return rebuild(model, (), tensors).model

@@ -44,10 +44,11 @@ def examine(config: Config) -> dict[str, Any]:
     from torch import Tensor
 
     from evaluators.cost import count_costs, count_module_macs, count_peak_activation_bytes
+    from spaces.cloning.plain_network import without_wrappers
     from spaces.execution.batch import count_samples, describe
 
     task = config.build_task()
-    model = task.reference_model().eval()
+    model = without_wrappers(task.reference_model()).eval()
     stage, block = _first_space(config)
     space = build_space(block, model, task)
     channels, bits = space.channels, bit_places(space)

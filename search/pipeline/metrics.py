@@ -29,7 +29,7 @@ def cost_evaluators(stages: Iterable[PlacedStage], task: Task) -> list[Evaluator
 
 def described_metrics(stages: Iterable[PlacedStage], task: Task) -> dict[str, dict[str, Any]]:
     """Return the description of every metric of the task and of the stages' evaluators, by name, as JSON data."""
-    found: dict[str, Metric] = {**task.score_metrics, "loss": METRICS["loss"]}
+    found: dict[str, Metric] = {**task.score_metrics, "loss": task.score_metrics.get("loss", METRICS["loss"])}
     for placed in stages:
         for block in placed.stage.evaluators:
             found |= EVALUATOR.build(block).metrics_for(task)

@@ -131,7 +131,7 @@ def _mean_score(task: Task, answers: list[Any], targets: Nested) -> float:
 
 
 def _above_chance(task: Task, answers: list[Any], targets: Nested) -> float:
-    """Return how many standard deviations the mean score lies above those of shuffled targets."""
+    """Return how many standard deviations the mean score is better than those of shuffled targets."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -143,7 +143,7 @@ def _above_chance(task: Task, answers: list[Any], targets: Nested) -> float:
     found = _mean_score(task, answers, targets)
     shuffled = torch.tensor([mean(torch.randperm(samples, generator=generator)) for _ in range(_SHUFFLES)])
     spread = float(shuffled.std())
-    difference = found - float(shuffled.mean())
+    difference = task.score_sign * (found - float(shuffled.mean()))
     if spread == 0.0:
         return 0.0 if difference <= 0.0 else float("inf")
     return difference / spread

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from search.run.built import BuiltOnce
 from search.run.network import Network
+from spaces.cloning.plain_network import without_wrappers
 
 if TYPE_CHECKING:
     from evaluators.task import Task
@@ -37,4 +38,4 @@ class Start:
     @cached_property
     def network(self) -> Network:
         """The network that the task starts from, in evaluation mode; the checks leave it unchanged."""
-        return Network(self.task.reference_model().eval())
+        return Network(without_wrappers(self.task.reference_model()).eval())

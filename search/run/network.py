@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from evaluators.task import Task
 from evaluators.training.moments import TrainingMoments
 from spaces.cloning.clone import clone
+from spaces.cloning.plain_network import without_wrappers
+from spaces.errors import NetworkWarning
 from spaces.quantization.record import PACK, is_quantized, pack_weights
 from spaces.transformation import apply
 
@@ -61,7 +64,10 @@ class Network:
 
 def rebuild(model: nn.Module, transformations: Sequence[dict[str, Any]], tensors: dict[str, Tensor]) -> Network:
     """Return the network with the structure of the original ``model``, changed, and the weights ``tensors``."""
-    model = transformed(model, transformations)
+    with warnings.catch_warnings():
+        # Told at the start of the run.
+        warnings.simplefilter("ignore", NetworkWarning)
+        model = transformed(without_wrappers(model), transformations)
     model.load_state_dict(tensors)
     return Network(model.eval(), tuple(transformations))
 

@@ -11,12 +11,16 @@ from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.stages.training import TrainingStage
 
+MARGIN = 0.02
+"""Share of itself by which a score without a standard error may fall in retraining (ours)."""
+
 
 class Retrain(TrainingStage):
     """Training of the network that a search left, undone where it made the network clearly worse.
 
     With ``early_stop``, until the search split's score stops rising. Clearly worse is by more than two standard errors of the
-    difference of two means of values from 0 to 1 on the search split; a search chose the score before, which is a little high.
+    difference of two means of values from 0 to 1 on the search split, or for other scores by more than 2 % of the score; a
+    search chose the score before, which is a little high.
     """
 
     needs_removal = True
@@ -30,8 +34,11 @@ class Retrain(TrainingStage):
         trained = super().run(network, run)
         scores = [epoch["search_score"] for epoch in run.notes["history"]]
         numbers = [value for value in scores if not math.isnan(value)]
-        after = scores[-1] if self.settings.early_stop is None else max(numbers, default=math.nan)
-        if not _clearly_worse(before, after, run.task.size("search")):
+        sign = run.task.score_sign
+        best = sign * max((sign * value for value in numbers), default=math.nan)
+        after = scores[-1] if self.settings.early_stop is None else best
+        share = run.task.score_metrics[score].percent
+        if not _clearly_worse(sign * before, sign * after, run.task.size("search") if share else None):
             return trained
         remark = (
             f"retraining made the network worse ({score} on the search split {before:.4f} before, {after:.4f} after): it is "
@@ -42,9 +49,17 @@ class Retrain(TrainingStage):
         return network
 
 
-def _clearly_worse(before: float, after: float, samples: int) -> bool:
-    """Return whether a mean score fell by more than two standard errors of the difference, or is no number any more."""
+def _clearly_worse(before: float, after: float, samples: int | None) -> bool:
+    """Return whether a score fell by more than two standard errors of the difference, or is no number any more.
+
+    Args:
+        before: Score before, higher is better.
+        after: Score after.
+        samples: Samples of a mean of values from 0 to 1; None for another score, which may fall by :data:`MARGIN` of itself.
+    """
     if math.isnan(before) or math.isnan(after):
         return not math.isnan(before)
+    if samples is None:
+        return after < before - MARGIN * abs(before)
     errors = [standard_error(value, samples) for value in (before, after)]
     return after < before - 2 * math.hypot(*errors)

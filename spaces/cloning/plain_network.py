@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from spaces.cloning.clone import clone, is_compiled
 from spaces.cloning.computed_weights import computed_weights
+from spaces.errors import NetworkWarning
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
@@ -40,6 +43,16 @@ def plain_network(model: nn.Module) -> tuple[nn.Module, list[str]]:
             "to change"
         )
     return plain, notes
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """Return ``model`` itself if it is plain, else its :func:`plain_network`, with a NetworkWarning on each change."""
+    if not any(_wraps(module) or computed_weights(module) for module in model.modules()):
+        return model
+    plain, notes = plain_network(model)
+    for note in notes:
+        warnings.warn(note, NetworkWarning, stacklevel=3)
+    return plain
 
 
 def _wraps(module: nn.Module) -> bool:

@@ -72,7 +72,7 @@ def train_finalists(
                 run.log.write(f"{run.label}: finalist {place + 1} failed: {error_line(error)}", logging.WARNING)
                 continue
             rows.append({**row, "search_score": score})
-            if best is None or score > best[0] or math.isnan(best[0]):
+            if best is None or run.task.score_sign * (score - best[0]) > 0.0 or math.isnan(best[0]):
                 best = score, place, network
             bar.update(place + 1, f"{run.task.score_name} {score:.4f}")
             run.stopwatch.save()

@@ -25,6 +25,9 @@ from torch.utils.data import (
 
 from evaluators.tasks.loader_samples import LoaderError
 from evaluators.tasks.loader_task import LoaderTask
+from evaluators.tasks.measure import measure
+from evaluators.training.loop import train
+from evaluators.training.settings import EarlyStopSettings, TrainingSettings
 
 SAMPLES = 20
 DATA = TensorDataset(torch.arange(float(SAMPLES))[:, None].repeat(1, 4), torch.arange(SAMPLES) % 3)
@@ -184,7 +187,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "whole batches": (lambda: DataLoader(Whole(), batch_size=None), r"batch_size=None"),
     "an iterator of its own": (lambda: Moved(DATA, batch_size=5), r"Moved makes its batches in an __iter__ of its own"),
-    "no loader": (lambda: [(torch.zeros(2, 4), torch.zeros(2))], r"expected a torch DataLoader .*, got a list"),
+    "no loader": (lambda: 3, r"expected a torch DataLoader, or a list .* iterated again; got a int"),
+    "an iterator": (lambda: iter([(torch.zeros(2, 4), torch.zeros(2))]), r"iterated again; got a list_iterator"),
+    "a list of inputs": (lambda: [torch.zeros(2, 4)] * 3, r"got a Tensor"),
+    "a list of mappings": (lambda: [{"ids": torch.zeros(2), "labels": torch.zeros(2)}], r"got a mapping with ids, labels"),
+    "no tensors": (lambda: [("text", torch.zeros(4))], r"got a str|a row per sample"),
+    "an empty list": (lambda: [], r"gives no batch"),
     "other samples each time": (lambda: loader(sampler=Fickle(1)), r"Fickle gives other samples each time"),
     "an endless sampler": (lambda: loader(sampler=Endless(1)), r"Endless does not end"),
     "nothing": (lambda: loader(Subset(DATA, [])), r"gives no batch.*at least one sample"),
@@ -248,7 +256,12 @@ UNFIT: dict[str, tuple[nn.Module, Tensor, dict[str, Any], str]] = {
     "more classes than outputs": (network(3), torch.arange(12), {}, r"classes from 0 to 11.*3 outputs"),
     "ignored classes": (network(3), torch.arange(12) % 3 - 1, {}, r"classes from -1"),
     "two outputs": (Two(), torch.arange(12) % 3, {}, r"several outputs \(a tuple\).*loss=.*score="),
-    "a loss per sample": (network(), torch.arange(12) % 3, {"loss": lambda o, t: o[:, 0]}, r"loss= gave .*\(12,\)"),
+    "two losses per sample": (
+        network(),
+        torch.arange(12) % 3,
+        {"loss": lambda o, t: o[:, :2]},
+        r"loss= gave .*\(12, 2\)",
+    ),
     "one score": (network(), torch.arange(12) % 3, {"score": lambda o, t: o.mean()}, r"score= gave .*one value per sample"),
     "a score that fails": (network(), torch.arange(12) % 3, {"score": lambda o, t: o[:, 9]}, r"score= failed on .*IndexError"),
 }
@@ -279,3 +292,82 @@ def test_any_targets_go_with_a_loss_and_a_score() -> None:
     )
     outputs, targets = torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [1.0]])
     assert made.score(outputs, targets)["top1"].tolist() == [1.0, 0.0]
+
+
+def test_a_list_of_batches_is_shuffled_by_sample_and_read_in_order() -> None:
+    batches = [(DATA.tensors[0][first : first + 3], DATA.tensors[1][first : first + 3]) for first in range(0, SAMPLES, 3)]
+    made = task(train=batches, search=batches)
+    assert made.size("train") == SAMPLES
+    assert seen(made, "search") == list(range(SAMPLES))
+    drawn = seen(made, "train", torch.Generator().manual_seed(0))
+    assert sorted(drawn) == list(range(SAMPLES)) != drawn
+    for inputs, targets in made.batches("train", 4, torch.Generator().manual_seed(1)):
+        assert (inputs[:, 0].long() % 3).tolist() == targets.tolist()
+
+
+class Paired(nn.Module):
+    """Takes two inputs by place, and answers with a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.layer(first - second)}
+
+
+class PairedSamples(Dataset[Any]):
+    """Two rows and a class."""
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> Any:
+        return (DATA[index][0], torch.ones(4, dtype=torch.float64)), {"label": DATA[index][1]}
+
+
+def losses(outputs: Any, targets: Any) -> Tensor:
+    return F.cross_entropy(outputs["logits"], targets["label"], reduction="none")
+
+
+def mean_loss(outputs: Any, targets: Any) -> Tensor:
+    return losses(outputs, targets).mean()
+
+
+def test_a_loss_without_a_score_is_what_is_minimized() -> None:
+    given = loader(PairedSamples())
+    for loss, told in ((losses, 0), (mean_loss, 1)):
+        made = LoaderTask(Paired(), given, given, loss=loss)
+        assert (made.score_name, made.score_sign, made.score_metrics["loss"].is_cost) == ("loss", -1.0, False)
+        model = made.reference_model()
+        found = measure(model, made, "search", batch_size=8)
+        assert found.keys() == {"loss"}
+        inputs, targets = next(iter(made.batches("search", SAMPLES)))
+        assert [entry.dtype for entry in inputs] == [torch.float32, torch.float32]
+        assert found["loss"] == pytest.approx(float(mean_loss(model(*inputs), targets).detach()), abs=1e-6)
+        assert len([line for line in made.check_data() if "standard error" in line]) == told
+        history = train(model, made, TrainingSettings(3, 5, early_stop=EarlyStopSettings()), seed=0, device=torch.device("cpu"))
+        best = history.best
+        assert best is not None
+        assert best.search_score == min(epoch.search_score for epoch in history.epochs)
+
+
+def test_a_rule_counts_the_samples_of_a_batch() -> None:
+    given = loader(PairedSamples())
+    made = LoaderTask(Paired(), given, given, loss=mean_loss, batch_size=lambda inputs, targets: len(targets["label"]) * 2)
+    inputs, targets = next(iter(made.batches("search", 4)))
+    assert made.count(inputs, targets) == 8
+
+
+def test_splits_of_two_structures_are_refused_with_the_entry() -> None:
+    given = loader(PairedSamples())
+    other = [((DATA.tensors[0], DATA.tensors[0].long()), {"label": DATA.tensors[1]})]
+    with pytest.raises(LoaderError, match=r"loader 'train': expected entry 1 of the inputs .* float32 .*; got int64"):
+        LoaderTask(Paired(), other, given, loss=losses)
+    with pytest.raises(LoaderError, match=r"loader 'search': expected targets with a row per sample, 16 here; got label"):
+        LoaderTask(Paired(), given, loader(PairedSamples(), collate_fn=flattened), loss=losses)
+
+
+def flattened(samples: list[Any]) -> Any:
+    inputs = tuple(torch.stack(list(column)) for column in zip(*(sample[0] for sample in samples), strict=True))
+    return inputs, {"label": torch.stack([sample[1]["label"] for sample in samples]).repeat(2)}

@@ -109,7 +109,7 @@ def test_a_task_of_the_users_own_asks_for_the_factory(tmp_path: Path) -> None:
 
 def test_an_export_that_answers_otherwise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = PointTask()
-    monkeypatch.setattr("search.export.formats.write_torch_export", lambda folder, module, inputs: module(inputs) + 1)
+    monkeypatch.setattr("search.export.formats.write_torch_export", lambda folder, module, inputs: [module(inputs) + 1])
     with pytest.raises(ExportError, match=r"torch_export: .*difference of 1"):
         write_formats(tmp_path, task.build(), task, ExportSettings(formats=("torch_export",)))
 
