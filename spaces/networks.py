@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from spaces.text_networks import TextEncoder, TextGenerator
 
-__all__ = ["digits_cnn", "encoder_small", "gpt_small", "resnet20", "resnet56", "resnet110", "vgg16_bn", "vgg_small"]
+__all__ = [
+    "digits_chains",
+    "digits_cnn",
+    "encoder_small",
+    "gpt_small",
+    "resnet20",
+    "resnet56",
+    "resnet110",
+    "vgg16_bn",
+    "vgg_small",
+]
 
 
 def initialize(network: nn.Module) -> None:
@@ -189,6 +199,28 @@ def digits_cnn(in_channels: int = 1, classes: int = 10, width: int = 16) -> nn.M
         BasicBlock(2 * width, 2 * width),
         *conv_bn_relu(2 * width, 4 * width),
     ]
+    return PlainNetwork(features, 4 * width, classes)
+
+
+def digits_chains(in_channels: int = 1, classes: int = 10, width: int = 16) -> nn.Module:
+    """Build a network for 8x8 digits whose three convolutions are followed by chains of activations each.
+
+    Two LeakyReLUs, a PReLU per channel and a LeakyReLU, and three PReLUs, the last of one slope; 0.02 M parameters at width 16.
+    """
+    chains = [
+        [nn.LeakyReLU(0.3), nn.LeakyReLU(0.5)],
+        [nn.PReLU(2 * width), nn.LeakyReLU(0.2)],
+        [nn.PReLU(4 * width), nn.PReLU(4 * width), nn.PReLU()],
+    ]
+    features: list[nn.Module] = []
+    for outputs, chain in zip((width, 2 * width, 4 * width), chains, strict=True):
+        features += [
+            nn.Conv2d(in_channels, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            *chain,
+            PoolAboveTwo(2),
+        ]
+        in_channels = outputs
     return PlainNetwork(features, 4 * width, classes)
 
 

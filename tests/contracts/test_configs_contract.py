@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from search.config.document import to_yaml
 from search.pipeline.inspection import examine
 from search.pipeline.rehearsal import rehearse
 from search.stages.base import placed_stages
-from tests.paths import CONFIGS
+from tests.paths import CONFIGS, REPOSITORY
 
 SHORT = [
     "stages.train.epochs=2",
@@ -38,7 +39,7 @@ def test_it_is_read_without_a_fault_and_reads_back(path: Path, tmp_path: Path) -
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_its_header_says_what_for_the_command_and_what_it_takes(path: Path) -> None:
     header = path.read_text().partition("\nname:")[0]
-    assert f"python -m search run configs/{path.name}" in header
+    assert f"python -m search run {path.relative_to(REPOSITORY)}" in header
     assert re.search(r"\((about|estimate:)[^)]*\bGiB\b[^)]*\bcores\b", header), "time and memory on 2 cores are missing"
     assert all(line.startswith("#") for line in header.splitlines())
 
@@ -52,6 +53,32 @@ def test_stochastic_gradient_descent_on_few_bits_is_clipped(path: Path) -> None:
         for training in placed.stage.trainings.values():
             if quantized and training.optimizer.name == "sgd":
                 assert training.clip_norm is not None, placed.path
+
+
+AS_WRITTEN = [path for path in CONFIGS if path.parent.name == "as_written"]
+
+
+def test_every_source_has_a_configuration_as_written_that_says_what_the_source_leaves_open() -> None:
+    sources = ["CN111105035A", "CN109034372B", "CN112183742B", "Scientia Sinica Informationis 2022", "CN113011565A"]
+    heads = [path.read_text().partition("\nname:")[0] for path in AS_WRITTEN]
+    assert len(heads) == len(sources)
+    for source in sources:
+        (head,) = [head for head in heads if source in head]
+        assert "left open" in head.lower() or "Lost there" in head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", AS_WRITTEN, ids=lambda path: path.stem)
+def test_a_configuration_as_written_runs_to_its_end(path: Path, tmp_path: Path) -> None:
+    from search.pipeline import run
+
+    began = time.process_time()
+    run(load(path), tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert time.process_time() - began < 15 * 60
+    assert not report["failures"]
+    assert report["target_met"] is not False
+    assert report["result"]["top1"] > report["reference"]["top1"] - 0.05
 
 
 def test_there_is_a_configuration_that_needs_no_download() -> None:

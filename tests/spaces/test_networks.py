@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from spaces import networks
+from spaces.fusion.modules import fuse_activations
 
-FACTORIES = ["resnet20", "resnet56", "resnet110", "vgg16_bn", "vgg_small", "digits_cnn"]
+FACTORIES = ["resnet20", "resnet56", "resnet110", "vgg16_bn", "vgg_small", "digits_cnn", "digits_chains"]
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -44,6 +45,13 @@ def test_vgg16_skips_pools_that_would_go_below_two_pixels(size, left):
 def test_vgg_small_has_six_convolutions():
     widths = [m.out_channels for m in networks.vgg_small().modules() if isinstance(m, nn.Conv2d)]
     assert widths == [32, 32, 64, 64, 128, 128]
+
+
+def test_digits_chains_has_three_chains_that_are_merged():
+    fused = fuse_activations(networks.digits_chains(width=4).eval(), torch.randn(2, 1, 8, 8))
+    assert fused.report.removed == 4
+    kinds = [type(m).__name__ for m in fused.model.modules() if isinstance(m, nn.LeakyReLU | nn.PReLU)]
+    assert kinds == ["LeakyReLU", "PReLU", "PReLU"]
 
 
 def test_initial_signal_neither_dies_nor_explodes():
