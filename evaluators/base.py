@@ -79,6 +79,13 @@ class Evaluator(ABC):
             SecateursError: Something is missing; the message says what to install or to set.
         """
 
+    def check_network(self, model: nn.Module, task: Task) -> None:
+        """Check that ``model`` has what the evaluator measures; called before anything runs.
+
+        Raises:
+            SecateursError: It has not; the message says what to set.
+        """
+
     @property
     @abstractmethod
     def metrics(self) -> Mapping[str, Metric]:

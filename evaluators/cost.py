@@ -11,12 +11,14 @@ from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
 from evaluators.metrics import METRICS, Metric
+from evaluators.task import Task
 from spaces.base import SearchSpace
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested, count_samples, describe, select, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward, call
 from spaces.layers.activation_memory import peak_bytes, watched_memory
+from spaces.layers.key_value_cache import cache_bytes_per_token
 from spaces.layers.macs import MacsCounter
 from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes
 
@@ -93,9 +95,25 @@ def count_peak_activation_bytes(model: nn.Module, example_inputs: Nested, forwar
     return peak_bytes(memory.activations)
 
 
+def count_cache_bytes(model: nn.Module, example_inputs: Nested, forward: Forward = call) -> float | None:
+    """Return the bytes of keys and values that ``model`` keeps of a token; None for a network without a cache.
+
+    Arguments are those of :func:`count_costs`; :func:`spaces.layers.key_value_cache.cache_bytes_per_token` says what counts.
+    """
+    parameter = next(model.parameters(), None)
+    inputs = example_inputs if parameter is None else to_device(example_inputs, parameter.device)
+    return cache_bytes_per_token(model, inputs, forward)
+
+
 NO_TABLE = (
     "cost: latency needs a table of every layer's milliseconds in search.space.latency, and a target on latency_ms an absolute "
     "limit, since the table does not know the network in float"
+)
+
+
+NO_CACHE = (
+    "cost: kv_cache counts what a network over tokens keeps of each, and this one has no key-value cache: none of its modules "
+    "gives or takes past_key_values, or what it holds does not grow from one token to two; leave kv_cache out"
 )
 
 
@@ -105,12 +123,14 @@ class CostSettings:
 
     Attributes:
         activations: Whether to add ``peak_activation_bytes``, the memory that activations take, of one sample.
+        kv_cache: Whether to add ``kv_cache_bytes_per_token``, the keys and values that a network over tokens keeps of each.
         latency: Whether to read ``latency_ms`` off the latency table of the space (``space.latency``).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     activations: bool = False
+    kv_cache: bool = False
     latency: bool = False
 
 
@@ -132,6 +152,7 @@ class Cost(Evaluator):
         """``macs``, ``parameters``, ``size_bytes``, ``bit_operations``, and those that the settings ask for."""
         names = ["macs", "parameters", "size_bytes", "bit_operations"]
         names += ["peak_activation_bytes"] if self.settings.activations else []
+        names += ["kv_cache_bytes_per_token"] if self.settings.kv_cache else []
         names += ["latency_ms"] if self.settings.latency else []
         return {name: METRICS[name] for name in names}
 
@@ -146,18 +167,35 @@ class Cost(Evaluator):
             if candidate is None or "latency_ms" not in space.costs(candidate):
                 raise SecateursError(NO_TABLE)
 
+    def check_network(self, model: nn.Module, task: Task) -> None:
+        """Check that ``model`` has a key-value cache, if ``settings.kv_cache`` asks for its size.
+
+        Raises:
+            SecateursError: The network has none.
+        """
+        if self.settings.kv_cache:
+            self._cache_bytes(model, task)
+
     def evaluate(self, model: nn.Module, context: EvaluationContext) -> dict[str, float]:
         """Return the costs of ``model``.
 
         Raises:
-            SecateursError: ``settings.latency`` is set and the space has no latency table.
+            SecateursError: ``settings.latency`` is set and the space has no latency table, or ``settings.kv_cache`` and the
+                network has no cache.
         """
         if self.settings.latency and "latency_ms" not in context.costs:
             raise SecateursError(NO_TABLE)
-        if all(name in context.costs for name in self.metrics):
-            return {name: float(context.costs[name]) for name in self.metrics}
+        cache = {"kv_cache_bytes_per_token": self._cache_bytes(model, context.task)} if self.settings.kv_cache else {}
+        if all(name in context.costs for name in self.metrics if name not in cache):
+            return {name: float(context.costs[name]) for name in self.metrics if name not in cache} | cache
         inputs, forward = context.task.example_inputs(), context.task.forward
         found = count_costs(model, inputs, forward)
         if self.settings.activations:
             found["peak_activation_bytes"] = count_peak_activation_bytes(model, inputs, forward)
+        return found | cache
+
+    def _cache_bytes(self, model: nn.Module, task: Task) -> float:
+        found = count_cache_bytes(model, task.example_inputs(), task.forward)
+        if found is None:
+            raise SecateursError(NO_CACHE)
         return found

@@ -138,6 +138,7 @@ METRICS: dict[str, Metric] = {
     "parameters": _cost("numbers", "parameters"),
     "size_bytes": _cost("bytes", "size", "bytes"),
     "peak_activation_bytes": _cost("bytes of activations that live together, one sample", "peak activations", "bytes"),
+    "kv_cache_bytes_per_token": _cost("bytes of keys and values kept of a token", "key-value cache per token", "bytes"),
     "bit_operations": _cost("bit operations per sample", "bit operations"),
     "latency_ms": _cost("ms", "latency", "milliseconds"),
 }

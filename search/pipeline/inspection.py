@@ -43,7 +43,7 @@ def examine(config: Config) -> dict[str, Any]:
     """
     from torch import Tensor
 
-    from evaluators.cost import count_costs, count_module_macs, count_peak_activation_bytes
+    from evaluators.cost import count_cache_bytes, count_costs, count_module_macs, count_peak_activation_bytes
     from spaces.cloning.plain_network import without_wrappers
     from spaces.execution.batch import count_samples, describe
 
@@ -54,6 +54,7 @@ def examine(config: Config) -> dict[str, Any]:
     channels, bits = space.channels, bit_places(space)
     rows = bits if channels is None else [_row(group) for group in channels.groups]
     inputs = task.example_inputs()
+    cache = count_cache_bytes(model, inputs, task.forward)
     return {
         "name": config.name,
         "model": type(model).__name__,
@@ -71,6 +72,7 @@ def examine(config: Config) -> dict[str, Any]:
         "costs": {
             **count_costs(model, inputs, task.forward),
             "peak_activation_bytes": count_peak_activation_bytes(model, inputs, task.forward),
+            **({} if cache is None else {"kv_cache_bytes_per_token": cache}),
         },
     }
 
@@ -112,6 +114,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         ("parameters", "parameters", format_count),
         ("size_bytes", "bytes", format_bytes),
         ("peak_activation_bytes", "peak activations", format_bytes),
+        ("kv_cache_bytes_per_token", "key-value cache per token", format_bytes),
     ):
         if name in costs:
             totals.add_row(words, unit(costs[name]), f"{costs[name]:,.0f}")

@@ -69,6 +69,7 @@ def test_usage_errors_end_with_2() -> None:
         (("check", QUICKSTART, "stages.search.space=bit_width"), "in this space lowers macs; set a target on"),
         (("check", QUICKSTART, "stages.search.space.round_to=64"), "no choice in any of the 4 open groups, of 64 channels at"),
         (("check", QUICKSTART, "stages.search.target.macs=<= 1e9"), "within <= 1000000000.0"),
+        (("check", QUICKSTART, "stages.search.evaluate=[accuracy, cost: {kv_cache: true}]"), "has no key-value cache"),
         (("check", QUICKSTART, "stages.train.batch_size=5000"), "expected at most the 1047 training samples"),
         (("check", QUICKSTART, "task.model.arguments={in_channels: 3}"), "forward pass"),
         (("check", QUICKSTART, "task.model.arguments.classes=7"), "classes"),

@@ -115,6 +115,7 @@ class Search(Stage[SearchSettings]):
         space = space_of(network, run, settings.space)
         for evaluator in evaluators:
             evaluator.check(space)
+            evaluator.check_network(network.model, task)
         require_informative_objective(space, list(settings.objectives))
         run.tell(f"{len(space.domains)} decisions open")
         if not run.smaller:
