@@ -167,10 +167,13 @@ class _Record(TorchFunctionMode):
 
 
 def _has_values(args: Any, output: Any) -> bool:
-    """Return True if a call reads or returns a tensor of several values; counters and other single numbers have no channels."""
+    """Return True if a call reads or returns a tensor with dimensions, so that counters, which have no channels, are none.
+
+    The number of values does not tell: of a batch of one there may be one, and of a batch of two two.
+    """
     for one in (output, *args):
         for leaf in one if isinstance(one, tuple | list) else (one,):
-            if isinstance(leaf, Tensor) and leaf.numel() > 1:
+            if isinstance(leaf, Tensor) and leaf.dim():
                 return True
     return False
 
