@@ -207,7 +207,7 @@ def digits_chains(in_channels: int = 1, classes: int = 10, width: int = 16) -> n
 
     Two LeakyReLUs, a PReLU per channel and a LeakyReLU, and three PReLUs, the last of one slope; 0.02 M parameters at width 16.
     """
-    chains = [
+    chains: list[list[nn.Module]] = [
         [nn.LeakyReLU(0.3), nn.LeakyReLU(0.5)],
         [nn.PReLU(2 * width), nn.LeakyReLU(0.2)],
         [nn.PReLU(4 * width), nn.PReLU(4 * width), nn.PReLU()],
