@@ -5,7 +5,6 @@ The exporter of PyTorch writes 8-bit integers; here they get the narrowest ONNX 
 
 from __future__ import annotations
 
-import copy
 import re
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.onnx.session import open_session
+from spaces.cloning.clone import clone
 from spaces.quantization.fake_quantize import StoredQuantizer, stored_quantizers
 from spaces.quantization.stored_weight import StoredWeight, stored_weights
 
@@ -64,7 +64,7 @@ def with_onnx_operators(module: nn.Module, form: Form) -> nn.Module:
         module: The network, with :class:`StoredWeight` and :class:`StoredQuantizer` in it.
         form: Integer types of the weights.
     """
-    network = copy.deepcopy(module)
+    network = clone(module)
     version = OPSETS[min(form.widths)]
     for name, weight in stored_weights(network, remove_duplicate=False).items():
         network.set_submodule(name, _Weight(weight, version))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from evaluators.onnx_export import ExportError, batch_axes, describe_difference,
 from evaluators.task import Task
 from search.export.sealed_file import FILES, seal
 from search.export.settings import ExportSettings
+from spaces.cloning.clone import clone
 from spaces.errors import error_line
 from spaces.execution.batch import Nested
 from spaces.execution.comparison import largest_gap
@@ -71,7 +71,7 @@ def _own_noise(model: nn.Module, task: Task, batch: Nested, expected: Sequence[T
     generator = torch.Generator().manual_seed(0)
     noise = 0.0
     for _ in range(3):
-        moved = copy.deepcopy(model)
+        moved = clone(model)
         for weight in stored_weights(moved).values():
             weight.scale *= 1.0 + 1e-5 * torch.randn(weight.scale.shape, generator=generator)
         noise = max(noise, largest_gap(tensors_in(task.forward(moved, batch)), expected)[0])

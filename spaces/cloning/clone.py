@@ -17,10 +17,12 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 State = Callable[[str, Tensor], Tensor]
 """From the state name of a parameter or buffer and the tensor to that of the clone, detached."""
@@ -58,9 +60,9 @@ class Held:
     value: Any
 
 
-def clone(model: nn.Module) -> nn.Module:
+def clone(model: Network) -> Network:
     """Return a copy of ``model`` with tensors of its own, without gradients; ``model`` is left unchanged."""
-    return Cloning().clone(model)
+    return cast(Network, Cloning().clone(model))
 
 
 def copied(name: str, tensor: Tensor) -> Tensor:

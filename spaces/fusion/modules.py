@@ -7,7 +7,6 @@ the identity. A network that calls activations as functions, or one module twice
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from spaces.cloning.clone import clone
 from spaces.errors import EquivalenceError, UnsupportedModelError, error_line
 from spaces.execution.batch import Nested, map_tensors
 from spaces.execution.evaluation_mode import evaluation_mode
@@ -61,7 +61,7 @@ def fuse_activations(model: nn.Module, inputs: Nested, forward: Forward = call, 
         UnsupportedModelError: Neither ``torch.fx`` nor ``torch.export`` can read the network.
         EquivalenceError: The outputs differ: at all where no slopes were multiplied, else by more than :data:`TOLERANCE`.
     """
-    network = copy.deepcopy(model).eval()
+    network = clone(model).eval()
     try:
         traced = fx.symbolic_trace(network)
     except Exception as error:
@@ -89,7 +89,7 @@ def fuse_graph(graph_module: fx.GraphModule, literal: bool = False) -> tuple[fx.
 
     Nodes without ``tensor_meta`` or ``val`` are assumed to have the dtype of the network's parameters.
     """
-    traced = copy.deepcopy(graph_module)
+    traced = clone(graph_module)
     found = plan(traced.graph, traced, attributes_of(traced), literal)
     _rewrite(traced, found)
     return traced, found.report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
+from spaces.cloning.clone import clone
 from spaces.execution.batch import Nested
 from spaces.execution.comparison import probe
 from spaces.execution.forward import Forward, call, in_double, tensors_in
@@ -36,7 +36,7 @@ def find_folds(model: nn.Module, inputs: Nested, forward: Forward = call) -> lis
         inputs: A batch of a single sample.
         forward: Runs ``model`` on ``inputs``.
     """
-    network = copy.deepcopy(model).eval()
+    network = clone(model).eval()
     candidates = _pairs(network, inputs, forward)
     if not candidates:
         return []
@@ -52,7 +52,7 @@ def find_folds(model: nn.Module, inputs: Nested, forward: Forward = call) -> lis
 
 def fold_batch_norms(model: nn.Module, folds: list[Fold]) -> nn.Module:
     """Return a copy of ``model`` with each BatchNorm in ``folds`` folded into its layer, an identity in its place."""
-    network = copy.deepcopy(model)
+    network = clone(model)
     for layer_name, norm_name in folds:
         layer, norm = network.get_submodule(layer_name), network.get_submodule(norm_name)
         if isinstance(norm, nn.Identity):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from spaces.cloning.clone import clone
 from spaces.quantization.addition_nodes import add_quantizers
 from spaces.quantization.batch_norm_folding import fold_batch_norms
 from spaces.quantization.fake_quantize import Quantizer, StoredQuantizer
@@ -83,7 +83,7 @@ def pack_weights(model: nn.Module, record: Mapping[str, Any] = PACK) -> nn.Modul
 
     Its outputs equal those of the network in evaluation mode.
     """
-    network = copy.deepcopy(model).eval()
+    network = clone(model).eval()
     for layer in quantized_layers(network).values():
         quantizer, weight = layer.weight_quantizer, layer.weight
         if layer.stored is not None or quantizer is None or weight is None or quantizer.format.axis is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from evaluators.latency.backends import BACKENDS
 from evaluators.latency.timing import LEAST_REPETITIONS, Run
 from evaluators.onnx_export import exportable
 from evaluators.task import Task
+from spaces.cloning.clone import clone
 from spaces.errors import SecateursError
 from spaces.execution.batch import Nested, repeat, to_device
 from spaces.layers.macs import FLOAT_BITS
@@ -183,7 +183,7 @@ def program_of(model: nn.Module, task: Task, batch_size: int, conditions: Condit
     Raises:
         SecateursError: The network can't be exported for the backend.
     """
-    stored = pack_weights(model) if is_quantized(model) else copy.deepcopy(model)
+    stored = pack_weights(model) if is_quantized(model) else clone(model)
     stored = stored.to("cpu").to(memory_format=torch.contiguous_format).eval()
     batch = repeat(to_device(task.example_inputs(), torch.device("cpu")), batch_size)
     module, inputs = exportable(stored, task, batch)
