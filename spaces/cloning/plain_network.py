@@ -9,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from spaces.cloning.clone import clone, is_compiled
 from spaces.cloning.computed_weights import computed_weights
+from spaces.cloning.folding import folded, origin_of
 from spaces.errors import NetworkWarning
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -19,7 +20,7 @@ def plain_network(model: nn.Module) -> tuple[nn.Module, list[str]]:
 
     DataParallel, DistributedDataParallel and AveragedModel are taken off, and what ``torch.compile`` made is the network that
     it was made of. Weights that a parametrization, weight_norm, spectral_norm or a mask of ``torch.nn.utils.prune`` computes
-    become parameters.
+    become parameters; so do those that a layer's own code computes of the layer's tensors, as weight standardization does.
     """
     notes = []
     inside = _unwrapped(model)
@@ -31,12 +32,18 @@ def plain_network(model: nn.Module) -> tuple[nn.Module, list[str]]:
         for name, child in module.named_children():
             if _unwrapped(child) is not child:
                 setattr(module, name, _unwrapped(child))
-    folded: dict[str, list[str]] = {}
+    stored: dict[str, list[str]] = {}
     for name, module in plain.named_modules():
         for weight in computed_weights(module):
             weight.fold(module)
-            folded.setdefault(weight.origin, []).append(f"{name}.{weight.tensor}".lstrip("."))
-    for origin, names in folded.items():
+            stored.setdefault(weight.origin, []).append(f"{name}.{weight.tensor}".lstrip("."))
+        layer = folded(module)
+        if layer is not None:
+            stored.setdefault(origin_of(module), []).append(f"{name}.weight".lstrip("."))
+            # In its place by identity: code may hold the module in other ways than as a registered part.
+            module.__class__ = type(layer)
+            module.__dict__ = layer.__dict__
+    for origin, names in stored.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         notes.append(
             f"{', '.join(names[:3])}{more}: what {origin} computes was folded into a plain parameter, which training is free "

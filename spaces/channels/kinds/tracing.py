@@ -10,6 +10,11 @@ from spaces.channels.labels import along, varying, vector
 from spaces.cloning.computed_weights import computed_weights
 from spaces.layers.layer_kind import LayerKind
 
+COMPUTED = (
+    "its weight is computed, not stored; spaces.cloning.plain_network.plain_network(model) stores those that a layer computes "
+    "of its own tensors"
+)
+
 
 def input_atoms(
     tracker: LabelTracker, inputs: Tensor, weight: Tensor, modules: tuple[type, ...], channel_dim: int
@@ -34,7 +39,7 @@ def outside(tracker: LabelTracker, weight: Tensor) -> str:
         if computed.tensor == "weight":
             return f"its weight is computed by {computed.origin}; store it with {computed.remedy}"
     name = tracker.names.get(id(weight))
-    return f"uses the weight {name} outside the layer that owns it" if name else "its weight is computed, not stored"
+    return f"uses the weight {name} outside the layer that owns it" if name else COMPUTED
 
 
 def passes_by(
