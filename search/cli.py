@@ -79,10 +79,12 @@ def check(
     typer.echo(f"{config}: {len(loaded.stages)} stages: {', '.join(stage.name for stage in loaded.stages)}")
     require_extras(loaded.canonical())
     if model:
+        from search.output.remarks import network_remarks
         from search.pipeline.rehearsal import rehearse
 
-        for line in rehearse(loaded):
-            typer.echo(line)
+        with network_remarks(lambda remark: typer.echo(f"note: {remark}")):
+            for line in rehearse(loaded):
+                typer.echo(line)
     typer.echo("ok")
 
 
@@ -95,9 +97,11 @@ def inspect(
 ) -> None:
     """Show the model's channel groups, what is frozen and why, and what the model costs."""
     loaded = _load(config, overrides, trust)
+    from search.output.remarks import network_remarks
     from search.pipeline.inspection import examine, show
 
-    found = examine(loaded)
+    with network_remarks(lambda remark: typer.echo(f"note: {remark}", err=True)):
+        found = examine(loaded)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

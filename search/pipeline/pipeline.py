@@ -18,6 +18,7 @@ from search.config.extras import require_extras
 from search.config.loading import Config
 from search.output.disk_errors import system_errors
 from search.output.progress import Log, duration
+from search.output.remarks import network_remarks
 from search.pipeline.latency import MeasuredLatencies, latency_of, measure_latency
 from search.pipeline.metrics import cost_evaluators, described_metrics
 from search.pipeline.rehearsal import rehearse
@@ -62,7 +63,7 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
     with torch_threads(config.execution.threads_per_trial):
         start = Start(config)
         if not (folder / "config.yaml").exists():
-            with Log(None, console) as log:
+            with Log(None, console) as log, network_remarks(log.write):
                 for line in rehearse(config, start):
                     log.write(line)
         with system_errors(folder), RunFolder(folder) as run_folder:
@@ -76,7 +77,8 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
                     warn(line)
                 for change in changes:
                     log.write(f"changed: {change}")
-                with open_storage(folder, config.name, config.storage, run_folder.run_id, warn) as storage:
+                opened = open_storage(folder, config.name, config.storage, run_folder.run_id, warn)
+                with network_remarks(warn), opened as storage:
                     report = _Pipeline(config, start, run_folder, log, storage).run()
                 report = write_record(folder / REPORT, report)
                 render_where_installed(folder, warn)

@@ -113,9 +113,10 @@ def find_checked_groups(
     with kept_randomness(), eager():
         own, inputs = admitted(model), plain_tensors(inputs)
         traced = trace_groups(own, inputs, include, exclude, forward)
-        for remark in untried_branches(own, inputs, forward):
+        remarks = tuple(untried_branches(own, inputs, forward))
+        for remark in remarks:
             warnings.warn(remark, NetworkWarning, stacklevel=3)
-        return _checked(own, _followed(own, traced, inputs, forward), inputs, forward)
+        return replace(_checked(own, _followed(own, traced, inputs, forward), inputs, forward), remarks=remarks)
 
 
 def _checked(own: nn.Module, groups: ChannelGroups, inputs: Nested, forward: Forward) -> ChannelGroups:

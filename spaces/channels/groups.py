@@ -110,6 +110,7 @@ class ChannelGroups:
         sizes: By module and attribute, the mask position of every channel that the attribute counts.
         activations: Storages of activations in the forward pass of a single sample, the input among them.
         masked: Calls of functions in which removed channels must have no effect.
+        remarks: What can't be vouched for: code of the network that the example did not run.
     """
 
     groups: tuple[Group, ...]
@@ -120,6 +121,7 @@ class ChannelGroups:
     sizes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     activations: tuple[LiveActivation, ...] = ()
     masked: tuple[MaskedCall, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def other_macs(self) -> float:

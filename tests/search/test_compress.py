@@ -128,3 +128,22 @@ def test_wrong_loaders_and_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="target"):
         compress(network(), **given, target={"mac": "<= 40%"}, folder=tmp_path / "mine", quiet=True)
     assert not (tmp_path / "mine").exists()
+
+
+class Auxiliary(nn.Module):
+    """A network with a head that only training runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head, self.auxiliary = nn.Conv2d(1, 8, 3), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.features(x).relu().mean((2, 3))
+        return self.head(x) + self.auxiliary(x) if self.training else self.head(x)
+
+
+def test_code_that_only_training_runs_is_told_in_the_log_and_the_report(tmp_path: Path) -> None:
+    found = compress(Auxiliary(), **loaders(), target={}, stages=STAGES[:1], folder=tmp_path, quiet=True)
+    words = "other code runs in training than for the example"
+    assert [words in remark for remark in found.report["remarks"]] == [True]
+    assert sum(words in line for line in (tmp_path / "log.txt").read_text().splitlines()) == 1

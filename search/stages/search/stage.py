@@ -197,6 +197,8 @@ class Search(Stage[SearchSettings]):
             pareto=[_point(trial, problem) for trial in front(trials, problem)],
             algorithm=dict(algorithm.notes),
         )
+        if (groups := context.problem.space.channels) is not None and groups.remarks:
+            run.notes["remark"] = "; ".join(groups.remarks)
         run.notes["omega"] = context.sensitivity.source()
         if run.variant == RESULT and (compared := context.sensitivity.comparison()) is not None:
             run.notes["sensitivity"] = compared
