@@ -195,6 +195,8 @@ class _Comparison(TorchFunctionMode):
         shape = list(traced.shape)
         if wide:
             shape[wide[0]] = int(self._kept[small.reshape(-1).numpy()].sum())
+        if traced.beside is not None:
+            shape[traced.beside.dim] = int(self._kept[traced.beside.atoms.numpy()].sum())
         return torch.Size(shape)
 
     def _attributes(self, fixed: dict[int, Tensor]) -> tuple[SizeAttribute, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spaces.channels.beside import Beside
 from spaces.channels.labels import ChannelAtoms
 from spaces.channels.masked_calls import MaskedCall
 from spaces.layers.activation_memory import Activation
@@ -65,12 +66,14 @@ class TracedTensor:
         dtype: Its type.
         device: Where it lies.
         labels: Labels of its elements, of its shape; None where none belongs to a channel.
+        beside: Units that it has beside its channels; None where it has none.
     """
 
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
     labels: Tensor | None
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)

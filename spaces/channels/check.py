@@ -224,6 +224,6 @@ def freeze(groups: ChannelGroups, reasons: Mapping[str, str]) -> ChannelGroups:
         for one in groups.layers
     )
     sizes = {module: {name: position[p] for name, p in named.items()} for module, named in groups.sizes.items()}
-    activations = tuple(replace(one, places=position[one.places]) for one in groups.activations)
+    activations = tuple(replace(one, places=position[one.places], beside=position[one.beside]) for one in groups.activations)
     masked = tuple(call.mapped(lambda places: position[places]) for call in groups.masked)
     return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.fixed_macs, sizes, activations, masked)

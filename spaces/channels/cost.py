@@ -39,7 +39,9 @@ class ChannelCost:
         self._reads = np.asarray([self._vector(layer.inputs) for layer in layers], dtype=np.int64)
         timeline = Timeline([(one.born, one.died) for one in groups.activations])
         lived = np.asarray([self._vector(one.places) for one in groups.activations], dtype=np.int64)
+        beside = np.asarray([self._vector(one.beside) for one in groups.activations], dtype=np.int64)
         self._changing = lived[timeline.which]
+        self._changing_beside = beside[timeline.which] if (beside != one).any() else None
         self._changes = np.asarray([one.bytes for one in groups.activations])[timeline.which] * timeline.signs
         names, factors, pairs, sizes, trained = [], [], [], [], []
         persistent = model.state_dict(keep_vars=True).keys()
@@ -84,12 +86,15 @@ class ChannelCost:
         left = self._left(mask)
         by_layer, elements = self._counts(left)
         macs = float(by_layer.sum()) + self._other_macs
+        changing = left[self._changing]
+        if self._changing_beside is not None:
+            changing = changing * left[self._changing_beside]
         return {
             "macs": macs,
             "parameters": float(elements[self._trained].sum()),
             "size_bytes": float((elements * self._sizes).sum()),
             "bit_operations": macs * FLOAT_BITS * FLOAT_BITS,
-            "peak_activation_bytes": float((self._changes * left[self._changing]).cumsum().max(initial=0.0)),
+            "peak_activation_bytes": float((self._changes * changing).cumsum().max(initial=0.0)),
         }
 
     def channels(self, mask: np.ndarray) -> dict[str, tuple[int, int]]:

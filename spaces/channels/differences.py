@@ -36,7 +36,7 @@ def differing_groups(
         inputs: One batch of a single sample, of shape ``(1, ...)``.
         forward: How the network is run on it.
     """
-    layers = {layer.name: layer for layer in groups.layers if layer.channel_dim}
+    layers = {layer.name: layer for layer in groups.layers if layer.channel_dim and len(layer.passing) == 1}
     kept = {name: torch.from_numpy(np.flatnonzero(np.append(mask, True)[layer.inputs])) for name, layer in layers.items()}
     read: dict[str, list[Tensor]] = {name: [] for name in layers}
     told: dict[str, str] = {}

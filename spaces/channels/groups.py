@@ -85,16 +85,18 @@ class LiveActivation:
     """A storage of activations, and how its size follows the mask.
 
     Attributes:
-        bytes: Bytes for every one of ``places`` that is kept.
+        bytes: Bytes for every one of ``places``, and of ``beside``, that is kept.
         places: Mask positions of its channels (-1: always kept); a single -1 for one without channels that may go.
         born: Number of the operator that makes it.
         died: Number of the last operator before it is freed; None where it lives to the end.
+        beside: Mask positions of the units that it has beside its channels, as ``places``.
     """
 
     bytes: float
     places: np.ndarray
     born: int
     died: int | None
+    beside: np.ndarray = field(default_factory=lambda: ALWAYS)
 
 
 @dataclass(frozen=True)
@@ -379,7 +381,9 @@ def _activations(trace: ChannelTrace, position: np.ndarray) -> tuple[LiveActivat
         if small is not None and small.numel() == max(small.shape, default=1):
             followed = position[trace.atoms.roots(small.reshape(-1))]
             places = followed if followed.max(initial=-1) >= 0 else ALWAYS
-        found.append(LiveActivation(one.bytes / max(1, len(places)), places, one.born, one.died))
+        beside = ALWAYS if one.beside is None else position[trace.atoms.roots(one.beside)]
+        size = one.bytes / (max(1, len(places)) * len(beside))
+        found.append(LiveActivation(size, places, one.born, one.died, beside))
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
+from spaces.channels.beside import BesideRecord
 from spaces.channels.channel_trace import ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
 from spaces.channels.labels import along, compact
 from spaces.channels.masked_calls import CallRecorder
@@ -42,6 +43,7 @@ class LabelTracker:
         memory: The storages of activations.
         masking: The calls in which removed channels must have no effect.
         views: Parameters, and what code makes of them by moving their elements.
+        beside: Units that tensors have beside their channels.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,6 +58,7 @@ class LabelTracker:
         self.macs = MacsCounter()
         self.masking = CallRecorder()
         self.views = StoredViews()
+        self.beside = BesideRecord()
         self.memory = ActivationMemory(state_of(model))
         self.labelled: Any = WeakTensorKeyDictionary()
         self.fresh: Any = WeakTensorKeyDictionary()
@@ -127,17 +130,16 @@ class LabelTracker:
     def _traced(self, tensor: Tensor) -> TracedTensor:
         # The shape of a parameter's view follows from the parameter's ties, which may be found later.
         labels = None if self.view_of(tensor) is not None else self.labelled.get(tensor)
-        return TracedTensor(tensor.shape, tensor.dtype, tensor.device, labels)
+        return TracedTensor(tensor.shape, tensor.dtype, tensor.device, labels, self.beside.find(tensor))
 
     def record(self, kind: LayerKind, inputs: Tensor, outputs: Tensor, macs: float, groups: int, channel_dim: int) -> None:
         """Add the running module to the layers of :attr:`trace`; arguments are the fields of :class:`LayerTrace`."""
         name = self.stack[-1][0] if self.stack else ""
         self.trace.layers.append(LayerTrace(name, kind, inputs, outputs, macs, groups, channel_dim))
 
-    def pass_by(self, kind: LayerKind, macs: float, passing: Tensor) -> None:
-        """Add the running module to the layers, which costs ``macs`` for each of the channels ``passing``, and mixes none."""
-        none = torch.zeros(1, dtype=torch.int64)
-        self.trace.layers.append(LayerTrace(self.stack[-1][0], kind, none, none, macs, 1, 0, passing))
+    def pass_by(self, kind: LayerKind, inputs: Tensor, outputs: Tensor, macs: float, channel_dim: int, passing: Tensor) -> None:
+        """Add the running module, which channels pass through, to the layers; arguments are fields of :class:`LayerTrace`."""
+        self.trace.layers.append(LayerTrace(self.stack[-1][0], kind, inputs, outputs, macs, 1, channel_dim, passing))
 
     @property
     def where(self) -> str:

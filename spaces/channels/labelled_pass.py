@@ -64,6 +64,8 @@ def trace_channels(model: nn.Module, forward: Forward, inputs: Nested) -> Channe
         )
     for output in tensors:
         tracker.atoms.freeze(tracker.labels(output), "network output")
+        if (units := tracker.beside.find(output)) is not None:
+            tracker.atoms.freeze(units.atoms, "network output")
     tracker.trace.macs, tracker.trace.activations = tracker.macs.macs, tracker.memory.activations
     tracker.trace.masked.extend(tracker.masking.calls.values())
     return tracker.trace
@@ -148,6 +150,9 @@ class _Functions(TorchFunctionMode):
     def _label(self, kind: LayerKind | None, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Label the result of a function that is traced as a whole."""
         tracker = self._tracker
+        if kind is None or not kind.follows_beside:
+            tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+            tracker.beside.follow(tracker, name_of(func), tensors, output, func in DROPOUTS)
         if kind is not None:
             kind.trace(tracker, output, *args, **kwargs)
         elif name_of(func) == UNPACKING:

@@ -48,6 +48,8 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
     stored = any(id(tensor) in tracker.names for tensor in tensors)
     labelled = any(tensor in tracker.labelled for tensor in tensors)
+    elementwise = torch.Tag.pointwise in operator.tags or name in SAME or name.rstrip("_") in ACTIVATIONS
+    tracker.beside.follow(tracker, name, tensors, output, elementwise)
     if name in PRODUCTS and multiply(tracker, name, args, output):
         return
     if name in FACTORIES or (not labelled and any(tensor in tracker.fresh for tensor in tensors)):

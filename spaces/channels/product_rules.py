@@ -128,4 +128,5 @@ class _Product:
         tie_nothing(tracker, weight)
         tracker.set_labels(self.output, along(atoms, dim, self.output.shape))
         macs = self.output.numel() * self.inputs.shape[self.read] / len(atoms)
-        tracker.pass_by(own_product(tracker, weight, None, 0, 1), macs, atoms)
+        none = torch.zeros(1, dtype=torch.int64)
+        tracker.pass_by(own_product(tracker, weight, None, 0, 1), none, none, macs, 0, atoms)

@@ -48,6 +48,9 @@ def subset(groups: ChannelGroups, mask: np.ndarray) -> ChannelGroups:
         module: {name: position[places[stays[places]]] for name, places in named.items()}
         for module, named in groups.sizes.items()
     }
-    live = tuple(replace(one, places=position[one.places[stays[one.places]]]) for one in groups.activations)
+    live = tuple(
+        replace(one, places=position[one.places[stays[one.places]]], beside=position[one.beside[stays[one.beside]]])
+        for one in groups.activations
+    )
     masked = tuple(call.mapped(lambda places: position[places[stays[places]]]) for call in groups.masked)
     return ChannelGroups(tuple(kept), groups.frozen, ties, tuple(layers), groups.fixed_macs, sizes, live, masked)

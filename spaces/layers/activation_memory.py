@@ -26,6 +26,7 @@ class Activation:
         made: Whether an operator made it.
         died: Number of the last operator before it was freed; None while it lives.
         labels: Labels of a tensor that fills it; None where none does, or it has no channels.
+        beside: Atoms of the units that the tensor has beside its channels, of shape ``(size,)``; None where it has none.
     """
 
     bytes: int
@@ -33,6 +34,7 @@ class Activation:
     made: bool
     died: int | None = None
     labels: Tensor | None = None
+    beside: Tensor | None = None
 
 
 class ActivationMemory:
@@ -82,6 +84,12 @@ class ActivationMemory:
         one = None if storage is None else self._known.get(storage)
         if one is not None and one.labels is None and tensor.numel() * tensor.element_size() == one.bytes:
             one.labels = labels
+
+    def label_beside(self, tensor: Tensor, atoms: Tensor) -> None:
+        """Note the units that a tensor has beside its channels, if it fills its storage."""
+        one = self._of(tensor)
+        if one is not None and tensor.numel() * tensor.element_size() == one.bytes:
+            one.beside = atoms
 
     def alike(self, since: int, tensors: Iterable[Any]) -> None:
         """Give storages without labels, from number ``since`` on, the labels of the one of ``tensors`` with as many elements.

@@ -36,6 +36,7 @@ class LayerKind(ABC):
         scale: Name of the tensor with a scaling factor for every channel; empty for none.
         statistics: Names of the buffers that a zero channel takes to zero.
         quantized: Import path of the quantized form of every module type that has one.
+        follows_beside: True if :meth:`trace` follows the units that its input may have beside channels.
         unquantizable: Reason why modules of the kind are never quantized; empty where :attr:`quantized` decides.
     """
 
@@ -49,6 +50,7 @@ class LayerKind(ABC):
     scale: ClassVar[str] = ""
     statistics: ClassVar[tuple[str, ...]] = ()
     quantized: ClassVar[Mapping[type[nn.Module], str]] = {}
+    follows_beside: ClassVar[bool] = False
     unquantizable: ClassVar[str] = ""
 
     @abstractmethod

@@ -32,6 +32,7 @@ class Convolution(LayerKind):
     modules = (_ConvNd,)
     functions: ClassVar[tuple[Callable[..., Any], ...]] = (torch.conv1d, torch.conv2d, torch.conv3d)
     compensable = True
+    follows_beside = True
     quantized = {
         nn.Conv1d: "spaces.quantization.layers:QuantizedConv1d",
         nn.Conv2d: "spaces.quantization.layers:QuantizedConv2d",

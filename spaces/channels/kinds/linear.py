@@ -21,6 +21,7 @@ class Linear(LayerKind):
     modules = (nn.Linear,)
     functions = (F.linear,)
     compensable = True
+    follows_beside = True
     quantized = {nn.Linear: "spaces.quantization.layers:QuantizedLinear"}
 
     def trace(self, tracker: LabelTracker, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:

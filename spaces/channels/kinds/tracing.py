@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spaces.channels.beside import Beside
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.labels import along, varying, vector
 from spaces.cloning.computed_weights import computed_weights
@@ -25,6 +26,8 @@ def input_atoms(
         tracker.freeze(labels, outside(tracker, weight))
         return None
     atoms = vector(labels, channel_dim)
+    if (units := tracker.beside.find(inputs)) is not None:
+        tracker.freeze(units.atoms, "reads places of channels, such as tokens, whose number is fixed")
     if atoms is None:
         tracker.freeze(labels, "its input channels are not one dimension")
     elif not inside(tracker, modules) and not tracker.masking.zeroes(atoms):
@@ -61,16 +64,41 @@ def passes_by(
     atoms = vector(labels, wide[0]) if len(wide) == 1 and wide[0] != dim and tracker.stack else None
     if atoms is None:
         return False
-    for tensor in (weight, bias):
-        tie_nothing(tracker, tensor)
     if wide[0] > dim and (weight.shape[1 + wide[0] - dim] > 1 or output.shape[wide[0]] != inputs.shape[wide[0]]):
+        for tensor in (weight, bias):
+            tie_nothing(tracker, tensor)
         tracker.freeze(
             labels, "its kernel runs along the channels, and a channel's neighbours are others once some are removed"
         )
         return True
     tracker.set_labels(output, along(atoms, wide[0], output.shape))
-    tracker.pass_by(kind, output.numel() * weight[0].numel() / len(atoms), atoms)
+    read, written = _beside(tracker, kind, inputs, weight, bias, output, dim)
+    macs = output.numel() * weight[0].numel() / (len(atoms) * len(read) * len(written))
+    tracker.pass_by(kind, read, written, macs, dim - inputs.dim(), atoms)
     return True
+
+
+def _beside(
+    tracker: LabelTracker, kind: LayerKind, inputs: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, dim: int
+) -> tuple[Tensor, Tensor]:
+    """Return the atoms of the places that a layer reads and writes beside the channels; a single 0 each where none may go."""
+    units = tracker.beside.find(inputs)
+    whole = inside(tracker, kind.modules) and tracker.owner(weight) is not None and weight.shape[1] == inputs.shape[dim]
+    if units is not None and (not whole or units.dim != dim - inputs.dim()):
+        tracker.freeze(units.atoms, "reads places of channels, such as tokens, whose number is fixed")
+        units = None
+    if not whole or kind.output_dim:
+        for tensor in (weight, bias):
+            tie_nothing(tracker, tensor)
+        return torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    read = torch.zeros(inputs.shape[dim], dtype=torch.int64) if units is None else units.atoms
+    written = output_atoms(tracker, weight, 0, output.shape[dim])
+    tracker.tie(weight, 1, read)
+    tracker.tie(weight, 0, written)
+    tracker.tie(bias, 0, written)
+    tracker.beside.set(output, Beside(dim - output.dim(), written))
+    tracker.memory.label_beside(output, written)
+    return read, written
 
 
 def tie_nothing(tracker: LabelTracker, tensor: Tensor | None) -> None:

@@ -55,7 +55,9 @@ def test_channels_pass_through_layers_over_tokens(block: type[nn.Module]) -> Non
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(8, 12), block(6, 12), nn.Linear(12, 4)).eval()
     space = ChannelMask(network, TOKENS)
-    assert space.groups.groups[0].size == 12
+    sizes = {group.name: group.size for group in space.groups.groups}
+    assert sizes == {"0": 12} | ({"1.tokens.0": 10, "1.channels.0": 20} if block is Mixer else {})
+    assert all(group.name in ("2", "1.tokens.2", "1.mix") for group in space.groups.frozen)
     rng = np.random.default_rng(0)
     for _ in range(2):
         candidate = space.sample(rng)
@@ -63,6 +65,35 @@ def test_channels_pass_through_layers_over_tokens(block: type[nn.Module]) -> Non
         counted = count_costs(space.realize(network, candidate), TOKENS)
         predicted = space.costs(candidate)
         assert {name: predicted[name] for name in counted} == counted
+
+
+class Gated(nn.Module):
+    """Hidden tokens that are normalized, shortened, joined with a parameter or with a number on the way."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.up, self.down, self.norm = nn.Linear(6, 10), nn.Linear(9 if way == "slice" else 10, 6), nn.LayerNorm(10)
+        self.gain = nn.Parameter(torch.linspace(0.5, 1.5, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x.transpose(1, 2))
+        y = {"slice": lambda: y[..., 1:], "norm": lambda: self.norm(y), "gain": lambda: y * self.gain, "sum": lambda: y + 1.0}[
+            self.way
+        ]()
+        return x + self.down(y).transpose(1, 2)
+
+
+@pytest.mark.parametrize("way", ["slice", "norm", "gain", "sum"])
+def test_hidden_tokens_are_followed_through_elementwise_code_alone(way: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 12), Gated(way), nn.Linear(12, 4)).eval()
+    groups = find_checked_groups(network, TOKENS)
+    opened = {group.name for group in groups.groups}
+    assert opened == {"sum": {"0", "1.up"}, "norm": set(), "gain": set()}.get(way, {"0"}), groups.frozen
+    if way != "sum":
+        reason = next(group.reason for group in groups.frozen if group.name == "1.up")
+        assert "whose number is fixed, at `" in reason
 
 
 class ChannelKernel(nn.Module):
