@@ -66,7 +66,7 @@ def _suspect(module: nn.Module) -> bool:
 
 def _inputs(module: nn.Module) -> Iterator[Tensor]:
     """Yield random inputs of the shapes that a layer with one of the module's parameters as the weight may take."""
-    groups = getattr(module, "groups", 1)
+    groups = vars(module).get("groups", 1)
     for weight in module.parameters(recurse=False):
         if weight.dim() > 1 and weight.is_floating_point():
             channels = weight.shape[1] * (groups if isinstance(groups, int) and weight.dim() > 2 else 1)
