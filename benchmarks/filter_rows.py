@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,15 +45,19 @@ QUICK = FilterSizes(train=512, search=256, pretraining=1, epochs=2, sparse=1)
 FilterBench = Bench[FilterSizes]
 
 
+AS_WRITTEN = GradientCutSettings(importance="relevance_loss", smoothing=0.0, ramp=0.0, freeze=1.0, decay_by="weight_decay")
+"""A split at every step, and fading by the training's weight decay alone: what is left at the end goes at once."""
+
+
 def _share(task: Task, reference: nn.Module, limit: float) -> float:
     return limit / count_costs(reference, task.example_inputs())["macs"]
 
 
-def gradient_cut(importance: CriterionName) -> Row:
-    """Return the row that cuts while all epochs are trained, and then only removes what is zero."""
+def gradient_cut(base: GradientCutSettings) -> Row:
+    """Return the row that cuts while all epochs are trained, and then removes what was cut."""
 
     def row(bench: FilterBench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
-        sparsifier = GradientCut(GradientCutSettings(macs=_share(task, reference, limit), importance=importance))
+        sparsifier = GradientCut(replace(base, macs=_share(task, reference, limit)))
         trained, complete = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, "one_cycle")
         removed = remove_channels(Network(trained), sparsifier, task, complete)
         if removed is None:
@@ -94,8 +98,9 @@ def peer(kind: Literal["growing_reg", "group_norm"]) -> Row:
 
 
 ROWS: dict[str, Row] = {
-    "gradient cut, relevance x loss (ours)": gradient_cut("relevance_loss"),
-    "gradient cut, L2 (ours)": gradient_cut("l2"),
+    "gradient cut, relevance x loss (ours)": gradient_cut(GradientCutSettings(importance="relevance_loss")),
+    "gradient cut, L2 (ours)": gradient_cut(GradientCutSettings(importance="l2")),
+    "gradient cut as written (SSI 2022)": gradient_cut(AS_WRITTEN),
     "hard pruning, relevance x loss": hard("relevance_loss"),
     "hard pruning, L2": hard("l2"),
     "Torch-Pruning growing regularization": peer("growing_reg"),

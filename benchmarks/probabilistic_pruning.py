@@ -4,9 +4,11 @@
 
 Every row starts from the same checkpoint, meets the same MACs target, and trains as many epochs after the checkpoint, with the
 same optimizer, schedule, augmentation and distillation. Ours and the two after it prune the same numbers of channels. The
-paper's constants, and the searched schedule against them, have the first seed only; a search's trials are not counted in its
-final run, which is as long as every other. Every cell is a JSON file under ``--results`` and is not computed again; a killed
-benchmark goes on where it stopped. ``--overhead`` measures what the sparsifier adds to a training step, instead.
+paper's t = 180, and the searched schedule, have the first seed only; a search's trials are not counted in its final run, which
+is as long as every other. Two rows are longer, and named so: the paper's A and u with t = 18, a tenth of its own, until every
+layer has reached its ratio (about 29 epochs) and then as many epochs as every row; and one-shot L1 with as many epochs as that.
+Every cell is a JSON file under ``--results`` and is not computed again; a killed benchmark goes on where it stopped.
+``--overhead`` measures what the sparsifier adds to a training step, instead.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.probabilistic_rows import ONCE, OURS, QUICK, PruningSizes
+from benchmarks.probabilistic_rows import AS_LONG, ONCE, OURS, QUICK, TO_THE_END, PruningSizes
 from benchmarks.pruning_bench import CPU, Bench
 from benchmarks.pruning_cells import Plan, arguments, run
 from evaluators.training.layout import channels_last
@@ -28,7 +30,8 @@ from search.output.atomic import write_json
 from spaces.execution.batch import to_device
 from spaces.sparsifiers.probabilistic import Probabilistic
 
-PLAN = Plan("probabilistic_pruning", "benchmarks.probabilistic_rows:ROWS", (0.5, 0.25), once=ONCE)
+LONG = {TO_THE_END: (0.25,), AS_LONG: (0.25,)}
+PLAN = Plan("probabilistic_pruning", "benchmarks.probabilistic_rows:ROWS", (0.5, 0.25), only=LONG, once=ONCE)
 STEPS = 40
 INTERVALS = (10, 1)
 """Long enough trainings have the first or more; the rows here, of few steps, have the second."""

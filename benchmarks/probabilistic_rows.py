@@ -45,6 +45,8 @@ class PruningSizes(Sizes):
     trials: int = 14
 
 
+TO_THE_END = "probabilistic, the paper's A and u, t = 18, to the end"
+AS_LONG = "one-shot L1, trained as long as that"
 QUICK = PruningSizes(train=512, search=256, pretraining=1, epochs=2, trials=14)
 
 
@@ -109,8 +111,23 @@ def sparsified(kind: type[Probabilistic], base: ProbabilisticSettings) -> Row:
     return row
 
 
-def one_shot(base: ProbabilisticSettings) -> Row:
-    """Return the row of filters cut at once by their L1 norm, to the same numbers as gradually."""
+def to_the_end(base: ProbabilisticSettings) -> Row:
+    """Return the row that prunes until every layer has its ratio, and then trains for all epochs that the other rows have."""
+
+    def row(bench: Bench[PruningSizes], task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
+        sparsifier = Probabilistic(settings_for(task, reference, limit, base))
+        model, complete = bench.sparse(task, reference, sparsifier, path, LONGEST, stop_when_finished=True)
+        print(f"{path.stem}: {sparsifier.schedule['text']}", flush=True)
+        removed = remove_channels(Network(model), sparsifier, task, complete)
+        if removed is None:
+            raise RuntimeError("nothing was removed")
+        return removed[0].model, bench.sizes.epochs
+
+    return row
+
+
+def one_shot(base: ProbabilisticSettings, more: int = 0) -> Row:
+    """Return the row of filters cut at once by L1 norm, to the same numbers as gradually, trained ``more`` epochs longer."""
 
     def row(bench: Bench[PruningSizes], task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
         groups = find_checked_groups(reference, task.example_inputs(), forward=task.forward)
@@ -119,7 +136,7 @@ def one_shot(base: ProbabilisticSettings) -> Row:
         mask = np.ones(groups.width, dtype=bool)
         for group, number in zip(groups.groups, numbers.tolist(), strict=True):
             mask[group.offset + np.argsort(scores[group.name], kind="stable")[:number]] = False
-        return apply_cut(reference, plan_cut(groups, mask)), bench.sizes.epochs
+        return apply_cut(reference, plan_cut(groups, mask)), bench.sizes.epochs + more
 
     return row
 
@@ -149,13 +166,19 @@ OURS = ProbabilisticSettings(importance="taylor")
 """Taylor's criterion, by the loss on the search split at 25 % of the MACs (seed 0, both networks): of l1, taylor, and shares of
 0.25 and 0.5 of the steps."""
 PAPERS = replace(OURS, largest=0.05, flatness=0.25, interval=180, draw="weight", importance="l1", shape=RatioProfile())
+TENTH = replace(PAPERS, interval=18)
+"""The paper's constants but for t, a tenth of its 180: about 150 updates in 2,700 steps, until every layer has its ratio."""
+LONGEST = 45
+"""Epochs within which these updates end, with ranks that move."""
 
 ROWS: dict[str, Row] = {
     "probabilistic (ours)": sparsified(Probabilistic, OURS),
     "one-shot L1": one_shot(OURS),
     "gradual magnitude": sparsified(GradualMagnitude, replace(OURS, importance="l1")),
     "Torch-Pruning group L2, local": peer("group_l2_local"),
-    "probabilistic, the paper's constants": sparsified(Probabilistic, PAPERS),
+    "probabilistic, the paper's t = 180: two updates": sparsified(Probabilistic, PAPERS),
+    TO_THE_END: to_the_end(TENTH),
+    AS_LONG: one_shot(replace(OURS, importance="l1"), more=29),
     "probabilistic, searched schedule": searched,
 }
-ONCE = ("probabilistic, the paper's constants", "probabilistic, searched schedule")
+ONCE = ("probabilistic, the paper's t = 180: two updates", "probabilistic, searched schedule")

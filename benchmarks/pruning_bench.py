@@ -19,6 +19,7 @@ from evaluators.cost import count_costs
 from evaluators.task import Task
 from evaluators.tasks.measure import measure
 from evaluators.tasks.model_factory import ModelSettings
+from evaluators.tasks.observations import observations
 from evaluators.tasks.settings import NamedData, TaskSettings, build_task
 from evaluators.tasks.small_images import FashionMNIST
 from evaluators.training.checkpoint import FileCheckpoint
@@ -27,10 +28,13 @@ from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.schedules import Schedule
 from evaluators.training.settings import DistillationSettings, TrainingSettings
 from search.output.atomic import write_json
+from spaces.channels.check import find_checked_groups
+from spaces.importance.criterion import make_criterion, observe
 from spaces.sparsifiers.base import Sparsifier
 
 CPU = torch.device("cpu")
 PEAK_LR = 0.05
+RELEVANCE_SAMPLES = 2048
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,20 @@ class Bench(Generic[S]):
             distillation=DistillationSettings(weight=0.5, temperature=4.0) if distilled else None,
         )
 
+    def pretraining(self) -> TrainingSettings:
+        """Return the settings of the training behind the checkpoint."""
+        return self.training(self.sizes.pretraining, 0.1, distilled=False)
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The checkpoint's file; the state of its training stays beside it."""
+        return self.folder / f"{self.model}-{self.seed}-checkpoint.safetensors"
+
     def reference(self, task: Task) -> nn.Module:
         """Return the checkpoint, trained at the first call."""
-        model = task.reference_model()
-        path = self.folder / f"{self.model}-{self.seed}-checkpoint.safetensors"
+        model, path = task.reference_model(), self.checkpoint_path
         if not path.exists():
-            settings = self.training(self.sizes.pretraining, 0.1, distilled=False)
+            settings = self.pretraining()
             train(model, task, settings, seed=self.seed, device=CPU, checkpoint=self.epochs_of(path))
             save_file(model.state_dict(), path.with_suffix(".tmp"))
             path.with_suffix(".tmp").replace(path)
@@ -109,6 +121,7 @@ class Bench(Generic[S]):
         path: Path,
         epochs: int | None = None,
         schedule: Schedule = "constant",
+        stop_when_finished: bool = False,
     ) -> tuple[nn.Module, bool]:
         """Return the checkpoint after sparse training, with distillation from itself, and whether the sparsifier was complete.
 
@@ -119,13 +132,22 @@ class Bench(Generic[S]):
             path: The cell's file; the epochs are kept beside it.
             epochs: How many; by default ``sizes.sparse``.
             schedule: The schedule of the learning rate.
+            stop_when_finished: Whether training ends after the epoch in which the sparsifier is finished.
         """
         model = copy.deepcopy(reference)
         epochs = self.sizes.sparse if epochs is None else epochs
         settings = dataclasses.replace(self.training(epochs, PEAK_LR, distilled=True), schedule=schedule)
         checkpoint = self.epochs_of(path.with_name(path.stem + "-sparse.json"))
         history = train(
-            model, task, settings, seed=self.seed, device=CPU, teacher=reference, sparsifier=sparsifier, checkpoint=checkpoint
+            model,
+            task,
+            settings,
+            seed=self.seed,
+            device=CPU,
+            teacher=reference,
+            sparsifier=sparsifier,
+            checkpoint=checkpoint,
+            stop_when_finished=stop_when_finished,
         )
         return model.eval(), history.best is not None
 
@@ -142,8 +164,17 @@ class Bench(Generic[S]):
             "search_top1_before": before["top1"],
             "search_top1": measure(model, task, "search")["top1"],
             "test_top1": measure(model, task, "test")["top1"],
+            "retained_relevance": task_relevance(task, model) / task_relevance(task, reference),
             **count_costs(model, task.example_inputs()),
         }
+
+
+def task_relevance(task: Task, model: nn.Module) -> float:
+    """Return the task relevance (Fisher's ratio between the classes) of all open channels of a network, added up."""
+    groups = find_checked_groups(model.eval(), task.example_inputs(), forward=task.forward)
+    criterion = make_criterion("task_relevance", model, groups)
+    observe(criterion, observations(task, CPU, limit=RELEVANCE_SAMPLES))
+    return float(criterion.values().sum())
 
 
 Row = Callable[[Bench[Any], Task, nn.Module, float, Path], tuple[nn.Module, int]]

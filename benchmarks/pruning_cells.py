@@ -105,7 +105,8 @@ def compute(cell: Cell) -> dict[str, Any]:
 def table(plan: Plan, results: list[dict[str, Any]]) -> str:
     """Return mean and standard deviation over the seeds, in percent, by model, row and target.
 
-    Beside test top-1 stands what the network scored on the search split before it was trained again.
+    Beside test top-1 stands what the network scored on the search split before it was trained again; behind the MACs stand, by
+    target, thousands of parameters, and the share of the checkpoint's task relevance that the network has.
     """
     lines = []
     for model in dict.fromkeys(result["model"] for result in results):
@@ -113,14 +114,18 @@ def table(plan: Plan, results: list[dict[str, Any]]) -> str:
         lines.append(f"\n{model}: mean ± standard deviation over {len({r['seed'] for r in own})} seeds")
         heads = [f"{target:.0%} of MACs" for target in plan.targets]
         columns = "".join(f"{head:>18}{'before training':>18}" for head in heads)
-        lines.append(f"{'test top-1 in %':38}{columns}{'MACs':>14}")
+        lines.append(f"{'test top-1 in %':52}{columns}{'MACs':>14}{'parameters, k':>16}{'relevance':>14}")
         for row in dict.fromkeys(result["row"] for result in sorted(own, key=lambda r: _position(plan, r))):
-            cells, shares = [], []
+            cells, shares, parameters, relevance = [], [], [], []
             for target in plan.targets:
                 found = [r for r in own if r["row"] == row and r["target"] in (target, 1.0)]
                 shares += [f"{statistics.fmean(r['macs_share'] for r in found):.3f}"] if found else []
+                parameters += [f"{statistics.fmean(r['parameters'] for r in found) / 1e3:.1f}"] if found else []
+                kept = [r["retained_relevance"] for r in found if "retained_relevance" in r]
+                relevance += [f"{statistics.fmean(kept):.2f}"] if kept else []
                 cells += [spread([100 * r[name] for r in found]) for name in ("test_top1", "search_top1_before")]
-            lines.append(f"{row:38}" + "".join(f"{cell:>18}" for cell in cells) + f"{' '.join(shares):>14}")
+            counts = f"{' '.join(shares):>14}{' '.join(parameters):>16}{' '.join(relevance):>14}"
+            lines.append(f"{row:52}" + "".join(f"{cell:>18}" for cell in cells) + counts)
         dense = {r["seed"]: 100 * r["reference_test_top1"] for r in own}
         lines.append(f"the checkpoint itself: {spread(list(dense.values()))}")
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -25,7 +25,7 @@ from search.study.problem import Objective, Problem, Target
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.importance import criterion as importance
-from spaces.sparsifiers.scaling_factor import ScalingFactor, ScalingFactorSettings
+from spaces.sparsifiers.scaling_factor import Penalty, ScalingFactor, ScalingFactorSettings
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class SearchSizes(Sizes):
 
 QUICK = SearchSizes(train=512, search=256, pretraining=1, epochs=2, sparse=1, evaluations=16, population=8)
 SearchBench = Bench[SearchSizes]
+LONG = 10
+SLOPES: dict[Penalty | None, float] = {"l1_half": 2e-4, "l1": 1e-3, None: 0.0}
+"""Strengths with the same largest slope, 1e-3: that of L1/2 is limited to 5 by epsilon."""
 
 
 def _problem(space: ChannelMask, model: nn.Module, limit: float, criterion: str, samples: int) -> Problem:
@@ -62,6 +65,26 @@ def _search(bench: SearchBench, task: Task, model: nn.Module, problem: Problem, 
 def _space(task: Task, model: nn.Module, compensate: bool = True) -> ChannelMask:
     batches = (inputs for inputs, _ in task.batches("train", 128, limit=1024))
     return ChannelMask(model, task.example_inputs(), ChannelMaskSettings(compensate=compensate), batches=batches)
+
+
+def _long(penalty: Penalty | None, encoding: Literal["mask", "factor"]) -> Row:
+    """Return the row of ten epochs with a penalty on the scaling factors, or without, a genetic search, then all epochs."""
+
+    def row(bench: SearchBench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
+        settings = ScalingFactorSettings(penalty=penalty or "l1", strength=SLOPES[penalty], epsilon=1e-2)
+        # One training for both encodings.
+        shared = path.with_name(f"{bench.model}-{bench.seed}-long-{penalty or 'dense'}.json")
+        model, _ = bench.sparse(task, reference, ScalingFactor(settings), shared, LONG, "one_cycle")
+        space = _space(task, model)
+        problem = _problem(space, model, limit, "bn_scale" if penalty else "l2", bench.sizes.search)
+        sizes = bench.sizes
+        options = GeneticSettings(
+            population=sizes.population, generations=None, evaluations=sizes.evaluations, encoding=encoding
+        )
+        candidate = _search(bench, task, model, problem, GeneticAlgorithm(problem, options, bench.seed))
+        return space.realize(model, candidate), sizes.epochs
+
+    return row
 
 
 def _genetic(sparse: bool, criterion: str) -> Row:
@@ -124,6 +147,14 @@ def _dense(bench: SearchBench, task: Task, reference: nn.Module, limit: float, p
     return copy.deepcopy(reference), bench.sizes.epochs
 
 
+LONG_ROWS: dict[str, Row] = {
+    "10 epochs without a penalty, then genetic search": _long(None, "mask"),
+    "10 sparse epochs (L1/2), then genetic search": _long("l1_half", "mask"),
+    "10 sparse epochs (L1), then genetic search": _long("l1", "mask"),
+    "10 sparse epochs (L1/2), then genetic, factors": _long("l1_half", "factor"),
+}
+"""CN111105035A at length: ten epochs more than the other rows, in each of these."""
+
 ROWS: dict[str, Row] = {
     "genetic search (ours)": _genetic(sparse=False, criterion="l2"),
     "sparse + genetic search (ours)": _genetic(sparse=True, criterion="bn_scale"),
@@ -135,4 +166,5 @@ ROWS: dict[str, Row] = {
     "uniform, compensated (ours)": _uniform(compensate=True),
     "random search": _random,
     "dense, trained as long": _dense,
+    **LONG_ROWS,
 }
