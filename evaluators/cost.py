@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -111,6 +111,9 @@ NO_TABLE = (
 )
 
 
+AT_A_LENGTH = ("macs", "bit_operations", "peak_activation_bytes", "latency_ms")
+"""Costs that depend on the number of tokens."""
+
 NO_CACHE = (
     "cost: kv_cache counts what a network over tokens keeps of each, and this one has no key-value cache: none of its modules "
     "gives or takes past_key_values, or what it holds does not grow from one token to two; leave kv_cache out"
@@ -156,6 +159,16 @@ class Cost(Evaluator):
         names += ["latency_ms"] if self.settings.latency else []
         return {name: METRICS[name] for name in names}
 
+    def metrics_for(self, task: Task) -> Mapping[str, Metric]:
+        """Return the metrics, the label of each that depends on the number of tokens with :attr:`.Task.cost_length`."""
+        if task.cost_length is None:
+            return self.metrics
+        stated = f"at {task.cost_length:,} tokens"
+        return {
+            name: replace(metric, label=f"{metric.label} {stated}") if name in AT_A_LENGTH else metric
+            for name, metric in self.metrics.items()
+        }
+
     def check(self, space: SearchSpace[Any]) -> None:
         """Check that ``space`` has a latency table, if ``settings.latency`` asks for one.
 
@@ -188,14 +201,14 @@ class Cost(Evaluator):
         cache = {"kv_cache_bytes_per_token": self._cache_bytes(model, context.task)} if self.settings.kv_cache else {}
         if all(name in context.costs for name in self.metrics if name not in cache):
             return {name: float(context.costs[name]) for name in self.metrics if name not in cache} | cache
-        inputs, forward = context.task.example_inputs(), context.task.forward
+        inputs, forward = context.task.traced_inputs(), context.task.forward
         found = count_costs(model, inputs, forward)
         if self.settings.activations:
             found["peak_activation_bytes"] = count_peak_activation_bytes(model, inputs, forward)
         return found | cache
 
     def _cache_bytes(self, model: nn.Module, task: Task) -> float:
-        found = count_cache_bytes(model, task.example_inputs(), task.forward)
+        found = count_cache_bytes(model, task.traced_inputs(), task.forward)
         if found is None:
             raise SecateursError(NO_CACHE)
         return found

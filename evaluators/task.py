@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from evaluators.metrics import METRICS, Metric
 from spaces.errors import SecateursError
-from spaces.execution.batch import Nested, count_samples
+from spaces.execution.batch import Nested, at_length, count_samples, describe, first_tensor_of
 from spaces.execution.forward import call, tensors_in
 
 Split = Literal["train", "search", "test", "calibration"]
@@ -26,7 +26,12 @@ class Task(ABC):
     Subclass it for a task of your own and name the class in the configuration (``task: {class: package.module.Class,
     arguments: {...}}``). Searches and early stopping read ``train`` and ``search`` only; ``test`` is read once, for the
     report.
+
+    Attributes:
+        cost_length: Tokens that costs are counted at, ``task.length`` of a configuration; None for those of the example.
     """
+
+    cost_length: int | None = None
 
     @property
     @abstractmethod
@@ -125,10 +130,33 @@ class Task(ABC):
     def example_inputs(self) -> Nested:
         """Return a batch of one sample, used to trace networks and count costs; a network is judged at its sizes."""
 
+    def traced_inputs(self) -> Nested:
+        """Return the batch of one sample on which networks are traced and costed: the example, of :attr:`cost_length` tokens.
+
+        Raises:
+            LengthError: A length is stated that is none, or the example's first tensor has no dimension of tokens.
+        """
+        inputs = self.example_inputs()
+        if self.cost_length is None:
+            return inputs
+        if self.cost_length < 1:
+            raise LengthError(f"length: expected a number of tokens, at least 1, got {self.cost_length}")
+        first = first_tensor_of(inputs)
+        if first is None or first.dim() not in (2, 3) or (first.dim() == 2 and first.is_floating_point()):
+            raise LengthError(
+                f"length {self.cost_length}: expected inputs of tokens, of shape (N, tokens) or (N, tokens, features), "
+                f"got an example of {describe(inputs)}; leave length out"
+            )
+        return at_length(inputs, self.cost_length)
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash of data and model; a run goes on only with an equal one."""
+
+
+class LengthError(SecateursError):
+    """A length that costs can't be counted at."""
 
 
 class MeasurementError(SecateursError):

@@ -48,6 +48,7 @@ def compress(
     score: Score | None = None,
     score_name: str = "top1",
     batch_size: BatchSize | None = None,
+    length: int | None = None,
     seed: int = 0,
     quiet: bool = False,
 ) -> Compressed:
@@ -73,6 +74,7 @@ def compress(
             then what is minimized and shown.
         score_name: Name of the score.
         batch_size: Number of samples of a batch, from inputs and targets; None for the length of the first tensor.
+        length: Tokens that MACs and other costs are counted at, for a network over tokens; None for those of a sample.
         seed: Seed of all randomness.
         quiet: Show no progress on the console. Without it, ``logging.getLogger("search").setLevel(logging.WARNING)`` shows
             warnings only; log.txt has every line, and handlers of a program's own get what its level lets through.
@@ -82,6 +84,7 @@ def compress(
     """
     folder = Path(folder)
     task = LoaderTask(model, train, search, test, loss, score, score_name, batch_size)
+    task.cost_length = length
     settings = {"name": folder.name, "seed": seed, "stages": stages or _stages(task, target, epochs, lr)}
     config = configure({**settings, "execution": execution or {}}, task)
     report = run(config, folder, None if quiet else Console())

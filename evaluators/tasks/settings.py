@@ -47,12 +47,14 @@ class OwnTaskSettings:
     Attributes:
         path: Import path of the class (the configuration's key is ``class``).
         arguments: Its keyword arguments.
+        length: Tokens that costs are counted at, for a network over tokens; None for those of its example.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     path: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    length: int | None = None
 
 
 def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
@@ -71,6 +73,7 @@ def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
         raise TaskClassError(f"task.class {settings.path}: expected a subclass of evaluators.task.Task, got {found!r}")
     try:
         task: Task = found(**settings.arguments)
+        task.cost_length = settings.length if settings.length is not None else task.cost_length
     except SecateursError:
         raise
     except (Exception, SystemExit) as error:

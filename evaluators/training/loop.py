@@ -90,7 +90,7 @@ def train(
     if teacher is not None:
         teacher.to(device)
     if sparsifier is not None:
-        sparsifier.trace(model, to_device(task.example_inputs(), device), task.forward)
+        sparsifier.trace(model, to_device(task.traced_inputs(), device), task.forward)
     session = _Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step)
     try:
         with repeatable(device), channels_last(model, settings.channels_last):

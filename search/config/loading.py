@@ -98,10 +98,14 @@ class Config(BaseModel):
         task = _plain(self.task)
         if isinstance(self.task, Task):
             task = {"class": f"{type(self.task).__module__}.{type(self.task).__qualname__}", "arguments": {}}
+            length = self.task.cost_length
         elif "path" in task:
             task = {"class": task["path"], "arguments": task["arguments"]}
+            length = self.task.length
         else:
+            length = None
             task["data"] = {"name": task["data"]["name"], **task["data"]["settings"]}
+        task |= {} if length is None else {"length": length}
         execution = {
             "executor": self.execution.executor.name,
             **_plain(self.execution.executor.settings),

@@ -24,7 +24,7 @@ def read_task(document: Document) -> tuple[TaskSettings | OwnTaskSettings | None
     if not isinstance(value, Mapping):
         message = f"expected {{model: ..., data: ...}} or {{class: package.module.Class, arguments: ...}}, got {value!r}"
         return None, [document.fault(path, message)]
-    known = ["class", "arguments"] if "class" in value else ["model", "data"]
+    known = ["class", "arguments", "length"] if "class" in value else ["model", "data"]
     faults = [document.fault((*path, key), f"unknown key; {suggestion(key, known)}") for key in value if key not in known]
     task, found = (_own if "class" in value else _named)(document, value)
     return task, [*faults, *found]
@@ -92,8 +92,11 @@ def _own(document: Document, value: Mapping[str, Any]) -> tuple[OwnTaskSettings 
     if not isinstance(arguments, Mapping):
         return None, [document.fault(("task", "arguments"), f"expected a mapping of keyword arguments, got {arguments!r}")]
     faults = _check_callable(document, name, path, arguments, ("task", "arguments"))
+    length = value.get("length")
+    if length is not None and (type(length) is not int or length < 1):
+        faults.append(document.fault(("task", "length"), f"expected a number of tokens, at least 1, got {length!r}"))
     if not faults:
         found = resolve_named(name)
         if not is_task_class(found):
             faults = [document.fault(path, f"{name}: expected a subclass of evaluators.task.Task, got {found!r}")]
-    return (None if faults else OwnTaskSettings(name, dict(arguments))), faults
+    return (None if faults else OwnTaskSettings(name, dict(arguments), length)), faults

@@ -53,13 +53,14 @@ def examine(config: Config) -> dict[str, Any]:
     space = build_space(block, model, task)
     channels, bits = space.channels, bit_places(space)
     rows = bits if channels is None else [_row(group) for group in channels.groups]
-    inputs = task.example_inputs()
+    inputs = task.traced_inputs()
     cache = count_cache_bytes(model, inputs, task.forward)
     return {
         "name": config.name,
         "model": type(model).__name__,
         "stage": stage,
         "space": block.name,
+        "length": task.cost_length,
         "input_shape": list(inputs.shape) if isinstance(inputs, Tensor) else describe(inputs),
         "groups": rows,
         "bits": [] if channels is None else bits,
@@ -97,6 +98,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     shape = found["input_shape"] if isinstance(found["input_shape"], str) else "x".join(map(str, found["input_shape"]))
     title = f"{found['name']}: {found['model']} on {shape}, open channel groups"
     console.print(_table(title, ("group", "channels", "MACs touched", "members"), found["groups"]))
+    stated = "" if found["length"] is None else f" at {found['length']:,} tokens"
     if found["bits"]:
         columns = ("layer", "weights", "MACs", "may have")
         console.print(_table("layers and additions with bits to choose", columns, found["bits"]))
@@ -110,7 +112,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     totals.add_column("value", justify="right")
     totals.add_column("exact", justify="right")
     for name, words, unit in (
-        ("macs", "MACs", format_count),
+        ("macs", f"MACs{stated}", format_count),
         ("parameters", "parameters", format_count),
         ("size_bytes", "bytes", format_bytes),
         ("peak_activation_bytes", "peak activations", format_bytes),

@@ -9,20 +9,22 @@ from evaluators.base import Evaluator
 from evaluators.metrics import METRICS, Metric
 from evaluators.task import Task
 from search.config.registries import EVALUATOR
+from search.run.measurements import COUNTED
 from search.stages.base import PlacedStage
 
 
 def cost_evaluators(stages: Iterable[PlacedStage], task: Task) -> list[Evaluator]:
-    """Return the stages' evaluators of costs that this project does not know by name, each once.
+    """Return the stages' evaluators of costs that are not counted, or timed in turn, on every network anyway, each once.
 
-    The costs that it knows are counted, or timed in turn, on every network of a report anyway.
+    A table of latencies tells nothing of a network that no candidate describes: an evaluator that reads it is left out.
     """
     found: dict[str, Evaluator] = {}
     for placed in stages:
         for block in placed.stage.evaluators:
             evaluator: Evaluator = EVALUATOR.build(block)
-            unknown = any(metric.is_cost and name not in METRICS for name, metric in evaluator.metrics_for(task).items())
-            if unknown and evaluator.repeatable and not evaluator.needs_quantizers:
+            costs = {name for name, metric in evaluator.metrics_for(task).items() if metric.is_cost}
+            wanted = costs - METRICS.keys() if "latency_ms" in costs else costs - {*COUNTED}
+            if wanted and evaluator.repeatable and not evaluator.needs_quantizers:
                 found[block.name] = evaluator
     return list(found.values())
 

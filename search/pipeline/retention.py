@@ -80,7 +80,7 @@ class Retention:
     def _groups(self) -> ChannelGroups | None:
         model = self._reference.model.to(self._device).eval()
         try:
-            return find_checked_groups(model, to_device(self._task.example_inputs(), self._device), forward=self._task.forward)
+            return find_checked_groups(model, to_device(self._task.traced_inputs(), self._device), forward=self._task.forward)
         except UnsupportedModelError:
             return None
 

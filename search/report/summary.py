@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from evaluators.metrics import METRICS
+from evaluators.metrics import find_metric
 from search.output.numbers import format_count, format_percent, times
-from search.report.view import score_metric, score_of
+from search.report.view import described_metrics, score_metric, score_of
 from search.run.failures import failures_of
 
 
@@ -26,8 +26,9 @@ def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> N
         metric = score_metric(first[0], report)
         change = metric.change(first[1], last[1])
         table.add_row(f"{metric.label} (test)", metric.text(first[1]), metric.text(last[1]), change)
+    described = described_metrics(report)
     for name in ("macs", "parameters", "size_bytes"):
-        small, large, metric = after.get(name), before.get(name), METRICS[name]
+        small, large, metric = after.get(name), before.get(name), find_metric(name, described)
         if large is not None and small is not None:
             change = f"{times(large, small)} smaller, {format_percent(small / large)} left"
             table.add_row(metric.label, metric.text(large), metric.text(small), change)

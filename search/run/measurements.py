@@ -125,7 +125,7 @@ def measure_row(
 
 
 def _counted(model: nn.Module, task: Task, device: torch.device) -> dict[str, float]:
-    return count_costs(model, to_device(task.example_inputs(), device), task.forward)
+    return count_costs(model, to_device(task.traced_inputs(), device), task.forward)
 
 
 def _own_costs(evaluator: Evaluator, model: nn.Module, task: Task, device: torch.device) -> dict[str, float]:

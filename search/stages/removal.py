@@ -46,7 +46,7 @@ def remove_channels(
     mask = np.concatenate([kept[group.name] for group in groups.groups])
     model = network.model.eval()
     device = next(model.parameters()).device
-    inputs = to_device(task.example_inputs(), device)
+    inputs = to_device(task.traced_inputs(), device)
     cut = plan_cut(groups, mask)
     error = equivalence_error(model, groups, mask, inputs, task.forward)
     small = apply_cut(model, cut)

@@ -63,7 +63,7 @@ class SparseTraining(Stage[SparseTrainingSettings]):
         require_labels(sparsifier, run.task)
         if sparsifier.remark:
             run.tell(f"note that {sparsifier.remark}")
-        sparsifier.trace(model, to_device(run.task.example_inputs(), run.device), run.task.forward)
+        sparsifier.trace(model, to_device(run.task.traced_inputs(), run.device), run.task.forward)
         return network
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:

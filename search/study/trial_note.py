@@ -49,4 +49,4 @@ def costs_of(network: Network, task: Task, device: torch.device) -> dict[str, fl
     """Return the costs of a network, by metric."""
     from evaluators.cost import count_costs
 
-    return count_costs(network.model.to(device), to_device(task.example_inputs(), device), task.forward)
+    return count_costs(network.model.to(device), to_device(task.traced_inputs(), device), task.forward)

@@ -135,6 +135,21 @@ def single_samples(batch: Nested) -> Iterator[Nested]:
         yield select(batch, place, place + 1)
 
 
+def at_length(batch: Nested, tokens: int) -> Nested:
+    """Return a batch of so many tokens: cut behind them, or gone through again from the first one.
+
+    Tokens are the second dimension of the first tensor that has one, and of every tensor in which it is of the same length.
+    """
+    lengths = [tensor.shape[1] for _, tensor in named_tensors(batch) if tensor.dim() > 1][:1]
+
+    def changed(tensor: Tensor) -> Tensor:
+        if list(tensor.shape[1:2]) != lengths:
+            return tensor
+        return tensor[:, torch.arange(tokens, device=tensor.device) % tensor.shape[1]]
+
+    return map_tensors(changed, batch)
+
+
 def repeat(batch: Nested, times: int) -> Nested:
     """Return a batch in which every sample of ``batch`` comes ``times`` times in a row."""
     return _by_sample(

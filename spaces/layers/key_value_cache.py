@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from spaces.execution.batch import Nested, map_tensors, named_tensors, select
+from spaces.execution.batch import Nested, at_length, select
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward, call, tensors_in
 from spaces.execution.hooks import temporary_hooks
@@ -48,7 +48,7 @@ def cache_bytes_per_token(model: nn.Module, inputs: Nested, forward: Forward = c
     if watches[0].decodes:
         two = watches[1].run(model, inputs, forward)
     else:
-        one, two = (watch.run(model, _cut(inputs, watch.tokens), forward) for watch in watches)
+        one, two = (watch.run(model, at_length(inputs, watch.tokens), forward) for watch in watches)
     grown = two - one
     return float(grown) if grown > 0 else None
 
@@ -96,7 +96,7 @@ class _Watch:
             for name in DECODED:
                 if isinstance(changed.get(name), Tensor):
                     self.decodes = True
-                    changed[name] = _first(changed[name], self.tokens)
+                    changed[name] = at_length(changed[name], self.tokens)
             return args, changed
 
         return hook
@@ -122,14 +122,3 @@ def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 def _keeps(module: nn.Module) -> bool:
     return not {CACHE, ASKED}.isdisjoint(_parameters(module))
-
-
-def _cut(inputs: Nested, count: int) -> Nested:
-    """Return inputs of ``count`` tokens: every tensor with as many in its second dimension as the first one has is cut."""
-    lengths = [tensor.shape[1] for _, tensor in named_tensors(inputs) if tensor.dim() > 1][:1]
-    return map_tensors(lambda one: _first(one, count) if list(one.shape[1:2]) == lengths else one, inputs)
-
-
-def _first(tokens: Tensor, count: int) -> Tensor:
-    """Return the first ``count`` tokens, the last one repeated where there are fewer."""
-    return tokens[:, torch.arange(count, device=tokens.device).clamp_max(tokens.shape[1] - 1)]

@@ -185,6 +185,6 @@ def program_of(model: nn.Module, task: Task, batch_size: int, conditions: Condit
     """
     stored = pack_weights(model) if is_quantized(model) else clone(model)
     stored = stored.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    batch = repeat(to_device(task.example_inputs(), torch.device("cpu")), batch_size)
+    batch = repeat(to_device(task.traced_inputs(), torch.device("cpu")), batch_size)
     module, inputs = exportable(stored, task, batch)
     return Program(find_backend(conditions.backend).export(module.eval(), inputs), inputs)

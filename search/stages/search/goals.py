@@ -77,7 +77,7 @@ def _disturbed_timings(settings: SearchSettings) -> Iterable[tuple[Path, str]]:
 
 def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace[Any]:
     """Return the space that ``block`` describes over ``model``, without batches to calibrate on."""
-    space: SearchSpace[Any] = SPACE.find(block.name)(model, task.example_inputs(), block.settings, forward=task.forward)
+    space: SearchSpace[Any] = SPACE.find(block.name)(model, task.traced_inputs(), block.settings, forward=task.forward)
     return space
 
 

@@ -159,7 +159,7 @@ class LatencyTables:
         return cache[key]
 
     def _key(self, model: nn.Module) -> str:
-        inputs = self._task.example_inputs()
+        inputs = self._task.traced_inputs()
         shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else describe(inputs)
         text = f"{type(model).__module__} {model} {shape} {self._latency.settings.batch_size}"
         return f"network {hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -35,7 +35,7 @@ def space_of(network: Network, run: StageContext, block: Block) -> SearchSpace[A
 
 def _build(network: Network, run: StageContext, block: Block) -> SearchSpace[Any]:
     task, model = run.task, network.model.to(run.device).eval()
-    inputs = to_device(task.example_inputs(), run.device)
+    inputs = to_device(task.traced_inputs(), run.device)
     found = task.batches(task.calibration_split, 128, limit=CALIBRATION_SAMPLES)
     batches = (to_device(batch, run.device) for batch, _ in found)
     space: SearchSpace[Any] = SPACE.find(block.name)(model, inputs, block.settings, forward=task.forward, batches=batches)

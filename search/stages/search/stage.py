@@ -119,7 +119,7 @@ class Search(Stage[SearchSettings]):
         require_informative_objective(space, list(settings.objectives))
         run.tell(f"{len(space.domains)} decisions open")
         if not run.smaller:
-            whole = count_costs(network.model, to_device(task.example_inputs(), run.device), task.forward)
+            whole = count_costs(network.model, to_device(task.traced_inputs(), run.device), task.forward)
             for line in targets_within_reach(settings.target, space, whole):
                 run.tell(line)
 

@@ -113,7 +113,9 @@ def test_a_decoder_counts_the_tokens_that_it_decodes() -> None:
 class Stated:
     """A task with token inputs."""
 
-    def example_inputs(self) -> Tensor:
+    cost_length = None
+
+    def traced_inputs(self) -> Tensor:
         return IDS
 
     def forward(self, model: nn.Module, inputs: Tensor) -> Any:
