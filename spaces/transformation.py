@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from spaces.channels.surgery import Cut, apply_cut, state_names
+from spaces.cloning.attribute_places import value_at
 from spaces.errors import SecateursError
 from spaces.records import RecordError, entries, indices, integer, items, one_of
 from spaces.registry import lookup
@@ -62,8 +63,8 @@ def _check_cut(model: nn.Module, record: Mapping[str, Any]) -> None:
         place = f"{where}: attributes: {name}"
         known = vars(modules[one_of(name, modules, place)])
         for key, value in entries({name: fields}, name, place).items():
-            before = known[one_of(key, known, place)]
-            _check_size(before, value, f"{place}.{key}")
+            before = value_at(known, key)
+            _check_size(known[one_of(key, known, place)] if before is None else before, value, f"{place}.{key}")
 
 
 def _check_size(before: Any, after: Any, where: str) -> None:

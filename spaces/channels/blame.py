@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.hooks import RemovableHandle
 
-from spaces.channels.channel_trace import ChannelTrace, SizeAttribute, TracedCall, TracedTensor
-from spaces.channels.labels import compact, varying, vector
+from spaces.channels.channel_trace import WHOLE, ChannelTrace, TracedCall, TracedTensor
+from spaces.channels.labels import compact, varying
 from spaces.errors import first_line
 from spaces.execution.batch import Nested
-from spaces.execution.code_places import failed_place, running_place, sizes_read
+from spaces.execution.code_places import failed_place, running_place
 from spaces.execution.forward import Forward
 from spaces.execution.hooks import temporary_hooks
 from spaces.layers.call_masks import makes_tensors, name_of
@@ -36,13 +36,11 @@ class Fault:
     Attributes:
         reason: Module, code and line.
         labels: Labels of the tensors at the place.
-        sizes: Attributes that the code reads the number of channels from.
         given: Whole numbers among the arguments of the function that failed, as the sliced network computes them.
     """
 
     reason: str
     labels: tuple[Tensor, ...]
-    sizes: tuple[SizeAttribute, ...] = ()
     given: frozenset[int] = frozenset()
 
 
@@ -72,6 +70,7 @@ class _Comparison(TorchFunctionMode):
         super().__init__()
         self.faults: list[Fault] = []
         self._calls = trace.calls
+        self._sizes = {(size.module, size.attribute): size.atoms for size in trace.sizes}
         self._kept = kept
         self._place = 0
         self._lost = False
@@ -93,7 +92,7 @@ class _Comparison(TorchFunctionMode):
         def hook(*_: Any) -> None:
             self._stack.append(name)
             if not self._suspended:
-                self._begin(name or "the network itself")
+                self._begin(name or WHOLE)
             self._suspended += whole
 
         return hook
@@ -107,7 +106,7 @@ class _Comparison(TorchFunctionMode):
 
     @property
     def _where(self) -> str:
-        return (self._stack[-1] or "the network itself") if self._stack else "the network itself"
+        return (self._stack[-1] or WHOLE) if self._stack else WHOLE
 
     def _begin(self, where: str) -> None:
         """Find the beginning of a module's call in the record: there both go together again."""
@@ -177,7 +176,7 @@ class _Comparison(TorchFunctionMode):
         if not problem and failed is not None:
             problem = f"fails once channels are removed: {first_line(failed)}"
         given = frozenset(leaf for leaf in tree_flatten(arguments)[0] if type(leaf) is int)
-        self._blame((*call.reads, *written), running_place(), problem, self._attributes(fixed), given)
+        self._blame((*call.reads, *written, *self._counted(call)), running_place(), problem, given)
         made = [
             None if one is None else torch.zeros(one.shape if shape is None else shape, dtype=one.dtype, device=one.device)
             for one, shape in zip(call.returns, expected, strict=True)
@@ -199,41 +198,32 @@ class _Comparison(TorchFunctionMode):
             shape[traced.beside.dim] = int(self._kept[traced.beside.atoms.numpy()].sum())
         return torch.Size(shape)
 
-    def _attributes(self, fixed: dict[int, Tensor]) -> tuple[SizeAttribute, ...]:
-        """Return the attributes of the running module that the code may have read the fixed numbers of channels from."""
-        found = []
-        for size, atoms in fixed.items():
-            module, attributes = sizes_read(size)
-            name = next((name for name, one in self._sliced.named_modules() if one is module), None)
-            found += [SizeAttribute(name, attribute, atoms) for attribute in attributes if name is not None]
-        return tuple(found)
+    def _counted(self, call: TracedCall) -> tuple[Tensor, ...]:
+        """Return the labels of the channels whose numbers a recorded call was given."""
+        origins = [term.origin for count in call.counts for term in count.terms]
+        found = [one.labels if one.labels is not None else self._sizes.get((one.module, one.attribute)) for one in origins]
+        return tuple(labels for labels in found if labels is not None)
 
     def _blame(
         self,
         labels: tuple[Tensor, ...],
         place: str,
         problem: str = "",
-        sizes: tuple[SizeAttribute, ...] = (),
         given: frozenset[int] = frozenset(),
     ) -> None:
         where = ": ".join(filter(None, (self._where, place)))
-        self.faults.append(Fault(f"{where} {problem or 'does not follow a change of its channels'}", labels, sizes, given))
+        self.faults.append(Fault(f"{where} {problem or 'does not follow a change of its channels'}", labels, given))
 
 
-def _fixed(args: Any, call: TracedCall) -> dict[int, Tensor]:
-    """Return the numbers among the arguments that are a number of channels in the result, each with the channels' atoms."""
+def _fixed(args: Any, call: TracedCall) -> set[int]:
+    """Return the numbers of channels among the arguments: those of channels in the result, or those of any others."""
     given = {leaf for leaf in tree_flatten(args)[0] if type(leaf) is int}
-    found: dict[int, Tensor] = {}
-    for one in call.returns:
-        if one is not None and one.labels is not None:
-            for dim in varying(one.labels):
-                atoms = vector(one.labels, dim)
-                if atoms is not None and one.shape[dim] in given:
-                    found.setdefault(one.shape[dim], atoms)
-    return found
+    labelled = [(one.shape, one.labels) for one in call.returns if one is not None and one.labels is not None]
+    found = {shape[dim] for shape, labels in labelled for dim in varying(labels) if shape[dim] in given}
+    return found or {abs(count) for count in call.counts}
 
 
-def _problem(call: TracedCall, fixed: dict[int, Tensor]) -> str:
+def _problem(call: TracedCall, fixed: set[int]) -> str:
     """Return what fixed numbers of channels a function was given, and what to write; empty where there are none."""
     if not fixed:
         return ""

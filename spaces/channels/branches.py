@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from spaces.channels.channel_trace import WHOLE
 from spaces.cloning.clone import clone
 from spaces.execution.batch import Nested, describe, first_tensor_of, map_tensors, repeat
 from spaces.execution.code_places import place_of, running_line
@@ -29,7 +30,6 @@ _SCALING = frozenset(
 _LARGE = 128 * 128
 """Places of an input above which it is halved, not doubled, to try another size (ours)."""
 _NAMED = 5
-WHOLE = "the network itself"
 
 Call = tuple[str, str, tuple[str, int] | None]
 """Running module, function (empty for the beginning of a module's call), and line of the network's code."""

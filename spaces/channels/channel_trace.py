@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from spaces.channels.beside import Beside
+from spaces.channels.counts import Count
 from spaces.channels.labels import ChannelAtoms
 from spaces.channels.masked_calls import MaskedCall
 from spaces.layers.activation_memory import Activation
 from spaces.layers.layer_kind import LayerKind
+
+WHOLE = "the network itself"
+"""Name of the network in place of a module's."""
 
 
 @dataclass
@@ -45,6 +49,7 @@ class LayerTrace:
         groups: Number of convolution or normalization groups.
         channel_dim: Dimension of the module's input that holds the channels, counted from the end; 0 where none does.
         passing: Atoms of channels that pass through the layer, each alike, of shape ``(size,)``; a single 0 for none.
+        runner: Name of the module whose code computes the layer with the layer's weight; None where the layer itself does.
     """
 
     name: str
@@ -55,6 +60,7 @@ class LayerTrace:
     groups: int
     channel_dim: int
     passing: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+    runner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class TracedCall:
         reads: Labels of the tensors that the function was given, of those that have any.
         structure: Structure of the result, in the terms of ``torch.utils._pytree``.
         returns: The tensors in the result; None in place of anything else.
+        counts: Numbers of channels among its arguments.
     """
 
     function: str
@@ -93,6 +100,7 @@ class TracedCall:
     reads: tuple[Tensor, ...] = ()
     structure: Any = None
     returns: tuple[TracedTensor | None, ...] = ()
+    counts: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class SizeAttribute:
 
     Attributes:
         module: Name of the module.
-        attribute: Name of its attribute, an int.
+        attribute: Name of its attribute, an int, or the place of one in it, such as ``splits[2]``.
         atoms: Atoms of the channels that it counts, int64 of shape ``(size,)``.
     """
 

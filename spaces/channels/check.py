@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.blame import Fault, find_faults
+from spaces.channels.blame import find_faults
 from spaces.channels.branches import untried_branches
 from spaces.channels.differences import differing_groups
 from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
@@ -171,33 +171,15 @@ def _touched(groups: ChannelGroups, sliced: nn.Module, error: EquivalenceError) 
 
 
 def _followed(model: nn.Module, traced: TracedGroups, inputs: Nested, forward: Forward) -> ChannelGroups:
-    """Return the groups whose removal the network's code follows, in the shapes of all tensors; the others are frozen.
-
-    A number of channels that code reads from an attribute of its module is set with the cut; where that does not help, or
-    breaks other code, it stays, and its channels are frozen.
-    """
-    tried: set[tuple[str, str]] = set()
-    granted: list[Fault] = []
+    """Return the groups whose removal the network's code follows, in the shapes of all tensors; the others are frozen."""
     while traced.groups.groups:
         mask = uneven_mask(traced.groups, traced.groups.groups)
         sliced = apply_cut(model, plan_cut(traced.groups, mask)).eval()
         faults = find_faults(sliced, traced.trace, np.append(mask, True)[traced.places], inputs, forward)
         if not faults:
             break
-        helped = [fault for fault in faults if any((size.module, size.attribute) not in tried for size in fault.sizes)]
-        if helped:
-            new = {(size.module, size.attribute): size for fault in helped for size in fault.sizes}
-            traced.trace.sizes.extend(size for key, size in new.items() if key not in tried)
-            tried.update(new)
-            granted += helped
-        elif sum(traced.frozen(fault.labels, fault.reason) for fault in faults):
-            pass
-        elif granted:
-            traced.trace.sizes.clear()
-            for fault in granted:
-                traced.frozen(fault.labels, fault.reason)
-            granted = []
-        elif not sum(traced.frozen_lenders(mask, fault.given, fault.reason) for fault in faults):
+        frozen = sum(traced.frozen(fault.labels, fault.reason) for fault in faults)
+        if not (frozen or sum(traced.frozen_lenders(mask, fault.given, fault.reason) for fault in faults)):
             break
         traced = traced.renumbered()
     return traced.groups

@@ -9,6 +9,7 @@ NeurIPS 2020, arXiv 2010.13160). No pass over data is needed per candidate.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,12 @@ class Compensation:
     """
 
     def __init__(self, model: nn.Module, groups: ChannelGroups, batches: Iterable[Nested], forward: Forward = call) -> None:
-        self._layers = {layer.name: layer for layer in groups.layers if _compensable(layer, groups)}
+        uses = Counter(id(one) for module in model.modules() for one in module.parameters(recurse=False))
+        self._layers = {
+            layer.name: layer
+            for layer in groups.layers
+            if _compensable(layer, groups) and uses[id(model.get_submodule(layer.name).get_parameter("weight"))] == 1
+        }
         self._moments = _measure(model, self._layers, batches, forward)
 
     def weights(self, model: nn.Module, mask: np.ndarray, dense: bool = False) -> dict[str, Tensor]:
@@ -74,7 +80,7 @@ class Compensation:
 def _compensable(layer: Layer, groups: ChannelGroups) -> bool:
     mixing = layer.kind.compensable and layer.groups == 1
     once = sum(other.name == layer.name for other in groups.layers) == 1
-    return mixing and once and bool((layer.inputs >= 0).any()) and len(layer.inputs) <= LARGEST
+    return mixing and once and layer.channel_dim != 0 and bool((layer.inputs >= 0).any()) and len(layer.inputs) <= LARGEST
 
 
 def _folded(module: nn.Module, moments: InputMoments, keep: Tensor, outputs: Tensor, dense: bool) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.candidate import Candidate
-from spaces.channels.channel_trace import ChannelTrace, LayerTrace
+from spaces.channels.channel_trace import WHOLE, ChannelTrace, LayerTrace
 from spaces.channels.labelled_pass import trace_channels
 from spaces.channels.labels import compact
 from spaces.channels.masked_calls import MaskedCall
@@ -20,9 +20,6 @@ from spaces.execution.batch import Nested, describe
 from spaces.execution.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
 from spaces.patterns import NOT_INCLUDED, first_match, reason_left_out, require_matches
-
-WHOLE = "the network itself"
-"""Name of the module that all others are parts of."""
 
 ALWAYS = np.asarray([-1])
 """Places of what no mask changes."""
@@ -63,6 +60,7 @@ class Layer:
         groups: Number of convolution or normalization groups.
         channel_dim: Dimension of the module's input that holds the channels, counted from the end; 0 where none does.
         passing: Mask position of the channels that pass through the layer, each alike; a single -1 for none.
+        runner: Name of the module whose code computes the layer with the layer's weight; None where the layer itself does.
     """
 
     name: str
@@ -73,6 +71,7 @@ class Layer:
     groups: int
     channel_dim: int
     passing: np.ndarray = field(default_factory=lambda: ALWAYS)
+    runner: str | None = None
 
     @property
     def total_macs(self) -> float:
@@ -135,7 +134,8 @@ class ChannelGroups:
         """Multiply-accumulates of the whole network by module, for one sample."""
         found = dict(self.fixed_macs)
         for layer in self.layers:
-            found[layer.name or WHOLE] = found.get(layer.name or WHOLE, 0.0) + layer.total_macs
+            name = (layer.name if layer.runner is None else layer.runner) or WHOLE
+            found[name] = found.get(name, 0.0) + layer.total_macs
         return {name: macs for name, macs in found.items() if macs}
 
     @property
@@ -263,7 +263,9 @@ def _number(trace: ChannelTrace) -> TracedGroups:
     """Turn atoms into groups (atoms with the same members) and give every open one its place in the mask."""
     tied = [(tie.tensor, tie.dim, trace.atoms.roots(tie.atoms)) for tie in trace.ties]
     fixed_macs = _fixed_macs(trace)
-    groups, frozen, position = _named(_buckets(trace, tied), _macs_shares(trace, sum(fixed_macs.values())))
+    # Channels that an attribute counts are groups of their own: one stays at least, as every position 0 has another meaning.
+    counted = [(f"{size.module}.{size.attribute}", 0, trace.atoms.roots(size.atoms)) for size in trace.sizes]
+    groups, frozen, position = _named(_buckets(trace, [*tied, *counted]), _macs_shares(trace, sum(fixed_macs.values())))
     ties: dict[str, dict[int, np.ndarray]] = {}
     for tensor, dim, roots in tied:
         if (places := position[roots]).max(initial=-1) >= 0:
@@ -278,6 +280,7 @@ def _number(trace: ChannelTrace) -> TracedGroups:
             layer.groups,
             layer.channel_dim,
             position[trace.atoms.roots(layer.passing)],
+            layer.runner,
         )
         for layer in trace.layers
     )
@@ -391,7 +394,8 @@ def _fixed_macs(trace: ChannelTrace) -> dict[str, float]:
     """Return the multiply-accumulates that are counted in a module beyond those of the layers, by module."""
     fixed = {name or WHOLE: float(macs) for name, macs in trace.macs.items()}
     for layer in trace.layers:
-        fixed[layer.name or WHOLE] = fixed.get(layer.name or WHOLE, 0.0) - _total_macs(layer)
+        name = (layer.name if layer.runner is None else layer.runner) or WHOLE
+        fixed[name] = fixed.get(name, 0.0) - _total_macs(layer)
     return {name: macs for name, macs in fixed.items() if macs >= 0.5}
 
 

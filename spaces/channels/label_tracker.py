@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from spaces.channels.beside import BesideRecord
-from spaces.channels.channel_trace import ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
+from spaces.channels.channel_trace import WHOLE, ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
+from spaces.channels.counts import counts_in
 from spaces.channels.labels import along, compact
 from spaces.channels.masked_calls import CallRecorder
 from spaces.channels.stored_views import StoredView, StoredViews
@@ -37,6 +38,10 @@ class LabelTracker:
         suspended: Number of layers running whose kind answers for their operators, which are passed over.
         begun: Number of storages of activations when the last layer, or other module outside a layer, began.
         labelled: Labels of the tensors that have any.
+        function: Name of the function of torch that code runs, empty outside of one.
+        given: Arguments of this function.
+        counted: By module and attribute, labels of the channels whose number code reads from the attribute.
+        together: Labels of channels that one number counts both of, with the running module and the line of code.
         fresh: Tensors that code made of numbers alone, such as noise, which follow the channels that they meet; each with the
             calls that returned it, or one of its shape that it was made of, and the place in what they returned.
         macs: Counter of multiply-accumulates.
@@ -62,6 +67,10 @@ class LabelTracker:
         self.memory = ActivationMemory(state_of(model))
         self.labelled: Any = WeakTensorKeyDictionary()
         self.fresh: Any = WeakTensorKeyDictionary()
+        self.function = ""
+        self.given: tuple[Any, ...] = ()
+        self.counted: dict[tuple[str, str], Tensor] = {}
+        self.together: list[tuple[Tensor, Tensor, str, tuple[str, int] | None]] = []
         self._placed: Any = WeakIdKeyDictionary()
         self._tied: dict[tuple[str, int], Tensor] = {}
         self._model = model
@@ -115,6 +124,15 @@ class LabelTracker:
         finally:
             self.suspended -= 1
 
+    @contextmanager
+    def calling(self, function: str, given: tuple[Any, ...]) -> Iterator[None]:
+        """Keep :attr:`function` and :attr:`given` while the context lasts."""
+        self.function, self.given = function, given
+        try:
+            yield
+        finally:
+            self.function, self.given = "", ()
+
     def called(self, function: str, args: Any, output: Any) -> None:
         """Add a call of a function of torch to the calls of :attr:`trace`."""
         self.masking.called(self, function, args, output)
@@ -125,17 +143,31 @@ class LabelTracker:
                 self.fresh[leaf].append((len(self.trace.calls), place))
         read = (self.labelled.get(leaf) for leaf in tree_flatten(args)[0] if isinstance(leaf, Tensor))
         reads = tuple(labels for labels in read if labels is not None)
-        self.trace.calls.append(TracedCall(function, self.where, reads, structure, returns))
+        self.trace.calls.append(TracedCall(function, self.where, reads, structure, returns, tuple(counts_in(args))))
 
     def _traced(self, tensor: Tensor) -> TracedTensor:
         # The shape of a parameter's view follows from the parameter's ties, which may be found later.
         labels = None if self.view_of(tensor) is not None else self.labelled.get(tensor)
         return TracedTensor(tensor.shape, tensor.dtype, tensor.device, labels, self.beside.find(tensor))
 
-    def record(self, kind: LayerKind, inputs: Tensor, outputs: Tensor, macs: float, groups: int, channel_dim: int) -> None:
-        """Add the running module to the layers of :attr:`trace`; arguments are the fields of :class:`LayerTrace`."""
-        name = self.stack[-1][0] if self.stack else ""
-        self.trace.layers.append(LayerTrace(name, kind, inputs, outputs, macs, groups, channel_dim))
+    def record(
+        self,
+        kind: LayerKind,
+        inputs: Tensor,
+        outputs: Tensor,
+        macs: float,
+        groups: int,
+        channel_dim: int,
+        lender: str | None = None,
+    ) -> None:
+        """Add the running module, or the ``lender`` of its weight, to the layers of :attr:`trace`.
+
+        The other arguments are the fields of :class:`LayerTrace`.
+        """
+        name, runner = (self.stack[-1][0] if self.stack else ""), None
+        if lender is not None:
+            name, runner, channel_dim = lender, name, 0
+        self.trace.layers.append(LayerTrace(name, kind, inputs, outputs, macs, groups, channel_dim, runner=runner))
 
     def pass_by(self, kind: LayerKind, inputs: Tensor, outputs: Tensor, macs: float, channel_dim: int, passing: Tensor) -> None:
         """Add the running module, which channels pass through, to the layers; arguments are fields of :class:`LayerTrace`."""
@@ -144,7 +176,7 @@ class LabelTracker:
     @property
     def where(self) -> str:
         """Name of the innermost running module."""
-        return (self.stack[-1][0] or "the network itself") if self.stack else "the network itself"
+        return (self.stack[-1][0] or WHOLE) if self.stack else WHOLE
 
     def freeze(self, atoms: Tensor, why: str) -> None:
         """Freeze ``atoms`` for a reason that names the running module, ``why``, and the line of the network's code."""
@@ -152,9 +184,18 @@ class LabelTracker:
             self.atoms.freeze(atoms, ", at ".join(filter(None, (f"{self.where}: {why}", running_place()))))
 
     def owner(self, tensor: Tensor) -> str | None:
-        """Return the running module's name if ``tensor`` is its own weight, else None."""
-        name = self.names.get(id(tensor), "")
-        return self.where if self.stack and name.rpartition(".")[0] == self.stack[-1][0] else None
+        """Return the running module's name if ``tensor`` is its own parameter or buffer, else None."""
+        if not self.stack:
+            return None
+        running = self.stack[-1][1]
+        own = (*running.parameters(recurse=False), *running.buffers(recurse=False))
+        return self.where if any(one is tensor for one in own) else None
+
+    def lender(self, weight: Tensor, modules: tuple[type, ...]) -> str | None:
+        """Return the name of the module of types ``modules`` whose ``weight`` is used in the code of another; None for none."""
+        owner, _, name = self.names.get(id(weight), "").rpartition(".")
+        lent = self.owner(weight) is None and name == "weight" and isinstance(self.modules[owner], modules)
+        return owner if lent and self.stack else None
 
     def labels(self, tensor: Tensor) -> Tensor:
         """Return the labels of ``tensor``, int64 of its shape."""

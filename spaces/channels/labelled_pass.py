@@ -16,9 +16,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from spaces.channels.channel_trace import ChannelTrace
+from spaces.channels.channel_trace import ChannelTrace, SizeAttribute
+from spaces.channels.counts import counted_attributes
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.operator_rules import propagate
+from spaces.channels.size_rules import follow_shape, settle, shape_with_counts
 from spaces.errors import UnsupportedModelError
 from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
@@ -27,7 +29,8 @@ from spaces.execution.operator_mode import OperatorMode
 from spaces.layers.call_masks import makes_tensors, name_of
 from spaces.layers.layer_kind import LayerKind, layer_kinds
 
-OPAQUE_FUNCTIONS = frozenset({F.embedding, F.bilinear, F.scaled_dot_product_attention})
+_SHAPE = Tensor.shape.__get__  # type: ignore[attr-defined]
+OPAQUE_FUNCTIONS = frozenset({F.bilinear, F.scaled_dot_product_attention})
 """Functions with weights or with channels that no layer kind answers for."""
 
 
@@ -53,8 +56,19 @@ def trace_channels(model: nn.Module, forward: Forward, inputs: Nested) -> Channe
     Raises:
         UnsupportedModelError: The outputs hold no tensor.
     """
+    try:
+        with counted_attributes(model):
+            return _traced(model, forward, inputs)
+    except UnsupportedModelError:
+        raise
+    except Exception:
+        # Code may not take a count for a number.
+        return _traced(model, forward, inputs, counting=False)
+
+
+def _traced(model: nn.Module, forward: Forward, inputs: Nested, counting: bool = True) -> ChannelTrace:
     tracker = LabelTracker(model)
-    with evaluation_mode(model), torch.no_grad(), tracker.following(), _Propagation(tracker), _Functions(tracker):
+    with evaluation_mode(model), torch.no_grad(), tracker.following(), _Propagation(tracker), _Functions(tracker, counting):
         outputs = forward(model, inputs)
     tensors = tensors_in(outputs)
     if not tensors:
@@ -66,6 +80,9 @@ def trace_channels(model: nn.Module, forward: Forward, inputs: Nested) -> Channe
         tracker.atoms.freeze(tracker.labels(output), "network output")
         if (units := tracker.beside.find(output)) is not None:
             tracker.atoms.freeze(units.atoms, "network output")
+    settle(tracker)
+    for (module, attribute), labels in tracker.counted.items():
+        tracker.trace.sizes.append(SizeAttribute(module, attribute, labels))
     tracker.trace.macs, tracker.trace.activations = tracker.macs.macs, tracker.memory.activations
     tracker.trace.masked.extend(tracker.masking.calls.values())
     return tracker.trace
@@ -95,9 +112,10 @@ class _Propagation(OperatorMode):
 class _Functions(TorchFunctionMode):
     """Lets the layer kind of every function that takes weights trace the layer."""
 
-    def __init__(self, tracker: LabelTracker) -> None:
+    def __init__(self, tracker: LabelTracker, counting: bool) -> None:
         super().__init__()
         self._tracker = tracker
+        self._counting = counting
         self._kinds = {function: kind for kind in layer_kinds() for function in kind.functions}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -135,7 +153,7 @@ class _Functions(TorchFunctionMode):
             return func(*args, **kwargs)
         with tracker.masking.call():
             if kind is None and func not in OPAQUE_FUNCTIONS and func not in DROPOUTS and name_of(func) != UNPACKING:
-                output = func(*args, **kwargs)
+                output = self._run(func, args, kwargs)
             else:
                 made = len(tracker.memory.activations)
                 with tracker.suspension():
@@ -145,6 +163,22 @@ class _Functions(TorchFunctionMode):
                     tracker.memory.alike(made, (output, *args, *kwargs.values()))
         if makes_tensors(func, output):
             tracker.called(name_of(func), (args, kwargs), output)
+        return output
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function whose operators are labelled one by one; numbers of channels that it returns are counts."""
+        tracker, name = self._tracker, name_of(func)
+        with tracker.calling(name, (*args, *kwargs.values())):
+            output = func(*args, **kwargs)
+        if not self._counting:
+            return output
+        with tracker.suspension(), tracker.memory.pause():
+            follow_shape(tracker, name, args, kwargs, output)
+            if func == _SHAPE:
+                return shape_with_counts(tracker, args[0], output)
+            if func is Tensor.size:
+                shape = shape_with_counts(tracker, args[0], args[0].shape)
+                return shape if isinstance(output, tuple) else shape[args[1] if len(args) > 1 else kwargs["dim"]]
         return output
 
     def _label(self, kind: LayerKind | None, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

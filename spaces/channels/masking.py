@@ -30,7 +30,7 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn
     for layer in groups.layers:
         keep = extended[layer.inputs]
         hook = layer.kind.mask_hook(layer.channel_dim, layer.groups)
-        if keep.all() or hook is None or (layer.name, hook.buffer) in seen:
+        if keep.all() or not layer.channel_dim or hook is None or (layer.name, hook.buffer) in seen:
             continue
         seen.add((layer.name, hook.buffer))
         module = masked.get_submodule(layer.name)

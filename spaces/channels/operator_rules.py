@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
+from spaces.channels import position_rules
 from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import along, compact, varying
+from spaces.channels.labels import compact, varying
 from spaces.channels.product_rules import PRODUCTS, multiply
 from spaces.channels.reduction_rules import ALONG_DIM, REDUCTIONS, reduce, run_along
+from spaces.channels.size_rules import FACTORIES
+from spaces.channels.stored_rules import adopted, follow_part, joined_labels, resized
 
 VIEWS = frozenset("view reshape _unsafe_view _reshape_alias flatten unflatten view_as".split())
 SAME = frozenset("_to_copy to clone contiguous lift_fresh detach alias".split())
@@ -34,8 +37,6 @@ LIKE = frozenset("zeros_like ones_like empty_like full_like rand_like randn_like
 """Operators whose result has the channels of their input and none of its values."""
 DRAWS = frozenset("normal uniform exponential cauchy log_normal geometric random zero fill bernoulli".split())
 """Operators that write over a tensor what has nothing to do with its values."""
-FACTORIES = frozenset("rand randn zeros ones full empty new_zeros new_ones new_empty new_full".split())
-"""Operators that make a tensor of numbers alone."""
 PICKS = frozenset("index_select gather index".split())
 """Operators that pick elements by numbers that they are given in a tensor."""
 _UNFOLLOWED = frozenset("copy_ as_strided as_strided_".split())
@@ -57,27 +58,29 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
         return
     if not (labelled or stored) or name in IGNORED:
         return
+    base = name.rstrip("_")
     if not labelled and name not in MOVES:
+        _pass_stored(tracker, operator, base, args, kwargs, output)
         return
-    if any(isinstance(leaf, Tensor) and not leaf.numel() for leaf in tree_flatten(output)[0]):
+    empty = [isinstance(leaf, Tensor) and not leaf.numel() for leaf in tree_flatten(output)[0]]
+    if all(empty) if base in SPLITS else any(empty):
         tracker.opaque(f"{name} leaves nothing of the example, and", tensors)
         return
-    base = name.rstrip("_")
     if name in LIKE or (base in DRAWS and base != name):
         tracker.set_labels(output, tracker.labels(args[0]))
     elif name in MOVES or base in MOVES:
         _move(tracker, operator, args, kwargs, output)
     elif base in SPLITS:
-        _split(tracker, operator, args, kwargs, output)
+        position_rules.split(tracker, operator, args, kwargs, output)
     elif base in POSITIONS:
-        _position(tracker, operator, base, args, kwargs, output)
+        position_rules.position(tracker, operator, base, args, kwargs, output)
     elif name in PICKS:
         _pick(tracker, operator, name, args, output)
     elif name == "_pack_padded_sequence":
         _pack(tracker, args[0], output[0])
     elif base == "constant_pad_nd":
         _pad(tracker, args, output)
-    elif torch.Tag.pointwise in operator.tags or base in ACTIVATIONS:
+    elif (torch.Tag.pointwise in operator.tags or base in ACTIVATIONS) and not isinstance(output, bool):
         _pointwise(tracker, base, tensors, output)
     elif base in REDUCTIONS:
         reduce(tracker, base, args, kwargs, output)
@@ -119,11 +122,7 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
             tracker.set_labels(output, tracker.label_of(args[0]))
         return
 
-    def labels_of(value: Any) -> Any:
-        # Labels may belong to several tensors: an operator in place changes the shape of an alias.
-        found = tracker.label_of(value)
-        return found.detach() if isinstance(found, Tensor) else found
-
+    labels_of = joined_labels(tracker, operator, args, kwargs)
     moved = operator(*tree_map(labels_of, args), **tree_map(labels_of, kwargs))
     if isinstance(output, Tensor):
         tracker.set_labels(output, tracker.rectangular(moved))
@@ -132,42 +131,27 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
             tracker.set_labels(part, tracker.rectangular(labels))
 
 
+def _pass_stored(
+    tracker: LabelTracker, operator: Any, base: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> None:
+    """Follow a stored tensor, which has met no channels yet, through a slice or a change of its size."""
+    if base in POSITIONS and base != "roll":
+        follow_part(tracker, args[0], lambda places: operator(places, *args[1:], **kwargs), output)
+    elif base.lstrip("_").startswith(WINDOWS) and isinstance(output, Tensor):
+        follow_part(tracker, args[0], lambda places: resized(places, _spatial(base), output), output)
+
+
+def _spatial(name: str) -> int:
+    """Return the number of dimensions that an operator works over, which is part of its name; 2 where it is not."""
+    return next((int(digit) for digit in name if digit.isdigit()), 2)
+
+
 def _moved(operator: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor, places: Tensor) -> Tensor:
     """Return where an operator has moved the ``places`` of its first argument."""
     if name in SAME:
         return places
     made: Tensor = places.reshape(output.shape) if name in VIEWS else operator(places, *args[1:], **kwargs)
     return made
-
-
-def _split(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    labels = tracker.label_of(args[0])
-    dim = kwargs.get("dim", args[2] if len(args) > 2 else 0) % labels.dim()
-    parts = operator(labels, *args[1:], **kwargs)
-    if dim in varying(labels):
-        if all(part.shape == parts[0].shape for part in parts):
-            for part in parts[1:]:
-                tracker.atoms.unite(parts[0], part)
-                tracker.freeze(parts[0][part == 0], "split beside values of no channel")
-                tracker.freeze(part[parts[0] == 0], "split beside values of no channel")
-        else:
-            tracker.freeze(labels, "split into parts of fixed, unequal size")
-    for part, tensor in zip(parts, output, strict=True):
-        tracker.set_labels(tensor, part)
-
-
-def _position(
-    tracker: LabelTracker, operator: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-) -> None:
-    labels = tracker.label_of(args[0])
-    if name == "roll":
-        dims = args[2] if len(args) > 2 else []
-        touched = {dim % labels.dim() for dim in dims} or set(range(labels.dim()))
-    else:
-        touched = {(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % labels.dim()}
-    if (output.shape != labels.shape or name == "roll") and touched & set(varying(labels)):
-        tracker.freeze(labels, f"{name} picks channels by fixed position")
-    tracker.set_labels(output, operator(labels, *args[1:], **kwargs))
 
 
 def _pick(tracker: LabelTracker, operator: Any, name: str, args: tuple[Any, ...], output: Tensor) -> None:
@@ -224,9 +208,7 @@ def _pointwise(tracker: LabelTracker, name: str, tensors: list[Tensor], output: 
             continue
         if tensor in tracker.fresh:
             continue
-        labels = tracker.label_of(tensor)
-        if id(tensor) in tracker.names and not bool(labels.any()):
-            labels = _adopt(tracker, tensor, tensors, shape)
+        labels = adopted(tracker, tensor, tensors)
         # What is expanded to a size follows it, or fails in the sliced network.
         size = [1 if tensor.stride(dim) == 0 else full for dim, full in enumerate(tensor.shape)]
         sources.append((compact(labels), size))
@@ -250,25 +232,12 @@ def _pointwise(tracker: LabelTracker, name: str, tensors: list[Tensor], output: 
     tracker.set_labels(first, tracker.rectangular(joined.expand(shape)))
 
 
-def _adopt(tracker: LabelTracker, tensor: Tensor, tensors: list[Tensor], shape: torch.Size) -> Tensor:
-    """Let a stored tensor with several wide dimensions (a position embedding) follow the activations it is joined to."""
-    for other in tensors:
-        if other is not tensor and other in tracker.labelled:
-            labels = tracker.labels(other)
-            small = compact(labels)
-            wide = [dim - small.dim() for dim, size in enumerate(small.shape) if size > 1]
-            if len(wide) == 1 and tensor.dim() >= -wide[0] and tensor.shape[wide[0]] == small.shape[wide[0]]:
-                atoms = small.reshape(-1)
-                tracker.tie(tensor, tensor.dim() + wide[0], atoms)
-                return along(atoms, tensor.dim() + wide[0], tensor.shape)
-    return tracker.labels(tensor)
-
-
 def _window(tracker: LabelTracker, name: str, args: tuple[Any, ...], output: Any) -> None:
     first = output if isinstance(output, Tensor) else output[0]
     labels = tracker.labels(args[0])
-    spatial = next((int(digit) for digit in name if digit.isdigit()), 2)
+    spatial = _spatial(name)
     small = compact(labels)
+    follow_part(tracker, args[0], lambda places: resized(places, spatial, first), first)
     if any(size > 1 for size in small.shape[-spatial:]):
         tracker.freeze(labels, f"{name} over the channels")
         return

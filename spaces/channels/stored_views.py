@@ -11,7 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from spaces.channels.labels import along, vector
 
-_DIMS = range(2, 4)
+_DIMS = range(2, 6)
 """Numbers of dimensions of the parameters that are followed."""
 
 

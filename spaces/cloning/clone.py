@@ -22,6 +22,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, fx, nn
 
+from spaces.cloning.attribute_places import set_at
+
 Network = TypeVar("Network", bound=nn.Module)
 
 State = Callable[[str, Tensor], Tensor]
@@ -169,7 +171,8 @@ class Cloning:
                 continue
             self._place = name, key
             state[key] = None if key == "_compiled_call_impl" else self._mapped(value)
-        state.update(replaced)
+        for place, number in replaced.items():
+            set_at(state, place, number)
         if isinstance(own, fx.GraphModule):
             # Writes the class's forward function, which belongs to this clone alone.
             own.graph = own.graph

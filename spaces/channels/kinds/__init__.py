@@ -8,5 +8,6 @@ LAYER_KINDS = {
     "layer_norm": "spaces.channels.kinds.layer_norm:LayerNorm",
     "group_norm": "spaces.channels.kinds.group_norm:GroupNorm",
     "recurrent": "spaces.channels.kinds.recurrent:Recurrent",
+    "embedding": "spaces.channels.kinds.embedding:Embedding",
     "attention": "spaces.channels.kinds.attention:Attention",
 }

@@ -75,9 +75,10 @@ class Convolution(LayerKind):
         label_output(tracker, output, outputs, channel_dim, "output channel")
         kind: LayerKind = self
         dim = channel_dim - input.dim()
-        if not inside(tracker, (_ConvNd,)):
+        lender = tracker.lender(weight, (_ConvNd,))
+        if lender is None and not inside(tracker, (_ConvNd,)):
             kind, dim = own_layer(tracker, weight, bias, atoms, self.output_dim if groups == 1 else 0)
-        tracker.record(kind, atoms, outputs, macs, groups, dim)
+        tracker.record(kind, atoms, outputs, macs, groups, dim, lender)
 
     def kernel_places(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Return the tensor at whose positions the kernel is laid: the output."""

@@ -37,8 +37,10 @@ class Linear(LayerKind):
         tracker.tie(weight, 0, outputs)
         tracker.tie(bias, 0, outputs)
         label_output(tracker, output, outputs, output.dim() - 1, "output")
-        kind, dim = (self, -1) if inside(tracker, self.modules) else own_layer(tracker, weight, bias, atoms)
-        tracker.record(kind, atoms, outputs, float(prod(output.shape[:-1])), 1, dim)
+        lender = tracker.lender(weight, self.modules)
+        whole = lender is not None or inside(tracker, self.modules)
+        kind, dim = (self, -1) if whole else own_layer(tracker, weight, bias, atoms)
+        tracker.record(kind, atoms, outputs, float(prod(output.shape[:-1])), 1, dim, lender)
 
     def sizes(self, inputs: int, outputs: int, groups: int, before: int) -> dict[str, int | tuple[int, ...]]:
         """Return ``in_features`` and ``out_features``."""

@@ -22,7 +22,8 @@ def input_atoms(
 ) -> Tensor | None:
     """Return the input's channel atoms, of shape ``(in,)``; None, and freeze them, where the weight's use can't be followed."""
     labels = tracker.labels(inputs)
-    if tracker.owner(weight) is None:
+    lent = tracker.lender(weight, modules) is not None
+    if tracker.owner(weight) is None and not lent:
         tracker.freeze(labels, outside(tracker, weight))
         return None
     atoms = vector(labels, channel_dim)
@@ -30,7 +31,7 @@ def input_atoms(
         tracker.freeze(units.atoms, "reads places of channels, such as tokens, whose number is fixed")
     if atoms is None:
         tracker.freeze(labels, "its input channels are not one dimension")
-    elif not inside(tracker, modules) and not tracker.masking.zeroes(atoms):
+    elif (lent or not inside(tracker, modules)) and not tracker.masking.zeroes(atoms):
         tracker.freeze(labels, outside(tracker, weight))
         return None
     return atoms
@@ -111,7 +112,8 @@ def tie_nothing(tracker: LabelTracker, tensor: Tensor | None) -> None:
 def leave_frozen(tracker: LabelTracker, kind: LayerKind, weight: Tensor, channels: int) -> None:
     """Record a layer whose weight can't be followed, so that its output channels are among the frozen ones, with the reason."""
     outputs = tracker.atoms.new(channels)
-    tracker.freeze(outputs, outside(tracker, weight))
+    for labels in (outputs, tracker.labels(weight)):
+        tracker.freeze(labels, outside(tracker, weight))
     tracker.record(kind, outputs[:0], outputs, 0.0, 1, -1)
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from spaces.channels import check
 from spaces.channels.check import find_checked_groups
 
+WIDTH = 8
+
 
 class Tail(nn.Module):
     """Two convolutions, code in between that may fix the channels of the first, and a head."""
@@ -16,7 +18,7 @@ class Tail(nn.Module):
     def __init__(self, between: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 6, 1)
-        self.between, self.width = between, 8
+        self.between = between
         self.scale = nn.Parameter(torch.randn(8))
         self.flat = nn.Flatten(0, 1)
         self.unflat = nn.Unflatten(0, (1, 8))
@@ -37,13 +39,13 @@ def branch(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def halves(module: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([part.relu() for part in torch.split(x, module.width // 2, 1)], 1)
+    return torch.cat([part.relu() for part in torch.split(x, WIDTH // 2, 1)], 1)
 
 
 FIXED = {
-    "view": lambda module, x: x.view(-1, module.width, 8, 8),
+    "view": lambda module, x: x.view(-1, WIDTH, 8, 8),
     "reshape": lambda module, x: x.reshape(-1, 8, 64).unflatten(2, (8, 8)),
-    "scale": lambda module, x: x * module.scale.view(module.width, 1, 1),
+    "scale": lambda module, x: x * module.scale.view(WIDTH, 1, 1),
     "split": halves,
     "expand": lambda module, x: x.mean((2, 3), keepdim=True).expand(-1, 8, 8, 8),
     "raise": refuse,
@@ -100,7 +102,7 @@ class Lent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
-        channels = x.shape[1]
+        channels = round(float(x.shape[1]))
         x = self.second(x)
         return self.head(self.other(x.reshape(len(x), channels, -1).reshape(len(x), channels, 5, 5)).mean((2, 3)))
 

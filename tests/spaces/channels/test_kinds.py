@@ -33,6 +33,7 @@ MODULES = {
     "layer_norm": [nn.LayerNorm(2), nn.RMSNorm(2)],
     "group_norm": [nn.GroupNorm(1, 2)],
     "recurrent": [nn.LSTM(1, 2), nn.GRU(1, 2), nn.RNN(1, 2), nn.LSTMCell(1, 2), nn.GRUCell(1, 2), nn.RNNCell(1, 2)],
+    "embedding": [nn.Embedding(4, 2)],
     "attention": [nn.MultiheadAttention(4, 2)],
 }
 

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,87 @@ class Split(Part):
     def forward(self, x: Tensor) -> Tensor:
         one, other = torch.split(x, self.half, 1)
         return torch.cat([one.relu(), other], 1)
+
+
+class Uneven(Part):
+    """Parts by numbers in a list, and the rest by a difference of two attributes."""
+
+    def __init__(self, run: Callable[[Part, Tensor], Tensor]) -> None:
+        super().__init__(run)
+        self.parts, self.first = [3, 5], 3
+        self.wide = nn.Conv2d(3, 3, 3, padding=1, groups=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, rest = torch.split(x, self.parts, 1)
+        x = torch.cat([self.wide(first), rest], 1)
+        first, rest = x.split([self.first, self.dim - self.first], 1)
+        return torch.cat([first.relu(), rest], 1)
+
+
+class Slices(Part):
+    """Slices at an attribute, at a sum with it, and from the end."""
+
+    def __init__(self, run: Callable[[Part, Tensor], Tensor]) -> None:
+        super().__init__(run)
+        self.first, self.second, self.last = 3, 2, 3
+        self.wide = nn.Conv2d(3, 3, 1, groups=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, middle = x[:, : self.first], x[:, self.first : self.first + self.second]
+        last = x[:, -self.last :] + x.narrow(1, self.first + self.second, self.last)
+        return torch.cat([self.wide(first), middle.relu(), last], 1)
+
+
+class Halves(Part):
+    """Half of the channels, from an attribute and from a shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = x.split(self.dim // 2, 1)
+        x = torch.cat([one.relu(), other], 1)
+        half = x.shape[1] // 2
+        return torch.cat([x[:, :half].tanh(), x[:, half:]], 1)
+
+
+@pytest.mark.parametrize("part", [Uneven, Slices])
+def test_unequal_parts_move_with_the_channels_in_them(part: type[Part]) -> None:
+    model = network(part)
+    space = ChannelMask(model, INPUTS)
+    assert not [group.reason for group in space.groups.frozen if group.name != "6"]
+    assert sum(group.size for group in space.groups.groups if group.name.startswith("0")) == 8
+    for seed in range(3):
+        candidate = space.sample(np.random.default_rng(seed))
+        assert space.check(model, candidate) < 1e-8
+        small = space.realize(model, candidate)
+        kept = space.groups.mask(candidate)[list(space.groups.ties["0.weight"][0])]
+        assert small[2].first == kept[:3].sum()
+        if part is Uneven:
+            assert small[2].parts == [kept[:3].sum(), kept[3:].sum()]
+            assert model[2].parts == [3, 5]
+        else:
+            assert (small[2].second, small[2].last) == (kept[3:5].sum(), kept[5:].sum())
+        rebuilt = apply(copy.deepcopy(network(part)), json.loads(json.dumps(space.transformation(candidate))))
+        rebuilt.load_state_dict(small.state_dict())
+        assert torch.equal(rebuilt(INPUTS), small(INPUTS))
+
+
+def test_halves_keep_equal_numbers() -> None:
+    model = network(Halves)
+    space = ChannelMask(model, INPUTS)
+    assert [(group.name, group.size) for group in space.groups.groups] == [("0", 4), ("3", 6)]
+    small = space.realize(model, space.cheapest())
+    assert (small[0].out_channels, small[2].dim) == (2, 2)
+
+
+class Prefix(Part):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :3].relu(), x[:, 3:]], 1)
+
+
+def test_channels_before_a_number_in_the_code_stay_alone() -> None:
+    space = ChannelMask(network(Prefix), INPUTS)
+    assert [(group.name, group.size) for group in space.groups.groups] == [("0#2", 5), ("3", 6)]
+    assert "slice picks channels by fixed position" in next(g.reason for g in space.groups.frozen if g.name == "0")
+    assert space.check(network(Prefix), space.cheapest()) < 1e-8
 
 
 class Literal(Part):
