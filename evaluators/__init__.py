@@ -13,4 +13,5 @@ DATASETS = {
     "cifar10": "evaluators.tasks.small_images:CIFAR10",
     "cifar100": "evaluators.tasks.small_images:CIFAR100",
     "image_folder": "evaluators.tasks.image_folder:ImageFolder",
+    "text_folder": "evaluators.tasks.text_folder:TextFolder",
 }

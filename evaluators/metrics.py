@@ -132,6 +132,7 @@ def _cost(unit: str, label: str, format: str = "count") -> Metric:
 METRICS: dict[str, Metric] = {
     "top1": Metric("fraction", "maximize", "top-1 accuracy"),
     "top5": Metric("fraction", "maximize", "top-5 accuracy"),
+    "perplexity": Metric("exp of nats per token", "minimize", "perplexity", "number", is_cost=False),
     "loss": Metric("nats", "minimize", "loss", "number", is_cost=False),
     "omega": Metric("nats", "minimize", "Omega", is_cost=False),
     "macs": _cost("multiply-accumulates per sample", "MACs"),

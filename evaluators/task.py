@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evaluators.meters import Meter
 from evaluators.metrics import METRICS, Metric
 from spaces.errors import SecateursError
 from spaces.execution.batch import Nested, at_length, count_samples, describe, first_tensor_of
@@ -36,11 +37,11 @@ class Task(ABC):
     @property
     @abstractmethod
     def score_name(self) -> str:
-        """Name of the primary entry of :meth:`score`, such as ``"top1"``; :attr:`score_metrics` says which way is better."""
+        """Name of the primary entry of :meth:`score`, or of :meth:`meters`; :attr:`score_metrics` says which way is better."""
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """Names of all entries of :meth:`score`, the primary one first."""
+        """Names of all entries of :meth:`score` and :meth:`meters`, the primary one first."""
         return (self.score_name,)
 
     @property
@@ -97,6 +98,10 @@ class Task(ABC):
     @abstractmethod
     def score(self, outputs: Any, targets: Nested) -> dict[str, Tensor]:
         """Return the scores of a batch: tensors of shape ``(N,)``, one value per sample, averaged over a split."""
+
+    def meters(self) -> Mapping[str, Meter]:
+        """Return new metrics that accumulate over a split, by name; by default none."""
+        return {}
 
     def forward(self, model: nn.Module, inputs: Nested) -> Any:
         """Return the outputs of ``model`` on a batch, of any structure, as :func:`spaces.execution.forward.call` does."""

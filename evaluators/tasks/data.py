@@ -117,15 +117,21 @@ def split_indices(samples: int, settings: DataSettings) -> dict[Split, np.ndarra
 
 
 class DataSet(ABC):
-    """Labelled images in three splits; ``size`` and ``batches`` keep the contract of :class:`evaluators.task.Task`.
+    """Samples in three splits, labelled images unless ``task`` says otherwise.
+
+    ``size`` and ``batches`` keep the contract of :class:`evaluators.task.Task`.
 
     Built from a frozen ``Settings``; files are read at the first call for a batch or a size.
 
     Attributes:
         classes: Number of classes.
+
+    Class attributes:
+        task: Import path of the task over the data, a subclass of :class:`evaluators.tasks.named_task.NamedTask`.
     """
 
     classes: int
+    task: ClassVar[str] = "evaluators.tasks.classification:Classification"
 
     @property
     def calibration_split(self) -> Split:
@@ -150,7 +156,7 @@ class DataSet(ABC):
 
     @abstractmethod
     def example(self) -> Tensor:
-        """Return one unaugmented image as a batch, shape ``(1, C, H, W)``."""
+        """Return one unaugmented sample as a batch, such as an image of shape ``(1, C, H, W)``."""
 
     @property
     @abstractmethod

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluators.meters import Meter
 from evaluators.task import MeasurementError, Split, Task
 from spaces.execution.batch import Nested, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
@@ -21,7 +22,7 @@ def measure(
     device: torch.device | None = None,
     limit: int | None = None,
 ) -> dict[str, float]:
-    """Return the mean loss (``loss``) and the mean of every score of ``task`` over ``split``.
+    """Return the mean loss (``loss``), the mean of every score of ``task`` and its metrics that accumulate, over ``split``.
 
     Args:
         model: The network, evaluated as it is, in float32, in evaluation mode; left unchanged.
@@ -37,28 +38,32 @@ def measure(
     device = device if device is not None else next(model.parameters()).device
     model.to(device)
     sums: dict[str, Tensor] = {}
+    meters = task.meters()
     samples = 0
     with evaluation_mode(model):
         for inputs, targets in task.batches(split, batch_size, limit=limit):
             with torch.inference_mode():
                 expected, number = to_device(targets, device), task.count(inputs, targets)
                 outputs = task.forward(model, to_device(inputs, device, channels_last=True))
-                found = _sums(task, outputs, expected)
+                for meter in meters.values():
+                    meter.update(outputs, expected)
+                found = _sums(task, outputs, expected, meters)
                 found["loss"] = _tensor("loss", task.loss(outputs, expected)).double() * number
                 for name, value in found.items():
                     sums[name] = sums[name] + value if name in sums else value
             samples += number
     if samples == 0:
         raise ValueError(f"the task gave no sample of its {split} split (limit {limit})")
-    return {name: float(value) / samples for name, value in sums.items()}
+    means = {name: float(value) / samples for name, value in sums.items()}
+    return means | {name: meter.compute() for name, meter in meters.items()}
 
 
-def _sums(task: Task, outputs: Any, expected: Nested) -> dict[str, Tensor]:
+def _sums(task: Task, outputs: Any, expected: Nested, meters: Mapping[str, Meter]) -> dict[str, Tensor]:
     """Return the sum of every score over the samples of a batch, a scalar in double precision."""
     scores = task.score(outputs, expected)
     if not isinstance(scores, Mapping):
         raise MeasurementError(f"score: expected a tensor of shape (N,) by name, got {scores!r}")
-    if task.score_name not in scores:
+    if task.score_name not in scores and task.score_name not in meters:
         raise MeasurementError(f"score: expected {task.score_name} among the scores, got {list(scores)}")
     return {name: _tensor(f"score {name}", values).double().sum() for name, values in scores.items()}
 

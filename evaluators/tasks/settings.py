@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from evaluators import DATASETS
+from evaluators.meters import MeterSettings
 from evaluators.task import Task, is_task_class
-from evaluators.tasks.classification import Classification
-from evaluators.tasks.data import DataSettings
+from evaluators.tasks.data import DataSet, DataSettings
 from evaluators.tasks.model_factory import ModelSettings
 from spaces.errors import SecateursError
-from spaces.registry import lookup, resolve_named
+from spaces.registry import lookup, resolve, resolve_named
 
 
 class TaskClassError(SecateursError):
@@ -34,10 +34,11 @@ class NamedData:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """Classification of named data: ``task: {model: {...}, data: {name: ..., ...}}``."""
+    """A network on named data, and perhaps a metric: ``task: {model: {...}, data: {name: ...}, score: {name: ...}}``."""
 
     model: ModelSettings
     data: NamedData
+    score: MeterSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
     if isinstance(settings, Task):
         return settings
     if isinstance(settings, TaskSettings):
-        return Classification(settings.model, lookup(DATASETS, settings.data.name, "data set")(settings.data.settings))
+        data: DataSet = lookup(DATASETS, settings.data.name, "data set")(settings.data.settings)
+        named: Task = resolve(data.task)(settings.model, data, settings.score)
+        return named
     found = resolve_named(settings.path)
     if not is_task_class(found):
         raise TaskClassError(f"task.class {settings.path}: expected a subclass of evaluators.task.Task, got {found!r}")

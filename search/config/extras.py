@@ -14,6 +14,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
     "dashboard": ("optuna_dashboard",),
     "digits": ("sklearn",),
+    "text": ("tokenizers",),
+    "metrics": ("torchmetrics", "pycocotools"),
     "ray": ("ray",),
     "postgresql": ("psycopg",),
 }
@@ -21,6 +23,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 _NEEDS = (
     ("task.data.name", "digits", "digits"),
+    ("task.data.tokenizer", "*.json", "text"),
+    ("task.score.name", "torchmetrics.*", "metrics"),
     ("execution.executor", "ray", "ray"),
     ("storage", "postgresql*", "postgresql"),
     ("stages.*.formats.*", "onnx", "onnx"),

@@ -17,7 +17,7 @@ from search.config.overrides import apply_overrides
 from search.config.registries import EXECUTOR, STAGE
 from search.config.schema import validate
 from search.config.storage_url import StorageUrl
-from search.config.task_config import read_task
+from search.config.task_config import has_own_scores, read_task
 from spaces.errors import SecateursError
 from spaces.registry import suggestion
 
@@ -105,6 +105,8 @@ class Config(BaseModel):
         else:
             length = None
             task["data"] = {"name": task["data"]["name"], **task["data"]["settings"]}
+            if task["score"] is None:
+                del task["score"]
         task |= {} if length is None else {"length": length}
         execution = {
             "executor": self.execution.executor.name,
@@ -179,8 +181,7 @@ def _build(document: Document, given: Task | None = None) -> tuple[Config | None
     faults.extend(found)
     stages, found = _stages(document) if data.get("stages") is not None else ([], [])
     faults.extend(found)
-    own_scores = given is not None or (isinstance(data.get("task"), Mapping) and "class" in data["task"])
-    faults.extend(check_consistency(document, stages, own_scores))
+    faults.extend(check_consistency(document, stages, given is not None or has_own_scores(data.get("task"))))
     if faults:
         return None, faults
     seed = data["seed"] if data.get("seed") is not None else 0

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from search.config.block import Block
 from search.config.document import Document, Fault, Path
 from search.config.registries import DATASET
-from search.config.schema import validate
+from search.config.schema import options_of, validate
 from spaces.errors import SecateursError
 from spaces.registry import resolve_named, suggestion
+
+CLASSIFICATION = "evaluators.tasks.classification:Classification"
+"""Task whose scores evaluators know by name."""
 
 if TYPE_CHECKING:
     from evaluators.tasks.settings import OwnTaskSettings, TaskSettings
@@ -24,13 +27,26 @@ def read_task(document: Document) -> tuple[TaskSettings | OwnTaskSettings | None
     if not isinstance(value, Mapping):
         message = f"expected {{model: ..., data: ...}} or {{class: package.module.Class, arguments: ...}}, got {value!r}"
         return None, [document.fault(path, message)]
-    known = ["class", "arguments", "length"] if "class" in value else ["model", "data"]
+    known = ["class", "arguments", "length"] if "class" in value else ["model", "data", "score"]
     faults = [document.fault((*path, key), f"unknown key; {suggestion(key, known)}") for key in value if key not in known]
     task, found = (_own if "class" in value else _named)(document, value)
     return task, [*faults, *found]
 
 
+def has_own_scores(task: Any) -> bool:
+    """Return True for the task of a configuration whose scores are others than those of image classification."""
+    if not isinstance(task, Mapping):
+        return False
+    data = task.get("data")
+    name, _, _ = options_of(data)
+    if name is None or name not in DATASET.members:
+        return "class" in task or "score" in task
+    own: bool = DATASET.find(name).task != CLASSIFICATION
+    return own or "class" in task or "score" in task
+
+
 def _named(document: Document, value: Mapping[str, Any]) -> tuple[TaskSettings | None, list[Fault]]:
+    from evaluators.meters import MeterSettings
     from evaluators.tasks.model_factory import ModelSettings
     from evaluators.tasks.settings import NamedData, TaskSettings
 
@@ -46,9 +62,15 @@ def _named(document: Document, value: Mapping[str, Any]) -> tuple[TaskSettings |
     if value.get("data") is not None:
         data, found = validate(Annotated[Block, DATASET], value["data"], document, (*path, "data"))
         faults.extend(found)
+    score: Any = None
+    if value.get("score") is not None:
+        score, found = validate(MeterSettings, value["score"], document, (*path, "score"))
+        faults.extend(
+            found or _check_callable(document, score.name, (*path, "score", "name"), score.arguments, (*path, "score"))
+        )
     if faults:
         return None, faults
-    return TaskSettings(model, NamedData(data.name, data.settings)), faults
+    return TaskSettings(model, NamedData(data.name, data.settings), score), faults
 
 
 def _check_factory(document: Document, model: Any) -> list[Fault]:

@@ -86,12 +86,15 @@ def score_at_chance(model: nn.Module, task: Task) -> tuple[float, int] | None:
     """Return (score, samples) if the score on the search split is no better than that of other samples' answers, else None.
 
     The score is compared with those of the same outputs and shuffled targets (a permutation test): chance is a mean of less
-    than 2 standard deviations above theirs. Targets that can't be exchanged between samples tell nothing.
+    than 2 standard deviations above theirs. Targets that can't be exchanged between samples, and scores that are no
+    mean over samples, tell nothing.
 
     Args:
         model: The network, in evaluation mode.
         task: The task; its primary score is compared.
     """
+    if task.score_name in task.meters():
+        return None
     size = task.size("search")
     try:
         answers, targets = _answers(model, task, min(FIRST, size))

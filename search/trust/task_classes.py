@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-MADE_FROM_OBJECTS = ("evaluators.tasks.loader_task:LoaderTask", "evaluators.tasks.classification:Classification")
+MADE_FROM_OBJECTS = (
+    "evaluators.tasks.loader_task:LoaderTask",
+    "evaluators.tasks.classification:Classification",
+    "evaluators.tasks.next_token:NextToken",
+)
 """Shipped task classes that programs make from a network or data sets, so that plain data can't make them again."""
 
 MOVED = {

@@ -45,7 +45,7 @@ def goal_faults(settings: SearchSettings, surroundings: Surroundings) -> Iterabl
         elif metrics[name].direction != "minimize":
             yield ("target", name), f"{name} is no cost, and a target is an upper limit; {suggestion(name, costs)}"
     if "maximize" not in settings.objectives.values() and all(
-        metrics[name].is_cost for name in settings.objectives if name in metrics
+        name in metrics and metrics[name].is_cost for name in settings.objectives
     ):
         message = "seeks small costs only, which the smallest network has; add what must stay high, such as top1: maximize"
         yield ("objectives",), message
