@@ -295,6 +295,11 @@ class LabelTracker:
         """Return ``tensor`` as a view of a parameter of the network; None for one that is none."""
         return self.views.find(tensor, id(tensor) in self.names)
 
+    def as_stored(self, value: Any) -> Any:
+        """Return the parameter that ``value`` is a copy or a reshaping of, element by element; anything else as it is."""
+        view = None if not isinstance(value, Tensor) or id(value) in self.names else self.view_of(value)
+        return view.parameter if view is not None and view.is_whole(value) else value
+
     def label_of(self, value: Any) -> Any:
         """Return the labels of a tensor, stored ones included; anything that is no tensor as it is."""
         if not isinstance(value, Tensor):

@@ -188,6 +188,7 @@ class _Functions(TorchFunctionMode):
             tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
             tracker.beside.follow(tracker, name_of(func), tensors, output, func in DROPOUTS)
         if kind is not None:
+            args, kwargs = tree_map(tracker.as_stored, (args, kwargs))
             kind.trace(tracker, output, *args, **kwargs)
         elif name_of(func) == UNPACKING:
             packed = tracker.labels(args[0])

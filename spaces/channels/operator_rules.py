@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from spaces.channels import position_rules
+from spaces.channels.kinds.products import PRODUCTS, multiply
 from spaces.channels.label_tracker import LabelTracker
 from spaces.channels.labels import compact, varying
-from spaces.channels.product_rules import PRODUCTS, multiply
 from spaces.channels.reduction_rules import ALONG_DIM, REDUCTIONS, reduce, run_along
 from spaces.channels.size_rules import FACTORIES
 from spaces.channels.stored_rules import adopted, follow_part, joined_labels, resized

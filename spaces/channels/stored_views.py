@@ -35,6 +35,10 @@ class StoredView:
                 return own
         return None
 
+    def is_whole(self, tensor: Tensor) -> bool:
+        """Return True if ``tensor``, whose view this is, has every element of the parameter at its own place."""
+        return tensor.shape == self.parameter.shape and all(self.dim_at(dim) == dim for dim in range(tensor.dim()))
+
 
 class StoredViews:
     """The views of the parameters of a network, met in one labelled pass."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces.channels.kinds.own import own_layer
+from spaces.channels.kinds.products import multiply_transposed
 from spaces.channels.kinds.tracing import input_atoms, inside, label_output, leave_frozen, output_atoms, passes_by
 from spaces.channels.label_tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
@@ -26,6 +27,10 @@ class Linear(LayerKind):
 
     def trace(self, tracker: LabelTracker, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
         """Tie weight and bias to the features read and written."""
+        view = None if id(weight) in tracker.names else tracker.view_of(weight)
+        if view is not None:
+            multiply_transposed(tracker, view, input, bias, output)
+            return
         if passes_by(tracker, self, input, weight, bias, output, input.dim() - 1):
             return
         atoms = input_atoms(tracker, input, weight, self.modules, input.dim() - 1)

@@ -68,6 +68,22 @@ class Function(Own):
         return F.linear(x, self.table, self.shift)
 
 
+class Transposed(Own):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.table.T, self.shift)
+
+
+class Reshaped(Own):
+    """A convolution with another form of its weight."""
+
+    def __init__(self, reads: int, writes: int) -> None:
+        super().__init__(reads, writes)
+        self.table = nn.Parameter(torch.randn(writes, reads, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv1d(x.transpose(1, 2), self.table.squeeze(-1).unsqueeze(2), self.shift).transpose(1, 2)
+
+
 class Kernel(Own):
     def __init__(self, reads: int, writes: int) -> None:
         super().__init__(reads, writes)
@@ -97,6 +113,8 @@ LAYERS = {
     "einsum": (Einsum, TOKENS),
     "baddbmm": (Batched, TOKENS),
     "linear": (Function, TOKENS),
+    "transposed": (Transposed, TOKENS),
+    "reshaped": (Reshaped, TOKENS),
     "conv": (Kernel, IMAGE),
 }
 

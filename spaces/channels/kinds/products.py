@@ -25,9 +25,16 @@ def multiply(tracker: LabelTracker, name: str, args: tuple[Any, ...], output: Te
     for weight, inputs, read, written in ((right, left, -1, -1), (left, right, -2, -2)):
         view = tracker.view_of(weight)
         if view is not None and tracker.view_of(inputs) is None:
-            _Product(tracker, name, view, weight.dim(), inputs, added, read, written, output).label()
+            # The contracted dimension is the last but one of a right factor, the last of a left one.
+            dims = (weight.dim() - 1, weight.dim() - 2) if read == -1 else (weight.dim() - 2, weight.dim() - 1)
+            _Product(tracker, name, view, dims, inputs, added, read, written, output).label()
             return True
     return False
+
+
+def multiply_transposed(tracker: LabelTracker, view: StoredView, inputs: Tensor, bias: Tensor | None, output: Tensor) -> None:
+    """Label the result of a linear function whose weight, of shape ``(out, in)``, is a view of a parameter."""
+    _Product(tracker, "linear", view, (0, 1), inputs, bias, -1, -1, output).label()
 
 
 class _Product:
@@ -37,7 +44,7 @@ class _Product:
         tracker: The tracker of the pass.
         name: Name of the operator.
         view: The view of the parameter.
-        dims: Its number of dimensions.
+        dims: Dimensions of the view along which the output and the input channels lie.
         inputs: The activations.
         added: What is added to the product.
         read: Dimension of ``inputs`` that is contracted.
@@ -50,7 +57,7 @@ class _Product:
         tracker: LabelTracker,
         name: str,
         view: StoredView,
-        dims: int,
+        dims: tuple[int, int],
         inputs: Tensor,
         added: Tensor | None,
         read: int,
@@ -59,9 +66,7 @@ class _Product:
     ) -> None:
         self.tracker, self.name, self.view, self.inputs, self.added, self.output = tracker, name, view, inputs, added, output
         self.read, self.written = read % inputs.dim(), written % output.dim()
-        # The contracted dimension is the last but one of a right factor, the last of a left one.
-        self.columns = view.dim_at(dims - 2 if read == -1 else dims - 1)
-        self.rows = view.dim_at(dims - 1 if read == -1 else dims - 2)
+        self.rows, self.columns = (view.dim_at(dim) for dim in dims)
 
     def label(self) -> None:
         """Tie the parameter to the channels, label the output and record the layer."""
