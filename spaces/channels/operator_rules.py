@@ -134,11 +134,14 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
 def _pass_stored(
     tracker: LabelTracker, operator: Any, base: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> None:
-    """Follow a stored tensor, which has met no channels yet, through a slice or a change of its size."""
+    """Follow a stored tensor, which has met no channels yet, through a slice, a change of its size, or arithmetic."""
+    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor) and value.numel() > 1]
     if base in POSITIONS and base != "roll":
         follow_part(tracker, args[0], lambda places: operator(places, *args[1:], **kwargs), output)
     elif base.lstrip("_").startswith(WINDOWS) and isinstance(output, Tensor):
         follow_part(tracker, args[0], lambda places: resized(places, _spatial(base), output), output)
+    elif torch.Tag.pointwise in operator.tags and all(id(tensor) in tracker.names for tensor in tensors):
+        _pointwise(tracker, base, tensors, output)
 
 
 def _spatial(name: str) -> int:

@@ -34,6 +34,13 @@ class MeanSquare(Norm):
         return self.scale * (x * torch.rsqrt(x.to(torch.float32).pow(2).mean(-1, keepdim=True) + 1e-6))
 
 
+class Above(Norm):
+    """The RMS norm of Gemma, whose scaling factor is one more than the parameter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (1.0 + self.scale.float())
+
+
 class RmsNorm(Norm):
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.shape, self.scale)
@@ -85,7 +92,7 @@ class Group(Norm):
         return F.group_norm(x.transpose(1, 2), 1, self.scale, self.shift).transpose(1, 2)
 
 
-NORMS = [MeanSquare, RmsNorm, LayerNorm, Normalize, Variance, Softmax, Response, Places, Group]
+NORMS = [MeanSquare, Above, RmsNorm, LayerNorm, Normalize, Variance, Softmax, Response, Places, Group]
 
 
 @pytest.mark.parametrize("norm", NORMS)
