@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
 from spaces.cloning.clone import Cloning, copied
+from spaces.layers.batch_norm import open_statistics
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None 
             tensor = tensor.index_select(dim, index(stay, tensor.device))
         return tensor
 
-    return Cloning(sliced, cut.attributes).clone(model)
+    smaller = Cloning(sliced, cut.attributes).clone(model)
+    open_statistics(smaller)
+    return smaller
 
 
 def state_names(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Re-measurement of the BatchNorm statistics of a changed network."""
+"""Statistics of BatchNorm: measured again on a changed network, or kept for good."""
 
 from __future__ import annotations
 
@@ -12,13 +12,41 @@ from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward
 
+KEPT = "secateurs_statistics_kept"
+"""Attribute of a BatchNorm layer whose statistics are never measured again."""
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Let :func:`measure_statistics` leave running statistics of ``model`` and its clones alone, until :func:`open_statistics`.
+
+    A network whose weights were solved for with its statistics is spoilt by others.
+    """
+    for layer in _tracking(model):
+        setattr(layer, KEPT, True)
+
+
+def open_statistics(model: nn.Module) -> None:
+    """Undo :func:`keep_statistics`, for a network whose channels have changed again."""
+    for layer in _tracking(model):
+        vars(layer).pop(KEPT, None)
+
+
+def statistics_kept(model: nn.Module) -> bool:
+    """Return True if the running statistics of some layer are kept."""
+    return any(KEPT in vars(layer) for layer in _tracking(model))
+
+
+def _tracking(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+
 
 @torch.no_grad()
 def measure_statistics(model: nn.Module, batches: Iterable[Nested], forward: Forward) -> None:
     """Replace the running statistics of every BatchNorm layer by their plain average over ``batches``.
 
     Every batch counts the same. Only the BatchNorm layers are in training mode meanwhile (dropout is off); modes and
-    momenta are as before afterwards. A network without running statistics is left alone, and ``batches`` is not read.
+    momenta are as before afterwards. A network without running statistics, or with ones that :func:`keep_statistics` keeps, is
+    left alone, and ``batches`` is not read.
     Slimmable networks do the same (Yu, Huang 2019, arXiv 1903.05134, section 3.4).
 
     Args:
@@ -26,8 +54,8 @@ def measure_statistics(model: nn.Module, batches: Iterable[Nested], forward: For
         batches: Inputs of shape ``(N, ...)``.
         forward: Runs the network on them.
     """
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not layers:
+    layers = _tracking(model)
+    if not layers or statistics_kept(model):
         return
     momenta = [layer.momentum for layer in layers]
     with evaluation_mode(model):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from spaces.layers.linear_map import LinearMap
 from spaces.layers.mask_hooks import KeptInputs, MaskHook
 from spaces.layers.shapes import LayerShape
 from spaces.registry import members, resolve
@@ -85,6 +86,10 @@ class LayerKind(ABC):
 
     def shape(self, module: nn.Module, inputs: Tensor) -> LayerShape | None:
         """Return all that decides the latency of ``module`` on ``inputs`` of shape ``(1, ...)``; None if it is not measured."""
+        return None
+
+    def linear_map(self, module: nn.Module) -> LinearMap | None:
+        """Return ``module`` as a matrix on patches of its inputs; None, the default, for a layer that is no such map."""
         return None
 
     def mask_hook(self, channel_dim: int, groups: int) -> MaskHook | None:

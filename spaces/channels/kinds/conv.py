@@ -22,6 +22,7 @@ from spaces.channels.kinds.tracing import (
 )
 from spaces.channels.label_tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
+from spaces.layers.linear_map import ConvolutionMap, LinearMap
 from spaces.layers.shapes import LayerShape
 
 
@@ -109,3 +110,8 @@ class Convolution(LayerKind):
             tuple(module.dilation),
             module.groups,
         )
+
+    def linear_map(self, module: nn.Module) -> LinearMap:
+        """Return the convolution as a matrix on windows."""
+        assert isinstance(module, _ConvNd)  # noqa: S101 (for the type checker)
+        return ConvolutionMap(module)

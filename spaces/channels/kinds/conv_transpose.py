@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from spaces.channels.kinds.conv import Convolution
+from spaces.layers.linear_map import LinearMap, TransposedMap
 
 
 class TransposedConvolution(Convolution):
@@ -31,3 +32,8 @@ class TransposedConvolution(Convolution):
         """Return the weights of ``module`` as one row per output channel, of shape ``(outputs, weights)``."""
         weight = module.get_parameter("weight")
         return weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).reshape(outputs, -1)
+
+    def linear_map(self, module: nn.Module) -> LinearMap:
+        """Return the transposed convolution as a matrix on windows of its spread inputs."""
+        assert isinstance(module, _ConvTransposeNd)  # noqa: S101 (for the type checker)
+        return TransposedMap(module)

@@ -12,6 +12,7 @@ from spaces.channels.kinds.products import multiply_transposed
 from spaces.channels.kinds.tracing import input_atoms, inside, label_output, leave_frozen, output_atoms, passes_by
 from spaces.channels.label_tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
+from spaces.layers.linear_map import LinearMap, TokenMap
 from spaces.layers.shapes import LayerShape
 
 
@@ -55,3 +56,7 @@ class Linear(LayerKind):
         """Return features, with the other dimensions of ``inputs``."""
         assert isinstance(module, nn.Linear)  # noqa: S101 (for the type checker)
         return LayerShape("linear", module.in_features, module.out_features, tuple(inputs.shape[1:-1]))
+
+    def linear_map(self, module: nn.Module) -> LinearMap:
+        """Return the layer as its own matrix."""
+        return TokenMap(module)

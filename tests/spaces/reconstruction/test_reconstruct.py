@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spaces.channels.groups import find_groups
+from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.cloning.clone import clone
+from spaces.layers.batch_norm import measure_statistics
+from spaces.reconstruction import reconstruct as engine
+from spaces.reconstruction.kept import kept_outputs
+from spaces.reconstruction.reconstruct import LayerFit, Reconstruction, reconstruct
+from spaces.reconstruction.settings import ReconstructionSettings
+from tests.spaces.zoo import ZOO, example, network
+
+
+def draw(*shape: int, seed: int = 5) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def cut(model: nn.Module, inputs: Tensor, share: float = 0.6, seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
+    groups = find_groups(model, inputs[:1])
+    rng = np.random.default_rng(seed)
+    mask = np.concatenate([rng.permutation(np.arange(one.size) < max(1, share * one.size)) for one in groups.groups])
+    plan = plan_cut(groups, mask)
+    return apply_cut(model, plan).eval(), kept_outputs(model, [plan])
+
+
+class Redundant(nn.Module):
+    """The second half of the channels is a linear function of the first half, plus a constant."""
+
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.second = nn.Conv2d(8, 4, 3, bias=bias)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 5)
+        with torch.no_grad():
+            mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+            self.first.weight[4:] = torch.einsum("ij,jchw->ichw", mix, self.first.weight[:4])
+            self.first.bias[4:] = torch.arange(4.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.second(self.first(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_targets_that_the_inputs_span_are_recovered(bias: bool) -> None:
+    model, inputs = Redundant(bias).double().eval(), draw(16, 3, 8, 8)
+    groups = find_groups(model, inputs[:1], include=["first"])
+    plan = plan_cut(groups, np.asarray([True] * 4 + [False] * 4))
+    small = apply_cut(model, plan)
+    before = float((small(inputs) - model(inputs)).detach().abs().max())
+    reconstruct(model, small, kept_outputs(model, [plan]), [inputs], settings=ReconstructionSettings(damping=1e-12))
+    assert float((small(inputs) - model(inputs)).detach().abs().max()) < 1e-6 * before
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv1d": (lambda: nn.Conv1d(3, 4, 3, padding=1), (5, 3, 9)),
+    "conv2d": (lambda: nn.Conv2d(3, 2, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)), (4, 3, 7, 8)),
+    "conv3d": (lambda: nn.Conv3d(2, 3, 2), (3, 2, 4, 3, 4)),
+    "reflect": (lambda: nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), (4, 2, 5, 5)),
+    "same": (lambda: nn.Conv2d(2, 2, 4, padding="same", padding_mode="circular"), (4, 2, 5, 6)),
+    "grouped": (lambda: nn.Conv2d(4, 6, 3, groups=2), (4, 4, 5, 5)),
+    "depthwise": (lambda: nn.Conv2d(3, 6, 3, groups=3), (4, 3, 5, 5)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1, output_padding=1), (4, 3, 4, 4)),
+    "transposed_groups": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2, dilation=2), (6, 4, 7)),
+    "cropped": (lambda: nn.ConvTranspose2d(2, 2, 2, padding=1), (5, 2, 5, 5)),
+    "linear": (lambda: nn.Linear(4, 3), (30, 4)),
+    "tokens": (lambda: nn.Linear(4, 3), (5, 6, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_equals_a_direct_solution(name: str) -> None:
+    make, shape = LAYERS[name]
+    dense, inputs, damping = make().double().eval(), draw(*shape), 1e-2
+    small = clone(dense)
+    with torch.no_grad():
+        for number, parameter in enumerate(small.parameters()):
+            parameter += 0.3 * draw(*parameter.shape, seed=number)
+    before = clone(small)
+    reconstruct(dense, small, {}, [inputs[:2], inputs[2:]], settings=ReconstructionSettings(damping=damping, images=99))
+    channel = -1 if isinstance(dense, nn.Linear) else 1
+
+    def rows(module: nn.Module) -> Tensor:
+        return module(inputs).detach().movedim(channel, -1).flatten(0, -2)
+
+    columns = []
+    for place in range(before.weight.numel()):
+        basis = clone(before)
+        with torch.no_grad():
+            basis.bias.zero_()
+            basis.weight.zero_().view(-1)[place] = 1.0
+        columns.append(rows(basis))
+    design, residuals = torch.stack(columns, 1), rows(dense) - rows(before)
+    ridges = {}
+    for output in range(residuals.shape[1]):
+        felt = design[:, :, output].abs().amax(0) > 0
+        x = design[:, felt, output]
+        x = x - x.mean(0)
+        r = residuals[:, output] - residuals[:, output].mean()
+        ridges[output] = damping * x.square().sum(0).mean()
+        extended = torch.cat([x, ridges[output].sqrt() * torch.eye(x.shape[1], dtype=torch.float64)])
+        change = torch.linalg.lstsq(extended, torch.cat([r, torch.zeros(x.shape[1], dtype=torch.float64)])[:, None]).solution
+        told = (small.weight - before.weight).detach().view(-1)[felt]
+        torch.testing.assert_close(told, change[:, 0], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close((rows(dense) - rows(small)).mean(0), torch.zeros_like(residuals[0]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", list(ZOO))
+def test_no_layer_is_further_from_its_targets_than_before(name: str) -> None:
+    model = network(name).eval()
+    inputs = torch.randn(24, *example(name).shape[1:], generator=torch.Generator().manual_seed(1))
+    small, kept = cut(model, inputs)
+    fits = reconstruct(model, small, kept, [inputs[:16], inputs[16:]])
+    assert fits
+    assert all(fit.after <= fit.before for fit in fits)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in small.state_dict().values())
+
+
+def residual(settings: ReconstructionSettings | None = None, seed: int = 0, **changed: int) -> tuple[nn.Module, list[LayerFit]]:
+    model = network("residual").eval()
+    inputs = torch.randn(24, *example("residual").shape[1:], generator=torch.Generator().manual_seed(1))
+    small, kept = cut(model, inputs)
+    return small, reconstruct(model, small, kept, [inputs[:10], inputs[10:20], inputs[20:]], settings=settings, seed=seed)
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return list(model.state_dict().values())
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
+    settings = ReconstructionSettings(positions=64)
+    first, second, other = (weights(residual(settings, seed)[0]) for seed in (0, 0, 1))
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+    assert not all(torch.equal(*pair) for pair in zip(first, other, strict=True))
+
+
+def test_windows_of_targets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = weights(residual()[0])
+    monkeypatch.setattr(engine, "MOST_BYTES", 1)
+    assert all(torch.equal(*pair) for pair in zip(whole, weights(residual()[0]), strict=True))
+
+
+def test_blocks_of_columns_leave_smaller_residuals_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {fit.layer: fit for fit in residual()[1]}
+    monkeypatch.setattr(engine, "LARGEST", 20)
+    parts = residual()[1]
+    by_layer = {name: [fit for fit in parts if fit.layer == name] for name in whole}
+    assert any(len(fits) > 1 for fits in by_layer.values())
+    for fits in by_layer.values():
+        for first, second in pairwise(fits):
+            assert second.before == pytest.approx(first.after, rel=1e-3)
+
+
+def test_a_reconstruction_goes_on_behind_any_step() -> None:
+    model = network("residual").eval()
+    inputs = torch.randn(24, *example("residual").shape[1:], generator=torch.Generator().manual_seed(1))
+    small, kept = cut(model, inputs)
+    solving = Reconstruction(model, small, kept, [inputs])
+    states = [{name: tensor.clone() for name, tensor in small.state_dict().items()} for _ in solving.solve()]
+    assert len(states) == len(solving)
+    for done in (1, len(states) // 2, len(states) - 1):
+        again, _ = cut(model, inputs)
+        resumed = Reconstruction(model, again, kept, [inputs])
+        again.load_state_dict(states[done - 1])
+        assert len(list(resumed.solve(done))) == len(states) - done
+        assert all(torch.equal(*pair) for pair in zip(weights(small), weights(again), strict=True))
+
+
+def test_statistics_stay_those_of_the_dense_network() -> None:
+    small, _ = residual()
+    found = {name: tensor.clone() for name, tensor in small.named_buffers()}
+    measure_statistics(small, [torch.randn(8, *example("residual").shape[1:])], lambda model, batch: model(batch))
+    assert all(torch.equal(found[name], tensor) for name, tensor in small.named_buffers())
+    dense = network("residual").eval()
+    norms = [(name, tensor) for name, tensor in found.items() if name.endswith("running_var")]
+    assert norms
+    assert all(set(tensor.tolist()) <= set(dense.get_buffer(name).tolist()) for name, tensor in norms)
+
+
+class Stream(nn.Module):
+    """A branch beside a stream that loses something in the small network."""
+
+    def __init__(self, stream: float) -> None:
+        super().__init__()
+        self.register_buffer("stream", torch.tensor(stream))
+        self.branch = nn.Conv2d(3, 3, 1, bias=False)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.branch(x))
+        out += x * self.stream
+        return torch.relu(out)
+
+
+def test_the_last_layer_of_a_branch_makes_up_for_the_stream() -> None:
+    dense, inputs = Stream(2.0).double().eval(), draw(8, 3, 4, 4)
+    with torch.no_grad():
+        dense.norm.running_var.copy_(torch.tensor([0.5, 2.0, 4.0]))
+        dense.norm.weight.copy_(torch.tensor([1.0, -0.5, 2.0]))
+    for sums in (True, False):
+        small = clone(dense)
+        small.stream.fill_(1.5)
+        reconstruct(dense, small, {}, [inputs], settings=ReconstructionSettings(damping=1e-12, sums=sums))
+        assert (float((small(inputs) - dense(inputs)).detach().abs().max()) < 1e-6) == sums
+
+
+def test_a_layer_that_is_called_twice_is_solved_for_both_calls() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer(x), self.layer(x.square() + 1.0)
+
+    dense, inputs = Twice().double().eval(), draw(40, 3)
+    small = clone(dense)
+    with torch.no_grad():
+        small.layer.weight += 1.0
+        small.layer.bias -= 1.0
+    (fit,) = reconstruct(dense, small, {}, [inputs], settings=ReconstructionSettings(damping=1e-12))
+    assert fit.after < 1e-12 * fit.before
+    torch.testing.assert_close(small.layer.weight, dense.layer.weight, rtol=0, atol=1e-6)
+    torch.testing.assert_close(small.layer.bias, dense.layer.bias, rtol=0, atol=1e-6)
+
+
+def test_inputs_that_say_nothing_change_nothing() -> None:
+    dense = nn.Sequential(nn.Linear(3, 3, bias=False)).eval()
+    small = clone(dense)
+    with torch.no_grad():
+        small[0].weight.add_(1.0)
+    before = small[0].weight.clone()
+    (fit,) = reconstruct(dense, small, {}, [torch.zeros(5, 3)])
+    assert fit == LayerFit("0", 0.0, 0.0)
+    assert torch.equal(small[0].weight, before)
