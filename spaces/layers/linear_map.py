@@ -185,7 +185,7 @@ class TransposedMap(LinearMap):
         if self.groups == 1:
             return rows
         size, width = self.weight.shape[0] // self.groups, self.weight.shape[1]
-        kept = torch.unique(rows // size)
+        kept: Tensor = torch.unique(rows // size)
         return (kept[:, None] * width + torch.arange(width)).flatten()
 
 
