@@ -25,7 +25,7 @@ def adopted(tracker: LabelTracker, tensor: Tensor, others: Sequence[Tensor], apa
     labels: Tensor = tracker.label_of(tensor)
     view = tracker.view_of(tensor)
     stored = id(tensor) in tracker.names
-    if bool(labels.any()) or (view is None and not stored):
+    if (view is None and not stored) or bool(compact(labels).any()):
         return labels
     for other in others:
         if other is tensor or other not in tracker.labelled:
