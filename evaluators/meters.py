@@ -6,7 +6,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -112,6 +112,21 @@ class MeterSettings:
         """Return the description of the metric."""
         style = "share" if self.unit == "fraction" else "number"
         return Metric(self.unit, self.direction, self.label.replace("_", " "), style, is_cost=False)
+
+
+def meter_settings(given: Mapping[str, Any]) -> MeterSettings:
+    """Return the settings of a metric from a mapping of their names.
+
+    Raises:
+        MeterError: A name is unknown, ``name`` is missing, or a value is out of range.
+    """
+    try:
+        return MeterSettings(**given)
+    except (TypeError, ValueError) as error:
+        known = ", ".join(field.name for field in fields(MeterSettings))
+        raise MeterError(
+            f"score: expected a mapping with name and perhaps others of {known}; got {dict(given)}: {error}"
+        ) from error
 
 
 class ImportedMeter(Meter):

@@ -45,7 +45,7 @@ def compress(
     stages: Sequence[Mapping[str, Any]] | None = None,
     execution: Mapping[str, Any] | None = None,
     loss: Loss | None = None,
-    score: Score | None = None,
+    score: Score | Mapping[str, Any] | None = None,
     score_name: str = "top1",
     batch_size: BatchSize | None = None,
     length: int | None = None,
@@ -70,8 +70,9 @@ def compress(
             for which ``target``, ``epochs`` and ``lr`` count.
         execution: Where trials run, as in a configuration; None for this process.
         loss: The loss, from outputs and targets to one value per sample or to their mean; None for cross-entropy.
-        score: One value per sample, higher is better; None for top-1 accuracy, or for the loss where one is passed, which is
-            then what is minimized and shown.
+        score: One value per sample, higher is better; or a metric of torchmetrics, ``{"name": ..., "arguments": {...},
+            "direction": "maximize"}``; None for top-1 accuracy, or for the loss where one is passed, which is then what is
+            minimized and shown.
         score_name: Name of the score.
         batch_size: Number of samples of a batch, from inputs and targets; None for the length of the first tensor.
         length: Tokens that MACs and other costs are counted at, for a network over tokens; None for those of a sample.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from evaluators.meters import ImportedMeter, Meter, meter_settings
 from evaluators.metrics import Metric
 from evaluators.task import Batch, MeasurementError, Split, Task
 from evaluators.tasks.held_samples import loader_of
@@ -67,7 +68,9 @@ class LoaderTask(Task):
         test: The same for the report; None for ``search``.
         loss: The loss; None for cross-entropy of logits of shape ``(N, classes, ...)``, with targets that are classes, integers
             of shape ``(N, ...)``, or their probabilities, of the shape of the logits.
-        score: The score; None for top-1 accuracy, or for the loss where one is passed: then the loss is what is minimized.
+        score: The score: one value per sample; or a metric that accumulates, as ``task.score`` of a configuration has it:
+            ``{"name": "torchmetrics.classification.MulticlassF1Score", "arguments": {...}, "direction": "maximize"}``. None for
+            top-1 accuracy, or for the loss where one is passed: then the loss is what is minimized.
         score_name: Name of the score that is passed.
         batch_size: Number of samples of a batch; None for the length of the first tensor's first dimension.
 
@@ -85,7 +88,7 @@ class LoaderTask(Task):
         search: Iterable[Any],
         test: Iterable[Any] | None = None,
         loss: Loss | None = None,
-        score: Score | None = None,
+        score: Score | Mapping[str, Any] | None = None,
         score_name: str = "top1",
         batch_size: BatchSize | None = None,
     ) -> None:
@@ -103,8 +106,12 @@ class LoaderTask(Task):
             if id(given) not in loaders:
                 loaders[id(given)] = loader_of(given, split)
             self._loaders[split] = loaders[id(given)]
-        self._loss, self._score = loss, score
+        self._loss = loss
+        self._score = None if isinstance(score, Mapping) else score
+        self._meter = meter_settings(score) if isinstance(score, Mapping) else None
         self._score_name = "loss" if score is None and loss is not None else score_name
+        if self._meter is not None:
+            self._score_name = self._meter.label
         self._batch_size = batch_size
         self._by_sample = True
         self._samples: dict[Split, Samples] = {split: samples_of(loader, split) for split, loader in self._loaders.items()}
@@ -119,9 +126,15 @@ class LoaderTask(Task):
     @property
     def score_metrics(self) -> Mapping[str, Metric]:
         """Description of the score: a share that is maximized, or the loss that was passed."""
+        if self._meter is not None:
+            return {self._score_name: self._meter.metric()}
         if self._score_name == "loss" and self._score is None:
             return {"loss": Metric("the loss that was passed", "minimize", "loss", "number", is_cost=False)}
         return super().score_metrics
+
+    def meters(self) -> Mapping[str, Meter]:
+        """Return the metric that was passed as the score, new; none where the score is a value per sample."""
+        return {} if self._meter is None else {self._score_name: ImportedMeter(self._meter)}
 
     def count(self, inputs: Nested, targets: Nested) -> int:
         """Return the number of samples of a batch, by the rule that was passed or by the first tensor of the inputs."""
@@ -167,6 +180,8 @@ class LoaderTask(Task):
 
     def score(self, outputs: Any, targets: Nested) -> dict[str, Tensor]:
         """Return one score per sample, shape ``(N,)``; top-1 accuracy of dense targets is the mean over positions."""
+        if self._meter is not None:
+            return {}
         if self._score is not None:
             values: object = self._score(outputs, targets)
             if not isinstance(values, Tensor):
@@ -247,6 +262,12 @@ class LoaderTask(Task):
             self._by_sample = check_loss(self._loss, outputs, targets, samples)
         if self._score is not None:
             check_score(self._score, outputs, targets, samples)
+        for meter in self.meters().values():
+            with warnings.catch_warnings():
+                # Of a few samples, metrics warn of classes that are not among them.
+                warnings.simplefilter("ignore")
+                meter.update(outputs, targets)
+                meter.compute()
 
     def _first(self, split: Split) -> Batch:
         """Return the first samples of a split as a batch."""

@@ -23,6 +23,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from evaluators.meters import MeterError
 from evaluators.tasks.loader_samples import LoaderError
 from evaluators.tasks.loader_task import LoaderTask
 from evaluators.tasks.measure import measure
@@ -371,3 +372,18 @@ def test_splits_of_two_structures_are_refused_with_the_entry() -> None:
 def flattened(samples: list[Any]) -> Any:
     inputs = tuple(torch.stack(list(column)) for column in zip(*(sample[0] for sample in samples), strict=True))
     return inputs, {"label": torch.stack([sample[1]["label"] for sample in samples]).repeat(2)}
+
+
+def test_a_metric_that_accumulates_is_the_score() -> None:
+    pytest.importorskip("torchmetrics")
+    given = loader()
+    settings = {"name": "torchmetrics.classification.MulticlassF1Score", "arguments": {"num_classes": 3, "average": "macro"}}
+    made = task(score=settings)
+    assert (made.score_name, made.score_sign) == ("multiclass_f1_score", 1.0)
+    found = [measure(made.reference_model(), made, "search", batch_size=size) for size in (3, 20)]
+    assert found[0] == pytest.approx(found[1])
+    assert found[0].keys() == {"loss", "multiclass_f1_score"}
+    with pytest.raises(MeterError, match="can't take outputs of entries logits"):
+        LoaderTask(Paired(), loader(PairedSamples()), loader(PairedSamples()), loss=losses, score=settings)
+    with pytest.raises(MeterError, match="expected a mapping with name"):
+        LoaderTask(network(), given, given, score={"arguments": {}})
