@@ -188,7 +188,8 @@ class LabelTracker:
         if not self.stack:
             return None
         running = self.stack[-1][1]
-        own = (*running.parameters(recurse=False), *running.buffers(recurse=False))
+        lists = [part for part in running.children() if isinstance(part, nn.ParameterList | nn.ParameterDict)]
+        own = [one for part in (running, *lists) for one in (*part.parameters(recurse=False), *part.buffers(recurse=False))]
         return self.where if any(one is tensor for one in own) else None
 
     def lender(self, weight: Tensor, modules: tuple[type, ...]) -> str | None:

@@ -27,9 +27,10 @@ def zero_channels(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> 
     """
     gone = np.append(~mask, False)
     means = [(layer.name, name, 0, layer.outputs) for layer in groups.layers for name in layer.kind.statistics]
+    state = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     with torch.no_grad():
         for name, tensor, dim, places in (*writers(groups), *means):
-            stored = getattr(model.get_submodule(name), tensor, None)
+            stored = state.get(f"{name}.{tensor}".lstrip("."))
             index = np.flatnonzero(gone[places])
             if stored is not None and len(index):
                 stored.index_fill_(dim, torch.from_numpy(index).to(stored.device), 0.0)

@@ -117,4 +117,7 @@ def channel_dim(tracker: LabelTracker, atoms: Tensor) -> int:
 
 
 def _local(tracker: LabelTracker, tensor: Tensor) -> str:
-    return tracker.names.get(id(tensor), "").rpartition(".")[2]
+    """Return the name of a parameter within the running module; its last part where another module has it too."""
+    name, running = tracker.names.get(id(tensor), ""), tracker.stack[-1][0]
+    inside = not running or name.startswith(f"{running}.")
+    return name[len(running) :].lstrip(".") if inside else name.rpartition(".")[2]

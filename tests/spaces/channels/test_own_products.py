@@ -15,6 +15,7 @@ from spaces.channel_mask import ChannelMask
 from spaces.channels.groups import find_groups
 from spaces.importance.criterion import score
 from spaces.sparsifiers.pruned_groups import channel_scores
+from spaces.sparsifiers.zeroing import zero_channels
 
 TOKENS = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0))
 IMAGE = torch.randn(1, 8, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -157,6 +158,31 @@ def test_several_products_of_one_module_are_each_masked_scored_and_counted() -> 
         torch.from_numpy(score(network, space.groups, "l2")[group.name]).float(), network.first.norm(dim=0)
     )
     torch.testing.assert_close(channel_scores(network, space.groups, 2).float(), network.second.norm(dim=1))
+
+
+class Several(nn.Module):
+    """Layers in a list of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ParameterList([torch.randn(8, 12), torch.randn(12, 10), torch.randn(10, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for table in self.tables[:-1]:
+            x = (x @ table).sigmoid()
+        return x @ self.tables[-1]
+
+
+def test_layers_in_a_list_of_parameters_are_found_and_zeroed() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Several()).eval()
+    space = space_of(network, TOKENS)
+    assert [group.size for group in space.groups.groups] == [12, 10]
+    mask = np.ones(22, dtype=bool)
+    mask[[3, 14]] = False
+    zeroed = zero_channels(copy.deepcopy(network), space.groups, mask)[0].tables  # type: ignore[index, union-attr]
+    assert [bool(zeroed[0][:, 3].any()), bool(zeroed[1][:, 2].any())] == [False, False]
+    assert [bool(zeroed[0][:, 4].any()), bool(zeroed[1][:, 3].any())] == [True, True]
 
 
 def test_masks_survive_copies_training_mode_and_gradients() -> None:

@@ -195,7 +195,7 @@ def test_frozen_groups_name_layers_that_cannot_be_followed() -> None:
             return nn.functional.linear(self.second(self.first(x)), self.first.weight)
 
     reasons = {group.name: group.reason for group in find_groups(Shared(), torch.randn(1, 4)).frozen}
-    told = "the network itself: uses the weight first.weight outside the layer that owns it, at `return nn.functional.linear("
+    told = "the network itself: shares its weight with a place without channels, at `return nn.functional.linear("
     assert reasons["second"].startswith(told)
     line = inspect.getsourcelines(Shared.forward)[1] + 1
     assert reasons["second"].endswith(f"` in test_plain_network.py:{line}")
