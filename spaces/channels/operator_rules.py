@@ -110,7 +110,7 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
         tracker.set_labels(output, tracker.label_of(args[0]))
         return
     if name == "copy_":
-        tracker.set_labels(args[0], tracker.label_of(args[1]).expand(args[0].shape))
+        _write(tracker, args[0], tracker.label_of(args[1]).expand(args[0].shape))
         return
     if name in VIEWS:
         tracker.set_labels(output, tracker.rectangular(tracker.label_of(args[0]).reshape(output.shape)))
@@ -129,6 +129,16 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
     else:
         for part, labels in zip(output, moved, strict=True):
             tracker.set_labels(part, tracker.rectangular(labels))
+
+
+def _write(tracker: LabelTracker, part: Tensor, labels: Tensor) -> None:
+    """Label what is written over a tensor; over a part of one, it has the channels that the whole has there."""
+    before = tracker.found(part)
+    if before is not None and part.numel() * part.element_size() < part.untyped_storage().nbytes():
+        old, new = torch.broadcast_tensors(compact(before), compact(labels))  # type: ignore[no-untyped-call]
+        if bool(old.any()):
+            tracker.unite(old, new, "written over values of no channel")
+    tracker.set_labels(part, labels)
 
 
 def _pass_stored(

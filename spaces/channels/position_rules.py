@@ -17,7 +17,7 @@ from spaces.channels.stored_rules import follow_part
 
 _SPLITTING = frozenset("split split_with_sizes unsafe_split unsafe_split_with_sizes".split())
 """Functions whose numbers are sizes of parts."""
-SLICING = frozenset("__getitem__ narrow slice tensor_split".split())
+SLICING = frozenset("__getitem__ __setitem__ narrow slice tensor_split".split())
 """Functions whose numbers are bounds of slices."""
 
 

@@ -115,6 +115,27 @@ def test_halves_keep_equal_numbers() -> None:
     assert (small[0].out_channels, small[2].dim) == (2, 2)
 
 
+class Written(Part):
+    """A part that is written over, as FasterNet does."""
+
+    def __init__(self, run: Callable[[Part, Tensor], Tensor]) -> None:
+        super().__init__(run)
+        self.first, self.conv = 3, nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, : self.first, :, :] = self.conv(x[:, : self.first, :, :])
+        return x
+
+
+def test_a_part_that_is_written_over_keeps_its_channels() -> None:
+    model = network(Written)
+    space = ChannelMask(model, INPUTS)
+    assert [(group.name, group.size) for group in space.groups.groups] == [("0", 3), ("0#2", 5), ("3", 6)]
+    assert space.check(model, space.cheapest()) < 1e-8
+    assert space.realize(model, space.cheapest())[2].conv.weight.shape[:2] == (1, 1)
+
+
 class Prefix(Part):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x[:, :3].relu(), x[:, 3:]], 1)
