@@ -22,7 +22,7 @@ from spaces.frozen import Frozen
 from spaces.latency.layer_latency import Load, OpenLayer, WrittenLatency, latency_key
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shape_inference import layer_shapes
-from spaces.quantization.bit_choices import BitChoices, all_bits, bits_of, check_choices, require_choices
+from spaces.quantization.bit_choices import all_bits, bits_of, check_choices, require_choices
 from spaces.quantization.calibration import Calibration, Method
 from spaces.quantization.cost import BitCost, LayerSizes
 from spaces.quantization.fake_quantize import fake_quantizers
@@ -59,8 +59,8 @@ class BitWidthSettings:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    weight_bits: BitChoices = (2, 3, 4, 6, 8)
-    activation_bits: BitChoices = (4, 6, 8)
+    weight_bits: tuple[int, ...] | dict[str, tuple[int, ...]] = (2, 3, 4, 6, 8)
+    activation_bits: tuple[int, ...] | dict[str, tuple[int, ...]] = (4, 6, 8)
     first_last_bits: int | None = 8
     tie: Literal["none", "layer"] = "none"
     additions: bool = True

@@ -146,7 +146,7 @@ def test_the_evaluator_reads_the_table_and_computes_anew_after_training(space, m
 
 
 def test_divergence_is_the_distance_that_one_decision_adds(space, model, task):
-    settings = SensitivitySettings(samples=128)
+    settings = SensitivitySettings("divergence", samples=128)
     batches = calibration_batches(task, settings, CPU, 64)
     most = {name: max(domain.options) for name, domain in space.domains.items()}
 
