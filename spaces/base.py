@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spaces.candidate import Candidate, Value
 from spaces.channels.groups import ChannelGroups
+from spaces.channels.surgery import Cut
 from spaces.cloning.clone import clone
 from spaces.domains import Domain
 from spaces.errors import InvalidCandidateError
@@ -27,6 +28,9 @@ from spaces.sparsifiers.base import Sparsifier
 S = TypeVar("S")
 Row = dict[str, Any]
 """A row of the report, as JSON data."""
+
+Solve = Callable[[nn.Module, Cut], None]
+"""Solves the layers of a smaller network, in place, from that network and what was cut."""
 
 
 class SearchSpace(ABC, Generic[S]):
@@ -170,6 +174,17 @@ class SearchSpace(ABC, Generic[S]):
     def realize(self, model: nn.Module, candidate: Candidate) -> nn.Module:
         """Return the deployable network of ``candidate``; ``model`` is left unchanged and shares no storage with it."""
         return self.convert(self.prepare(model, candidate))
+
+    def reconstruct(self, model: nn.Module, candidate: Candidate, solve: Solve) -> nn.Module:
+        """Return the deployable network of ``candidate`` with solved weights; by default that of :meth:`realize`, as it is.
+
+        Args:
+            model: The network; left unchanged.
+            candidate: The candidate.
+            solve: Solves the layers of a smaller network of floats in place, from that network and what was cut out of
+                ``model``; not called where nothing is cut.
+        """
+        return self.realize(model, candidate)
 
     def check(self, model: nn.Module, candidate: Candidate) -> float:
         """Return the largest absolute difference between outputs of the realized and of the prepared network.

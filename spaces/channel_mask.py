@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spaces.base import Row, SearchSpace
+from spaces.base import Row, SearchSpace, Solve
 from spaces.candidate import Candidate, Value, first_channels
 from spaces.channels.check import equivalence_error, find_checked_groups
 from spaces.channels.compensation import Compensation
@@ -138,6 +138,15 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
         """Return the network without the removed channels; its consuming layers are corrected for them."""
         mask = self._mask(candidate)
         return apply_cut(model, plan_cut(self.groups, mask), self._compensation.weights(model, mask))
+
+    def reconstruct(self, model: nn.Module, candidate: Candidate, solve: Solve) -> nn.Module:
+        """Return the network without the removed channels, its layers solved from their plain slices."""
+        mask = self._mask(candidate)
+        cut = plan_cut(self.groups, mask)
+        small = apply_cut(model, cut)
+        if not mask.all():
+            solve(small, cut)
+        return small
 
     def check_prepared(self, prepared: nn.Module) -> float:
         """Return the largest difference between the outputs of the sliced and the masked network, in float64.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spaces.base import Row, SearchSpace
+from spaces.base import Row, SearchSpace, Solve
 from spaces.candidate import Candidate, Value
 from spaces.channel_mask import PREPARED, ChannelMask, ChannelMaskSettings
 from spaces.channels.cost import ChannelCost
@@ -136,6 +136,10 @@ class FilterRatio(SearchSpace[FilterRatioSettings]):
     def realize(self, model: nn.Module, candidate: Candidate) -> nn.Module:
         """Return the network without the least important filters, as many as the ratios ask for."""
         return self._masks.realize(model, self._kept(candidate))
+
+    def reconstruct(self, model: nn.Module, candidate: Candidate, solve: Solve) -> nn.Module:
+        """Return the network without the filters that go, its layers solved from their plain slices."""
+        return self._masks.reconstruct(model, self._kept(candidate), solve)
 
     def sparsifier(self, candidate: Candidate) -> Sparsifier | None:
         """Return the gradient cut of the candidate's ratios; None for ``one_shot``."""

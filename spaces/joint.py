@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from spaces.base import Row, SearchSpace
+from spaces.base import Row, SearchSpace, Solve
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate, Value
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
@@ -148,6 +148,15 @@ class Joint(SearchSpace[JointSettings]):
     def convert(self, prepared: nn.Module) -> nn.Module:
         """Return the small quantized network as it goes on through a pipeline: see :meth:`BitWidth.convert`."""
         return self._bits.convert(prepared)
+
+    def reconstruct(self, model: nn.Module, candidate: Candidate, solve: Solve) -> nn.Module:
+        """Return the small quantized network, whose layers are solved before ranges are calibrated and weights rounded."""
+        self.validate(candidate)
+        masks, bits = self._parts(candidate)
+        if all(masks.mask(name).all() for name in self._masks.domains):
+            return self.realize(model, candidate)
+        sliced = self._masks.reconstruct(model, masks, solve)
+        return self.convert(self._bits.prepare_changed(sliced, bits, self._batches))
 
     def check(self, model: nn.Module, candidate: Candidate) -> float:
         """Return the largest difference between outputs: of the sliced and the masked network, and of fake and stored bits.

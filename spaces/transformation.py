@@ -19,6 +19,7 @@ TRANSFORMATIONS = {
     "replace_activations": "spaces.fusion.record:replace_activations",
     "merge_activations": "spaces.fusion.record:merge_activations",
     "quantize": "spaces.quantization.record:quantize",
+    "reconstruct": "spaces.reconstruction.record:reconstruct",
     "pack_weights": "spaces.quantization.record:pack_weights",
 }
 

@@ -25,7 +25,7 @@ from search.executors.trial_checkpoints import Continued, EndState, MissingState
 from search.output.disk_errors import is_disk_error
 from search.output.exhaustion import exhausted
 from search.study.trial import Proposal, Trial
-from spaces.base import SearchSpace
+from spaces.base import SearchSpace, Solve
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from spaces.execution.failed_layer import failed_layer
@@ -159,12 +159,26 @@ class TrialEvaluator:
         require_labels(sparsifier, self.task)
 
     def build(
-        self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None
+        self,
+        proposal: Proposal,
+        checkpoint: Checkpoint | None = None,
+        start: EndState | None = None,
+        solve: Solve | None = None,
     ) -> CandidateNetwork:
-        """Return the deployable network of a proposal, trained where the space or the settings say so."""
+        """Return the deployable network of a proposal, trained where the space or the settings say so.
+
+        Args:
+            proposal: The proposal.
+            checkpoint: Where a candidate's training is kept, and gone on from.
+            start: The end state that it starts from, where the proposal names one.
+            solve: Solves the layers of a smaller network that is not trained; None leaves its weights as they are. A training
+                has removed the channels of one that is, so that nothing is lost when they are cut.
+        """
         candidate = proposal.candidate
         if not self.trains(candidate):
-            return CandidateNetwork(self.space, self.model, candidate, self.space.realize(self.model, candidate))
+            space, model = self.space, self.model
+            made = space.realize(model, candidate) if solve is None else space.reconstruct(model, candidate, solve)
+            return CandidateNetwork(space, model, candidate, made)
         sparsifier = self.space.sparsifier(candidate)
         prepared, moments = self._trained(proposal, checkpoint, start, sparsifier)
         model = self.space.convert(prepared)

@@ -40,6 +40,9 @@ TRIALS = "trials"
 FINALISTS = "finalists"
 """Folder of the trainings of a search's best candidates, inside the step's."""
 
+RECONSTRUCTION = "reconstruction"
+"""Folder of the reconstructions of a stage that were cut off, inside the step's."""
+
 
 Key = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -151,7 +154,7 @@ class StageStep:
             tensors |= {f"{MOMENT}{name}": tensor.cpu().contiguous() for name, tensor in moments.values.items()}
         FileCheckpoint(self.path).save(tensors, data)
         (self.folder / TRAINING).unlink(missing_ok=True)
-        for name in (TRIALS, FINALISTS):
+        for name in (TRIALS, FINALISTS, RECONSTRUCTION):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
 

@@ -28,6 +28,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("sparse_training", {**TRAINED, "sparsifier": {"name": "gradient_cut", "macs": 0.7}}),
     ("search", {**SEARCH, "space": "channel_mask"}),
     ("search", {**SEARCH, "space": BITS}),
+    ("search", {**SEARCH, "space": "channel_mask", "reconstruct": {"images": 64}}),
+    ("reconstruct", {"images": 64}),
     ("fuse", {}),
     ("export", {"formats": ["onnx"]}),
 ]

@@ -31,7 +31,10 @@ from search.stages.search.targets import reachable_targets, reference_value, res
 from search.stages.training import sparsifier_note
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Proposal
+from spaces.base import Solve
 from spaces.candidate import Candidate
+from spaces.layers.batch_norm import statistics_kept
+from spaces.reconstruction.record import RECONSTRUCTED
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ class SearchContext:
 
         return Workload(self.evaluator.evaluate, pack, checkpoints, threads, run.execution.device)
 
-    def realize(self, proposal: Proposal, end: Checkpoint | None = None) -> tuple[Network, dict[str, Any]]:
+    def realize(
+        self, proposal: Proposal, end: Checkpoint | None = None, solve: Solve | None = None
+    ) -> tuple[Network, dict[str, Any]]:
         """Return the network of a proposal as it was measured, and notes: ``metrics``, and ``equivalence_error``.
 
         That is its difference from the masked network. Of a training with a sparsifier ``participation`` is its record, and
@@ -117,11 +122,12 @@ class SearchContext:
         Args:
             proposal: What was measured.
             end: The end state of its training; without it, it is trained anew.
+            solve: Solves the layers of a network that is not trained; its statistics of BatchNorm are not measured again.
 
         Raises:
             EquivalenceError: It differs by more than rounding.
         """
-        made = self.evaluator.build(proposal, end)
+        made = self.evaluator.build(proposal, end, solve=solve)
         notes: dict[str, Any] = {}
         if made.sparsifier is not None:
             notes = {"participation": made.sparsifier.record(), "sparsifier": sparsifier_note(made.sparsifier)}
@@ -129,12 +135,13 @@ class SearchContext:
         # The statistics of BatchNorm may change from here on.
         metrics = self.evaluator.score(made.model, proposal, made.moments)
         notes |= {"metrics": metrics, "equivalence_error": error}
-        return Network(made.model, (*self.network.transformations, transformation)), notes
+        changes = [transformation, RECONSTRUCTED] if statistics_kept(made.model) else [transformation]
+        return Network(made.model, (*self.network.transformations, *changes)), notes
 
     def rows(self, network: Network, candidate: Candidate) -> dict[str, list[Any]]:
         """Return the report's rows on the realized network of a candidate: ``layers``, ``bits`` and ``frozen``."""
         space = self.problem.space
-        made = space.report_rows(candidate, network.transformations[-1])
+        made = space.report_rows(candidate, network.transformations[len(self.network.transformations)])
         return {"layers": [], "bits": [], **made, "frozen": describe_frozen(space)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evaluators.training.checkpoint import Checkpoint
@@ -19,6 +19,7 @@ from search.stages.search.settings import FinalistSettings
 from search.study.pareto import front, ranked
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
+from spaces.base import Solve
 from spaces.errors import SecateursError, error_line
 
 
@@ -48,9 +49,15 @@ def choose_finalists(trials: Sequence[Trial], problem: Problem, count: int) -> l
 
 
 def train_finalists(
-    finalists: Sequence[Finalist], context: SearchContext, settings: FinalistSettings, run: StageRun
+    finalists: Sequence[Finalist],
+    context: SearchContext,
+    settings: FinalistSettings,
+    run: StageRun,
+    solve: Callable[[Proposal], Solve | None] = lambda proposal: None,
 ) -> tuple[int, Network]:
     """Train every finalist, and return the place of the one that scores best on the search split, and its trained network.
+
+    Where ``solve`` gives something for a proposal, layers are solved before they are trained.
 
     What was trained is kept in the stage's folder, so that a cut-off stage goes on. Notes ``finalists`` for the report; one
     whose training fails has an ``error`` and no ``search_score``, and is passed over.
@@ -64,7 +71,7 @@ def train_finalists(
         for place, finalist in enumerate(finalists):
             row: dict[str, object] = {"trial": finalist.trial, "fingerprint": finalist.proposal.candidate.fingerprint}
             try:
-                network, score = _trained(finalist, context, settings, run)
+                network, score = _trained(finalist, context, settings, run, solve(finalist.proposal))
             except Exception as error:
                 if exhausted(error) or is_disk_error(error):
                     raise
@@ -82,9 +89,11 @@ def train_finalists(
     return best[1], best[2]
 
 
-def _trained(finalist: Finalist, context: SearchContext, settings: FinalistSettings, run: StageRun) -> tuple[Network, float]:
+def _trained(
+    finalist: Finalist, context: SearchContext, settings: FinalistSettings, run: StageRun, solve: Solve | None
+) -> tuple[Network, float]:
     """Return the trained network of a finalist and its score on the search split."""
-    network, _ = context.realize(finalist.proposal, finalist.end)
+    network, _ = context.realize(finalist.proposal, finalist.end, solve)
     reference = run.reference if run.reference is not None else context.network
     history = train(
         network.model,

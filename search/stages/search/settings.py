@@ -9,6 +9,7 @@ from evaluators.base import Direction
 from evaluators.training.settings import TrainingSettings
 from search.config.registries import AlgorithmBlock, EvaluatorBlock, LimitField, SpaceBlock
 from spaces.importance.criterion import CriterionName
+from spaces.reconstruction.settings import ReconstructionSettings
 
 Baseline = Literal["uniform", "global_magnitude", "random", "dense_same_training"]
 
@@ -70,6 +71,8 @@ class SearchSettings:
         importance: Criterion of the importance table, from which first generations and greedy baselines are made:
             ``bn_scale``, ``l1``, ``l2``, ``geometric_median``; or, learnt from training samples, ``taylor``,
             ``task_relevance`` or their product ``relevance_loss``.
+        reconstruct: How the layers of the network that is handed on, and of every baseline, are solved by least squares,
+            without labels (``{images: 768}``); false, the default, hands them on as measured. Candidates are measured without.
         finalists: How the best few candidates are trained when the search is over, so that the best of them then is delivered;
             None delivers the best one of the search.
         training: How candidates are trained before they are measured; needed for a space that trains them, and else by default
@@ -87,6 +90,7 @@ class SearchSettings:
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     batch: int = 16
     importance: CriterionName = "bn_scale"
+    reconstruct: ReconstructionSettings | Literal[False] = False
     finalists: FinalistSettings | None = None
     training: TrainingSettings | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,13 @@ from search.stages.search.loop import SearchFailedError
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings, SearchSettings
 from search.stages.search.space import require_informative_objective, space_of
+from search.stages.solving import solver
 from search.study.pareto import best, front, violation
 from search.study.problem import Problem
 from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from search.study.trial_note import costs_of
+from spaces.base import Solve
 from spaces.errors import SecateursError
 from spaces.execution.batch import to_device
 from spaces.files.atomic import replace_file
@@ -211,14 +214,16 @@ class Search(Stage[SearchSettings]):
         """Return the network of the best finalist, trained where they are."""
         place, trained = 0, None
         if self.settings.finalists is not None:
-            place, trained = train_finalists(finalists, context, self.settings.finalists, run)
+            place, trained = train_finalists(
+                finalists, context, self.settings.finalists, run, partial(self._solve, context, run)
+            )
         run.notes["trial"] = finalists[place].trial
         network = self._deliver(context, finalists[place].proposal, finalists[place].end, run)
         return network if trained is None else trained
 
     def _deliver(self, context: SearchContext, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
         """Return the network of a proposal, and note what the report needs of it."""
-        network, notes = context.realize(proposal, end)
+        network, notes = context.realize(proposal, end, self._solve(context, run, proposal))
         metrics = notes["metrics"]
         run.notes.update(
             fingerprint=proposal.candidate.fingerprint,
@@ -236,6 +241,13 @@ class Search(Stage[SearchSettings]):
             },
         )
         return network
+
+    def _solve(self, context: SearchContext, run: StageRun, proposal: Proposal) -> Solve | None:
+        """Return what solves the layers of a proposal's network, None where that is switched off."""
+        settings = self.settings.reconstruct
+        if settings is False:
+            return None
+        return solver(context.evaluator.model, run, settings, proposal.candidate.fingerprint)
 
     def _keep_best(self, context: SearchContext, trials: list[Trial], run: StageRun) -> None:
         """Put the best network so far on disk, unless it is there already."""

@@ -1,0 +1,49 @@
+"""Reconstruct: solve the layers of a smaller network by least squares, without labels and without training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from search.run.network import Network
+from search.run.stage_run import StageRun
+from search.stages.base import Stage
+from search.stages.solving import solve_layers
+from spaces.channels.surgery import Cut
+from spaces.reconstruction.record import RECONSTRUCTED
+from spaces.reconstruction.settings import ReconstructionSettings
+
+
+class Reconstruct(Stage[ReconstructionSettings]):
+    """Least-squares solution of every layer against the network that entered the first compression.
+
+    Statistics of normalizations are those of that network from then on, and are not measured again. A network from which no
+    channels were cut stays as it is.
+    """
+
+    Settings = ReconstructionSettings
+    trains = True
+    needs_removal = True
+    purpose = "solves for what a search leaves"
+    float_option = "images"
+
+    def run(self, network: Network, run: StageRun) -> Network:
+        """Return the network with solved weights."""
+        reference = run.reference
+        before = () if reference is None else reference.transformations
+        cuts = list(_cuts(network.transformations[len(before) :]))
+        if reference is None or not cuts:
+            run.log.write(f"{run.label}: no channels were cut, so that there is nothing to solve for")
+            return network
+        small = network.copy().model
+        solve_layers(reference.model, small, cuts, run, self.settings, "network")
+        return Network(small, (*network.transformations, RECONSTRUCTED))
+
+
+def _cuts(transformations: Iterable[Mapping[str, Any]]) -> Iterator[Cut]:
+    """Yield the cuts among recorded changes of structure, those inside sequences included."""
+    for one in transformations:
+        if one["kind"] == "slice_channels":
+            yield Cut.from_json(one)
+        elif one["kind"] == "sequence":
+            yield from _cuts(one["steps"])

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evaluators.accuracy import Accuracy, AccuracySettings
+from evaluators.base import EvaluationContext
+from search.config import load as load_config
+from search.export.saved_network import load
+from search.pipeline.pipeline import run
+from search.run.steps import StageStep
+from search.stages import solving
+from spaces.channels.surgery import Cut
+from spaces.joint import Joint, JointSettings
+from spaces.layers.batch_norm import keep_statistics, statistics_kept
+from spaces.reconstruction.reconstruct import Reconstruction
+from tests.integration.stage_pieces import HEAD
+
+SEARCH = (
+    "search: {space: {name: channel_mask}, algorithm: {name: random, evaluations: 4}, "
+    "evaluate: [{accuracy: {batch_norm_batches: 1}}, cost], objectives: {top1: maximize}, "
+    'target: {macs: "<= 40%"}, batch: 4, baselines: [uniform, dense_same_training], '
+)
+TRAIN = "  - train: {epochs: 3, batch_size: 50, optimizer: {name: sgd, lr: 0.05}}\n"
+
+
+def done(folder: Path, stages: str) -> dict[str, Any]:
+    folder.mkdir(parents=True)
+    (folder / "tiny.yaml").write_text(HEAD + TRAIN + stages)
+    return run(load_config(folder / "tiny.yaml"), folder / "run")
+
+
+def of(folder: Path, step: str, variant: str = "result") -> tuple[nn.Module, dict[str, Any]]:
+    config = load_config(folder / "tiny.yaml")
+    found = StageStep(folder / "run" / "checkpoints" / step / variant, "").load(config.build_task())
+    assert found is not None
+    return found[0].model, found[1]
+
+
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.named_buffers()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reconstruct")
+    done(folder / "key", f"  - {SEARCH}reconstruct: {{images: 150}}}}\n")
+    done(folder / "stage", f"  - {SEARCH}}}\n  - reconstruct: {{images: 150}}\n")
+    return folder
+
+
+def test_result_and_baselines_are_solved_and_keep_their_statistics(folders: Path) -> None:
+    dense, _ = of(folders / "key", "0-train")
+    for variant in ("result", "uniform"):
+        model, notes = of(folders / "key", "1-search", variant)
+        fits = notes["reconstruction"]
+        assert fits
+        assert all(fit["after"] <= fit["before"] for fit in fits)
+        assert sum(fit["after"] for fit in fits) < 0.8 * sum(fit["before"] for fit in fits)
+        assert statistics_kept(model)
+        variances = {name: tensor for name, tensor in statistics(model).items() if name.endswith("running_var")}
+        assert variances
+        # Slices of the dense network's: nothing has measured them again, the evaluator accuracy among others.
+        assert all(set(tensor.tolist()) <= set(dense.get_buffer(name).tolist()) for name, tensor in variances.items())
+
+
+def test_the_dense_baseline_passes_the_stage_as_it_is(folders: Path) -> None:
+    dense, _ = of(folders / "stage", "0-train")
+    passed, notes = of(folders / "stage", "2-reconstruct", "dense_same_training")
+    assert "reconstruction" not in notes
+    assert same(dict(dense.state_dict()), dict(passed.state_dict()))
+    assert of(folders / "stage", "2-reconstruct", "uniform")[1]["reconstruction"]
+
+
+def test_the_network_that_is_read_back_keeps_its_statistics(folders: Path) -> None:
+    for kind in ("key", "stage"):
+        config = load_config(folders / kind / "tiny.yaml")
+        model = load(folders / kind / "run", config.build_task().build)
+        before = statistics(model)
+        task = config.build_task()
+        context = EvaluationContext(task, torch.Generator(), torch.device("cpu"), 1.0, model, {})
+        Accuracy(AccuracySettings(batch_norm_batches=2)).evaluate(model, context)
+        assert same(before, statistics(model))
+
+
+def test_a_reconstruction_that_was_cut_off_ends_the_same(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killing(self: Reconstruction, start: int = 0) -> Any:
+        for number, fit in enumerate(solve(self, start)):
+            yield fit
+            if number == 2:
+                raise Killed
+
+    solve = Reconstruction.solve
+    with monkeypatch.context() as patch:
+        patch.setattr(solving, "EVERY", 0.0)
+        patch.setattr(Reconstruction, "solve", killing)
+        with pytest.raises(Killed):
+            done(tmp_path / "stage", f"  - {SEARCH}}}\n  - reconstruct: {{images: 150}}\n")
+    left = tmp_path / "stage" / "run" / "checkpoints" / "2-reconstruct" / "result" / "reconstruction"
+    assert list(left.iterdir())
+    run(load_config(tmp_path / "stage" / "tiny.yaml"), tmp_path / "stage" / "run")
+    assert not left.exists()
+    first, second = (of(folder / "stage", "2-reconstruct")[0].state_dict() for folder in (folders, tmp_path))
+    assert same(dict(first), dict(second))
+
+
+def test_a_joint_network_is_solved_before_it_is_rounded() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Flatten(), nn.Linear(80, 3))
+    inputs = torch.randn(8, 1, 8, 8)
+    space = Joint(model.eval(), inputs[:1], JointSettings(), batches=[inputs])
+    seen: list[tuple[nn.Module, dict[str, Tensor]]] = []
+
+    def solve(small: nn.Module, cut: Cut) -> None:
+        assert cut.kept
+        with torch.no_grad():
+            for parameter in small.parameters():
+                parameter.zero_()
+        keep_statistics(small)
+        seen.append((small, statistics(small)))
+
+    candidate = space.cheapest()
+    made = space.reconstruct(model, candidate, solve)
+    assert not made(inputs).any()
+    assert space.realize(model, candidate)(inputs).any()
+    ((small, before),) = seen
+    assert same(before, statistics(small))
+    whole = space.starting_points()[0]
+    assert np.allclose(
+        space.reconstruct(model, whole, solve)(inputs).numpy(force=True), space.realize(model, whole)(inputs).numpy(force=True)
+    )
+    assert len(seen) == 1
