@@ -15,6 +15,8 @@ from tests.paths import CONFIGS
 Place = tuple[str | int, ...]
 FREE = ("arguments",)
 """Keys below which anything may stand."""
+PATTERNS = ("weight_bits", "activation_bits", "ratios")
+"""Keys below which name patterns stand."""
 NEEDED = ("task", "model", "data", "factory", "epochs", "space", "algorithm", "evaluate", "objectives", "sparsifier")
 """Keys without a default."""
 
@@ -91,6 +93,8 @@ def _misspelt(data: dict[str, Any], place: Place, value: Any) -> dict[str, Any] 
     key = place[-1]
     if "objectives" in place and "class" in data["task"]:
         return None  # What a task of one's own scores is known only once it is built.
+    if set(place[:-1]) & set(PATTERNS):
+        return None  # What a name pattern matches is known only once the network is built.
     return renamed(data, place, f"{key[:-1]}q{key[-1]}") if isinstance(key, str) and len(key) > 2 else None
 
 
