@@ -162,7 +162,7 @@ def registered() -> dict[str, dict[str, str]]:
 
 
 def _first_line(thing: object) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n")[0]
+    return (inspect.getdoc(thing) or "").partition("\n")[0].replace("``", "`")
 
 
 def show_registered(found: Mapping[str, Mapping[str, str]], console: Console) -> None:
@@ -170,7 +170,7 @@ def show_registered(found: Mapping[str, Mapping[str, str]], console: Console) ->
     table = Table(show_lines=False)
     table.add_column("kind", no_wrap=True)
     table.add_column("name", no_wrap=True)
-    table.add_column("what it does", overflow="fold", ratio=1)
+    table.add_column("what it does", ratio=1)
     for kind, entries in found.items():
         for index, (name, words) in enumerate(entries.items()):
             table.add_row(kind if index == 0 else "", name, words, end_section=index + 1 == len(entries))

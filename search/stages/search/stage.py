@@ -49,7 +49,7 @@ GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
 
 
 class Search(Stage[SearchSettings]):
-    """Searches the space of the network that enters, or finds the baseline that ``run.variant`` names."""
+    """Search of the space of the network that enters, and of the baselines at the same cost beside it."""
 
     Settings = SearchSettings
     compresses = True
