@@ -250,7 +250,8 @@ def _epochs(
                     best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
                 elif leader is not None and record.epoch - leader.epoch >= settings.early_stop.patience:
                     history.stopped_early = (
-                        f"{task.score_name} on the search split has not become better for {settings.early_stop.patience} epochs"
+                        f"{task.score_name} on the search split has not {'risen' if task.score_sign > 0 else 'fallen'} for "
+                        f"{settings.early_stop.patience} epochs"
                     )
             if stop_when_finished and sparsifier is not None and sparsifier.finished and epoch + 1 < settings.epochs:
                 history.stopped_early = f"{type(sparsifier).__name__} has reached its aim"

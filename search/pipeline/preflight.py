@@ -64,6 +64,7 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     yield from task.check_data()
     _check_batches(stages, task)
     yield f"forward pass: outputs of {_forward(task, model)}"
+    _check_training_batch(task, model)
     if stages[0].stage.compresses:
         count_of = min(_SCORED, task.size("search"))
         found = measure(model, task, "search", limit=count_of)[task.score_name]
@@ -79,6 +80,34 @@ def _check_batches(stages: Iterable[PlacedStage], task: Task) -> None:
                 raise SecateursError(
                     f"{path}: expected at most the {task.size('train')} training samples, got {training.batch_size}"
                 )
+
+
+def _check_training_batch(task: Task, model: nn.Module) -> None:
+    """Run network, loss and score on a training batch of the structure of the search split's; test stays unread.
+
+    Raises:
+        SecateursError: Names, types or dimensions of entries differ, or the training targets do not fit the loss.
+    """
+    import torch
+
+    from evaluators.tasks.loader_batches import check_structure
+    from spaces.execution.batch import describe
+
+    train, search = (next(iter(task.batches(split, 2, limit=2))) for split in ("train", "search"))
+    check_structure(train, search, "train")
+    inputs, targets = train
+    try:
+        with torch.no_grad():
+            outputs = task.forward(model, inputs)
+            task.loss(outputs, targets)
+            task.score(outputs, targets)
+    except SecateursError:
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"the model, its loss or its score fails on a batch of the train split, inputs of {describe(inputs)} and targets "
+            f"of {describe(targets)}: {type(error).__name__}: {error}; it works on the search split: check the training data"
+        ) from error
 
 
 def _forward(task: Task, model: nn.Module) -> str:

@@ -38,6 +38,7 @@ def test_what_is_minimized_is_a_cost_unless_it_says_otherwise() -> None:
     assert Metric("J", "minimize").is_cost is True
     assert Metric("fraction", "maximize").is_cost is False
     assert [name for name, metric in METRICS.items() if metric.direction == "minimize" and not metric.is_cost] == [
+        "perplexity",
         "loss",
         "omega",
     ]

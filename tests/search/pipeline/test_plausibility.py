@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from evaluators.tasks.loader_task import LoaderTask
 from search.config.loading import configure
 from search.pipeline.plausibility import require_informative_loss, score_at_chance
 from search.pipeline.preflight import preflight
-from spaces.errors import UnsupportedModelError
+from spaces.errors import SecateursError, UnsupportedModelError
 
 SEARCH = {
     "space": {"name": "channel_mask"},
@@ -123,3 +124,32 @@ def test_inputs_that_the_network_can_not_take_are_named_with_their_type(tmp_path
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(UnsupportedModelError, match=r"uint8, as the data set gives them \(float32"):
         checked(LoaderTask(model, loader, loader))
+
+
+class Uneven(LoaderTask):
+    """A task whose training batches are others than those of the search split."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor], tuple[Any, Any]]) -> None:
+        given = DataLoader(TensorDataset(torch.randn(8, 4), torch.arange(8) % 3), batch_size=4)
+        super().__init__(nn.Linear(4, 3), given, given)
+        self._change = change
+
+    def batches(self, split: Any, *args: Any, **options: Any) -> Any:
+        for inputs, targets in super().batches(split, *args, **options):
+            yield self._change(inputs, targets) if split == "train" else (inputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda inputs, targets: ({"ids": inputs}, targets),
+            r"'train': expected the inputs as in the split search",
+        ),
+        (lambda inputs, targets: (inputs, targets.float()), r"'train': expected the targets .* int64 .*; got float32"),
+        (lambda inputs, targets: (inputs[:, :2], targets), r"fails on a batch of the train split, inputs of shape \(2, 2\)"),
+    ],
+)
+def test_a_training_batch_that_is_another_is_named_before_a_run(change: Any, message: str) -> None:
+    with pytest.raises(SecateursError, match=message):
+        checked(Uneven(change), {"train": {"epochs": 1, "batch_size": 4}})
