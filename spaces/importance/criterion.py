@@ -20,7 +20,9 @@ from spaces.execution.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
 from spaces.registry import resolve, suggestion
 
-CriterionName = Literal["bn_scale", "l1", "l2", "geometric_median", "taylor", "task_relevance", "relevance_loss"]
+CriterionName = Literal[
+    "bn_scale", "l1", "l2", "geometric_median", "taylor", "task_relevance", "relevance_loss", "second_order"
+]
 
 CRITERIA = {
     "bn_scale": "spaces.importance.weights:BatchNormScale",
@@ -30,6 +32,7 @@ CRITERIA = {
     "taylor": "spaces.importance.loss_effect:Taylor",
     "task_relevance": "spaces.importance.task_relevance:TaskRelevance",
     "relevance_loss": "spaces.importance.relevance_loss:RelevanceLoss",
+    "second_order": "spaces.importance.second_order:SecondOrder",
 }
 
 

@@ -140,7 +140,7 @@ class _Trace(Passage):
         layer = self._layers[call.layer]
         self.positions.setdefault(call.layer, []).append(output.numel() // layer.outputs)
         self._order.append(call)
-        if not _is_linear(layer, inputs, output):
+        if not is_linear(layer, inputs, output):
             self.other.add(call.layer)
         return True
 
@@ -201,7 +201,7 @@ class _Trace(Passage):
         return ("none", "") if value is None or value.uses != 1 else self._norms.get(call, ("none", ""))
 
 
-def _is_linear(layer: LinearMap, inputs: Tensor, output: Tensor) -> bool:
+def is_linear(layer: LinearMap, inputs: Tensor, output: Tensor) -> bool:
     """Return True if outputs are the weight times patches, and the bias, at some positions."""
     by_position = layer.by_position(output)
     try:

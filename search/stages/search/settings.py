@@ -70,7 +70,7 @@ class SearchSettings:
         batch: Number of proposals asked for at a time, whatever the number of workers.
         importance: Criterion of the importance table, from which first generations and greedy baselines are made:
             ``bn_scale``, ``l1``, ``l2``, ``geometric_median``; or, learnt from training samples, ``taylor``,
-            ``task_relevance`` or their product ``relevance_loss``.
+            ``task_relevance`` or their product ``relevance_loss``; or, without labels, ``second_order``.
         reconstruct: How the layers of the network that is handed on, and of every baseline, are solved by least squares,
             without labels (``{images: 768}``); false, the default, hands them on as measured. Candidates are measured without.
         finalists: How the best few candidates are trained when the search is over, so that the best of them then is delivered;

@@ -1,0 +1,193 @@
+"""Importance by the squared error that the layers which read a channel make without it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from spaces.channels.groups import ChannelGroups, Group, Layer
+from spaces.execution.hooks import first_tensor
+from spaces.importance.criterion import Criterion, CriterionOptions
+from spaces.importance.removal_order import Reader, removal_losses
+from spaces.importance.weights import L2Norm
+from spaces.layers.linear_map import LinearMap
+from spaces.reconstruction.structure import is_linear, linear_maps
+
+POSITIONS = 65536
+"""Most output positions of a layer that its inputs are taken at (ours)."""
+
+PER_BATCH = 4096
+"""Most of them in one call (ours)."""
+
+DAMPING = 1e-3
+"""Share of the mean diagonal that is added to the second moments, that of a reconstruction (ours)."""
+
+WIDEST = 4608
+"""Most columns of a layer whose second moments are taken (ours)."""
+
+
+class SecondOrder(Criterion):
+    """Squared error of the layers that read a channel, in the order of removal by optimal brain surgeon.
+
+    A channel's score is what is lost when all channels that matter less are gone with it, so that scores are shares of the
+    readers' outputs and can be compared between groups. Readers are convolutions of one group and linear layers; depthwise
+    layers, norms and activations belong to the channels that pass through them. A group without a reader, or whose readers are
+    too wide, is ordered by the L2 norm of its filters (:attr:`fallbacks`), each with its share of the sum of squared norms.
+    """
+
+    def __init__(self, model: nn.Module, groups: ChannelGroups, options: CriterionOptions | None = None) -> None:
+        super().__init__(model, groups, options)
+        maps = linear_maps(model)
+        self._readers: dict[str, tuple[Layer, LinearMap]] = {}
+        for layer in groups.layers:
+            found = maps.get(layer.name)
+            if found is not None and found.groups == 1 and (layer.inputs >= 0).any() and found.columns <= WIDEST:
+                self._readers[layer.name] = layer, found
+        self._seen = {name: _Inputs(one.columns, one.weight.device) for name, (_, one) in self._readers.items()}
+        self._handles: list[RemovableHandle] = []
+        self._batch = 0
+
+    @property
+    def learns(self) -> bool:
+        """True: inputs of the readers are taken from batches."""
+        return True
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """Names of the groups that are ordered by the L2 norm."""
+        return tuple(group.name for group in self.groups.groups if not self._of(group))
+
+    def begin(self, labels: Tensor | None) -> None:
+        """Watch the inputs of the readers."""
+        self._handles = [
+            one.module.register_forward_hook(self._hook(name), with_kwargs=True) for name, (_, one) in self._readers.items()
+        ]
+
+    def end(self) -> None:
+        """Stop watching."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._batch += 1
+
+    def _hook(self, name: str) -> Any:
+        layer, seen = self._readers[name][1], self._seen[name]
+
+        def see(module: nn.Module, args: Any, keywords: Any, output: Any) -> None:
+            inputs = first_tensor(args, keywords)
+            if inputs is None or not isinstance(output, Tensor) or seen.count >= POSITIONS:
+                return
+            with torch.no_grad():
+                if not is_linear(layer, inputs.detach(), output.detach()):
+                    return
+                patches = layer.patches(inputs.detach(), output)
+                shape = patches.shape[: output.dim() - 1]
+                places = _drawn(int(np.prod(shape)), f"{name}/{self._batch}").to(output.device)
+                seen.add(layer.rows(patches[torch.unravel_index(places, shape)])[0])
+
+        return see
+
+    @torch.no_grad()
+    def values(self) -> Tensor:
+        """Return the losses of :func:`.removal_losses`, float64 of shape ``(groups.width,)``."""
+        found = torch.zeros(self.groups.width, dtype=torch.float64, device=self.device)
+        norms = L2Norm(self.model, self.groups, self.options).values()
+        for group in self.groups.groups:
+            block = slice(group.offset, group.offset + group.size)
+            readers = self._of(group)
+            found[block] = removal_losses(readers, group.size).to(found) if readers else _shares(norms[block])
+        return found
+
+    def _of(self, group: Group) -> list[Reader]:
+        return [one for name in self._readers for one in self._reader(name, group)]
+
+    def _reader(self, name: str, group: Group) -> Iterator[Reader]:
+        """Yield the layer ``name`` as a reader of ``group``, unless it reads none of it, or its outputs never change."""
+        layer, one = self._readers[name]
+        channels = layer.inputs - group.offset
+        inside = (channels >= 0) & (channels < group.size) & (layer.inputs >= 0)
+        seen = self._seen[name]
+        if not inside.any() or seen.count < 2:
+            return
+        moments = seen.covariance()
+        weight = one.matrices(one.weight.detach())[0].double()
+        deviation = float(((weight @ moments) * weight).sum())
+        if deviation <= 0.0 or len(layer.inputs) == 0 or one.columns % len(layer.inputs):
+            return
+        taps = torch.arange(one.columns, device=weight.device).reshape(len(layer.inputs), -1)
+        columns = tuple(
+            taps[torch.from_numpy(np.flatnonzero(inside & (channels == place))).to(weight.device)].flatten()
+            for place in range(group.size)
+        )
+        ridge = DAMPING * moments.diagonal().mean()
+        damped = moments + ridge * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
+        yield Reader(weight, damped, columns, deviation)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the sums over inputs so far."""
+        return {f"{name}.{key}": tensor for name, seen in self._seen.items() for key, tensor in seen.state().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from the sums that :meth:`state_dict` returned."""
+        for name, seen in self._seen.items():
+            seen.load({key: state[f"{name}.{key}"] for key in seen.state()})
+
+
+class _Inputs:
+    """First and second moments of the inputs of one layer, about a pivot."""
+
+    def __init__(self, columns: int, device: torch.device) -> None:
+        self._pivot = torch.zeros(columns, dtype=torch.float64, device=device)
+        self._first = torch.zeros_like(self._pivot)
+        self._second = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+        self.count = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows of shape ``(n, columns)``."""
+        if not self.count:
+            self._pivot.copy_(rows.double().mean(0))
+        wide = rows.dtype == torch.float64
+        moved = rows - self._pivot if wide else rows.float() - self._pivot.float()
+        self._first += moved.sum(0, dtype=torch.float64)
+        self._second += (moved.T @ moved).double()
+        self.count += len(rows)
+
+    def covariance(self) -> Tensor:
+        """Return the second moments about the means, float64 of shape ``(columns, columns)``."""
+        mean = self._first / self.count
+        return self._second / self.count - torch.outer(mean, mean)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums."""
+        count = torch.tensor(self.count)
+        return {"pivot": self._pivot.clone(), "first": self._first.clone(), "second": self._second.clone(), "count": count}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take the sums of :meth:`state`."""
+        self._pivot.copy_(state["pivot"])
+        self._first.copy_(state["first"])
+        self._second.copy_(state["second"])
+        self.count = int(state["count"])
+
+
+def _drawn(count: int, name: str) -> Tensor:
+    """Return at most :data:`PER_BATCH` of ``count`` places, ascending, the same for the same name."""
+    if count <= PER_BATCH:
+        return torch.arange(count)
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:PER_BATCH].sort().values
+
+
+def _shares(norms: Tensor) -> Tensor:
+    """Return, for every channel, the share of the sum of squared norms in those that are no larger than its own."""
+    squares = norms.square()
+    order = squares.argsort(stable=True)
+    shares = torch.empty_like(squares)
+    shares[order] = squares[order].cumsum(0) / squares.sum().clamp_min(torch.finfo(squares.dtype).tiny)
+    return shares
