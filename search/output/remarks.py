@@ -18,7 +18,7 @@ def network_remarks(tell: Callable[[str], object]) -> Iterator[None]:
         usual = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-            if not issubclass(category, NetworkWarning):
+            if category is not NetworkWarning:
                 usual(message, category, *rest, **named)
             elif str(message) not in told:
                 told.add(str(message))

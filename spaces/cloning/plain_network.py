@@ -54,7 +54,7 @@ def plain_network(model: nn.Module) -> tuple[nn.Module, list[str]]:
 
 def without_wrappers(model: nn.Module) -> nn.Module:
     """Return ``model`` itself if it is plain, else its :func:`plain_network`, with a NetworkWarning on each change."""
-    if not any(_wraps(module) or computed_weights(module) for module in model.modules()):
+    if not any(_wraps(module) or computed_weights(module) or folded(module) is not None for module in model.modules()):
         return model
     plain, notes = plain_network(model)
     for note in notes:

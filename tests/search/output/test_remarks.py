@@ -12,9 +12,14 @@ from spaces.errors import NetworkWarning
 
 def test_each_remark_is_told_once_and_other_warnings_stay_warnings() -> None:
     told: list[str] = []
-    with pytest.warns(UserWarning, match="another") as others, network_remarks(told.append):
-        for text in ("first", "second", "first"):
-            warnings.warn(text, NetworkWarning, stacklevel=1)
-        warnings.warn("another", UserWarning, stacklevel=1)
+
+    def warn() -> None:
+        with network_remarks(told.append):
+            for text in ("first", "second", "first"):
+                warnings.warn(text, NetworkWarning, stacklevel=1)
+            warnings.warn("another", UserWarning, stacklevel=1)
+
+    with pytest.warns(UserWarning, match="another") as others:
+        warn()
     assert told == ["first", "second"]
     assert len(others) == 1
