@@ -72,7 +72,7 @@ class Participation:
 
     Importance is ranked, ranks are averaged over the updates, and the order of the averages is the rank that the penalty
     function sees. Among ``survivors``, the penalty function is asked about what is still to be pruned, and a group at p = 0 is
-    gone: so the author's code, of which neither patent nor paper says a word. Over ``all`` groups of a layer it is asked about
+    gone: so the author's code, of which the patent's claim says nothing. Over ``all`` groups of a layer it is asked about
     all that are to be pruned, as the patent's wording has it; the last groups then take very long.
 
     Args:

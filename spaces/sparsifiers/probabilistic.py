@@ -48,14 +48,14 @@ class ProbabilisticSettings:
         ratios: Ratios of single layers, by the pattern of their name; the first that matches counts.
         macs: Share of the network's MACs that is left, instead of ratios.
         shape: How unevenly layers are pruned for ``macs``.
-        groups: What is pruned together, which the patent leaves open: ``columns`` of the im2col matrix (the author's code and
-            the paper's AlexNet and VGG), ``filters`` or ``input_channels``, whose removal saves MACs.
+        groups: What is pruned together, which the patent leaves open: ``columns`` of the im2col matrix (the author's code),
+            ``filters`` or ``input_channels``, whose removal saves MACs.
         draw: One Bernoulli draw per ``group`` in every step (ours, and better where it was measured), or per ``weight`` (the
             patent's wording, and the author's default).
         ranks: Groups of a layer that are ranked at an update: its ``survivors`` (the author's code), or ``all`` (the patent's
             wording, with which the last groups take very long).
-        final: Whether a group at p = 0 is gone for good (the author's code; neither patent nor paper says it). If not, it may
-            come back until its layer has reached its ratio; needs ``ranks: all``.
+        final: Whether a group at p = 0 is gone for good (the author's code; claim 1 of the patent does not say it). If not, it
+            may come back until its layer has reached its ratio; needs ``ranks: all``.
         importance: Criterion of the ranks; ``l1`` or ``l2`` for input channels and columns.
         penalty: The penalty function, by its name.
         largest: ``A``, the largest penalty.
@@ -124,7 +124,7 @@ class Probabilistic(Sparsifier):
     from p; masked weights take no part in it and come out of it as they were, moments and weight decay included. When a layer
     has lost its share of groups, its other groups are back at p = 1; when every layer has, training goes on with fixed masks.
 
-    From the author's code, not from patent or paper: ranks among the survivors, and p = 0 being for good. Ours: coupled layers
+    From the author's code, not from the patent's claim: ranks among the survivors, and p = 0 being for good. Ours: coupled layers
     (residual additions, say) share their groups; the interval follows from the steps there are, and the largest penalty is
     raised where they are few (:attr:`schedule` says so); what is missing when training ends goes by lowest p; and one draw per
     group.
