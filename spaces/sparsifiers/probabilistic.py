@@ -124,10 +124,10 @@ class Probabilistic(Sparsifier):
     from p; masked weights take no part in it and come out of it as they were, moments and weight decay included. When a layer
     has lost its share of groups, its other groups are back at p = 1; when every layer has, training goes on with fixed masks.
 
-    From the author's code, not from the patent's claim: ranks among the survivors, and p = 0 being for good. Ours: coupled layers
-    (residual additions, say) share their groups; the interval follows from the steps there are, and the largest penalty is
-    raised where they are few (:attr:`schedule` says so); what is missing when training ends goes by lowest p; and one draw per
-    group.
+    From the author's code, not from the patent's claim: ranks among the survivors, and p = 0 being for good. Ours: coupled
+    layers (residual additions, say) share their groups; the interval follows from the steps there are, and the largest penalty
+    is raised where they are few (:attr:`schedule` says so); what is missing when training ends goes by lowest p; and one draw
+    per group.
 
     Args:
         settings: How to prune.
