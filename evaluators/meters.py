@@ -81,7 +81,7 @@ class MeterSettings:
         arguments: Its keyword arguments.
         direction: ``maximize`` or ``minimize``, the better way.
         key: Entry of a metric that gives several numbers, such as ``map`` of a mean average precision.
-        unit: Unit in words; ``fraction`` for shares from 0 to 1, which are shown in per cent.
+        unit: Unit in words.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -109,9 +109,8 @@ class MeterSettings:
         return f"{words}_{self.key}" if self.key else words
 
     def metric(self) -> Metric:
-        """Return the description of the metric."""
-        style = "share" if self.unit == "fraction" else "number"
-        return Metric(self.unit, self.direction, self.label.replace("_", " "), style, is_cost=False)
+        """Return the description of the metric; a number, not a share, whose standard error would be that of a mean."""
+        return Metric(self.unit, self.direction, self.label.replace("_", " "), "number", is_cost=False)
 
 
 def meter_settings(given: Mapping[str, Any]) -> MeterSettings:
