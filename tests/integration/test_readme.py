@@ -1,19 +1,39 @@
-"""What the README shows in Python runs as it stands there."""
+"""README.md is short, and what it and docs/python.md show in Python and YAML runs as it stands there."""
 
 from __future__ import annotations
 
+import functools
 import re
+from pathlib import Path
 
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import search.compress
+from search.config.document import ConfigError
+from search.config.loading import load
+from spaces.networks import digits_cnn
 from tests.paths import REPOSITORY
 
-README = REPOSITORY / "README.md"
+README, PYTHON = REPOSITORY / "README.md", REPOSITORY / "docs" / "python.md"
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_it_is_short_and_the_reader_s_own_network_comes_early() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 200
+    assert lines.index("## Your own network and data") < 45
 
 
 def test_the_objects_one_at_a_time() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    (block,) = [block for block in blocks if "hessian_traces" in block]
+    (block,) = [block for block in blocks(PYTHON, "python") if "hessian_traces" in block]
     found: dict[str, object] = {}
-    exec(compile(block, str(README), "exec"), found)
+    exec(compile(block, str(PYTHON), "exec"), found)
     trials = found["trials"]
     assert isinstance(trials, list)
     assert len(trials) >= 16
@@ -21,7 +41,50 @@ def test_the_objects_one_at_a_time() -> None:
     assert set(found["traces"].by_name) == set(found["weights"])
 
 
-def test_every_name_that_it_imports_is_there() -> None:
-    for block in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL):
+@pytest.mark.parametrize("document", [README, PYTHON], ids=lambda path: path.name)
+def test_every_name_that_it_imports_is_there(document: Path) -> None:
+    for block in blocks(document, "python"):
         imports = [line for line in block.splitlines() if re.match(r"(from|import) ", line)]
         exec("\n".join(imports), {})
+
+
+def test_the_configuration_for_a_network_of_one_s_own_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = blocks(README, "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="there is no file"):
+        load("mine.yaml")
+    (tmp_path / "mobilenet.safetensors").touch()
+    assert [stage.name for stage in load("mine.yaml").stages] == ["search", "retrain", "export"]
+
+
+def test_a_network_and_loaders_of_one_s_own_and_then_the_result_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(20, 1, 8, 8, generator=generator)
+    loader = DataLoader(TensorDataset(images, torch.arange(20) % 10), batch_size=10)
+    given = nn.Sequential(digits_cnn(width=4), nn.Identity()).eval()
+    short = functools.partial(search.compress.compress, stages=_short_stages(), quiet=True)
+    monkeypatch.setattr(search.compress, "compress", short)
+    monkeypatch.chdir(tmp_path)
+    shown, read = blocks(README, "python")
+    exec(shown, {"model": given, "train_loader": loader, "search_loader": loader, "test_loader": loader})
+    accuracy, macs = map(float, capsys.readouterr().out.split()[-2:])
+    assert 0 <= accuracy <= 1
+    assert macs > 0
+    with monkeypatch.context() as patched:
+        patched.setattr("search.export.load", lambda folder: search.compress.load("runs/mine", lambda: given))
+        exec(read.replace("runs/quickstart", "runs/mine"), {})
+    assert float(capsys.readouterr().out.strip().removeprefix("tensor(").split(",")[0].rstrip(")")) < 1e-4
+
+
+def _short_stages() -> list[dict[str, object]]:
+    searching = {
+        "space": "channel_mask",
+        "algorithm": {"name": "random", "evaluations": 2},
+        "evaluate": ["accuracy", "cost"],
+        "objectives": {"top1": "maximize"},
+        "target": {"macs": "<= 60%"},
+    }
+    return [{"search": searching}, {"retrain": {"epochs": 1, "batch_size": 10}}, {"export": {"formats": ["onnx"]}}]
