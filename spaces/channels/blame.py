@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.hooks import RemovableHandle
 
-from spaces.channels.channel_trace import WHOLE, ChannelTrace, TracedCall, TracedTensor
-from spaces.channels.labels import compact, varying
+from spaces.channels.labels.atoms import compact, varying
+from spaces.channels.labels.trace import WHOLE, ChannelTrace, TracedCall, TracedTensor
 from spaces.errors import first_line
 from spaces.execution.batch import Nested
 from spaces.execution.code_places import failed_place, running_place

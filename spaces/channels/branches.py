@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from spaces.channels.channel_trace import WHOLE
+from spaces.channels.labels.trace import WHOLE
 from spaces.cloning.clone import clone
 from spaces.execution.batch import Nested, describe, first_tensor_of, map_tensors, repeat
 from spaces.execution.code_places import place_of, running_line

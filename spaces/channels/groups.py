@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from spaces.candidate import Candidate
-from spaces.channels.channel_trace import WHOLE, ChannelTrace, LayerTrace
 from spaces.channels.labelled_pass import trace_channels
-from spaces.channels.labels import compact
-from spaces.channels.masked_calls import MaskedCall
+from spaces.channels.labels.atoms import compact
+from spaces.channels.labels.masked_calls import MaskedCall
+from spaces.channels.labels.trace import WHOLE, ChannelTrace, LayerTrace
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested, describe
 from spaces.execution.forward import Forward, call

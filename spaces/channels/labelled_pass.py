@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from spaces.channels.channel_trace import ChannelTrace, SizeAttribute
-from spaces.channels.counts import counted_attributes
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.operator_rules import propagate
-from spaces.channels.size_rules import follow_shape, settle, shape_with_counts
+from spaces.channels.labels.counts import counted_attributes
+from spaces.channels.labels.trace import ChannelTrace, SizeAttribute
+from spaces.channels.labels.tracker import LabelTracker
+from spaces.channels.rules.operators import propagate
+from spaces.channels.rules.sizes import follow_shape, settle, shape_with_counts
 from spaces.errors import UnsupportedModelError
 from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode

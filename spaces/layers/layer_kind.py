@@ -59,7 +59,7 @@ class LayerKind(ABC):
         """Tie the layer's weights to the channels it reads and writes, label its output and record the layer.
 
         Args:
-            tracker: The :class:`~spaces.channels.label_tracker.LabelTracker` of the pass.
+            tracker: The :class:`~spaces.channels.labels.tracker.LabelTracker` of the pass.
             output: Result of the function, or of the module's call where there are no :attr:`functions`.
             *args: Positional arguments of the function or of the module's call.
             **kwargs: Their keyword arguments.

@@ -20,7 +20,7 @@ from spaces.channels.kinds.tracing import (
     output_atoms,
     passes_by,
 )
-from spaces.channels.label_tracker import LabelTracker
+from spaces.channels.labels.tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.linear_map import ConvolutionMap, LinearMap
 from spaces.layers.shapes import LayerShape

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces.channels.kinds.tracing import label_output, output_atoms
-from spaces.channels.label_tracker import LabelTracker
+from spaces.channels.labels.tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from spaces.channels.kinds.own import own_norm
 from spaces.channels.kinds.tracing import inside, normalized_atoms
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import along, varying
+from spaces.channels.labels.atoms import along, varying
+from spaces.channels.labels.tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.mask_hooks import KeptStatistics, MaskHook
 

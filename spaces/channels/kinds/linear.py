@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from spaces.channels.kinds.own import own_layer
 from spaces.channels.kinds.products import multiply_transposed
 from spaces.channels.kinds.tracing import input_atoms, inside, label_output, leave_frozen, output_atoms, passes_by
-from spaces.channels.label_tracker import LabelTracker
+from spaces.channels.labels.tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.linear_map import LinearMap, TokenMap
 from spaces.layers.shapes import LayerShape

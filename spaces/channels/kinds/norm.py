@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces.channels.kinds.tracing import inside, normalized_atoms
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import along
+from spaces.channels.labels.atoms import along
+from spaces.channels.labels.tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.mask_hooks import MaskHook
 

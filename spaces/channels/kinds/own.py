@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import compact
+from spaces.channels.labels.atoms import compact
+from spaces.channels.labels.tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.mask_hooks import MaskHook
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from spaces.channels.kinds.own import channel_dim, own_product
 from spaces.channels.kinds.tracing import label_output, output_atoms, outside, tie_nothing
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import along, varying, vector
-from spaces.channels.stored_views import StoredView
+from spaces.channels.labels.atoms import along, varying, vector
+from spaces.channels.labels.stored_views import StoredView
+from spaces.channels.labels.tracker import LabelTracker
 
 PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
 """Place of the first factor among the arguments, by operator."""

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from spaces.channels.kinds.tracing import input_atoms, label_output, leave_frozen
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import along, vector
+from spaces.channels.labels.atoms import along, vector
+from spaces.channels.labels.tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.mask_hooks import KeptColumns
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spaces.channels.beside import Beside
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import along, varying, vector
+from spaces.channels.labels.atoms import along, varying, vector
+from spaces.channels.labels.beside import Beside
+from spaces.channels.labels.tracker import LabelTracker
 from spaces.cloning.computed_weights import computed_weights
 from spaces.layers.layer_kind import LayerKind
 

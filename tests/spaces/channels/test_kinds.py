@@ -16,7 +16,7 @@ from spaces.channel_mask import ChannelMask
 from spaces.channels.groups import find_groups
 from spaces.channels.kinds import LAYER_KINDS
 from spaces.channels.kinds.tracing import input_atoms, label_output, output_atoms
-from spaces.channels.label_tracker import LabelTracker
+from spaces.channels.labels.tracker import LabelTracker
 from spaces.importance.criterion import score
 from spaces.layers.layer_kind import LayerKind, kind_of, layer_kinds
 from spaces.layers.shape_inference import layer_shapes

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from spaces.channels.labels import ChannelAtoms, compact
+from spaces.channels.labels.atoms import ChannelAtoms, compact
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -13,12 +13,12 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
-from spaces.channels.beside import BesideRecord
-from spaces.channels.channel_trace import WHOLE, ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
-from spaces.channels.counts import counts_in
-from spaces.channels.labels import along, compact
-from spaces.channels.masked_calls import CallRecorder
-from spaces.channels.stored_views import StoredView, StoredViews
+from spaces.channels.labels.atoms import along, compact
+from spaces.channels.labels.beside import BesideRecord
+from spaces.channels.labels.counts import counts_in
+from spaces.channels.labels.masked_calls import CallRecorder
+from spaces.channels.labels.stored_views import StoredView, StoredViews
+from spaces.channels.labels.trace import WHOLE, ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
 from spaces.execution.code_places import running_place
 from spaces.execution.hooks import first_tensor, temporary_hooks
 from spaces.layers.activation_memory import ActivationMemory, state_of

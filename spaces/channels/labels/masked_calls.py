@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from spaces.channels.labels import compact, vector
+from spaces.channels.labels.atoms import compact, vector
 from spaces.layers.call_masks import CallMask, OperandMask
 
 
@@ -124,7 +124,7 @@ class CallRecorder:
         """Count the call of a function, and note its operands where they were asked for.
 
         Args:
-            tracker: The :class:`~spaces.channels.label_tracker.LabelTracker` of the pass.
+            tracker: The :class:`~spaces.channels.labels.tracker.LabelTracker` of the pass.
             function: Name of the function.
             args: Positional and keyword arguments.
             output: Its result.

@@ -45,7 +45,7 @@ class BesideRecord:
         """Give the result of an operator the units of its arguments; freeze them where it is not ``elementwise``.
 
         Args:
-            tracker: The :class:`~spaces.channels.label_tracker.LabelTracker` of the pass.
+            tracker: The :class:`~spaces.channels.labels.tracker.LabelTracker` of the pass.
             name: Name of the operator.
             tensors: The tensors among its arguments.
             output: Its result.

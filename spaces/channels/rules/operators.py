@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
-from spaces.channels import position_rules
 from spaces.channels.kinds.products import PRODUCTS, multiply
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import compact, varying
-from spaces.channels.reduction_rules import ALONG_DIM, REDUCTIONS, reduce, run_along
-from spaces.channels.size_rules import FACTORIES
-from spaces.channels.stored_rules import adopted, follow_part, joined_labels, resized
+from spaces.channels.labels.atoms import compact, varying
+from spaces.channels.labels.tracker import LabelTracker
+from spaces.channels.rules import positions
+from spaces.channels.rules.reductions import ALONG_DIM, REDUCTIONS, reduce, run_along
+from spaces.channels.rules.sizes import FACTORIES
+from spaces.channels.rules.stored import adopted, follow_part, joined_labels, resized
 
 VIEWS = frozenset("view reshape _unsafe_view _reshape_alias flatten unflatten view_as".split())
 SAME = frozenset("_to_copy to clone contiguous lift_fresh detach alias".split())
@@ -71,9 +71,9 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
     elif name in MOVES or base in MOVES:
         _move(tracker, operator, args, kwargs, output)
     elif base in SPLITS:
-        position_rules.split(tracker, operator, args, kwargs, output)
+        positions.split(tracker, operator, args, kwargs, output)
     elif base in POSITIONS:
-        position_rules.position(tracker, operator, base, args, kwargs, output)
+        positions.position(tracker, operator, base, args, kwargs, output)
     elif name in PICKS:
         _pick(tracker, operator, name, args, output)
     elif name == "_pack_padded_sequence":

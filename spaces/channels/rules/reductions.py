@@ -1,7 +1,7 @@
 """Reduction rules: how labels pass through sums, means, norms and other statistics, and through softmax.
 
 A statistic over channels is a value of no channel that depends on the number of channels: the masked network takes it over the
-kept ones (see :mod:`spaces.channels.masked_calls`), as the sliced network does.
+kept ones (see :mod:`spaces.channels.labels.masked_calls`), as the sliced network does.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import varying
+from spaces.channels.labels.atoms import varying
+from spaces.channels.labels.tracker import LabelTracker
 
 REDUCTIONS = frozenset(
     "mean sum amax amin max min var std var_mean std_mean norm linalg_vector_norm prod logsumexp nansum".split()

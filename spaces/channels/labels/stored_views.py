@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spaces.channels.labels import along, vector
+from spaces.channels.labels.atoms import along, vector
 
 _DIMS = range(2, 6)
 """Numbers of dimensions of the parameters that are followed."""

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spaces.channels.counts import Count, Origin, Term, counted_shape, counts_in
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import varying, vector
+from spaces.channels.labels.atoms import varying, vector
+from spaces.channels.labels.counts import Count, Origin, Term, counted_shape, counts_in
+from spaces.channels.labels.tracker import LabelTracker
 from spaces.execution.code_places import nearest_line, place_of
 
 SHAPING = frozenset("view reshape expand unflatten broadcast_to".split())

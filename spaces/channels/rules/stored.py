@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import along, compact
+from spaces.channels.labels.atoms import along, compact
+from spaces.channels.labels.tracker import LabelTracker
 
 
 def adopted(tracker: LabelTracker, tensor: Tensor, others: Sequence[Tensor], apart: int | None = None) -> Tensor:

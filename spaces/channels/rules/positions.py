@@ -1,7 +1,7 @@
 """Position rules: operators that pick channels by their positions, such as splits and slices.
 
 Positions stay right when the numbers that code gives for them follow the channels that lie before them
-(:mod:`spaces.channels.size_rules`); the channels before a position that is a plain number stay.
+(:mod:`spaces.channels.rules.sizes`); the channels before a position that is a plain number stay.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from spaces.channels.label_tracker import LabelTracker
-from spaces.channels.labels import varying, vector
-from spaces.channels.size_rules import follow, numbers_given
-from spaces.channels.stored_rules import follow_part
+from spaces.channels.labels.atoms import varying, vector
+from spaces.channels.labels.tracker import LabelTracker
+from spaces.channels.rules.sizes import follow, numbers_given
+from spaces.channels.rules.stored import follow_part
 
 _SPLITTING = frozenset("split split_with_sizes unsafe_split unsafe_split_with_sizes".split())
 """Functions whose numbers are sizes of parts."""

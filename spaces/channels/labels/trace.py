@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spaces.channels.beside import Beside
-from spaces.channels.counts import Count
-from spaces.channels.labels import ChannelAtoms
-from spaces.channels.masked_calls import MaskedCall
+from spaces.channels.labels.atoms import ChannelAtoms
+from spaces.channels.labels.beside import Beside
+from spaces.channels.labels.counts import Count
+from spaces.channels.labels.masked_calls import MaskedCall
 from spaces.layers.activation_memory import Activation
 from spaces.layers.layer_kind import LayerKind
 

@@ -1,0 +1,1 @@
+"""Rules: what an operator outside the layers does to the labels of channels."""
