@@ -66,8 +66,8 @@ def compress(
         folder: The run folder, such as ``runs/mine``.
         epochs: Epochs of retraining.
         lr: Highest learning rate of retraining.
-        stages: The pipeline, as in a configuration; None for a genetic search over channels and retraining with distillation,
-            for which ``target``, ``epochs`` and ``lr`` count.
+        stages: The pipeline, as in a configuration; None for a genetic search over channels, reconstruction of its result by
+            least squares, and retraining with distillation, for which ``target``, ``epochs`` and ``lr`` count.
         execution: Where trials run, as in a configuration; None for this process.
         loss: The loss, from outputs and targets to one value per sample or to their mean; None for cross-entropy.
         score: One value per sample, higher is better; or a metric of torchmetrics, ``{"name": ..., "arguments": {...},
@@ -99,6 +99,7 @@ def _stages(task: Task, target: Mapping[str, str], epochs: int, lr: float) -> li
         "evaluate": [{"accuracy": {"split": "search", "batch_norm_batches": 8}}, "cost"],
         "objectives": {task.score_name: "maximize" if task.score_sign > 0 else "minimize"},
         "target": dict(target),
+        "reconstruct": {},
     }
     # SGD without a limit ruins networks that were trained by another optimizer, transformers first of all.
     optimizer = {"optimizer": {"name": "sgd", "lr": lr}, "clip_norm": 1.0}

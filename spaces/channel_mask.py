@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -43,8 +43,9 @@ class ChannelMaskSettings:
         include: Name patterns of layers whose output channels may go; empty for all.
         exclude: Name patterns of layers whose output channels stay.
         max_ratio: Largest share of a group's channels that may be removed.
-        compensate: Whether to correct the consuming layers by least squares, so that kept channels stand in for the
-            removed ones (see :mod:`spaces.channels.compensation`); needs calibration batches.
+        compensate: ``channel``, or true for short, to correct the consuming layers of candidates by least squares on channel
+            averages, so that kept channels stand in for the removed ones (see :mod:`spaces.channels.compensation`); needs
+            calibration batches. A reconstruction starts without. False leaves candidates as they are cut.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -52,7 +53,7 @@ class ChannelMaskSettings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     max_ratio: float = 0.95
-    compensate: bool = True
+    compensate: bool | Literal["channel"] = True
 
     def __post_init__(self) -> None:
         """Raise ValueError for an option out of its range, with the option's name."""

@@ -46,6 +46,7 @@ def examine(config: Config) -> dict[str, Any]:
     from evaluators.cost import count_cache_bytes, count_costs, count_module_macs, count_peak_activation_bytes
     from spaces.cloning.plain_network import without_wrappers
     from spaces.execution.batch import count_samples, describe
+    from spaces.importance.second_order import unread_groups
 
     task = config.build_task()
     model = without_wrappers(task.reference_model()).eval()
@@ -66,6 +67,7 @@ def examine(config: Config) -> dict[str, Any]:
         "bits": [] if channels is None else bits,
         "frozen": [{**_row(part), "reason": part.reason} for part in space.frozen],
         "channels": sum(row["size"] for row in rows),
+        "by_norm": [] if channels is None else list(unread_groups(model, channels)),
         "open_macs_share": space.open_share() if channels is not None else None,
         "module_macs": {
             name: macs // count_samples(inputs) for name, macs in count_module_macs(model, inputs, task.forward).items()
@@ -121,6 +123,10 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         if name in costs:
             totals.add_row(words, unit(costs[name]), f"{costs[name]:,.0f}")
     totals.add_row("open groups", str(len(found["groups"])), f"{found['channels']:,} channels")
+    if found["by_norm"]:
+        totals.add_row(
+            "groups in the order of norms with importance second_order", str(len(found["by_norm"])), ", ".join(found["by_norm"])
+        )
     if found["open_macs_share"] is not None:
         totals.add_row("MACs that can go", format_percent(found["open_macs_share"]), "")
     console.print(totals)

@@ -43,12 +43,7 @@ class SecondOrder(Criterion):
 
     def __init__(self, model: nn.Module, groups: ChannelGroups, options: CriterionOptions | None = None) -> None:
         super().__init__(model, groups, options)
-        maps = linear_maps(model)
-        self._readers: dict[str, tuple[Layer, LinearMap]] = {}
-        for layer in groups.layers:
-            found = maps.get(layer.name)
-            if found is not None and found.groups == 1 and (layer.inputs >= 0).any() and found.columns <= WIDEST:
-                self._readers[layer.name] = layer, found
+        self._readers = _readers(model, groups)
         self._seen = {name: _Inputs(one.columns, one.weight.device) for name, (_, one) in self._readers.items()}
         self._handles: list[RemovableHandle] = []
         self._batch = 0
@@ -137,6 +132,23 @@ class SecondOrder(Criterion):
         """Go on from the sums that :meth:`state_dict` returned."""
         for name, seen in self._seen.items():
             seen.load({key: state[f"{name}.{key}"] for key in seen.state()})
+
+
+def unread_groups(model: nn.Module, groups: ChannelGroups) -> tuple[str, ...]:
+    """Return the names of the open groups that no reader reads, which are ordered by the L2 norm."""
+    read = np.concatenate([np.zeros(0, np.int64), *(layer.inputs for layer, _ in _readers(model, groups).values())])
+    return tuple(one.name for one in groups.groups if not ((read >= one.offset) & (read < one.offset + one.size)).any())
+
+
+def _readers(model: nn.Module, groups: ChannelGroups) -> dict[str, tuple[Layer, LinearMap]]:
+    """Return the layers that mix open channels, with their matrices, by name."""
+    maps = linear_maps(model)
+    found: dict[str, tuple[Layer, LinearMap]] = {}
+    for layer in groups.layers:
+        one = maps.get(layer.name)
+        if one is not None and one.groups == 1 and (layer.inputs >= 0).any() and one.columns <= WIDEST:
+            found[layer.name] = layer, one
+    return found
 
 
 class _Inputs:

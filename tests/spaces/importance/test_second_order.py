@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from spaces.channels.groups import find_groups
 from spaces.importance.criterion import Observations, make_criterion, observe, score
 from spaces.importance.removal_order import Reader, removal_losses
+from spaces.importance.second_order import unread_groups
 from tests.spaces.zoo import example, network
 
 
@@ -80,6 +81,7 @@ def test_what_others_can_stand_in_for_goes_first() -> None:
     model, inputs = Chain().double().eval(), draw(16, 2, 6, 6)
     groups = find_groups(model, inputs[:1])
     assert [group.size for group in groups.groups] == [4]
+    assert unread_groups(model, groups) == ()
     scores = next(iter(score(model, groups, "second_order", shown(inputs)).values()))
     order = scores.argsort().tolist()
     assert order[0] == 3
@@ -103,7 +105,7 @@ def test_groups_without_a_reader_are_named_and_ordered_by_their_norms() -> None:
     groups = find_groups(model, inputs[:1])
     probe = make_criterion("second_order", model, groups)
     observe(probe, shown(inputs))
-    assert probe.fallbacks == tuple(group.name for group in groups.groups)
+    assert probe.fallbacks == unread_groups(model, groups) == tuple(group.name for group in groups.groups)
     norms = score(model, groups, "l2")
     for name, scores in score(model, groups, "second_order", shown(inputs)).items():
         assert scores.argsort().tolist() == norms[name].argsort().tolist()
