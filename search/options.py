@@ -100,9 +100,8 @@ def type_in_words(hint: Any) -> str:
         words = [type_in_words(kind) for kind in arguments if kind is not type(None)]
         return _either(words) + (", or null" if type(None) in arguments else "")
     if origin is None:
-        return _TYPES.get(hint) or (
-            "options" if dataclasses.is_dataclass(hint) else getattr(hint, "__name__", str(hint)).lower()
-        )
+        known = "options" if dataclasses.is_dataclass(hint) else _TYPES.get(hint)
+        return known or (hint.__name__ if isinstance(hint, type) else str(hint)).lower()
     if issubclass(origin, Mapping):
         return f"mapping of {_several(arguments[0])} to {_several(arguments[1])}"
     if issubclass(origin, Sequence):

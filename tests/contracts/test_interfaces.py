@@ -42,6 +42,8 @@ ALLOWED: dict[str, str] = {
     "search/options.py: hasattr(kind, '__pydantic_config__')": (
         "any type in an annotation; pydantic's own mark tells a block of options from a plain value"
     ),
+    "search/options.py: isinstance(mark, LimitText)": "a mark of an annotation, of which pydantic and others have their own",
+    "search/options.py: isinstance(mark, Registered)": "a mark of an annotation, of which pydantic and others have their own",
     "search/study/dashboard.py: isinstance(where, StorageUrl)": (
         "a path or a URL; a path is opened as it is, and a URL from a folder needs consent"
     ),

@@ -43,8 +43,9 @@ def follow_shape(tracker: LabelTracker, function: str, args: tuple[Any, ...], kw
     given = _shape_given((*args, *kwargs.values()), output.shape)
     for dim in varying(labels):
         line = vector(labels, dim)
-        if line is not None and isinstance(given[dim], Count):
-            follow(tracker, given[dim], line)
+        if line is not None:
+            for count in counts_in(given[dim]):
+                follow(tracker, count, line)
 
 
 def follow(tracker: LabelTracker, count: Count, labels: Tensor) -> bool:
@@ -68,7 +69,7 @@ def numbers_given(tracker: LabelTracker, numbers: Sequence[int]) -> list[Count |
     """Return the counts among ``numbers``, which an operator was given by the running function; None for plain numbers."""
     whole = [value for value in tracker.given if isinstance(value, tuple | list) and list(value) == list(numbers)]
     if whole:
-        return [number if isinstance(number, Count) else None for number in whole[0]]
+        return [next(iter(counts_in(number)), None) for number in whole[0]]
     counts = counts_in(tracker.given)
     if tracker.function == "narrow":
         start, length = [value for value in tracker.given if isinstance(value, int)][-2:]
