@@ -21,6 +21,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"secateurs {version('secateurs')}")
+        except PackageNotFoundError:
+            typer.echo("secateurs, run from a folder without being installed")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version, and end.")
+    ] = False,
+) -> None:
+    """Compress PyTorch networks by search: a trained network in, a physically smaller one out."""
+
+
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see configs/.")]
 Overrides = Annotated[
     list[str] | None,
@@ -39,11 +60,12 @@ def run(
     overrides: Overrides = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Run with so many seeds; the report has mean and spread.")] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="End with 3 where a target is not met.")] = False,
     trust: Trust = None,
 ) -> None:
     """Run a pipeline, or go on with one that was stopped."""
     loaded = _load(config, overrides, trust)
-    from search.output.endings import MISTAKE, UnexpectedError
+    from search.output.endings import MISTAKE, NOT_MET, UnexpectedError
     from search.pipeline.repeat import repeat
     from search.report.summary import show_summary
     from spaces.errors import SecateursError
@@ -63,6 +85,11 @@ def run(
     if report["failures"]:
         typer.echo("Nothing is lost. Mend what could not be measured, and the same command measures it.", err=True)
         raise typer.Exit(MISTAKE)
+    missed = [one for one in report.get("seeds") or [report] if one["target_met"] is False]
+    if strict and missed:
+        which = f" by {len(missed)} of {seeds} seeds" if seeds > 1 else ""
+        typer.echo(f"A target is NOT met{which}, which ends this command with {NOT_MET} (--strict).", err=True)
+        raise typer.Exit(NOT_MET)
 
 
 @app.command()

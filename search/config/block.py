@@ -45,6 +45,9 @@ _LIMIT = re.compile(
 )
 
 
+_OTHER_LIMIT = re.compile(r"^\s*(?:>=?|<|==?|=<)\s*(?P<number>[0-9.][0-9_.eE+-]*\s*%?)\s*$")
+
+
 def parse_limit(text: str | float) -> Limit:
     """Read a target such as ``"<= 40%"`` (of the reference) or ``"<= 1200000"`` (in the metric's unit).
 
@@ -52,6 +55,8 @@ def parse_limit(text: str | float) -> Limit:
         ValueError: ``text`` is no such limit, or one that no network or every network meets.
     """
     found = None if isinstance(text, bool) else _LIMIT.match(str(text))
+    if found is None and (other := _OTHER_LIMIT.match(str(text))):
+        raise ValueError(f'expected a limit from above, written "<= {other["number"]}"; got {text!r}')
     if found is None:
         raise ValueError(f'expected "<= 40%" (of the reference) or "<= 1200000" (in the metric\'s unit), got {text!r}')
     value = float(found["number"].replace("_", ""))

@@ -25,10 +25,15 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> list[Fault]
             faults.append(Fault((), "expected key=value, such as stages.search.algorithm.generations=3", origin))
             continue
         try:
-            _write(document, keys, parse_value(text_value), origin)
+            _write(document, keys, _value(text_value), origin)
         except ValueError as error:
             faults.append(Fault((), str(error), origin))
     return faults
+
+
+def _value(text: str) -> Any:
+    """Return an override's value; text that YAML would take for the head of a block of lines stays text, as in ``>= 30%``."""
+    return text.strip() if text.lstrip().startswith((">", "|")) else parse_value(text)
 
 
 def _write(document: Document, keys: list[str], value: Any, origin: str) -> None:

@@ -11,8 +11,9 @@ from search.output.exhaustion import exhausted, nearly_exhausted
 from search.output.state_folder import state_folder
 from spaces.errors import SecateursError, error_line
 
-MISTAKE, DEFECT = 2, 70
-"""Exit codes of an error that a person can mend, and of any other (``EX_SOFTWARE`` in BSD's sysexits.h)."""
+MISTAKE, NOT_MET, DEFECT = 2, 3, 70
+"""Exit codes of an error that a person can mend, of a missed target where that is to be one, and of any other error
+(``EX_SOFTWARE`` in BSD's sysexits.h)."""
 
 LOG = "log.txt"
 

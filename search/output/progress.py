@@ -11,11 +11,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from search.output.log_records import run_logger, shown_level
 
 _LINE_EVERY_SECONDS = 10.0
+_BAR, _WIDE_BAR, _WIDE = 10, 40, 120
+_SHORTEST_NAME = 12
 
 
 class Bar:
@@ -36,7 +39,8 @@ class Bar:
         self._seconds_left = seconds_left
         self._at_most = at_most
         self._live = live
-        self._task: TaskID | None = live.add_task(label, total=total, note="") if live is not None else None
+        shown = {"name": label, "count": self._count_of(0), "eta": "", "note": ""}
+        self._task: TaskID | None = live.add_task(label, total=total, **shown) if live is not None else None
         self._start = self._line = time.monotonic()
         self._first: int | None = None
         self._done = 0
@@ -48,7 +52,7 @@ class Bar:
         self._done, self._note = done, note or self._note
         text = f"{self._note}  {self.eta}".strip()
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=done, note=text)
+            self._live.update(self._task, completed=done, **self._fitted(self._live))
         if time.monotonic() - self._line >= _LINE_EVERY_SECONDS:
             self._line = time.monotonic()
             self._log.write(f"{self._label}: {self._count} {text}", self._level)
@@ -58,7 +62,14 @@ class Bar:
         seconds = time.monotonic() - self._start
         fewer = self._total is not None and self._done < self._total
         done = f"{self._done} of at most {self._total}" if fewer else self._count
-        self._log.write(f"{self._label}: {done} {self._note} ({duration(seconds)})", self._level)
+        self._log.write(f"{self._label}: {done} {self._note} ({duration(seconds)})")
+
+    def _fitted(self, live: Progress) -> dict[str, str]:
+        """Return the texts beside a bar, cut so that count and ETA are never off the screen: first the note, then the name."""
+        width = live.console.width
+        free = width - bar_width(width) - len(self._count) - len(self.eta) - 4
+        name = _cut(self._label, max(free, _SHORTEST_NAME))
+        return {"name": name, "count": self._count, "eta": self.eta, "note": _cut(self._note, free - len(name))}
 
     @property
     def eta(self) -> str:
@@ -71,12 +82,15 @@ class Bar:
 
     @property
     def _level(self) -> int:
-        """Level of the bar's lines, which say nothing new beside a live one."""
+        """Level of the bar's lines under way, which say nothing new beside a live one."""
         return logging.INFO if self._live is None else logging.DEBUG
 
     @property
     def _count(self) -> str:
-        return f"{self._done}/{self._total}" if self._total is not None else str(self._done)
+        return self._count_of(self._done)
+
+    def _count_of(self, done: int) -> str:
+        return f"{done}/{self._total}" if self._total is not None else str(done)
 
 
 class Log:
@@ -124,9 +138,7 @@ class Log:
                 bar = Bar(self, label, total, None, seconds_left, at_most)
                 yield bar
             else:
-                note = TextColumn("{task.fields[note]}")
-                columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note)
-                with Progress(*columns, console=self._console, transient=True) as live:
+                with _live_bar(self._console) as live:
                     bar = Bar(self, label, total, live, seconds_left, at_most)
                     yield bar
             bar.finish()
@@ -144,6 +156,26 @@ class Log:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def bar_width(width: int) -> int:
+    """Return the columns of a bar on a terminal of ``width`` columns."""
+    return _WIDE_BAR if width >= _WIDE else _BAR
+
+
+def _live_bar(console: Console | None) -> Progress:
+    """Return a line with name, bar, count, remaining time and note, which vanishes at its end."""
+    name, count, eta, note = (
+        TextColumn(f"{{task.fields[{field}]}}", markup=False, table_column=Column(no_wrap=True))
+        for field in ("name", "count", "eta", "note")
+    )
+    bar = BarColumn(bar_width(console.width if console is not None else 0))
+    return Progress(name, bar, count, eta, note, console=console, transient=True)
+
+
+def _cut(text: str, width: int) -> str:
+    """Return ``text``, its end replaced by a mark where it is longer than ``width`` columns."""
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…" if width > 0 else ""
 
 
 def duration(seconds: float) -> str:

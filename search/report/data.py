@@ -73,6 +73,7 @@ def build_report(
 ) -> dict[str, Any]:
     """Return report.json.
 
+    ``target`` has the limits as written, ``targets`` per metric ``text``, ``limit`` (in the metric's unit) and ``met``.
     ``reference``, ``result`` and every entry of ``baselines`` hold ``top1``, ``loss``, ``metrics``, ``parameters``, ``macs``,
     ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split. A baseline also has, where it comes from a
     search stage: ``before_retraining`` (metrics on the search split), ``fingerprint`` and ``layers``. ``searches`` has, per
@@ -125,6 +126,7 @@ def build_report(
         "seed": config.seed,
         "target": {metric: target["text"] for metric, target in limits.items()} or None,
         "target_met": _met(limits),
+        "targets": {metric: {key: target[key] for key in ("text", "limit", "met")} for metric, target in limits.items()},
         "reference": rows["reference"],
         "result": rows[RESULT],
         "pareto": last["pareto"] if last else [],

@@ -9,29 +9,37 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from evaluators.metrics import find_metric
+from evaluators.metrics import Metric, find_metric
 from search.output.numbers import format_count, format_percent, times
 from search.report.view import described_metrics, score_metric, score_of
 from search.run.failures import failures_of
+
+
+_WHOLE_TABLE = 92
+"""Columns from which the table has room for both ways to tell a change beside the targets."""
 
 
 def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:
     """Print the result of a run from its report.json."""
     before, after = report.get("reference") or {}, report.get("result") or {}
     table = Table(title=str(report.get("name", folder.name)), title_justify="left")
-    for column in ("", "before", "after", "change"):
-        table.add_column(column, justify="left" if not column else "right")
+    targets = report.get("targets") or {}
+    brief = bool(targets) and console.width < _WHOLE_TABLE
+    for column in ("", "before", "after", "change", *(["target"] if targets else [])):
+        table.add_column(column, justify="left" if column in ("", "target") else "right")
     first, last = score_of(before), score_of(after)
     if first is not None and last is not None and first[0] == last[0]:
         metric = score_metric(first[0], report)
         change = metric.change(first[1], last[1])
         table.add_row(f"{metric.label} (test)", metric.text(first[1]), metric.text(last[1]), change)
     described = described_metrics(report)
-    for name in ("macs", "parameters", "size_bytes"):
-        small, large, metric = after.get(name), before.get(name), find_metric(name, described)
+    for name in dict.fromkeys(("macs", "parameters", "size_bytes", *targets)):
+        small, large, metric = _cost(after, name), _cost(before, name), find_metric(name, described)
+        limit = [_limit(metric, targets[name])] if name in targets else []
         if large is not None and small is not None:
-            change = f"{times(large, small)} smaller, {format_percent(small / large)} left"
-            table.add_row(metric.label, metric.text(large), metric.text(small), change)
+            table.add_row(metric.label, metric.text(large), metric.text(small), _change(large, small, brief), *limit)
+        elif limit:
+            table.add_row(metric.label, "-", "-" if small is None else metric.text(small), "-", *limit)
     console.print(table)
     target = report.get("target")
     if target:
@@ -46,6 +54,26 @@ def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> N
     console.print(
         f"report:  {page if page.exists() else folder / 'report.json'}", markup=False, highlight=False, soft_wrap=True
     )
+
+
+def _cost(network: Mapping[str, Any], name: str) -> float | None:
+    """Return a cost of a network of a report; None where it was not measured."""
+    value: float | None = network.get(name)
+    return value if value is not None else (network.get("metrics") or {}).get(name)
+
+
+def _change(large: float, small: float, brief: bool) -> str:
+    if not large or not small:
+        return "-"
+    if small > large:
+        return f"{times(small, large)} larger"
+    smaller = f"{times(large, small)} smaller"
+    return smaller if brief else f"{smaller}, {format_percent(small / large)} left"
+
+
+def _limit(metric: Metric, target: Mapping[str, Any]) -> str:
+    """Return a target in the metric's unit and whether it is met."""
+    return f"<= {metric.text(target['limit'])}, {'met' if target['met'] else 'NOT met'}"
 
 
 def percent2(share: float) -> str:

@@ -291,6 +291,14 @@ class SeedRow(TypedDict, total=False):
     baselines: dict[str, NetworkRow] | None
 
 
+class TargetRow(TypedDict, total=False):
+    """A target of the last search, and whether the network that it delivered keeps it."""
+
+    text: str
+    limit: Number
+    met: bool
+
+
 class ReportFile(TypedDict, total=False):
     """The parts of report.json that are shown; others are left alone."""
 
@@ -298,6 +306,7 @@ class ReportFile(TypedDict, total=False):
     seed: int | None
     target: dict[str, Number | str] | str | None
     target_met: bool | None
+    targets: dict[str, TargetRow] | None
     reference: NetworkRow | None
     result: NetworkRow | None
     pareto: list[FrontRow] | None

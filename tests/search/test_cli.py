@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -8,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import search.pipeline.repeat
 from search.cli import app
 from search.output.endings import UnexpectedError
+from search.report.summary import show_summary
 from spaces.errors import SecateursError
 from tests.paths import REPOSITORY
 from tests.search.report.report_sample import sample, write_run
@@ -137,6 +141,62 @@ def test_run_ends_with_before_and_after(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.exit_code == 0, result.exception
     for text in ("93.82 %", "93.61 %", "-0.21 points", "2.51x smaller", "target macs <= 40%: met", "report.html", "best"):
         assert text in result.output
+
+
+@pytest.mark.parametrize(("met", "options", "code"), [(False, ["--strict"], 3), (False, [], 0), (True, ["--strict"], 0)])
+def test_a_missed_target_ends_with_3_where_that_is_asked_for(
+    met: bool, options: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = {
+        "macs": {"text": "<= 40%", "limit": 16_000_000, "met": met},
+        "latency_ms": {"text": "<= 2", "limit": 2.0, "met": True},
+    }
+
+    def run(config: Any, folder: Path, console: Any) -> dict[str, Any]:
+        return {**sample(trials=30), "target_met": met, "targets": targets}
+
+    monkeypatch.setattr(search.pipeline.repeat, "run", run)
+    result = invoke("run", QUICKSTART, "--runs", str(tmp_path), *options)
+    assert result.exit_code == code, result.exception
+    assert ("NOT met, which ends this command with 3" in result.output) == (code == 3)
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_every_target_is_in_the_table_in_its_unit(width: int) -> None:
+    report = {
+        **sample(trials=30),
+        "targets": {
+            "macs": {"text": "<= 40%", "limit": 16_400_000.0, "met": True},
+            "latency_ms": {"text": "<= 2", "limit": 2.0, "met": False},
+        },
+    }
+    report["reference"] |= {"latency_ms": 4.0}
+    report["result"] |= {"latency_ms": 2.5}
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    show_summary(report, Path("runs/x"), console)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert max(len(line) for line in shown.splitlines()) <= width
+    words = " ".join(re.sub(r"[│┃]", " ", shown).split())
+    assert words.count("NOT met") == 1
+    if width == 140:
+        rows = {line.split("│")[1].strip(): line for line in shown.splitlines() if line.startswith("│")}
+        assert "<= 16.4 M, met" in rows["MACs"]
+        assert "4 ms" in rows["latency"]
+        assert "2.5 ms" in rows["latency"]
+        assert "<= 2 ms, NOT met" in rows["latency"]
+
+
+def test_the_version_is_told() -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"secateurs \d+\.\d+\.\d+\S*\n", result.output)
+
+
+@pytest.mark.parametrize("written", [">= 30%", "> 30%", "< 30%", "== 30%"])
+def test_a_limit_from_below_is_told_in_a_plain_word(written: str) -> None:
+    result = invoke("check", QUICKSTART, f"stages.search.target.macs={written}")
+    assert f'expected a limit from above, written "<= 30%"; got {written!r}' in str(result.exception)
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
