@@ -39,8 +39,9 @@ class Bar:
         self._seconds_left = seconds_left
         self._at_most = at_most
         self._live = live
-        shown = {"name": label, "count": self._count_of(0), "eta": "", "note": ""}
-        self._task: TaskID | None = live.add_task(label, total=total, **shown) if live is not None else None
+        self._task: TaskID | None = None
+        if live is not None:
+            self._task = live.add_task(label, total=total, name=label, count=self._count_of(0), eta="", note="")
         self._start = self._line = time.monotonic()
         self._first: int | None = None
         self._done = 0
@@ -52,7 +53,8 @@ class Bar:
         self._done, self._note = done, note or self._note
         text = f"{self._note}  {self.eta}".strip()
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=done, **self._fitted(self._live))
+            name, note = self._fitted(self._live.console.width)
+            self._live.update(self._task, completed=done, name=name, count=self._count, eta=self.eta, note=note)
         if time.monotonic() - self._line >= _LINE_EVERY_SECONDS:
             self._line = time.monotonic()
             self._log.write(f"{self._label}: {self._count} {text}", self._level)
@@ -64,12 +66,11 @@ class Bar:
         done = f"{self._done} of at most {self._total}" if fewer else self._count
         self._log.write(f"{self._label}: {done} {self._note} ({duration(seconds)})")
 
-    def _fitted(self, live: Progress) -> dict[str, str]:
-        """Return the texts beside a bar, cut so that count and ETA are never off the screen: first the note, then the name."""
-        width = live.console.width
+    def _fitted(self, width: int) -> tuple[str, str]:
+        """Return name and note, cut so that count and ETA are never off a screen of ``width`` columns: first the note."""
         free = width - bar_width(width) - len(self._count) - len(self.eta) - 4
         name = _cut(self._label, max(free, _SHORTEST_NAME))
-        return {"name": name, "count": self._count, "eta": self.eta, "note": _cut(self._note, free - len(name))}
+        return name, _cut(self._note, free - len(name))
 
     @property
     def eta(self) -> str:

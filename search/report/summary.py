@@ -14,7 +14,6 @@ from search.output.numbers import format_count, format_percent, times
 from search.report.view import described_metrics, score_metric, score_of
 from search.run.failures import failures_of
 
-
 _WHOLE_TABLE = 92
 """Columns from which the table has room for both ways to tell a change beside the targets."""
 
