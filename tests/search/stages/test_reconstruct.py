@@ -15,7 +15,9 @@ from search.export.saved_network import load
 from search.pipeline.pipeline import run
 from search.run.steps import StageStep
 from search.stages import solving
+from search.stages.search import finalists
 from spaces.channels.surgery import Cut
+from spaces.cloning.clone import clone
 from spaces.joint import Joint, JointSettings
 from spaces.layers.batch_norm import keep_statistics, statistics_kept
 from spaces.reconstruction.reconstruct import Reconstruction
@@ -116,6 +118,26 @@ def test_a_reconstruction_that_was_cut_off_ends_the_same(
     assert not left.exists()
     first, second = (of(folder / "stage", "2-reconstruct")[0].state_dict() for folder in (folders, tmp_path))
     assert same(dict(first), dict(second))
+
+
+def test_finalists_are_solved_before_they_are_trained(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, _ = of(folders / "key", "0-train")
+    starts: list[nn.Module] = []
+
+    def training(model: nn.Module, *args: Any, **options: Any) -> Any:
+        starts.append(clone(model))
+        return train(model, *args, **options)
+
+    train = finalists.train
+    monkeypatch.setattr(finalists, "train", training)
+    one = "finalists: {count: 1, training: {epochs: 1, batch_size: 50, optimizer: {name: sgd, lr: 0.05}}}"
+    done(tmp_path / "run", f"  - {SEARCH}reconstruct: {{images: 150}}, {one}}}\n".replace("uniform, dense_same_training", ""))
+    (start,) = starts
+    assert statistics_kept(start)
+    variances = {name: tensor for name, tensor in statistics(start).items() if name.endswith("running_var")}
+    assert all(set(tensor.tolist()) <= set(dense.get_buffer(name).tolist()) for name, tensor in variances.items())
+    solved, _ = of(folders / "key", "1-search")
+    assert same(dict(start.state_dict()), dict(solved.state_dict()))
 
 
 def test_a_joint_network_is_solved_before_it_is_rounded() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spaces.channels.groups import find_groups
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning.clone import clone
-from spaces.layers.batch_norm import measure_statistics
+from spaces.layers.batch_norm import measure_statistics, statistics_kept
 from spaces.reconstruction import reconstruct as engine
 from spaces.reconstruction.kept import kept_outputs
 from spaces.reconstruction.reconstruct import LayerFit, Reconstruction, reconstruct
@@ -183,6 +183,17 @@ def test_statistics_stay_those_of_the_dense_network() -> None:
     norms = [(name, tensor) for name, tensor in found.items() if name.endswith("running_var")]
     assert norms
     assert all(set(tensor.tolist()) <= set(dense.get_buffer(name).tolist()) for name, tensor in norms)
+
+
+def test_clones_keep_their_statistics_and_a_further_cut_opens_them() -> None:
+    small, _ = residual()
+    inputs = torch.randn(8, *example("residual").shape[1:], generator=torch.Generator().manual_seed(2))
+    assert statistics_kept(clone(small))
+    further, _ = cut(clone(small), inputs)
+    assert not statistics_kept(further)
+    before = {name: tensor.clone() for name, tensor in further.named_buffers()}
+    measure_statistics(further, [inputs], lambda model, batch: model(batch))
+    assert not all(torch.equal(before[name], tensor) for name, tensor in further.named_buffers())
 
 
 class Stream(nn.Module):
