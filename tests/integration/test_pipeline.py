@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,11 @@ def test_the_report_keeps_the_contract(finished: tuple[Path, dict[str, Any]]) ->
     assert report["name"] == "tiny"
     assert report["seed"] == 3
     assert report["target_met"] is True
+    assert report["targets"]["macs"] == {
+        "text": "<= 60%",
+        "limit": pytest.approx(0.6 * report["reference"]["macs"]),
+        "met": True,
+    }
     rows = [report["reference"], report["result"], *report["baselines"].values()]
     assert set(report["baselines"]) == {"uniform", "random", "dense_same_training"}
     assert all(set(row) >= ROW for row in rows)
@@ -70,6 +76,31 @@ def test_the_run_folder_keeps_the_contract(finished: tuple[Path, dict[str, Any]]
     assert load(folder / "config.yaml").canonical() == load(folder.parent / "tiny.yaml").canonical()
     assert not list(folder.rglob("*.pkl"))
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_every_file_of_the_run_folder_is_in_docs_resume(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = finished
+    patterns = [re.compile(pattern) for pattern in files_of_a_run()]
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 30
+    assert not [name for name in files if not any(pattern.fullmatch(name) for pattern in patterns)]
+    named = {pattern.pattern for pattern in patterns for name in files if pattern.fullmatch(name)}
+    assert len(named) > 15
+
+
+def files_of_a_run() -> list[str]:
+    """Return patterns of the paths in the first column of docs/resume.md; a folder stands for all in it."""
+    text = (REPOSITORY / "docs" / "resume.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    assert all(len(row) == 6 and all(cell.strip() for cell in row[1:5]) for row in rows), "a row lacks writer, reader or use"
+    words = {"N-STAGE": r"\d+-\w+", "N-search": r"\d+-search", "VARIANT": r"\w+", r"\*": "[^/]+"}
+    patterns = []
+    for path in (path for row in rows for path in re.findall(r"`([^`]+)`", row[1])):
+        pattern = re.escape(path).replace(r"\-", "-")
+        for word, meaning in words.items():
+            pattern = pattern.replace(word, meaning)
+        patterns.append(pattern + (".*" if path.endswith("/") else ""))
+    return patterns
 
 
 def test_the_studies_record_every_trial(finished: tuple[Path, dict[str, Any]]) -> None:
