@@ -128,6 +128,10 @@ class StageContext:
         """Log a line that a person should look at."""
         self.log.write(f"{self.label}: {text}", logging.WARNING)
 
+    def tell(self, text: str) -> None:
+        """Log a line that a check before the run has shown already: in log.txt only."""
+        self.log.write(f"{self.label}: {text}", logging.DEBUG)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun(StageContext):
@@ -142,7 +146,7 @@ class DryRun(StageContext):
     passed: list[str] = field(default_factory=list)
 
     def tell(self, text: str) -> None:
-        """Add a line on a check that passed."""
+        """Add a line on a check that passed, to be shown."""
         self.passed.append(f"{self.step}: {text}")
 
 

@@ -15,6 +15,7 @@ from evaluators.latency.timers import LayerRequest
 from evaluators.latency.timing import Timing
 from search.config import load
 from search.pipeline import run
+from search.pipeline.rehearsal import rehearse
 from tests.integration.stage_pieces import HEAD
 from tests.integration.tiny_pipeline import read_report, write_config
 
@@ -124,3 +125,21 @@ def test_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     report = ran(tmp_path, config("random", "table").replace('latency_ms: "<= 90%"', 'macs: "<= 80%"'))
     assert report["latency"]["networks"]["result"]["median"] > 0.0
     assert (tmp_path / "cache").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("<= 90%", "latency_ms <= 90%: the network before has "),
+        ("<= 100000", "warning: latency_ms <= 100000.0 asks for nothing: the network before has "),
+    ],
+)
+@pytest.mark.usefixtures("exact")
+def test_check_tells_the_latency_of_the_network_and_warns_of_a_limit_that_it_keeps(
+    limit: str, expected: str, tmp_path: Path
+) -> None:
+    text = config("random", "measured").replace("<= 90%", limit)
+    told = list(rehearse(load(write_config(tmp_path, text))))
+    (line,) = [line for line in told if "the network before has" in line]
+    assert line.partition(": ")[2].startswith(expected), line
+    assert " ms" in line

@@ -27,7 +27,7 @@ from search.stages.search.sensitivity_tables import SensitivityTables
 from search.stages.search.settings import SearchSettings
 from search.stages.search.space import describe_frozen, require_fitting, space_of
 from search.stages.search.tables import search_tables
-from search.stages.search.targets import reachable_targets, reference_value, resolve_targets
+from search.stages.search.targets import measured_targets, reachable_targets, reference_value, resolve_targets
 from search.stages.training import sparsifier_note
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Proposal
@@ -81,6 +81,9 @@ class SearchContext:
         if latency is not None:
             latency.fit(space)
         targets = resolve_targets(settings.target, partial(_reference_value, latency, evaluators, reference, run))
+        if latency is not None:
+            for line in measured_targets(settings.target, dict.fromkeys(latency.metrics, latency.reference)):
+                run.tell(line)
         reachable = reachable_targets(targets, space, warn) if network.transformations else targets
         sensitivity = SensitivityTables(
             space, model, task, evaluators, run.device, run.seed, run.folder, log, warn, network.moments

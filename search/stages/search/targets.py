@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from evaluators.base import EvaluationContext, Evaluator
+from evaluators.metrics import find_metric
 from evaluators.task import Task
 from search.config.block import Limit
 from search.run.network import Network
@@ -23,6 +24,24 @@ def resolve_targets(limits: Mapping[str, Limit], reference: Callable[[str], floa
         reference: Returns the reference's value of a metric; called for relative limits only.
     """
     return [Target(metric, limit.absolute(reference(metric) if limit.relative else 0.0)) for metric, limit in limits.items()]
+
+
+def measured_targets(limits: Mapping[str, Limit], measured: Mapping[str, Callable[[], float]]) -> Iterator[str]:
+    """Yield a line per limit on a cost that is measured, with the reference's cost beside it.
+
+    A limit that the reference keeps already is no error, since the next measurement may differ, but the line says so.
+
+    Args:
+        limits: The limit of every metric.
+        measured: Returns the reference's value, by the name of a measured metric.
+    """
+    for metric in limits.keys() & measured.keys():
+        value, limit = measured[metric](), limits[metric]
+        shown = find_metric(metric).text(value)
+        if limit.absolute(value) >= value:
+            yield f"warning: {metric} {limit} asks for nothing: the network before has {shown}, and a slower one would do"
+        else:
+            yield f"{metric} {limit}: the network before has {shown}"
 
 
 def reachable_targets(targets: Sequence[Target], space: SearchSpace[Any], log: Callable[[str], None]) -> list[Target]:
