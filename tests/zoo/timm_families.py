@@ -19,7 +19,7 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "cspnet": ("cs3darknet_focus_s", {}),
     "cspnext": ("cspnext_tiny", {}),
     "davit": ("davit_tiny", {}),
-    "deepseek_vit": ("deepseek_vit_412m", {}),
+    "deepseek_vit": ("deepseek_vit_412m", {"embed_dim": 96, "depth": 2, "num_heads": 4, "img_size": 56}),
     "deit": ("deit_tiny_patch16_224", {"img_size": 64}),
     "densenet": ("densenet121", {}),
     "dla": ("dla46x_c", {}),
