@@ -116,7 +116,7 @@ def test_a_finalist_that_fails_is_passed_over_and_a_score_of_nan_loses(monkeypat
         return one
 
     monkeypatch.setattr(finalists, "_trained", trained)
-    task, stopwatch = SimpleNamespace(score_name="top1"), SimpleNamespace(save=lambda: None)
+    task, stopwatch = SimpleNamespace(score_name="top1", score_sign=1.0), SimpleNamespace(save=lambda: None)
     run_of_stage: Any = SimpleNamespace(log=Log(None, None), label="search", task=task, stopwatch=stopwatch, notes={})
     entries = [Finalist(Proposal(Candidate({"a": place})), trial=place) for place in range(4)]
     nothing: Any = None
