@@ -132,6 +132,7 @@ EXAMPLES = {
     "offspring": "16",
     "racing": "{fidelities: [0.25]}",
     "ratios": '{"layer1.*": 0.3}',
+    "reconstruct": "{images: 768}",
     "resize": "256",
     "resource": "phone",
     "root": "/data/mine",
