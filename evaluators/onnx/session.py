@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spaces.execution.batch import Nested
-from spaces.execution.forward import arguments
+if TYPE_CHECKING:
+    from spaces.execution.batch import Nested
 
 
 def open_session(model: str | bytes, threads: int = 1, provider: str = "CPUExecutionProvider", **options: Any) -> Any:
@@ -29,4 +29,6 @@ def open_session(model: str | bytes, threads: int = 1, provider: str = "CPUExecu
 
 def feeds(session: Any, inputs: Nested) -> dict[str, Any]:
     """Return what an ONNX Runtime session is fed for ``inputs``, by the names of its inputs."""
+    from spaces.execution.forward import arguments  # Merging activations opens sessions without PyTorch.
+
     return {place.name: entry.numpy() for place, entry in zip(session.get_inputs(), arguments(inputs)[0], strict=True)}

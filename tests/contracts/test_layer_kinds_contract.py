@@ -12,6 +12,8 @@ from spaces.testing import check_layer_kind
 IMAGES = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(0))
 
+IDS = torch.tensor([[3, 0, 8, 3, 1]])
+
 
 def around(*layers: nn.Module) -> nn.Module:
     """Return a network in which ``layers`` read and write 8 channels of images that are open."""
@@ -42,6 +44,7 @@ NETWORKS = {
     "layer_norm": (nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), TOKENS),
     "recurrent": (nn.Sequential(nn.Linear(6, 8), Recurring(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), TOKENS),
     "group_norm": (around(nn.GroupNorm(4, 8)), IMAGES),
+    "embedding": (nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), IDS),
 }
 FROZEN = {"attention": "channels inside an attention are not open yet"}
 

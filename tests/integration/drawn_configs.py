@@ -88,7 +88,9 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "exclude": LAYERS,
         "max_ratio": SHARES,
     },
+    "ReconstructionSettings": {"images": (2, 16, 768), "positions": (2, 500, 32768), "damping": (1e-6, 1e-2, 1.0)},
     "ChannelMaskSettings": {
+        "compensate": (True, False, "channel"),
         "round_to": (1, 2, 4, 8, 16),
         "include": LAYERS,
         "exclude": LAYERS,
@@ -189,6 +191,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "budget": ({}, {"evaluations": 3}, {"evaluations": 1}, {"seconds": 30}, {"seconds": 0.01}),
         "batch": (1, 3, 16),
         "finalists": (None, 1, 2, 9),
+        "reconstruct": (False, {}, {"images": 16, "sums": False}),
     },
     "FuseSettings": {"literal_types": (False, True)},
     "ExportSettings": {

