@@ -144,6 +144,7 @@ def test_every_backend(name: str) -> None:
     assert find_backend(name).build(program.content, program.inputs, "cpu", 1)() > 0.0
 
 
+@pytest.mark.slow
 def test_every_exported_form_names_its_inputs_and_takes_any_batch(tmp_path: Path) -> None:
     task, model = nested_task(), encoder()
     write_formats(tmp_path, model, task, ExportSettings())

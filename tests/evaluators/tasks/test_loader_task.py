@@ -374,6 +374,7 @@ def flattened(samples: list[Any]) -> Any:
     return inputs, {"label": torch.stack([sample[1]["label"] for sample in samples]).repeat(2)}
 
 
+@pytest.mark.slow
 def test_a_metric_that_accumulates_is_the_score() -> None:
     pytest.importorskip("torchmetrics")
     given = loader()

@@ -120,6 +120,7 @@ def test_a_reconstruction_that_was_cut_off_ends_the_same(
     assert same(dict(first), dict(second))
 
 
+@pytest.mark.slow
 def test_finalists_are_solved_before_they_are_trained(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense, _ = of(folders / "key", "0-train")
     starts: list[nn.Module] = []
