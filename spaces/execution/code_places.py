@@ -15,7 +15,7 @@ _OURS = Path(__file__).resolve().parents[2]
 _SKIPPED = tuple(
     str(folder) + "/" for folder in (Path(torch.__file__).parent, *(_OURS / p for p in ("spaces", "evaluators", "search")))
 )
-_OWN_NETWORKS = str(_OURS / "spaces" / "networks.py")
+_OWN_NETWORKS = tuple(str(_OURS / "spaces" / name) for name in ("networks.py", "text_networks.py"))
 _LONGEST = 100
 
 
@@ -81,7 +81,7 @@ def _in_module(frame: FrameType | None) -> bool:
 
 
 def _is_persons(file: str) -> bool:
-    return file == _OWN_NETWORKS or not file.startswith((*_SKIPPED, "<frozen"))
+    return file in _OWN_NETWORKS or not file.startswith((*_SKIPPED, "<frozen"))
 
 
 def place_of(file: str, line: int) -> str:
