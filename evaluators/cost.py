@@ -23,10 +23,15 @@ from spaces.layers.macs import MacsCounter
 from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes
 
 
+def _beside(model: nn.Module, inputs: Nested) -> Nested:
+    """Return a batch on the device of ``model``."""
+    parameter = next(model.parameters(), None)
+    return inputs if parameter is None else to_device(inputs, parameter.device)
+
+
 def _run(model: nn.Module, example_inputs: Nested, forward: Forward) -> None:
     """Run ``model`` in evaluation mode, on its own device."""
-    parameter = next(model.parameters(), None)
-    inputs = example_inputs if parameter is None else to_device(example_inputs, parameter.device)
+    inputs = _beside(model, example_inputs)
     try:
         with evaluation_mode(model), torch.no_grad():
             forward(model, inputs)
@@ -100,9 +105,7 @@ def count_cache_bytes(model: nn.Module, example_inputs: Nested, forward: Forward
 
     Arguments are those of :func:`count_costs`; :func:`spaces.layers.key_value_cache.cache_bytes_per_token` says what counts.
     """
-    parameter = next(model.parameters(), None)
-    inputs = example_inputs if parameter is None else to_device(example_inputs, parameter.device)
-    return cache_bytes_per_token(model, inputs, forward)
+    return cache_bytes_per_token(model, _beside(model, example_inputs), forward)
 
 
 NO_TABLE = (

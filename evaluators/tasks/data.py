@@ -124,19 +124,21 @@ class DataSet(ABC):
     Built from a frozen ``Settings``; files are read at the first call for a batch or a size.
 
     Attributes:
+        settings: The settings that it was built from.
         classes: Number of classes.
 
     Class attributes:
         task: Import path of the task over the data, a subclass of :class:`evaluators.tasks.named_task.NamedTask`.
     """
 
+    settings: DataSettings
     classes: int
     task: ClassVar[str] = "evaluators.tasks.classification:Classification"
 
     @property
     def calibration_split(self) -> Split:
-        """``calibration`` where samples are held out of training for it, else ``train``."""
-        return "train"
+        """``calibration`` where ``settings.calibration_size`` holds samples out of training, else ``train``."""
+        return "calibration" if self.settings.calibration_size else "train"
 
     @abstractmethod
     def size(self, split: Split) -> int:

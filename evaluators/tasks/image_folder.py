@@ -86,6 +86,7 @@ class ImageFolder(DataSet):
     """
 
     Settings: ClassVar[type[DataSettings]] = ImageFolderSettings
+    settings: ImageFolderSettings
 
     def __init__(self, settings: ImageFolderSettings) -> None:
         """Compose the transforms; no file is read yet.
@@ -118,11 +119,6 @@ class ImageFolder(DataSet):
     def classes(self) -> int:  # type: ignore[override]
         """Number of class folders under ``train``."""
         return len({label for _, label in self._of("train")} | {label for _, label in self._of("search")})
-
-    @property
-    def calibration_split(self) -> Split:
-        """``calibration`` where ``calibration_size`` is above 0, else ``train``."""
-        return "calibration" if self.settings.calibration_size else "train"
 
     def size(self, split: Split) -> int:
         """Return the number of samples in ``split``."""

@@ -71,11 +71,6 @@ class InMemory(DataSet):
             MissingDataError: The files are not in the data set's folder.
         """
 
-    @property
-    def calibration_split(self) -> Split:
-        """``calibration`` where ``calibration_size`` is above 0, else ``train``."""
-        return "calibration" if self.settings.calibration_size else "train"
-
     def size(self, split: Split) -> int:
         """Return the number of samples in ``split``."""
         return len(self._images(split).labels)

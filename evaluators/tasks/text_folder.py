@@ -58,6 +58,7 @@ class TextFolder(DataSet):
     """
 
     Settings: ClassVar[type[DataSettings]] = TextFolderSettings
+    settings: TextFolderSettings
     task = "evaluators.tasks.next_token:NextToken"
 
     def __init__(self, settings: TextFolderSettings) -> None:
@@ -69,11 +70,6 @@ class TextFolder(DataSet):
     def classes(self) -> int:  # type: ignore[override]
         """Size of the vocabulary."""
         return 256 if self._tokenizer is None else int(self._tokenizer.get_vocab_size())
-
-    @property
-    def calibration_split(self) -> Split:
-        """``calibration`` where ``calibration_size`` holds blocks out of training, else ``train``."""
-        return "calibration" if self.settings.calibration_size else "train"
 
     def size(self, split: Split) -> int:
         """Return the number of blocks in ``split``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from spaces.base import SearchSpace, Solve
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from spaces.execution.failed_layer import failed_layer
+from spaces.execution.randomness import seed_of
 from spaces.sparsifiers.base import Sparsifier
 
 _UNTRAINED = "this space trains its candidates: expected search.training: {epochs: ...}, got none"
@@ -264,5 +264,4 @@ class TrialEvaluator:
 
 def trial_seed(seed: int, candidate: Candidate) -> int:
     """Return the seed of all randomness in a trial, in [0, 2**48): the same wherever and whenever it is evaluated."""
-    digest = hashlib.sha256(f"{seed}/{candidate.fingerprint}".encode()).digest()
-    return int.from_bytes(digest[:6], "big")
+    return seed_of(f"{seed}/{candidate.fingerprint}")

@@ -19,6 +19,8 @@ _CLEAR, _CHANCE = 4.0, 2.0
 """Standard deviations above chance: enough on the first samples; less than which is chance on all of them (ours)."""
 _SHUFFLES = 100
 _REMEDY = "pass loss= and score= to compress(), or change them in the task's class"
+_BATCH = 64
+"""Samples of a forward pass."""
 _WITHOUT_GRADIENT = f"the loss has no gradient with respect to the network's outputs; {_REMEDY}"
 
 
@@ -100,7 +102,7 @@ def score_at_chance(model: nn.Module, task: Task) -> tuple[float, int] | None:
         answers, targets = _answers(model, task, min(FIRST, size))
         above = _above_chance(task, answers, targets)
         if above < _CLEAR and size > FIRST:
-            affordable = 2**24 // max(sum(one.numel() for one in tensors_in(answers[0])) // 64, 1)
+            affordable = 2**24 // max(sum(one.numel() for one in tensors_in(answers[0])) // _BATCH, 1)
             if affordable > FIRST:
                 answers, targets = _answers(model, task, min(MOST, size, affordable))
                 above = _above_chance(task, answers, targets)
@@ -117,17 +119,17 @@ def _answers(model: nn.Module, task: Task, count: int) -> tuple[list[Any], Neste
 
     outputs, expected = [], []
     with torch.no_grad():
-        for inputs, targets in task.batches("search", 64, limit=count):
+        for inputs, targets in task.batches("search", _BATCH, limit=count):
             outputs.append(task.forward(model, inputs))
             expected.append(targets)
     return outputs, join(expected)
 
 
 def _mean_score(task: Task, answers: list[Any], targets: Nested) -> float:
-    """Return the mean score of answers in batches of 64."""
+    """Return the mean score of answers in batches of :data:`_BATCH`."""
     total, first, samples = 0.0, 0, count_samples(targets)
     for outputs in answers:
-        last = min(first + 64, samples)
+        last = min(first + _BATCH, samples)
         total += float(task.score(outputs, select(targets, first, last))[task.score_name].double().sum())
         first = last
     return total / samples

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,10 +12,13 @@ from torch.utils.hooks import RemovableHandle
 
 from spaces.channels.groups import ChannelGroups, Group, Layer
 from spaces.execution.hooks import first_tensor
+from spaces.execution.randomness import drawn_places, seed_of
 from spaces.importance.criterion import Criterion, CriterionOptions
 from spaces.importance.removal_order import Reader, removal_losses
 from spaces.importance.weights import L2Norm
 from spaces.layers.linear_map import LinearMap
+from spaces.reconstruction.reconstruct import LARGEST
+from spaces.reconstruction.settings import ReconstructionSettings
 from spaces.reconstruction.structure import is_linear, linear_maps
 
 POSITIONS = 65536
@@ -25,11 +27,8 @@ POSITIONS = 65536
 PER_BATCH = 4096
 """Most of them in one call (ours)."""
 
-DAMPING = 1e-3
-"""Share of the mean diagonal that is added to the second moments, that of a reconstruction (ours)."""
-
-WIDEST = 4608
-"""Most columns of a layer whose second moments are taken (ours)."""
+DAMPING = ReconstructionSettings.damping
+"""Share of the mean diagonal that is added to the second moments, that of a reconstruction."""
 
 
 class SecondOrder(Criterion):
@@ -83,7 +82,7 @@ class SecondOrder(Criterion):
                     return
                 patches = layer.patches(inputs.detach(), output)
                 shape = patches.shape[: output.dim() - 1]
-                places = _drawn(int(np.prod(shape)), f"{name}/{self._batch}").to(output.device)
+                places = drawn_places(int(np.prod(shape)), PER_BATCH, seed_of(f"{name}/{self._batch}")).to(output.device)
                 seen.add(layer.rows(patches[torch.unravel_index(places, shape)])[0])
 
         return see
@@ -146,7 +145,7 @@ def _readers(model: nn.Module, groups: ChannelGroups) -> dict[str, tuple[Layer, 
     found: dict[str, tuple[Layer, LinearMap]] = {}
     for layer in groups.layers:
         one = maps.get(layer.name)
-        if one is not None and one.groups == 1 and (layer.inputs >= 0).any() and one.columns <= WIDEST:
+        if one is not None and one.groups == 1 and (layer.inputs >= 0).any() and one.columns <= LARGEST:
             found[layer.name] = layer, one
     return found
 
@@ -186,14 +185,6 @@ class _Inputs:
         self._first.copy_(state["first"])
         self._second.copy_(state["second"])
         self.count = int(state["count"])
-
-
-def _drawn(count: int, name: str) -> Tensor:
-    """Return at most :data:`PER_BATCH` of ``count`` places, ascending, the same for the same name."""
-    if count <= PER_BATCH:
-        return torch.arange(count)
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:PER_BATCH].sort().values
 
 
 def _shares(norms: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 
 class LinearMap(ABC):
@@ -101,11 +101,11 @@ class TokenMap(LinearMap):
         return inputs
 
 
-class ConvolutionMap(LinearMap):
-    """A convolution over any number of spatial dimensions, in any number of groups.
+class WindowMap(LinearMap):
+    """A layer with a window over any number of spatial dimensions, in any number of groups.
 
     Args:
-        module: The convolution.
+        module: The layer.
     """
 
     def __init__(self, module: _ConvNd) -> None:
@@ -113,6 +113,10 @@ class ConvolutionMap(LinearMap):
         self.convolution = module
         self.groups = module.groups
         self.channel_dim = -1 - len(module.kernel_size)
+
+
+class ConvolutionMap(WindowMap):
+    """A convolution."""
 
     @property
     def outputs(self) -> int:
@@ -136,18 +140,8 @@ class ConvolutionMap(LinearMap):
         return _windows(padded, layer.kernel_size, layer.stride, layer.dilation)
 
 
-class TransposedMap(LinearMap):
-    """A transposed convolution: a convolution of stride 1 over the inputs with zeros between them.
-
-    Args:
-        module: The transposed convolution.
-    """
-
-    def __init__(self, module: _ConvTransposeNd) -> None:
-        super().__init__(module)
-        self.convolution = module
-        self.groups = module.groups
-        self.channel_dim = -1 - len(module.kernel_size)
+class TransposedMap(WindowMap):
+    """A transposed convolution: a convolution of stride 1 over the inputs with zeros between them."""
 
     @property
     def outputs(self) -> int:

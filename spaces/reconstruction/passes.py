@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from spaces.execution.randomness import drawn_places
 from spaces.layers.linear_map import LinearMap
 from spaces.reconstruction.moments import Moments
 from spaces.reconstruction.passage import Call, Passage, Value
@@ -62,10 +63,7 @@ class DensePass(Passage):
         most, seed = self._drawn[call]
         seen = self._layers[call.layer].by_position(output)
         count = seen[..., 0].numel()
-        places = torch.arange(count)
-        if count > most:
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-            places = order[:most].sort().values
+        places = drawn_places(count, most, seed)
         index = tuple(torch.unravel_index(places.to(seen.device), seen.shape[:-1]))
         self.targets[call] = Target(index, tuple(seen.shape[:-1]), floats(seen[index]))
         if len(self.targets) == len(self._drawn):

@@ -11,7 +11,6 @@ activations of one batch, the second moments of one layer and :data:`MOST_BYTES`
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from spaces.execution.batch import Nested, count_samples, select
 from spaces.execution.forward import Forward, call
-from spaces.execution.randomness import kept_randomness
+from spaces.execution.randomness import kept_randomness, seed_of
 from spaces.layers.batch_norm import keep_statistics
 from spaces.reconstruction.moments import Moments, least_squares
 from spaces.reconstruction.passage import Call
@@ -131,8 +130,7 @@ class Reconstruction:
         for weight in weights:
             most = math.ceil(self._settings.positions / (len(self._batches) * len(weight.calls)))
             for one in weight.calls:
-                text = f"{self._seed}/{one.layer}/{one.number}/{batch}"
-                found[one] = most, int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+                found[one] = most, seed_of(f"{self._seed}/{one.layer}/{one.number}/{batch}")
         return found
 
     def _solved(self, weight: SharedWeight, columns: slice, targets: Mapping[tuple[Call, int], Target]) -> LayerFit:
@@ -167,19 +165,6 @@ class Reconstruction:
             elif layer.shift == "norm":
                 mean = self._small.get_buffer(layer.norm)
                 mean.sub_(shift.to(mean))
-
-
-def reconstruct(
-    dense: nn.Module,
-    small: nn.Module,
-    kept: Mapping[str, Tensor],
-    batches: Sequence[Nested],
-    forward: Forward = call,
-    settings: ReconstructionSettings | None = None,
-    seed: int = 0,
-) -> list[LayerFit]:
-    """Solve every layer of ``small`` in place; arguments of :class:`Reconstruction`."""
-    return list(Reconstruction(dense, small, kept, batches, forward, settings, seed).solve())
 
 
 def _blocks(columns: int) -> list[slice]:

@@ -35,7 +35,7 @@ def measured_targets(limits: Mapping[str, Limit], measured: Mapping[str, Callabl
         limits: The limit of every metric.
         measured: Returns the reference's value, by the name of a measured metric.
     """
-    for metric in limits.keys() & measured.keys():
+    for metric in (name for name in limits if name in measured):
         value, limit = measured[metric](), limits[metric]
         shown = find_metric(metric).text(value)
         if limit.absolute(value) >= value:

@@ -206,9 +206,7 @@ def _start(tracker: LabelTracker, tensor: Tensor, own: Tensor) -> None:
     if found is None:
         tracker.freeze(tracker.labels(tensor), "its initial state's channels are not one dimension")
         found = torch.zeros_like(own)
-    tracker.atoms.unite(found, own)
-    tracker.freeze(own[found == 0], "starts from a state of a fixed size")
-    tracker.freeze(found[own == 0], "starts from a state of a fixed size")
+    tracker.unite(found, own, "starts from a state of a fixed size")
 
 
 def _label(tracker: LabelTracker, tensor: Tensor, atoms: Tensor) -> None:

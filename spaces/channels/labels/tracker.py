@@ -286,9 +286,7 @@ class LabelTracker:
             lines = {dim: small.movedim(dim, 0).reshape(small.shape[dim], -1)[:, 0] for dim in wide}
             main = max(wide, key=lambda dim: (len(torch.unique(lines[dim])), -distinct[dim]))
             line = along(lines[main], main, small.shape)
-            self.atoms.unite(line, small)
-            self.freeze(line[small == 0], "joined with values of no channel")
-            self.freeze(small[line == 0], "joined with values of no channel")
+            self.unite(line, small, "joined with values of no channel")
             small = along(lines[main], main, small.shape)
         return small.expand(labels.shape)
 

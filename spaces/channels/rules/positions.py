@@ -44,9 +44,7 @@ def _follow_parts(tracker: LabelTracker, size: Any, found: list[Tensor | None]) 
         return
     if equal and (alone or not any(count is not None for count in counts)):
         for part in parts[1:]:
-            tracker.atoms.unite(parts[0], part)
-            tracker.freeze(parts[0][part == 0], "split beside values of no channel")
-            tracker.freeze(part[parts[0] == 0], "split beside values of no channel")
+            tracker.unite(parts[0], part, "split beside values of no channel")
         if counts and counts[0] is not None:
             follow(tracker, counts[0], parts[0])
         return

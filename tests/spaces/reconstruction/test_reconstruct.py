@@ -14,9 +14,13 @@ from spaces.cloning.clone import clone
 from spaces.layers.batch_norm import measure_statistics, statistics_kept
 from spaces.reconstruction import reconstruct as engine
 from spaces.reconstruction.kept import kept_outputs
-from spaces.reconstruction.reconstruct import LayerFit, Reconstruction, reconstruct
+from spaces.reconstruction.reconstruct import LayerFit, Reconstruction
 from spaces.reconstruction.settings import ReconstructionSettings
 from tests.spaces.zoo import ZOO, example, network
+
+
+def reconstruct(*args: object, **options: object) -> list[LayerFit]:
+    return list(Reconstruction(*args, **options).solve())
 
 
 def draw(*shape: int, seed: int = 5) -> Tensor:
