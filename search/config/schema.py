@@ -32,10 +32,21 @@ def validate(hint: Any, value: Any, document: Document, path: Path) -> tuple[Any
     try:
         parsed = TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        details = error.errors(include_url=False)
+        details = _of_entered(error.errors(include_url=False))
         return None, _merged([_translate(hint, value, detail, document, path) for detail in details])
     faults = [document.fault(place, message) for place, message in _coerced(value, parsed, path)]
     return (None, faults) if faults else (parsed, [])
+
+
+def _of_entered(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Return the faults without those of the choices beside settings that were given: a mapping is meant for the settings."""
+
+    def beside(detail: ErrorDetails) -> bool:
+        place = detail["loc"][:-1]
+        others = any(other is not detail and other["loc"][: len(place)] == place for other in details)
+        return detail["type"] == "literal_error" and isinstance(detail["input"], Mapping) and others
+
+    return [detail for detail in details if not beside(detail)]
 
 
 def options_of(value: Any) -> tuple[str | None, Path, Any]:
@@ -73,7 +84,7 @@ def _translate(hint: Any, value: Any, detail: ErrorDetails, document: Document, 
             return document.fault((*place, field), rest_of_message)
         return document.fault(place, message)
     if kind == "literal_error":
-        expected = detail.get("ctx", {}).get("expected", "")
+        expected = detail.get("ctx", {}).get("expected", "").replace("False", "false").replace("True", "true")
         near = suggestion(str(given), expected.replace("'", "").replace(" or ", ", ").split(", "))
         return document.fault(place, f"{near.partition('known:')[0]}expected {expected}, got {given!r}")
     words = {
@@ -107,6 +118,8 @@ def _locate(hint: Any, value: Any, location: Sequence[Key]) -> tuple[Path, type 
         exists = (isinstance(options, Mapping) and key in options) or (
             isinstance(options, Sequence) and isinstance(key, int) and key < len(options)
         )
+        if not exists and settings is not None and key == settings.__name__:
+            continue  # The name that pydantic gives to a member of a union.
         if not exists:
             return tuple(path), settings, tuple(location[position:])
         path.append(key)

@@ -261,3 +261,22 @@ def test_a_contradiction_is_refused_with_its_reason(tmp_path: Path, name: str) -
 def test_a_sampler_that_breeds_nothing_needs_no_budget_for_a_generation(tmp_path: Path) -> None:
     few = search(algorithm={"name": "optuna", "evaluations": 8}, budget={"evaluations": 3})
     assert list(rehearse(load(write(tmp_path, config(few)))))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"images": 1}, "stages.0.search.reconstruct.images: expected at least 2, got 1"),
+        (
+            {"imagez": 9},
+            "stages.0.search.reconstruct.imagez: unknown key; did you mean 'images'? known: images, positions, damping, sums",
+        ),
+        (True, "expected a mapping with keys of: images, positions, damping, sums or false, got True"),
+    ],
+)
+def test_settings_that_false_switches_off_are_one_fault(tmp_path: Path, given: Any, words: str) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(to_yaml(config(search(reconstruct=given))))
+    with pytest.raises(ConfigError, match="1 error\n") as error:
+        load(path)
+    assert words in str(error.value)
