@@ -22,6 +22,8 @@ from spaces.execution.forward import Forward, call
 from spaces.frozen import Frozen
 from spaces.importance.criterion import Observations
 from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
+from spaces.levels.levels import Levels, levels_of
+from spaces.levels.settings import LevelSettings
 from spaces.quantization.quantizable import QuantizerLocation
 from spaces.sparsifiers.base import Sparsifier
 
@@ -97,11 +99,30 @@ class SearchSpace(ABC, Generic[S]):
 
     @cached_property
     def levels(self) -> Mapping[str, Sequence[Value]] | None:
-        """Values of every decision from the cheapest to the costliest; None where decisions are no levels.
+        """Values of every decision from the cheapest to the costliest, named by the space itself; None where it names none.
 
-        Algorithms for keep-masks search levels as well.
+        Those of keep-masks follow from the importance of channels, and those of numbers from their order: :meth:`leveled`.
         """
         return None
+
+    @cached_property
+    def level_settings(self) -> LevelSettings:
+        """Options of the levels of keep-masks; the defaults where the space has no such option."""
+        return LevelSettings()
+
+    def leveled(self, importance: Mapping[str, Any]) -> Levels:
+        """Return the levels of every decision, the cheapest first, in the order of the domains.
+
+        They are :attr:`levels` where the space names some, else nested keep-masks and the numbers of choices.
+
+        Args:
+            importance: Importance of every channel of the keep-masks, by decision, shape ``(channels,)``.
+
+        Raises:
+            NoLevelsError: A decision is neither a keep-mask nor a choice of numbers.
+            SecateursError: The importance of a keep-mask is missing or does not fit.
+        """
+        return levels_of(self.domains, self.levels, importance, self.level_settings.steps)
 
     @cached_property
     def budgeted(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +30,7 @@ from spaces.execution.randomness import kept_randomness
 from spaces.latency.layer_latency import Load, OpenLayer
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shape_inference import layer_shapes
+from spaces.levels.settings import LevelSettings
 
 PREPARED = "channel_keep_mask"
 
@@ -46,6 +47,7 @@ class ChannelMaskSettings:
         compensate: ``channel``, or true for short, to correct the consuming layers of candidates by least squares on channel
             averages, so that kept channels stand in for the removed ones (see :mod:`spaces.channels.compensation`); needs
             calibration batches. A reconstruction starts without. False leaves candidates as they are cut.
+        levels: How many channels of a group an algorithm that searches levels may keep, and how their order is learnt.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -54,6 +56,7 @@ class ChannelMaskSettings:
     exclude: tuple[str, ...] = ()
     max_ratio: float = 0.95
     compensate: bool | Literal["channel"] = True
+    levels: LevelSettings = field(default_factory=LevelSettings)
 
     def __post_init__(self) -> None:
         """Raise ValueError for an option out of its range, with the option's name."""
@@ -121,6 +124,11 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
             fewest = max(1, math.ceil(group.size * (1.0 - self.settings.max_ratio) - 1e-9))
             domains[group.name] = Mask(group.size, min(group.size, math.ceil(fewest / step) * step), step)
         return domains
+
+    @cached_property
+    def level_settings(self) -> LevelSettings:
+        """The setting ``levels``."""
+        return self.settings.levels
 
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
         """Return a copy whose removed channels are zero, and stay zero in training."""

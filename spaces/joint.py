@@ -22,6 +22,7 @@ from spaces.frozen import Frozen
 from spaces.joint_cost import JointCost
 from spaces.latency.layer_latency import Load, OpenLayer
 from spaces.layers.batch_norm import measure_statistics
+from spaces.levels.settings import LevelSettings
 from spaces.quantization.cost import LayerSizes
 from spaces.quantization.quantizable import QuantizerLocation
 
@@ -130,6 +131,11 @@ class Joint(SearchSpace[JointSettings]):
     def domains(self) -> Mapping[str, Domain]:
         """Legal keep-masks per channel group, then legal bits of every layer and addition, each in graph order."""
         return {**self._masks.domains, **self._bits.domains}
+
+    @cached_property
+    def level_settings(self) -> LevelSettings:
+        """The setting ``channels.levels``."""
+        return self.settings.channels.levels
 
     def prepare(self, model: nn.Module, candidate: Candidate) -> nn.Module:
         """Return the candidate's small network with calibrated fake quantizers, that can be trained; BatchNorm is folded.

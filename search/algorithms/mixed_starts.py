@@ -7,7 +7,6 @@ import numpy as np
 from search.algorithms.encoding.bit_encoding import BitEncoding
 from search.algorithms.encoding.channel_encoding import (
     ChannelEncoding,
-    NotAChannelSpaceError,
     UnreachableTargetError,
     best_first_ranks,
 )
@@ -16,6 +15,7 @@ from search.algorithms.encoding.repair import nearest_count
 from search.algorithms.integer_program import IntegerProgramSettings, MixedIntegerProgram
 from search.study.problem import Problem
 from spaces.candidate import Candidate, Value, mask_text
+from spaces.levels.levels import NoLevelsError
 
 SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25)
 """Shares of kept channels for which bits are chosen."""
@@ -35,7 +35,7 @@ def mixed_starts(problem: Problem) -> list[Candidate]:
         return []
     try:
         encoding = ChannelEncoding(problem)
-    except NotAChannelSpaceError:
+    except NoLevelsError:
         return []
     if not encoding.constrained:
         return []

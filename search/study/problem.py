@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from evaluators.base import Direction
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate
+from spaces.levels.levels import Levels
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ class Problem:
     tables: Mapping[str, Any]
     trains: bool = False
     starts: Sequence[Candidate] = ()
+
+    @cached_property
+    def levels(self) -> Levels:
+        """Levels of every decision, the cheapest first, those of keep-masks in the order of the table ``importance``.
+
+        Raises:
+            NoLevelsError: A decision has no levels.
+            SecateursError: The importance of a keep-mask is missing or does not fit.
+        """
+        return self.space.leveled(self.tables.get("importance", {}))
 
     def violation(self, metrics: Mapping[str, float]) -> float:
         """Return the summed relative excess over all targets, 0 for a feasible candidate."""

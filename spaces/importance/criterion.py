@@ -64,6 +64,7 @@ class Criterion(ABC):
     Class attributes:
         labels: True if class labels are needed.
         gradients: True if the gradients of the objective are needed.
+        few_samples: True if as many samples suffice as the levels of the space are learnt from.
 
     Args:
         model: The network, which is read whenever scores are asked for.
@@ -73,6 +74,7 @@ class Criterion(ABC):
 
     labels: ClassVar[bool] = False
     gradients: ClassVar[bool] = False
+    few_samples: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, groups: ChannelGroups, options: CriterionOptions | None = None) -> None:
         self.model = model
@@ -144,10 +146,20 @@ def make_criterion(name: str, model: nn.Module, groups: ChannelGroups, options: 
     Raises:
         SecateursError: There is none; the message names the nearest.
     """
+    criterion: Criterion = find_criterion(name)(model, groups, options)
+    return criterion
+
+
+def find_criterion(name: str) -> type[Criterion]:
+    """Return the class of the criterion registered under ``name``.
+
+    Raises:
+        SecateursError: There is none; the message names the nearest.
+    """
     if name not in CRITERIA:
         raise SecateursError(f"unknown importance criterion {name!r}; {suggestion(name, CRITERIA)}")
-    criterion: Criterion = resolve(CRITERIA[name])(model, groups, options)
-    return criterion
+    found: type[Criterion] = resolve(CRITERIA[name])
+    return found
 
 
 def score(

@@ -24,8 +24,8 @@ from spaces.reconstruction.structure import is_linear, linear_maps
 POSITIONS = 65536
 """Most output positions of a layer that its inputs are taken at (ours)."""
 
-PER_BATCH = 4096
-"""Most of them in one call (ours)."""
+PER_BATCH = 16384
+"""Most of them in one call (ours): 512 samples in batches of 128 fill :data:`POSITIONS`."""
 
 DAMPING = ReconstructionSettings.damping
 """Share of the mean diagonal that is added to the second moments, that of a reconstruction."""
@@ -39,6 +39,8 @@ class SecondOrder(Criterion):
     layers, norms and activations belong to the channels that pass through them. A group without a reader, or whose readers are
     too wide, is ordered by the L2 norm of its filters (:attr:`fallbacks`), each with its share of the sum of squared norms.
     """
+
+    few_samples = True
 
     def __init__(self, model: nn.Module, groups: ChannelGroups, options: CriterionOptions | None = None) -> None:
         super().__init__(model, groups, options)

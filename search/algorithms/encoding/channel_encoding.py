@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,12 @@ from search.study.problem import Problem
 from spaces.candidate import Candidate, KeepMask, Value
 from spaces.domains import Domain, Mask
 from spaces.errors import SecateursError
+from spaces.levels.levels import best_first, importance_of, ordered_levels
 
 Masks = list[NDArray[np.bool_]]
 """One boolean array of shape ``(channels,)`` per layer, in the order of the space's domains."""
 Scores = list[NDArray[np.float64]]
 """One value per channel, in the layout of :data:`Masks`; channels of lower scores are removed first."""
-
-
-class NotAChannelSpaceError(SecateursError):
-    """The space of an algorithm for keep-masks and ordered choices has other decisions."""
 
 
 class UnreachableTargetError(SecateursError):
@@ -52,7 +49,7 @@ class ChannelEncoding:
         """Read the space's domains and the tables' importance.
 
         Raises:
-            NotAChannelSpaceError: A domain is neither a ``Mask`` nor a choice of numbers.
+            NoLevelsError: A domain is neither a ``Mask`` nor a choice of numbers.
             SecateursError: Importance is missing or does not fit a domain.
             UnreachableTargetError: The smallest candidate exceeds a target.
         """
@@ -60,7 +57,7 @@ class ChannelEncoding:
         space = problem.space
         self._ordinal = space.levels
         self.names = list(space.domains)
-        self._levels = [self._levels_of(name) for name in self.names]
+        self._levels = [ordered_levels(name, domain, space.levels) for name, domain in space.domains.items()]
         self.domains: list[Domain] = [
             space.domains[name] if levels is None else Mask(len(levels))
             for name, levels in zip(self.names, self._levels, strict=True)
@@ -124,7 +121,7 @@ class ChannelEncoding:
             if levels is None:
                 found.append(candidate.mask(name).copy())
             else:
-                found.append(self.strongest(layer, list(levels).index(candidate.values[name]) + 1))
+                found.append(self.strongest(layer, levels.index(candidate.values[name]) + 1))
         return found
 
     def in_order(self, masks: Masks) -> Masks:
@@ -188,25 +185,10 @@ class ChannelEncoding:
         # Ranks are distinct, 1 / length apart.
         return self.ranks[layer] > 1.0 - kept / len(self.ranks[layer])
 
-    def _levels_of(self, name: str) -> Sequence[Value] | None:
-        """Return the levels of a decision, None for a keep-mask."""
-        if self._ordinal is not None:
-            return self._ordinal[name]
-        domain = self.problem.space.domains[name]
-        if domain.channels:
-            return None
-        if domain.numbers:
-            return domain.numbers
-        raise NotAChannelSpaceError(
-            f"expected a space whose decisions are keep-masks and choices of numbers, but {name!r} is of type "
-            f"{type(domain).__name__}: {domain.describe}; use the space channel_mask, bit_width or joint, or an algorithm "
-            "that handles this kind of decision"
-        )
-
     def _importance_of(self, layer: int, table: Any) -> NDArray[np.float64]:
         name, levels = self.names[layer], self._levels[layer]
         if levels is None or self._ordinal is not None:
-            return _importance_of(table, name, self.domains[layer])
+            return importance_of(table, name, self.domains[layer])
         omega = (self.problem.tables.get("omega") or {}).get(name)
         if omega is None:
             return np.linspace(1.0, 1.0 / len(levels), len(levels))
@@ -243,26 +225,10 @@ class ChannelEncoding:
                 )
 
 
-def _importance_of(table: Any, name: str, domain: Domain) -> NDArray[np.float64]:
-    if not isinstance(table, Mapping) or name not in table:
-        raise SecateursError(
-            f"expected tables['importance'][{name!r}], one value per channel, and found none; "
-            "the search stage computes it: pass its tables to the algorithm"
-        )
-    values = np.asarray(table[name], dtype=np.float64)
-    if values.shape != (domain.channels,) or not np.isfinite(values).all():
-        wrong = int(values.size - np.isfinite(values).sum())
-        raise SecateursError(
-            f"importance of {name!r}: expected {domain.channels} finite values, got shape {values.shape} with {wrong} "
-            "that are not finite; check the criterion and the weights"
-        )
-    return values
-
-
 def best_first_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the ranks of ``values`` in (0, 1), 1 the largest, shape as given; ties fall to the earlier one."""
     ranks = np.empty(len(values))
-    ranks[np.argsort(-values, kind="stable")] = 1.0 - (np.arange(len(values)) + 0.5) / len(values)
+    ranks[best_first(values)] = 1.0 - (np.arange(len(values)) + 0.5) / len(values)
     return ranks
 
 

@@ -24,7 +24,8 @@ def importance_table(
     """
     if space.channels is None or space.levels is not None:
         return {}
-    seen = observations(task, device, limit=CALIBRATION_SAMPLES)
+    few = importance.find_criterion(criterion).few_samples
+    seen = observations(task, device, limit=space.level_settings.images if few else CALIBRATION_SAMPLES)
     return importance.score(model, space.channels, criterion, seen)
 
 

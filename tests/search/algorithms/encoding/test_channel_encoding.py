@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from search.algorithms.encoding.channel_encoding import ChannelEncoding, NotAChannelSpaceError, UnreachableTargetError
+from search.algorithms.encoding.channel_encoding import ChannelEncoding, UnreachableTargetError
 from search.study.problem import Problem, Target
 from spaces.domains import Choice, Real
 from spaces.errors import SecateursError
+from spaces.levels.levels import NoLevelsError
 from tests.search.algorithms.synthetic_space import TOP1, SyntheticSpace, problem_of
 
 
@@ -48,7 +49,7 @@ def test_size_is_the_number_of_enumerated_candidates(multiple, minimum, prefixes
 def test_other_decisions_are_refused_by_name(domain):
     space = SyntheticSpace([3])
     space._domains["criterion"] = domain
-    with pytest.raises(NotAChannelSpaceError, match=f"'criterion' is of type {type(domain).__name__}"):
+    with pytest.raises(NoLevelsError, match=f"'criterion' is of type {type(domain).__name__}"):
         ChannelEncoding(Problem(space, [TOP1], [], {"importance": {"layer0": np.ones(3)}}))
 
 
