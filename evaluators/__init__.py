@@ -4,6 +4,7 @@ EVALUATORS = {
     "cost": "evaluators.cost:Cost",
     "omega": "evaluators.sensitivity.loss_increase:LossIncrease",
     "accuracy": "evaluators.accuracy:Accuracy",
+    "divergence": "evaluators.divergence:Divergence",
     "latency": "evaluators.latency.latency:Latency",
 }
 

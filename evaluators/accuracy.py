@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import nn
 
 from evaluators.base import EvaluationContext, Evaluator
-from evaluators.batch_norm import recalibrate
+from evaluators.batch_norm import recalibrate_for
 from evaluators.metrics import METRICS, Metric
 from evaluators.task import Task
-from evaluators.tasks.batches import whole_batches
 from evaluators.tasks.measure import measure
-
-_LEAST_CALIBRATION = 64
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ class Accuracy(Evaluator):
 
     The fidelity is the share of the split that is scored, from its beginning, and the share of the training samples that
     re-calibrate: fewer batches, at least two (if any), and where two are too many, smaller ones of at least 64 samples.
-    Without re-calibration, the order of pruned networks is close to random at high ratios.
+    Without re-calibration, the order of pruned networks is close to random at high ratios. A draw takes so many samples of the
+    split anew, augmented where it is ``train``; one of held-out samples takes the whole split, of which all is seen.
     """
 
     Settings = AccuracySettings
@@ -77,18 +76,11 @@ class Accuracy(Evaluator):
         """Re-calibrate ``model`` in place and return the task's scores and the loss."""
         settings, task = self.settings, context.task
         model.to(context.device)
-        count, size = self._calibration(context.fidelity, task.size("train"))
-        if count:
-            batches = task.batches("train", size, limit=count * size)
-            recalibrate(model, batches, task.forward, context.device)
-        limit = max(1, math.ceil(context.fidelity * task.size(settings.split)))
-        return measure(model, task, settings.split, settings.batch_size, context.device, limit)
-
-    def _calibration(self, fidelity: float, available: int) -> tuple[int, int]:
-        """Return the number of batches, and of samples in each, to re-calibrate on."""
-        count, size = whole_batches(available, self.settings.batch_size, self.settings.batch_norm_batches)
-        samples = fidelity * count * size
-        fewer = min(count, max(2, math.ceil(samples / size)))
-        if fidelity == 1.0 or fewer == 0:
-            return count, size
-        return fewer, min(size, max(_LEAST_CALIBRATION, math.ceil(samples / fewer)))
+        size, draw = task.size(settings.split), context.draw
+        if draw is None or draw.held_out:
+            fidelity, generator = context.fidelity, None
+        else:
+            fidelity, generator = min(1.0, draw.samples / size), torch.Generator().manual_seed(draw.seed)
+        recalibrate_for(task, model, settings.batch_norm_batches, settings.batch_size, fidelity, context.device)
+        limit = max(1, math.ceil(fidelity * size))
+        return measure(model, task, settings.split, settings.batch_size, context.device, limit, generator)

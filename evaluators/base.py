@@ -20,6 +20,21 @@ from spaces.candidate import Candidate
 
 
 @dataclass(frozen=True)
+class Draw:
+    """Samples of a measurement by which an algorithm compares candidates: the same for all that are compared.
+
+    Attributes:
+        samples: Number of samples, fewer where there are no more.
+        seed: Seed by which they are drawn.
+        held_out: Draw them from samples that no other draw sees, where an evaluator keeps such.
+    """
+
+    samples: int
+    seed: int
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
 class EvaluationContext:
     """Inputs of a measurement besides the network.
 
@@ -34,6 +49,7 @@ class EvaluationContext:
         tables: Tables that the search computed before its first trial, by name, such as ``omega``.
         trained: Whether the network was trained since the search started, so that tables of its weights are out of date.
         moments: Second moments of the last training of the network, or of the one that it started from; None without one.
+        draw: Samples to measure on; None for the evaluator's own.
     """
 
     task: Task
@@ -46,6 +62,7 @@ class EvaluationContext:
     tables: Mapping[str, Any] = field(default_factory=dict)
     trained: bool = False
     moments: TrainingMoments | None = None
+    draw: Draw | None = None
 
 
 class Evaluator(ABC):

@@ -134,6 +134,10 @@ METRICS: dict[str, Metric] = {
     "top5": Metric("fraction", "maximize", "top-5 accuracy"),
     "perplexity": Metric("exp of nats per token", "minimize", "perplexity", "number", is_cost=False),
     "loss": Metric("nats", "minimize", "loss", "number", is_cost=False),
+    "divergence": Metric("nats, or share of the outputs' variance", "minimize", "divergence", "number", is_cost=False),
+    "divergence_error": Metric(
+        "standard error of the divergence", "minimize", "standard error of the divergence", "number", is_cost=False
+    ),
     "omega": Metric("nats", "minimize", "Omega", is_cost=False),
     "macs": _cost("multiply-accumulates per sample", "MACs"),
     "parameters": _cost("numbers", "parameters"),

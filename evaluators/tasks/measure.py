@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evaluators.meters import Meter
-from evaluators.task import MeasurementError, Split, Task
+from evaluators.task import Batch, MeasurementError, Split, Task
 from spaces.execution.batch import Nested, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
 
@@ -21,6 +23,7 @@ def measure(
     batch_size: int = 256,
     device: torch.device | None = None,
     limit: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> dict[str, float]:
     """Return the mean loss (``loss``), the mean of every score of ``task`` and its metrics that accumulate, over ``split``.
 
@@ -30,7 +33,8 @@ def measure(
         split: Which samples.
         batch_size: Samples per forward pass.
         device: Where to run; by default where the network's first parameter is.
-        limit: Only the first so many samples of the split's fixed order.
+        limit: Only the first so many samples of the split's fixed order, or of the one that is drawn.
+        generator: Draws the samples; None for their fixed order.
 
     Raises:
         MeasurementError: The task's score or loss returns something else than tensors, or its main score is missing.
@@ -41,7 +45,7 @@ def measure(
     meters = task.meters()
     samples = 0
     with evaluation_mode(model):
-        for inputs, targets in task.batches(split, batch_size, limit=limit):
+        for inputs, targets in _batches(task, split, batch_size, limit, generator):
             with torch.inference_mode():
                 expected, number = to_device(targets, device), task.count(inputs, targets)
                 outputs = task.forward(model, to_device(inputs, device, channels_last=True))
@@ -56,6 +60,19 @@ def measure(
         raise ValueError(f"the task gave no sample of its {split} split (limit {limit})")
     means = {name: float(value) / samples for name, value in sums.items()}
     return means | {name: meter.compute() for name, meter in meters.items()}
+
+
+def _batches(
+    task: Task, split: Split, batch_size: int, limit: int | None, generator: torch.Generator | None
+) -> Iterable[Batch]:
+    """Yield the batches that are measured."""
+    if generator is None:
+        yield from task.batches(split, batch_size, limit=limit)
+        return
+    most = task.size(split) if limit is None else min(limit, task.size(split))
+    # Of a drawn order an incomplete batch is dropped, so that batches are no larger than what is left to read.
+    size = min(batch_size, most)
+    yield from islice(task.batches(split, size, generator), math.ceil(most / size))
 
 
 def _sums(task: Task, outputs: Any, expected: Nested, meters: Mapping[str, Meter]) -> dict[str, Tensor]:

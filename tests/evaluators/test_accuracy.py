@@ -1,9 +1,11 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from evaluators.accuracy import Accuracy, AccuracySettings
-from evaluators.base import EvaluationContext
+from evaluators.base import Draw, EvaluationContext
 from evaluators.batch_norm import recalibrate
 from evaluators.tasks.measure import measure
 from spaces.execution.evaluation_mode import evaluation_mode
@@ -138,3 +140,16 @@ def test_metrics_are_those_returned():
 def test_the_test_split_is_refused():
     with pytest.raises(ValueError, match="read for the report only"):
         AccuracySettings(split="test")
+
+
+def test_a_draw_takes_other_samples_by_seed_and_one_of_held_out_samples_the_whole_split():
+    task = digits_task()
+    model, evaluator = task.reference_model(), Accuracy(AccuracySettings(batch_norm_batches=0))
+
+    def drawn(draw):
+        return evaluator.evaluate(model, dataclasses.replace(context(task), draw=draw))
+
+    first, second = drawn(Draw(40, 0)), drawn(Draw(40, 1))
+    assert first == drawn(Draw(40, 0)) != second
+    assert drawn(Draw(40, 0, held_out=True)) == evaluator.evaluate(model, context(task))
+    assert drawn(Draw(1000, 3))["loss"] == pytest.approx(evaluator.evaluate(model, context(task))["loss"], rel=1e-5)
