@@ -10,8 +10,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, NodeEvent
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, Event, NodeEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.parser import Parser
 
 from search.config.storage_url import hide_passwords
 from spaces.errors import SecateursError
@@ -173,6 +174,27 @@ class _LimitError(MarkedYAMLError):
     """YAML that is larger or deeper than any configuration."""
 
 
+class _BoundedParser(Parser):
+    """Parser that refuses YAML larger or deeper than any configuration before a tree is made of it."""
+
+    def __init__(self, loader: YAML) -> None:
+        super().__init__(loader)
+        self._depth = self._count = 0
+
+    def get_event(self) -> Event:
+        """Return the next event of the text.
+
+        Raises:
+            _LimitError: The text is nested too deep or has too many values.
+        """
+        event: Event = super().get_event()
+        self._count += isinstance(event, NodeEvent)
+        self._depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if self._depth > _MAX_DEPTH or self._count > _MAX_VALUES:
+            raise _LimitError(problem=_TOO_DEEP if self._depth > _MAX_DEPTH else _TOO_MANY, problem_mark=event.start_mark)
+        return event
+
+
 def _yaml() -> YAML:
     """Return a reader and writer of YAML 1.2: ``5e-4`` is a number; ``off``, ``1:30`` and ``010`` are no traps."""
     return YAML(typ="safe", pure=True)
@@ -184,13 +206,8 @@ def _compose(text: str) -> Node | None:
     Raises:
         YAMLError: ``text`` is not one YAML value, or is nested too deep or too long to be composed.
     """
-    depth = count = 0
-    for event in _yaml().parse(text):
-        count += isinstance(event, NodeEvent)
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > _MAX_DEPTH or count > _MAX_VALUES:
-            raise _LimitError(problem=_TOO_DEEP if depth > _MAX_DEPTH else _TOO_MANY, problem_mark=event.start_mark)
     yaml = _yaml()
+    yaml.Parser = _BoundedParser
     yaml.composer.warn_double_anchors = False
     return yaml.compose(text)  # type: ignore[no-any-return]
 

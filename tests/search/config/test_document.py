@@ -51,8 +51,9 @@ def message(path: Path) -> str:
 def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
-    assert expected in message(path)
-    assert str(path) in message(path)
+    told = message(path)
+    assert expected in told
+    assert str(path) in told
 
 
 def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
