@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -91,22 +92,37 @@ class Metric:
         if self.percent and not self.is_share(value):
             return f"{value:.4g}"
         if style.digits is not None:
-            return f"{value * style.scale:.{style.digits}f}{style.unit}"
+            return f"{_fixed(value * style.scale, style)}{style.unit}"
         if self.format == "milliseconds":
             return f"{value:.3g}{style.unit}"
         return _with_unit(value, style.unit)
+
+    def with_error(self, value: float, error: float | None) -> str:
+        """Return a value with its standard error, ``98.44 ± 0.12 %``; the value alone where ``error`` is None."""
+        if error is None:
+            return self.text(value)
+        if self.percent and not self.is_share(value):
+            return f"{value:.4g} ± {error:.2g}"
+        if self.style.digits is None:
+            return f"{self.text(value)} ± {self.text(error)}"
+        found = self.text(value).removesuffix(self.style.unit)
+        return f"{found} ± {_fixed(error * self.style.scale, self.style)}{self.style.unit}"
+
+    def same(self, first: float, second: float) -> bool:
+        """Return whether two values are told as one: shares to a hundredth of a point, others to a millionth of themselves."""
+        if self.is_share(first, second):
+            return abs(first - second) * self.style.scale < 0.5 * 10.0 ** -(self.style.digits or 0)
+        return math.isclose(first, second, rel_tol=1e-6)
 
     def brief(self, value: float) -> str:
         """Return a value for a note of one line: with its magnitude, and of a size in bytes with the unit."""
         return _with_unit(value, self.style.brief_unit)
 
     def difference(self, before: float, after: float) -> str:
-        """Return ``after - before``, signed: of shares in percentage points, ``-0.31``; of others ``+0.0012``."""
-        style = self.style
+        """Return ``after - before``, signed: of shares in percentage points, ``-0.31``; of others ``+0.0012``, ``-3.1e-06``."""
         if self.percent and not self.is_share(before, after):
             return f"{after - before:+.4g}"
-        digits = 4 if style.digits is None else style.digits
-        return f"{(after - before) * style.scale:+.{digits}f}"
+        return _fixed((after - before) * self.style.scale, self.style, "+")
 
     def change(self, before: float, after: float) -> str:
         """Return a change in words: ``+0.22 points``, ``-0.0100``, ``2.50x less`` or ``1.20x more``; ``-`` without a base."""
@@ -180,6 +196,14 @@ def metric_from_json(entry: Mapping[str, Any]) -> Metric:
         raise ValueError(f"expected unit, direction, label, format and is_cost, got {dict(entry)!r}")
     unit, direction, label, style = (str(text) for text in texts)
     return Metric(unit, direction, label, style, cost)  # type: ignore[arg-type]
+
+
+def _fixed(value: float, style: Format, sign: str = "") -> str:
+    """Return a number with the digits of a format; one that is no share and would lose them all with three significant ones."""
+    digits = 4 if style.digits is None else style.digits
+    if style.scale == 1.0 and 0.0 < abs(value) < 10.0 ** (1 - digits):
+        return f"{value:{sign}.3g}"
+    return f"{value:{sign}.{digits}f}"
 
 
 def magnitude(value: float) -> str:

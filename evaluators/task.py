@@ -55,6 +55,11 @@ class Task(ABC):
         """Unit, direction, label and format of every score; to be overridden for scores other than shares from 0 to 1."""
         return {name: METRICS.get(name, Metric("fraction", "maximize")) for name in self.score_names}
 
+    @property
+    def scores_by_sample(self) -> bool:
+        """False where :meth:`score` gives the mean of a batch in place of its samples' values: no standard error is known."""
+        return True
+
     @abstractmethod
     def build(self) -> nn.Module:
         """Return a new network from its factory, without the checkpoint's weights; two calls give two separate networks."""

@@ -132,6 +132,11 @@ class LoaderTask(Task):
             return {"loss": Metric("the loss that was passed", "minimize", "loss", "number", is_cost=False)}
         return super().score_metrics
 
+    @property
+    def scores_by_sample(self) -> bool:
+        """False where the loss that was passed is the score and gives the mean of a batch."""
+        return self._by_sample or self._score_name != "loss"
+
     def meters(self) -> Mapping[str, Meter]:
         """Return the metric that was passed as the score, new; none where the score is a value per sample."""
         return {} if self._meter is None else {self._score_name: ImportedMeter(self._meter)}
@@ -142,7 +147,7 @@ class LoaderTask(Task):
 
     def check_data(self) -> Iterable[str]:
         """Return a remark on a loss that gives the mean of a batch alone, where it is the score."""
-        if self._score_name == "loss" and not self._by_sample:
+        if not self.scores_by_sample:
             yield "note that loss= gives the mean of a batch and not a value per sample: its standard error is not known"
 
     def build(self) -> nn.Module:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -12,8 +13,28 @@ from torch import Tensor, nn
 
 from evaluators.meters import Meter
 from evaluators.task import Batch, MeasurementError, Split, Task
+from evaluators.tasks.bootstrap import Bootstrap
 from spaces.execution.batch import Nested, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
+
+
+Seen = Callable[[Any, Nested, int, Mapping[str, Tensor]], None]
+"""Takes outputs, targets, number of samples and scores of every batch."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of a network on a split.
+
+    Attributes:
+        values: Loss and scores by name, as :func:`measure` returns them.
+        standard_errors: Standard errors of the scores, as far as they are known.
+        resamples: Number of draws behind the standard errors of metrics that accumulate; None without such a metric.
+    """
+
+    values: dict[str, float]
+    standard_errors: dict[str, float]
+    resamples: int | None = None
 
 
 def measure(
@@ -39,25 +60,77 @@ def measure(
     Raises:
         MeasurementError: The task's score or loss returns something else than tensors, or its main score is missing.
     """
+    found = _measured(model, task, _batches(task, split, batch_size, limit, generator), device)
+    if not found:
+        raise ValueError(f"the task gave no sample of its {split} split (limit {limit})")
+    return found
+
+
+def measure_with_errors(
+    model: nn.Module, task: Task, split: Split, batch_size: int = 256, device: torch.device | None = None
+) -> Measured:
+    """Return what :func:`measure` does over the whole ``split``, with standard errors.
+
+    That of a mean over samples is their standard deviation over the root of their number; that of a metric that accumulates
+    is found by :class:`.Bootstrap`. That of the loss is known where it is a score of every sample.
+
+    Args:
+        model: The network, as :func:`measure` takes it.
+        task: Data, loss and score.
+        split: Which samples.
+        batch_size: Samples per forward pass.
+        device: Where to run; by default where the network's first parameter is.
+    """
+    bootstrap = Bootstrap(task.meters, task.size(split)) if task.meters() else None
+    squares: dict[str, float] = {}
+    counted = 0
+
+    def seen(outputs: Any, expected: Nested, samples: int, scores: Mapping[str, Tensor]) -> None:
+        nonlocal counted
+        counted += samples
+        if bootstrap is not None:
+            bootstrap.add(outputs, expected, samples)
+        for name, score in scores.items():
+            square = float(score.square().sum()) if score.numel() == samples else math.nan
+            squares[name] = squares.get(name, 0.0) + square
+
+    values = _measured(model, task, _batches(task, split, batch_size, None, None), device, seen)
+    errors: dict[str, float] = {}
+    for name, square in squares.items() if task.scores_by_sample and counted > 1 else ():
+        variance = square / counted - values[name] ** 2
+        if math.isfinite(variance):
+            errors[name] = math.sqrt(max(variance, 0.0) / (counted - 1))
+    if bootstrap is None:
+        return Measured(values, errors)
+    return Measured(values, errors | bootstrap.errors(values), bootstrap.resamples)
+
+
+def _measured(
+    model: nn.Module, task: Task, batches: Iterable[Batch], device: torch.device | None, seen: Seen | None = None
+) -> dict[str, float]:
+    """Return the figures of :func:`measure` over batches, none without a sample; every batch is shown to ``seen``."""
     device = device if device is not None else next(model.parameters()).device
     model.to(device)
     sums: dict[str, Tensor] = {}
     meters = task.meters()
     samples = 0
     with evaluation_mode(model):
-        for inputs, targets in _batches(task, split, batch_size, limit, generator):
+        for inputs, targets in batches:
             with torch.inference_mode():
                 expected, number = to_device(targets, device), task.count(inputs, targets)
                 outputs = task.forward(model, to_device(inputs, device, channels_last=True))
                 for meter in meters.values():
                     meter.update(outputs, expected)
-                found = _sums(task, outputs, expected, meters)
+                scores = _scores(task, outputs, expected, meters)
+                found = {name: values.sum() for name, values in scores.items()}
                 found["loss"] = _tensor("loss", task.loss(outputs, expected)).double() * number
                 for name, value in found.items():
                     sums[name] = sums[name] + value if name in sums else value
+                if seen is not None:
+                    seen(outputs, expected, number, scores)
             samples += number
     if samples == 0:
-        raise ValueError(f"the task gave no sample of its {split} split (limit {limit})")
+        return {}
     means = {name: float(value) / samples for name, value in sums.items()}
     return means | {name: meter.compute() for name, meter in meters.items()}
 
@@ -75,14 +148,14 @@ def _batches(
     yield from islice(task.batches(split, size, generator), math.ceil(most / size))
 
 
-def _sums(task: Task, outputs: Any, expected: Nested, meters: Mapping[str, Meter]) -> dict[str, Tensor]:
-    """Return the sum of every score over the samples of a batch, a scalar in double precision."""
+def _scores(task: Task, outputs: Any, expected: Nested, meters: Mapping[str, Meter]) -> dict[str, Tensor]:
+    """Return the scores of a batch by name, a value per sample, in double precision."""
     scores = task.score(outputs, expected)
     if not isinstance(scores, Mapping):
         raise MeasurementError(f"score: expected a tensor of shape (N,) by name, got {scores!r}")
     if task.score_name not in scores and task.score_name not in meters:
         raise MeasurementError(f"score: expected {task.score_name} among the scores, got {list(scores)}")
-    return {name: _tensor(f"score {name}", values).double().sum() for name, values in scores.items()}
+    return {name: _tensor(f"score {name}", values).double() for name, values in scores.items()}
 
 
 def _tensor(what: str, found: object) -> Tensor:

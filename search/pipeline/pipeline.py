@@ -157,6 +157,7 @@ class _Pipeline:
             stages=self._seconds(),
             test_samples=attempt("size of the test split", partial(self.task.size, "test"), None),
             described=described_metrics(stages, self.task),
+            score=self.task.score_name,
         )
         return {**failures.finite("", report), "failures": failures.rows}
 

@@ -70,36 +70,38 @@ def build_report(
     stages: list[dict[str, Any]],
     test_samples: int | None,
     described: Mapping[str, Any],
+    score: str,
 ) -> dict[str, Any]:
     """Return report.json.
 
-    ``target`` has the limits as written, ``targets`` per metric ``text``, ``limit`` (in the metric's unit) and ``met``.
-    ``reference``, ``result`` and every entry of ``baselines`` hold ``top1``, ``loss``, ``metrics``, ``parameters``, ``macs``,
-    ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split. A baseline also has, where it comes from a
-    search stage: ``before_retraining`` (metrics on the search split), ``fingerprint`` and ``layers``. ``searches`` has, per
-    search stage: ``stage``, ``objectives``, ``target`` (limits in the metric's unit), ``target_met``, ``pareto``, ``trials``
-    (each ``trial``, ``fingerprint``, ``fidelity``, ``state``, ``feasible``, ``metrics`` and, of a failed one, ``error``),
-    ``failed``, ``ended_by``, ``worker_seconds`` (what its trials took, added up), ``asynchronous`` (trials were told as they
-    were finished, not in batches), ``algorithm`` (what it tells of itself, such as the ``programmes`` of an integer program
-    with their ``gap``), ``sensitivity`` (:meth:`.sensitivity_tables.SensitivityTables.comparison`, or null), ``omega``
-    (:meth:`.sensitivity_tables.SensitivityTables.source`, or null), ``chosen`` (a trial),
-    ``finalists`` (each ``trial``, ``fingerprint`` and ``search_score`` after its training, or its ``error``),
-    ``fingerprint``, ``metrics``, ``layers`` (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``,
-    ``macs_share``). ``histories`` are the result's trainings, each ``stage``, ``variant`` and ``epochs``;
-    ``baseline_histories`` those of the baselines. ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``,
-    ``nodes``, ``activations``, ``result``, ``exact``), ``left`` (``where``, ``nodes``, ``reason``) and ``max_abs_error``.
-    ``retention`` has, for the result and the baselines from which channels were removed, by role: ``chosen`` and
-    ``retained`` (shares of the reference's task relevance, see :class:`.Retention`) and ``layers``, each with
-    ``name``, ``channels``, ``kept`` and the same two. ``output_changes`` has, per stage whose training made what it removed
-    zero: ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and addition: ``name``, ``weight_bits``,
-    ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and ``macs``; ``deployment`` how many
-    layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float (``float_layers``), with its
-    ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that pruned by probabilities:
-    ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and quantile). ``sparsifiers``
-    has, per stage that trained with one: ``stage``, ``schedule`` (:attr:`.Sparsifier.schedule`, with ``text``) and ``shares``
-    (:meth:`.Sparsifier.shares`: ``name``, ``channels``, ``asked``, ``reached``). ``latency``
-    is what :func:`.measure_latency` returns, or null where no search looked at it. ``test_samples`` is the
-    size of the test split, ``metrics_described`` has per metric ``unit``, ``direction``, ``label``, ``format`` (a name in
+    ``score`` is the name of the task's primary score. ``target`` has the limits as written, ``targets`` per metric ``text``,
+    ``limit`` (in the metric's unit) and ``met``. ``reference``, ``result`` and every entry of ``baselines`` hold ``top1``,
+    ``loss``, ``metrics``, ``parameters``, ``macs``, ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split,
+    ``standard_errors`` of the scores where they are known, and ``resamples``, the draws behind those of metrics that accumulate
+    (null without such). A baseline also has, where it comes from a search stage: ``before_retraining`` (metrics on the search
+    split), ``fingerprint`` and ``layers``. ``searches`` has, per search stage: ``stage``, ``objectives``, ``target`` (limits in
+    the metric's unit), ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``,
+    ``feasible``, ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``worker_seconds`` (what its trials
+    took, added up), ``asynchronous`` (trials were told as they were finished, not in batches), ``algorithm`` (what it tells of
+    itself, such as the ``programmes`` of an integer program with their ``gap``), ``sensitivity``
+    (:meth:`.sensitivity_tables.SensitivityTables.comparison`, or null), ``omega``
+    (:meth:`.sensitivity_tables.SensitivityTables.source`, or null), ``chosen`` (a trial), ``finalists`` (each ``trial``,
+    ``fingerprint`` and ``search_score`` after its training, or its ``error``), ``fingerprint``, ``metrics``, ``layers``
+    (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``, ``macs_share``). ``histories`` are the
+    result's trainings, each ``stage``, ``variant`` and ``epochs``; ``baseline_histories`` those of the baselines.
+    ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``),
+    ``left`` (``where``, ``nodes``, ``reason``) and ``max_abs_error``. ``retention`` has, for the result and the baselines from
+    which channels were removed, by role: ``chosen`` and ``retained`` (shares of the reference's task relevance, see
+    :class:`.Retention`) and ``layers``, each with ``name``, ``channels``, ``kept`` and the same two. ``output_changes`` has,
+    per stage whose training made what it removed zero: ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and
+    addition: ``name``, ``weight_bits``, ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and
+    ``macs``; ``deployment`` how many layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float
+    (``float_layers``), with its ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that
+    pruned by probabilities: ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and
+    quantile). ``sparsifiers`` has, per stage that trained with one: ``stage``, ``schedule`` (:attr:`.Sparsifier.schedule`, with
+    ``text``) and ``shares`` (:meth:`.Sparsifier.shares`: ``name``, ``channels``, ``asked``, ``reached``). ``latency`` is what
+    :func:`.measure_latency` returns, or null where no search looked at it. ``test_samples`` is the size of the test split,
+    ``metrics_described`` has per metric ``unit``, ``direction``, ``label``, ``format`` (a name in
     :data:`evaluators.metrics.FORMATS`) and ``is_cost``, and ``remarks`` are what a person should know of the result. The
     pipeline adds ``failures``: ``what`` could not be measured, which is null here, and the ``error``.
 
@@ -113,6 +115,7 @@ def build_report(
         stages: Name and seconds of every stage.
         test_samples: How many samples scores were measured on; None where that is not known.
         described: Descriptions of metrics by name, from :meth:`.Metric.to_json`.
+        score: Name of the task's primary score.
     """
     result = flows[RESULT]
     searches = [_search(entry) for entry in result.searches()]
@@ -124,6 +127,7 @@ def build_report(
     return {
         "name": config.name,
         "seed": config.seed,
+        "score": score,
         "target": {metric: target["text"] for metric, target in limits.items()} or None,
         "target_met": _met(limits),
         "targets": {metric: {key: target[key] for key in ("text", "limit", "met")} for metric, target in limits.items()},

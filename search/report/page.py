@@ -22,6 +22,8 @@ from search.report.view import (
     Row,
     SearchView,
     described_metrics,
+    error_of,
+    primary_of,
     score_metric,
     score_of,
     scores_of,
@@ -85,6 +87,7 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         report=report,
         headline=_headline(report),
         networks=_networks(report),
+        error_text=_error_text(report),
         baselines=_baselines(report),
         latency=latency_rows(report),
         latency_text=latency_text(report),
@@ -175,7 +178,7 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
     if before.get("parameters") and after.get("parameters"):
         share = format_percent(after["parameters"] / before["parameters"])
         tiles.append((times(before["parameters"], after["parameters"]), "fewer parameters", f"{share} left"))
-    first, last = score_of(before), score_of(after)
+    first, last = (score_of(network, primary_of(report)) for network in (before, after))
     if first and last and first[0] == last[0]:
         metric = score_metric(first[0], report)
         change = metric.difference(first[1], last[1])
@@ -194,7 +197,8 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
 def _figures_of(network: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, tuple[Metric, float]]:
     """Return description and value of every metric measured on a network, by name: scores, the loss, costs."""
     described = described_metrics(report)
-    found = {name: (score_metric(name, report), value) for name, value in scores_of(network).items()}
+    scores = scores_of(network, primary_of(report))
+    found = {name: (score_metric(name, report), value) for name, value in scores.items()}
     for name in dict.fromkeys([*METRICS, *described]):
         if name not in found and isinstance(network.get(name), int | float):
             found[name] = find_metric(name, described), float(network[name])
@@ -202,31 +206,49 @@ def _figures_of(network: Mapping[str, Any], report: Mapping[str, Any]) -> dict[s
 
 
 def _networks(report: Mapping[str, Any]) -> list[Row]:
-    before = _figures_of(report.get("reference") or {}, report)
+    reference, result = (report.get(role) or {} for role in ("reference", "result"))
+    before = _figures_of(reference, report)
     rows = []
-    for name, (metric, value) in _figures_of(report.get("result") or {}, report).items():
+    for name, (metric, value) in _figures_of(result, report).items():
         first = before[name][1] if name in before else None
-        cells = ("-", metric.text(value), "-")
+        after = metric.with_error(value, error_of(result, name))
+        cells = ("-", after, "-")
         if first is not None:
-            cells = (metric.text(first), metric.text(value), metric.change(first, value))
+            cells = (metric.with_error(first, error_of(reference, name)), after, metric.change(first, value))
         rows.append(Row(metric.label, cells))
     return rows
+
+
+def _error_text(report: Mapping[str, Any]) -> str:
+    """Return what the standard errors of the test scores stand on, in words; nothing where none is known."""
+    networks = [report.get("reference"), report.get("result"), *(report.get("baselines") or {}).values()]
+    known = [network for network in networks if network and network.get("standard_errors")]
+    if not known:
+        return ""
+    draws = [network["resamples"] for network in known if network.get("resamples") is not None]
+    text = "± is the standard error over the samples of the test split"
+    if not draws:
+        return f"{text}."
+    from evaluators.tasks.bootstrap import RESAMPLES, SECONDS
+
+    fewer = "" if min(draws) >= RESAMPLES else f"; {min(draws)} where their time of {SECONDS:.0f} s was up"
+    return f"{text}, of metrics that accumulate by bootstrap ({max(draws)} resamples{fewer})."
 
 
 def _baselines(report: Mapping[str, Any]) -> list[Row]:
     networks = {"result": report.get("result"), **(report.get("baselines") or {}), "reference": report.get("reference")}
     base = (report.get("reference") or {}).get("macs")
-    own = score_of(report.get("result"))
+    own = score_of(report.get("result"), primary_of(report))
     rows = []
     for name, network in networks.items():
-        score = score_of(network)
+        score = score_of(network, primary_of(report))
         if not network or own is None or score is None:
             continue
         metric = score_metric(score[0], report)
         difference = "" if name == "result" or score[0] != own[0] else metric.difference(own[1], score[1])
         share = format_percent(network["macs"] / base) if base and network.get("macs") else "-"
         cells = (
-            metric.text(score[1]),
+            metric.with_error(score[1], error_of(network, score[0])),
             difference,
             share,
             format_count(network.get("parameters")),

@@ -8,7 +8,7 @@ from typing import Any
 
 from evaluators.metrics import Metric
 from search.output.numbers import format_bytes, format_percent
-from search.report.view import Row, score_metric, score_of, words
+from search.report.view import Row, primary_of, score_metric, score_of, words
 
 
 def seed_rows(report: Mapping[str, Any]) -> list[Row]:
@@ -32,8 +32,8 @@ def _of(run: Mapping[str, Any], role: str) -> Mapping[str, Any]:
 def _row(
     role: str, networks: Sequence[Mapping[str, Any]], bases: Sequence[Mapping[str, Any]], report: Mapping[str, Any]
 ) -> Row | None:
-    scores = [score_of(network) for network in networks]
-    before = [score_of(base) for base in bases]
+    scores = [score_of(network, primary_of(report)) for network in networks]
+    before = [score_of(base, primary_of(report)) for base in bases]
     own = [score for score in scores if score is not None]
     if len(own) < len(networks) or any(base is None or base[0] != own[0][0] for base in before):
         return None

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from evaluators.metrics import Metric, find_metric
 from search.output.numbers import format_count, format_percent, times
-from search.report.view import described_metrics, score_metric, score_of
+from search.report.view import described_metrics, error_of, primary_of, score_metric, score_of
 from search.run.failures import failures_of
 
 _WHOLE_TABLE = 92
@@ -26,11 +26,14 @@ def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> N
     brief = bool(targets) and console.width < _WHOLE_TABLE
     for column in ("", "before", "after", "change", *(["target"] if targets else [])):
         table.add_column(column, justify="left" if column in ("", "target") else "right")
-    first, last = score_of(before), score_of(after)
+    first, last = (score_of(network, primary_of(report)) for network in (before, after))
     if first is not None and last is not None and first[0] == last[0]:
         metric = score_metric(first[0], report)
         change = metric.change(first[1], last[1])
-        table.add_row(f"{metric.label} (test)", metric.text(first[1]), metric.text(last[1]), change)
+        values = (
+            metric.with_error(value, error_of(network, name)) for network, (name, value) in ((before, first), (after, last))
+        )
+        table.add_row(f"{metric.label} (test)", *values, change)
     described = described_metrics(report)
     for name in dict.fromkeys(("macs", "parameters", "size_bytes", *targets)):
         small, large, metric = _cost(after, name), _cost(before, name), find_metric(name, described)

@@ -39,6 +39,8 @@ class NetworkRow(TypedDict, total=False):
     size_bytes: Amount | None
     bit_operations: Amount | None
     latency_ms: Amount | None
+    standard_errors: dict[str, Amount] | None
+    resamples: Count | None
     before_retraining: dict[str, Number | None] | None
     layers: list[Layer] | None
 
@@ -304,6 +306,7 @@ class ReportFile(TypedDict, total=False):
 
     name: str
     seed: int | None
+    score: str
     target: dict[str, Number | str] | str | None
     target_met: bool | None
     targets: dict[str, TargetRow] | None

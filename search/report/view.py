@@ -88,7 +88,7 @@ def search_view(search: Json, described: Mapping[str, Metric] | None = None) -> 
     metrics: dict[str, None] = {name: None for trial in trials for name in trial["metrics"]}
     known = {name: find_metric(name, described) for name in (*metrics, *directions, *METRICS)}
     score = next((name for name, way in directions.items() if way == "maximize"), None)
-    score = score or next((name for name in (*METRICS, *directions) if name in metrics and not known[name].is_cost), None)
+    score = score or next((name for name in (*directions, *METRICS) if name in metrics and not known[name].is_cost), None)
     others = [*(target or {}), *(name for name in directions if name != score), "macs"]
     cost = next((name for name in others if name in metrics and name != score), None)
     if score is None or cost is None:
@@ -136,20 +136,35 @@ def _feasible(trial: Json, limits: Mapping[str, float]) -> bool:
     return all(trial["metrics"].get(name, 0) <= limit for name, limit in limits.items())
 
 
-def score_of(network: Json | None) -> tuple[str, float] | None:
-    """Return the name and value of a network's main score on the test split: top1, or a task's own, or the loss."""
-    if not network:
-        return None
-    for name, value in scores_of(network).items():
-        return name, value
-    return None
+def primary_of(report: Json) -> str | None:
+    """Return the name of the task's primary score; None for a report of an earlier version, which does not name it."""
+    return report.get("score")
 
 
-def scores_of(network: Json) -> dict[str, float]:
-    """Return a network's scores on the test split by name, the main one first, and the loss last."""
+def score_of(network: Json | None, primary: str | None = None) -> tuple[str, float] | None:
+    """Return the name and value of a network's main score on the test split: the first of :func:`scores_of`.
+
+    A network without the ``primary`` score, such as one whose measurement failed, has none in its place.
+    """
+    found = scores_of(network or {}, primary)
+    if primary is not None:
+        return (primary, found[primary]) if primary in found else None
+    return next(iter(found.items()), None)
+
+
+def scores_of(network: Json, primary: str | None = None) -> dict[str, float]:
+    """Return a network's scores on the test split by name: the ``primary`` one, then top1, others, and the loss."""
     own = {name: value for name, value in (network.get("metrics") or {}).items() if name != "loss"}
     found = {"top1": network.get("top1"), **own, "loss": network.get("loss")}
+    if primary in found:
+        found = {primary: found[primary], **found}
     return {str(name): float(value) for name, value in found.items() if isinstance(value, int | float)}
+
+
+def error_of(network: Json | None, name: str) -> float | None:
+    """Return the standard error of a network's score on the test split; None where it is not known."""
+    found: float | None = ((network or {}).get("standard_errors") or {}).get(name)
+    return found
 
 
 WORDS = {

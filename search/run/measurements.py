@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NotRequired, TypeVar
 
 import torch
 from pydantic import Field
@@ -15,7 +15,8 @@ from typing_extensions import TypedDict
 from evaluators.base import EvaluationContext, Evaluator, require_metrics
 from evaluators.cost import count_costs
 from evaluators.task import Task
-from evaluators.tasks.measure import measure
+from evaluators.tasks.measure import Measured as Figures
+from evaluators.tasks.measure import measure_with_errors
 from search.output.log_records import PACKAGE
 from search.run.failures import Failures
 from search.run.record_file import RecordFile, Tell, checked
@@ -45,6 +46,8 @@ class MeasuredRow(TypedDict):
     size_bytes: Count
     bit_operations: Count
     latency_ms: Annotated[float, Field(ge=0.0)] | None
+    standard_errors: NotRequired[dict[str, Annotated[float, Field(ge=0.0)]]]
+    resamples: NotRequired[Count | None]
 
 
 COUNTED = ("parameters", "macs", "size_bytes", "bit_operations")
@@ -96,9 +99,10 @@ def measure_row(
 ) -> dict[str, Any]:
     """Return scores on the test split, and costs, of one network as report.json has them.
 
-    ``top1`` is null for a task without it, ``metrics`` are the task's other scores, ``size_bytes`` are all tensors of
-    weights.safetensors, ``latency_ms`` is null where it was not measured. Costs that only ``evaluators`` measure stand under
-    their own names. Null is, too, what ``failures`` got the error of.
+    ``top1`` is null for a task without it, ``metrics`` are the task's other scores, ``standard_errors`` those of scores as far
+    as they are known, ``resamples`` the draws behind those of metrics that accumulate (null without such a metric),
+    ``size_bytes`` all tensors of weights.safetensors, ``latency_ms`` is null where it was not measured. Costs that only
+    ``evaluators`` measure stand under their own names. Null is, too, what ``failures`` got the error of.
 
     Args:
         role: Name of the network in the report.
@@ -109,13 +113,15 @@ def measure_row(
         evaluators: Evaluators of costs that this project does not know.
     """
     none: dict[str, float] = {}
-    scores = dict(
-        failures.attempt(f"{role}: scores on the test split", partial(measure, model, task, "test", device=device), none)
+    figures = failures.attempt(
+        f"{role}: scores on the test split", partial(measure_with_errors, model, task, "test", device=device), Figures({}, {})
     )
+    scores = dict(figures.values)
     costs = failures.attempt(f"{role}: costs", partial(_counted, model, task, device), none)
     counted = {name: int(costs[name]) if name in costs else None for name in COUNTED}
     top1, loss = scores.pop("top1", None), scores.pop("loss", None)
     row = {"top1": top1, "loss": loss, "metrics": scores, **counted, "latency_ms": None}
+    row |= {"standard_errors": figures.standard_errors, "resamples": figures.resamples}
     for evaluator in evaluators:
         found = failures.attempt(
             f"{role}: {type(evaluator).__name__}", partial(_own_costs, evaluator, model, task, device), none

@@ -27,6 +27,18 @@ def test_changes_are_points_differences_and_ratios() -> None:
     assert METRICS["macs"].change(0.0, 120.0) == "-"
 
 
+def test_small_numbers_keep_digits_and_values_have_errors() -> None:
+    loss, share = METRICS["loss"], METRICS["top1"]
+    assert [loss.text(value) for value in (0.0081, 0.00031, 3.1e-6, 0.0)] == ["0.0081", "0.00031", "3.1e-06", "0.0000"]
+    assert [loss.difference(0.5, 0.5 + change) for change in (0.0012, -2e-5)] == ["+0.0012", "-2e-05"]
+    assert [loss.with_error(0.5, error) for error in (None, 0.01)] == ["0.5000", "0.5000 ± 0.0100"]
+    assert share.with_error(0.98444, 0.0012) == "98.44 ± 0.12 %"
+    assert Metric("fraction", "maximize").with_error(31.5, 0.25) == "31.5 ± 0.25"
+    assert METRICS["latency_ms"].with_error(0.25, 0.01) == "0.25 ms ± 0.01 ms"
+    assert [share.same(0.9, 0.9 + change) for change in (4e-5, 6e-5)] == [True, False]
+    assert [loss.same(1e-5, other) for other in (1e-5, 1.1e-5)] == [True, False]
+
+
 def test_a_score_that_is_no_share_is_not_shown_in_per_cent() -> None:
     metric = Metric("fraction", "maximize")
     assert metric.text(31.5) == "31.5"

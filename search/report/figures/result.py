@@ -17,7 +17,7 @@ from search.report.figures.style import (
     SKY,
     new_figure,
 )
-from search.report.view import score_metric, score_of, words
+from search.report.view import error_of, primary_of, score_metric, score_of, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -36,33 +36,47 @@ class Result(Figure):
 
     def draw(self, report: Mapping[str, Any]) -> Iterator[Drawing]:
         """Yield the one drawing."""
-        score = score_of(report.get("result"))
-        metric = score_metric("loss" if score is None else score[0], report)
-        yield Drawing(result_figure(test_scores(report), report.get("test_samples") or 0, metric))
+        score = score_of(report.get("result"), primary_of(report))
+        name = "loss" if score is None else score[0]
+        networks = {"reference": report.get("reference"), "result": report.get("result"), **(report.get("baselines") or {})}
+        errors = {role: error for role, network in networks.items() if (error := error_of(network, name)) is not None}
+        yield Drawing(result_figure(test_scores(report), report.get("test_samples") or 0, score_metric(name, report), errors))
 
 
 def test_scores(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """Return name, MACs and score of every network that was measured on the test split."""
     networks = {"reference": report.get("reference"), "result": report.get("result"), **(report.get("baselines") or {})}
-    kind = score_of(report.get("result"))
+    kind = score_of(report.get("result"), primary_of(report))
     points = []
     for name, network in networks.items():
-        score = score_of(network)
+        score = score_of(network, primary_of(report))
         macs = (network or {}).get("macs")
         if score is not None and kind is not None and score[0] == kind[0] and macs:
             points.append((name, float(macs), score[1]))
     return points
 
 
-def result_figure(points: Sequence[tuple[str, float, float]], samples: int, metric: Metric) -> Canvas:
-    """Draw the test scores of all networks, with the standard error of a mean of values from 0 to 1."""
+def result_figure(
+    points: Sequence[tuple[str, float, float]], samples: int, metric: Metric, known: Mapping[str, float] | None = None
+) -> Canvas:
+    """Draw the test scores of all networks with their standard errors.
+
+    Args:
+        points: Name, MACs and score of every network.
+        samples: Number of samples in the test split; 0 where that is not known.
+        metric: Description of the score.
+        known: Standard errors by name. Without any, those of means of values from 0 to 1 are drawn of a score of shares.
+    """
     points = sorted(points, key=lambda point: point[2])
     figure = new_figure(height=1.3 + 0.4 * len(points))
     axes = figure.add_subplot()
     share = metric.is_share(*(score for _, _, score in points))
     scale = 100.0 if share else 1.0
-    axes.set_xlabel("score on the test split" + (" [%]" if share else ""))
-    errors = [standard_error(score, samples) * scale if share and samples else 0.0 for _, _, score in points]
+    axes.set_xlabel(f"{metric.label or 'score'} on the test split{' [%]' if share else ''}")
+    guessed = share and samples and not known
+    errors = [
+        (standard_error(score, samples) if guessed else (known or {}).get(name, 0.0)) * scale for name, _, score in points
+    ]
     marks = {"reference": ("o", MUTED), "result": ("*", RED), **BASELINE_MARKS}
     for place, (name, macs, score) in enumerate(points):
         mark, color = marks.get(name, ("X", SKY))
@@ -75,16 +89,17 @@ def result_figure(points: Sequence[tuple[str, float, float]], samples: int, metr
     axes.set_yticks(range(len(points)), names)
     axes.set_ylim(-0.6, len(points) - 0.4)
     low, high = points[0][2] * scale - errors[0], points[-1][2] * scale + errors[-1]
-    spread = max(high - low, 1e-3 * max(abs(high), 1.0))
+    spread = max(high - low, 1e-3 * abs(high), 1e-9)
     axes.set_xlim(low - 0.1 * spread, high + 0.45 * spread)
     rivals = [score for name, _, score in points if name in ("uniform", "global_magnitude", "random")]
     own = next((score for name, _, score in points if name == "result"), None)
     title = "Before and after, on the test split"
     if rivals and own is not None:
-        lead = (own - max(rivals) if metric.direction == "maximize" else min(rivals) - own) * scale
+        rival = max(rivals) if metric.direction == "maximize" else min(rivals)
+        lead = (own - rival if metric.direction == "maximize" else rival - own) * scale
         amount = f"{abs(lead):.2f} points" if share else metric.text(abs(lead))
         title = f"The result is {amount} {'ahead of' if lead > 0 else 'behind'} the best baseline at equal cost"
-        if abs(lead) < 0.005:
+        if metric.same(own, rival):
             title = "The result and the best baseline at equal cost score the same"
         elif abs(lead) < math.sqrt(2) * max(errors):
             title += f",\nwithin the standard error of {samples:,} test samples"

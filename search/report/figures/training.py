@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from evaluators.metrics import Metric
 from search.report.figures.base import Drawing, Figure
 from search.report.figures.style import BLUE, GRID, MUTED, new_figure
-from search.report.view import words
+from search.report.view import primary_of, score_metric, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -28,15 +29,21 @@ class Training(Figure):
 
     def draw(self, report: Mapping[str, Any]) -> Iterator[Drawing]:
         """Yield the one drawing."""
-        yield Drawing(training_figure(_histories(report)))
+        primary = primary_of(report)
+        yield Drawing(training_figure(_histories(report), None if primary is None else score_metric(primary, report)))
 
 
 def _histories(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [entry for entry in report.get("histories") or [] if entry.get("epochs")]
 
 
-def training_figure(histories: Sequence[Mapping[str, Any]]) -> Canvas:
-    """Draw loss and score over all epochs, stage after stage."""
+def training_figure(histories: Sequence[Mapping[str, Any]], metric: Metric | None = None) -> Canvas:
+    """Draw loss and score over all epochs, stage after stage.
+
+    Args:
+        histories: Trainings of a report.
+        metric: Description of the score; None where the report does not name it: it is taken for a share if it can be one.
+    """
     figure = new_figure(height=3.8)
     left, right = figure.subplots(1, 2)
     start = 0
@@ -70,9 +77,9 @@ def training_figure(histories: Sequence[Mapping[str, Any]]) -> Canvas:
     left.set_ylabel("loss")
     left.legend(loc="upper right")
     scores = series["search_score"]
-    share = all(0 <= value <= 1 for _, value in scores)
+    share = all(0 <= value <= 1 for _, value in scores) and (metric is None or metric.percent)
     right.plot([x for x, _ in scores], [y * (100 if share else 1) for _, y in scores], color=BLUE, marker=".")
-    right.set_ylabel("score, search split" + (" [%]" if share else ""))
+    right.set_ylabel(f"{'score' if metric is None else metric.label}, search split{' [%]' if share else ''}")
     ending = f": {scores[-1][1] * (100 if share else 1):.4g}{' %' if share else ''} at the end" if scores else ""
     figure.suptitle(f"{start} epochs of training{ending}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure

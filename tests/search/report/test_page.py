@@ -202,7 +202,45 @@ def test_the_better_loss_is_ahead() -> None:
     points = [("reference", 2e6, 0.1), ("result", 1e6, 0.2), ("uniform", 1e6, 0.5)]
     figure = result_figure(points, 100, METRICS["loss"])
     assert figure.axes[0].get_title().startswith("The result is 0.3000 ahead of")
-    assert figure.axes[0].get_xlabel() == "score on the test split"
+    assert figure.axes[0].get_xlabel() == "loss on the test split"
+
+
+@pytest.mark.parametrize(
+    ("metric", "own", "rival", "error", "expected"),
+    [
+        (METRICS["loss"], 3.0e-6, 4.5e-6, 0.0, "The result is 1.5e-06 ahead of"),
+        (METRICS["loss"], 3.0e-6, 3.0e-6, 0.0, "score the same"),
+        (METRICS["loss"], 3.0e-6, 4.5e-6, 2.0e-6, "within the standard error of 100 test samples"),
+        (Metric("fraction", "maximize", "macro F1", "number", is_cost=False), 0.814, 0.811, 0.001, "is 0.0030 ahead of"),
+        (Metric("fraction", "maximize", "macro F1", "number", is_cost=False), 0.814, 0.811, 0.01, "within the standard error"),
+        (METRICS["top1"], 0.93041, 0.93039, 0.0025, "score the same"),
+        (METRICS["top1"], 0.932, 0.930, 0.0001, "is 0.20 points ahead of"),
+    ],
+)
+def test_a_lead_is_told_by_the_metrics_unit_and_error(
+    metric: Metric, own: float, rival: float, error: float, expected: str
+) -> None:
+    points = [("result", 1e6, own), ("uniform", 1e6, rival)]
+    title = result_figure(points, 100, metric, dict.fromkeys(("result", "uniform"), error)).axes[0].get_title()
+    assert expected in title
+    assert ("standard error" in expected) == ("standard error" in title)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_primary_score_leads_and_has_its_error(tmp_path: Path) -> None:
+    report = sample(trials=24)
+    described = {"macro_f1": Metric("fraction", "maximize", "macro F1", "number", is_cost=False)}
+    report["metrics_described"] = {name: metric.to_json() for name, metric in described.items()}
+    report["score"] = "macro_f1"
+    for shift, row in enumerate((report["reference"], report["result"], *report["baselines"].values())):
+        row.update(metrics={"macro_f1": 0.81 - shift / 100}, standard_errors={"macro_f1": 0.0123, "top1": 0.002}, resamples=200)
+    page = page_of(tmp_path, report)
+    for text in ("0.8100 ± 0.0123", "macro F1 on the test split", "0.8000 ± 0.0123", "93.61 ± 0.20 %", "200 resamples)."):
+        assert text in page, text
+    assert page.index("macro F1") < page.index("top-1 accuracy")
+    assert "points of top-1" not in page
+    report["result"]["resamples"] = 37
+    assert "200 resamples; 37 where their time of 60 s was up" in page_of(tmp_path, report)
 
 
 def test_the_main_score_of_a_network() -> None:
@@ -210,6 +248,8 @@ def test_the_main_score_of_a_network() -> None:
     assert score_of({**network(None, 1e6), "metrics": {"iou": 0.2}}) == ("iou", 0.2)
     assert score_of(network(None, 1e6, loss=0.7)) == ("loss", 0.7)
     assert score_of(None) is None
+    several = {**network(0.5, 1e6, loss=0.7), "metrics": {"iou": 0.2}}
+    assert [score_of(several, name) for name in ("iou", "loss", "gone")] == [("iou", 0.2), ("loss", 0.7), None]
     assert words("2-search") == "search"
     assert words("dense_same_training") == "dense, same training"
 
