@@ -17,7 +17,6 @@ from evaluators.tasks.bootstrap import Bootstrap
 from spaces.execution.batch import Nested, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
 
-
 Seen = Callable[[Any, Nested, int, Mapping[str, Tensor]], None]
 """Takes outputs, targets, number of samples and scores of every batch."""
 

@@ -100,6 +100,7 @@ def test_a_row() -> None:
     assert failures.rows == []
     assert set(row) == {
         "top1", "loss", "metrics", "parameters", "macs", "size_bytes", "bit_operations", "latency_ms",
+        "standard_errors", "resamples",
     }  # fmt: skip
     assert row["macs"] == 4 + 8
     assert row["parameters"] == 8 + 10
