@@ -15,4 +15,9 @@ DATASETS = {
     "cifar100": "evaluators.tasks.small_images:CIFAR100",
     "image_folder": "evaluators.tasks.image_folder:ImageFolder",
     "text_folder": "evaluators.tasks.text_folder:TextFolder",
+    "shape_masks": "evaluators.tasks.shapes.shape_masks:ShapeMasks",
+    "shape_sizes": "evaluators.tasks.shapes.shape_sizes:ShapeSizes",
+    "shape_labels": "evaluators.tasks.shapes.shape_labels:ShapeLabels",
+    "shape_pairs": "evaluators.tasks.shapes.shape_pairs:ShapePairs",
+    "shape_noise": "evaluators.tasks.shapes.shape_noise:ShapeNoise",
 }

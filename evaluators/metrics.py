@@ -148,6 +148,9 @@ def _cost(unit: str, label: str, format: str = "count") -> Metric:
 METRICS: dict[str, Metric] = {
     "top1": Metric("fraction", "maximize", "top-1 accuracy"),
     "top5": Metric("fraction", "maximize", "top-5 accuracy"),
+    "miou": Metric("fraction", "maximize", "mean IoU", "number"),
+    "f1": Metric("fraction", "maximize", "F1", "number"),
+    "r2": Metric("share of the variance", "maximize", "R2", "number"),
     "perplexity": Metric("exp of nats per token", "minimize", "perplexity", "number", is_cost=False),
     "loss": Metric("nats", "minimize", "loss", "number", is_cost=False),
     "divergence": Metric("nats, or share of the outputs' variance", "minimize", "divergence", "number", is_cost=False),

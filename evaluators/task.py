@@ -115,15 +115,18 @@ class Task(ABC):
     def distillation_loss(self, outputs: Any, teacher: Any, temperature: float) -> Tensor:
         """Return the mean distance of ``outputs`` from the reference network's, a scalar.
 
-        By default the KL divergence of logits of shape ``(N, classes, ...)``, times ``temperature ** 2`` (Hinton, Vinyals,
-        Dean 2015, arXiv 1503.02531); of outputs that are no single tensor, the mean squared difference (ours).
+        By default the KL divergence of logits of shape ``(N, classes)``, times ``temperature ** 2`` (Hinton, Vinyals, Dean
+        2015, arXiv 1503.02531), of ``(N, classes, ...)`` its mean over samples and places; of one number a sample or place, of
+        which no logits are made, and of outputs that are no single tensor, the mean squared difference (ours).
         """
         if not isinstance(outputs, Tensor):
             pairs = zip(tensors_in(outputs), tensors_in(teacher), strict=True)
             return torch.stack([F.mse_loss(one, other) for one, other in pairs if one.is_floating_point()]).mean()
+        if outputs.dim() < 2 or outputs.shape[1] == 1:
+            return F.mse_loss(outputs, teacher)
         return F.kl_div(
-            F.log_softmax(outputs / temperature, dim=1),
-            F.log_softmax(teacher / temperature, dim=1),
+            F.log_softmax(_by_place(outputs) / temperature, dim=1),
+            F.log_softmax(_by_place(teacher) / temperature, dim=1),
             reduction="batchmean",
             log_target=True,
         ) * (temperature * temperature)
@@ -163,6 +166,11 @@ class Task(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash of data and model; a run goes on only with an equal one."""
+
+
+def _by_place(logits: Tensor) -> Tensor:
+    """Return logits of shape ``(N, classes, ...)`` with a row for every place of every sample."""
+    return logits if logits.dim() == 2 else logits.movedim(1, -1).flatten(0, -2)
 
 
 class LengthError(SecateursError):

@@ -1,8 +1,8 @@
-"""Networks for small images (the CIFAR ResNets, VGG-16-BN, a small VGG, one for the 8x8 digits) and for text.
+"""Networks for small images (the CIFAR ResNets, VGG-16-BN, a small VGG, one for the 8x8 digits, U-Nets, pairs) and for text.
 
 Every function is a factory for the configuration (``factory: spaces.networks.resnet20``). Those for images take shape
-``(N, in_channels, H, W)`` and return logits of shape ``(N, classes)``; those for text take tokens, int64 of shape
-``(N, length)``.
+``(N, in_channels, H, W)`` and, unless they say otherwise, return logits of shape ``(N, classes)``; those for text take tokens,
+int64 of shape ``(N, length)``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from spaces.dense_networks import DiffusionUNet, TwinNetwork, UNet
 from spaces.text_networks import TextEncoder, TextGenerator
 
 __all__ = [
+    "diffusion_unet",
     "digits_chains",
     "digits_cnn",
     "encoder_small",
@@ -21,6 +23,8 @@ __all__ = [
     "resnet20",
     "resnet56",
     "resnet110",
+    "twin_cnn",
+    "unet_small",
     "vgg16_bn",
     "vgg_small",
 ]
@@ -222,6 +226,27 @@ def digits_chains(in_channels: int = 1, classes: int = 10, width: int = 16) -> n
         ]
         in_channels = outputs
     return PlainNetwork(features, 4 * width, classes)
+
+
+def unet_small(in_channels: int = 1, outputs: int = 3, width: int = 8) -> nn.Module:
+    """Build a small U-Net for a class, or a number, in every pixel: 0.03 M parameters at width 8 (arXiv 1505.04597).
+
+    Answers are of shape ``(N, outputs, H, W)``; height and width are multiples of 4.
+    """
+    return UNet(in_channels, outputs, width)
+
+
+def diffusion_unet(in_channels: int = 1, width: int = 8, steps: int = 50) -> nn.Module:
+    """Build a small U-Net for the noise in an image at one of ``steps`` time steps (Ho et al. 2020, arXiv 2006.11239).
+
+    It is called with ``image`` and ``time``, int64 of shape ``(N,)``, and returns the noise, shaped like the image.
+    """
+    return DiffusionUNet(in_channels, width, steps)
+
+
+def twin_cnn(in_channels: int = 1, classes: int = 2, width: int = 16) -> nn.Module:
+    """Build a network for pairs of images: one tower for both, and a classifier of the difference of their features."""
+    return TwinNetwork(in_channels, classes, width)
 
 
 def gpt_small(

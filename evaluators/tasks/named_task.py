@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,14 @@ class NamedTask(Task):
         model: Factory, arguments and checkpoint of the network.
         data: The data set, made from its own settings.
         score: A metric that accumulates, the primary score; None for the task's own.
+
+    Class attributes:
+        output_words: Outputs of the network, for messages.
+        class_words: The data's ``classes``, for messages.
     """
+
+    output_words: ClassVar[str] = "logits"
+    class_words: ClassVar[str] = "classes"
 
     def __init__(self, model: ModelSettings, data: DataSet, score: MeterSettings | None = None) -> None:
         """Keep the settings; no weights and no data are read yet."""
@@ -44,6 +52,12 @@ class NamedTask(Task):
     @abstractmethod
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the outputs for one sample."""
+
+    @property
+    def one_target(self) -> Nested:
+        """The targets of one sample, as a batch."""
+        _, targets = next(iter(self.data.batches("train", 1, None, 1)))
+        return targets
 
     @abstractmethod
     def own_meters(self) -> Mapping[str, Meter]:
@@ -90,7 +104,7 @@ class NamedTask(Task):
         """Check the outputs of ``model`` on one sample.
 
         Raises:
-            UnsupportedModelError: The forward pass fails, or does not give logits of :attr:`output_shape`.
+            UnsupportedModelError: The forward pass fails, or does not give a tensor of :attr:`output_shape`.
         """
         inputs, expected = self.example_inputs(), self.output_shape
         try:
@@ -104,9 +118,9 @@ class NamedTask(Task):
         if not isinstance(outputs, Tensor) or tuple(outputs.shape) != expected:
             came = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
             raise UnsupportedModelError(
-                f"{self.model.factory} on a batch of {describe(inputs)}: expected logits of "
-                f"shape {expected} for the {self.data.classes} classes of the data, got {came}; "
-                "set its number of classes in model.arguments"
+                f"{self.model.factory} on a batch of {describe(inputs)}: expected {self.output_words} of shape {expected} "
+                f"for the {self.data.classes} {self.class_words} of the data, got {came}; "
+                f"set its number of {self.class_words} in model.arguments"
             )
 
     @property

@@ -6,6 +6,9 @@ MADE_FROM_OBJECTS = (
     "evaluators.tasks.loader_task:LoaderTask",
     "evaluators.tasks.classification:Classification",
     "evaluators.tasks.next_token:NextToken",
+    "evaluators.tasks.segmentation:Segmentation",
+    "evaluators.tasks.regression:Regression",
+    "evaluators.tasks.labels:Labels",
 )
 """Shipped task classes that programs make from a network or data sets, so that plain data can't make them again."""
 

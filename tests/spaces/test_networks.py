@@ -62,3 +62,20 @@ def test_initial_signal_neither_dies_nor_explodes():
     assert torch.isfinite(features).all()
     assert 0.1 < float(features.std()) < 100
     assert float(model.classifier.weight.detach().abs().max()) < 0.1
+
+
+def test_unets_answer_for_every_pixel_and_take_a_step_of_time():
+    images, times = torch.randn(2, 2, 16, 20), torch.tensor([0, 4])
+    with torch.no_grad():
+        assert networks.unet_small(in_channels=2, outputs=5, width=4).eval()(images).shape == (2, 5, 16, 20)
+        model = networks.diffusion_unet(in_channels=2, width=4, steps=5).eval()
+        assert model(image=images, time=times).shape == images.shape
+        assert not torch.equal(model(images, times), model(images, times.flip(0)))
+
+
+def test_twin_towers_see_both_images_alike():
+    first, second = torch.randn(2, 3, 2, 16, 16)
+    model = networks.twin_cnn(in_channels=2, classes=4, width=4).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(first, second), model(second, first))
+        torch.testing.assert_close(model(first, first), model.classifier.bias.expand(3, 4))

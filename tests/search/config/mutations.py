@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.config.document import read_document
+from search.config.task_config import has_own_scores
 from tests.paths import CONFIGS
 
 Place = tuple[str | int, ...]
@@ -91,8 +92,7 @@ def mutations(count: int, seed: int = 0) -> list[Mutation]:
 
 def _misspelt(data: dict[str, Any], place: Place, value: Any) -> dict[str, Any] | None:
     key = place[-1]
-    task = data["task"]
-    if "objectives" in place and ("class" in task or "score" in task or task["data"]["name"] == "text_folder"):
+    if "objectives" in place and has_own_scores(data["task"]):
         return None  # What such a task scores is known only once it is built.
     if set(place[:-1]) & set(PATTERNS):
         return None  # What a name pattern matches is known only once the network is built.
