@@ -44,7 +44,7 @@ class ShapeNoise(DrawnSet):
     classes = 1
 
     def draw(self, count: int, generator: torch.Generator) -> Batch:
-        """Return ``{image, time}``, of shape ``(N, 1, side, side)`` and int64 ``(N,)``, and the noise, shaped like the image."""
+        """Return ``{image, time}``, of shapes ``(N, 1, side, side)`` and ``(N,)``, and the noise, shaped like the image."""
         steps = self.settings.steps
         clean = 2.0 * draw_shapes(count, self.settings.side, generator).covered[:, :2].any(dim=1, keepdim=True).float() - 1.0
         times = torch.randint(steps, (count,), generator=generator)
