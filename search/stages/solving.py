@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import count
 from typing import Any
 
 from torch import nn
 
-from evaluators.training.checkpoint import FileCheckpoint
 from search.run.stage_run import StageRun
 from search.run.steps import RECONSTRUCTION
 from spaces.base import Solve
 from spaces.channels.surgery import Cut
 from spaces.execution.batch import to_device
+from spaces.reconstruction.dense import DenseOutputs
 from spaces.reconstruction.kept import kept_outputs
-from spaces.reconstruction.reconstruct import LayerFit, Reconstruction
+from spaces.reconstruction.reconstruct import Reconstruction
 from spaces.reconstruction.settings import ReconstructionSettings
 
 BATCH = 64
@@ -29,7 +30,7 @@ EVERY = 10.0
 def solver(dense: nn.Module, run: StageRun, settings: ReconstructionSettings, name: str) -> Solve:
     """Return what solves the layers of a smaller network against those of ``dense``, in place.
 
-    A reconstruction that was cut off goes on behind the last layers that it has written.
+    A reconstruction that was cut off goes on behind the last pass that it has written.
 
     Args:
         dense: The network that channels are cut from.
@@ -50,30 +51,24 @@ def solve_layers(
     """Solve the layers of ``small``, which ``cuts`` have left of ``dense``, in place; other arguments of :func:`solver`."""
     found = run.task.batches(run.task.calibration_split, BATCH, limit=settings.images)
     batches = [to_device(inputs, run.device) for inputs, _ in found]
-    dense, small = dense.to(run.device).eval(), small.to(run.device).eval()
+    outputs = DenseOutputs(dense.to(run.device).eval(), batches, run.task.forward, settings, run.seed)
+    solving = Reconstruction(outputs, small.to(run.device).eval(), kept_outputs(dense, cuts))
     checkpoint = run.training(RECONSTRUCTION, f"{name}.safetensors")
-    solving = Reconstruction(dense, small, kept_outputs(dense, cuts), batches, run.task.forward, settings, run.seed)
-    fits: list[Mapping[str, Any]] = []
+    passes: list[list[Mapping[str, Any]]] = []
     known = checkpoint.load()
     if known is not None:
         small.load_state_dict(known[0])
-        fits = list(known[1]["fits"])
-    with run.log.bar(f"{run.label}: reconstruction", len(solving)) as bar:
-        bar.update(len(fits))
-        for fit in _written(solving.solve(len(fits)), fits, small, checkpoint, len(solving)):
-            bar.update(len(fits), fit.layer)
-            run.stopwatch.save()
-    run.notes["reconstruction"] = fits
-
-
-def _written(
-    steps: Iterator[LayerFit], fits: list[Mapping[str, Any]], small: nn.Module, checkpoint: FileCheckpoint, last: int
-) -> Iterator[LayerFit]:
-    """Pass on the solutions of layers, add them to ``fits``, and write the network now and then and at the end."""
+        passes = list(known[1]["passes"])
     saved = time.monotonic()
-    for fit in steps:
-        fits.append(asdict(fit))
-        if len(fits) == last or time.monotonic() - saved >= EVERY:
-            checkpoint.save(small.state_dict(), {"fits": fits})
-            saved = time.monotonic()
-        yield fit
+    solved = sum(map(len, passes))
+    with run.log.bar(f"{run.label}: reconstruction", len(solving)) as bar:
+        bar.update(solved)
+        numbers = count(solved + 1)
+        for fits in solving.solve(len(passes), lambda fit: bar.update(next(numbers), fit.layer)):
+            passes.append([asdict(fit) for fit in fits])
+            solved += len(fits)
+            if solved == len(solving) or time.monotonic() - saved >= EVERY:
+                checkpoint.save(small.state_dict(), {"passes": passes})
+                saved = time.monotonic()
+            run.stopwatch.save()
+    run.notes["reconstruction"] = [fit for fits in passes for fit in fits]

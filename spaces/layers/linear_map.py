@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from math import prod
 from typing import Any
 
 import torch
@@ -132,12 +131,10 @@ class ConvolutionMap(WindowMap):
         return matrices.reshape(self.weight.shape)
 
     def patches(self, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """Return the windows of the padded inputs (im2col, without a copy)."""
+        """Return the windows of the padded inputs (im2col, without a copy of each)."""
         layer = self.convolution
         pads = [side for pair in reversed(_padding(layer)) for side in pair]
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        padded = F.pad(inputs, pads, mode=mode) if any(pads) else inputs
-        return _windows(padded, layer.kernel_size, layer.stride, layer.dilation)
+        return _windows(_padded(inputs, pads, layer.padding_mode), layer.kernel_size, layer.stride, layer.dilation)
 
 
 class TransposedMap(WindowMap):
@@ -149,18 +146,18 @@ class TransposedMap(WindowMap):
         return self.weight.shape[1] * self.groups
 
     def matrices(self, weight: Tensor) -> Tensor:
-        """Return the filters in rows, by group; the weight is of shape ``(in, out / groups, *taps)``."""
-        filters = weight.reshape(self.groups, len(weight) // self.groups, weight.shape[1], -1)
+        """Return the flipped filters in rows, by group; the weight is of shape ``(in, out / groups, *taps)``."""
+        filters = weight.reshape(self.groups, len(weight) // self.groups, weight.shape[1], -1).flip(-1)
         return filters.transpose(1, 2).reshape(self.groups, weight.shape[1], -1)
 
     def weights(self, matrices: Tensor) -> Tensor:
         """Return the filters of shape ``(in, out / groups, *taps)``."""
         shape = self.weight.shape
-        filters = matrices.reshape(self.groups, shape[1], shape[0] // self.groups, -1)
+        filters = matrices.reshape(self.groups, shape[1], shape[0] // self.groups, -1).flip(-1)
         return filters.transpose(1, 2).reshape(shape)
 
     def patches(self, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """Return the windows of the inputs with ``stride - 1`` zeros between them, in the order of the flipped kernel."""
+        """Return the windows of the inputs with ``stride - 1`` zeros between them."""
         layer = self.convolution
         dims = len(layer.kernel_size)
         sizes = [(size - 1) * step + 1 for size, step in zip(inputs.shape[-dims:], layer.stride, strict=True)]
@@ -171,8 +168,7 @@ class TransposedMap(WindowMap):
             reach = layer.dilation[dim] * (layer.kernel_size[dim] - 1)
             before = reach - int(layer.padding[dim])
             pads += [before, outputs.shape[dim - dims] + reach - sizes[dim] - before]
-        windows: Tensor = _windows(F.pad(spread, pads), layer.kernel_size, (1,) * dims, layer.dilation)
-        return windows.flip(tuple(range(-dims, 0))) if prod(layer.kernel_size) > 1 else windows
+        return _windows(_padded(spread, pads, "zeros"), layer.kernel_size, (1,) * dims, layer.dilation)
 
     def kept_outputs(self, rows: Tensor) -> Tensor:
         """Return the outputs that stay: with groups, ``rows`` are inputs, and each group stays or leaves whole."""
@@ -191,6 +187,21 @@ def _padding(layer: _ConvNd) -> list[tuple[int, int]]:
         return [(0, 0)] * len(layer.kernel_size)
     reaches = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
     return [(reach // 2, reach - reach // 2) for reach in reaches]
+
+
+def _padded(inputs: Tensor, pads: list[int], mode: str) -> Tensor:
+    """Return padded inputs whose channels lie beside each other in memory, since windows are drawn some ten times as fast then.
+
+    Args:
+        inputs: Inputs of shape ``(*batch, channels, *positions)``.
+        pads: Padding before and behind of every spatial dimension, the last one first.
+        mode: Padding mode of a convolution.
+    """
+    channels = -1 - len(pads) // 2
+    if mode != "zeros" and any(pads):
+        return F.pad(inputs, pads, mode=mode).movedim(channels, -1).contiguous().movedim(-1, channels)
+    padded = inputs.movedim(channels, -1)
+    return (F.pad(padded, [0, 0, *pads]) if any(pads) else padded.contiguous()).movedim(-1, channels)
 
 
 def _windows(padded: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:

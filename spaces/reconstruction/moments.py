@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-ROWS = 4_000_000
-"""Most entries of the rows that are multiplied at once."""
+ENTRIES = 12_000_000
+"""Most entries of the rows that are added at once."""
+
+PIVOT = 256
+"""Rows whose mean the sums are taken about."""
 
 
 class Moments:
@@ -42,15 +46,14 @@ class Moments:
             return
         if self._pivot is None:
             # Sums about a pivot keep a small variance beside a large mean.
-            self._pivot = rows.mean(1, keepdim=True) if self._centred else rows.new_zeros(groups, 1, columns)
-        step = max(1, ROWS // (groups * columns))
-        split = residuals.reshape(count, groups, -1).transpose(0, 1)
-        for some, left in zip(torch.split(rows - self._pivot, step, 1), torch.split(split, step, 1), strict=True):
-            self._inputs += some.sum(1, dtype=torch.float64)
-            self._residuals += left.sum(1, dtype=torch.float64)
-            self._squares += (some.transpose(1, 2) @ some).double()
-            self._products += (some.transpose(1, 2) @ left).double()
-            self._errors += left.square().sum(1, dtype=torch.float64)
+            self._pivot = rows[:, :PIVOT].mean(1, keepdim=True) if self._centred else rows.new_zeros(groups, 1, columns)
+        rows = rows - self._pivot
+        left = residuals.reshape(count, groups, -1).transpose(0, 1)
+        self._inputs += rows.sum(1)
+        self._residuals += left.sum(1)
+        self._squares += rows.transpose(1, 2) @ rows
+        self._products += rows.transpose(1, 2) @ left
+        self._errors += left.square().sum(1)
         self.count += count
 
     @property
@@ -67,9 +70,9 @@ class Moments:
         ``(groups, outputs / groups)``.
         """
         if not self._centred or not self.count:
-            return self._squares, self._products, self._errors
+            return self._squares.clone(), self._products.clone(), self._errors.clone()
         inputs, residuals = self._inputs, self._residuals / self.count
-        squares = self._squares - inputs[:, :, None] * (inputs / self.count)[:, None, :]
+        squares = torch.baddbmm(self._squares, inputs[:, :, None], (inputs / self.count)[:, None, :], alpha=-1.0)
         products = self._products - inputs[:, :, None] * residuals[:, None, :]
         return squares, products, (self._errors - self.count * residuals.square()).clamp_min(0.0)
 
@@ -87,9 +90,9 @@ def least_squares(found: Sequence[Moments], damping: float) -> tuple[Tensor, flo
     Returns:
         The change, float64 of shape ``(groups, outputs / groups, columns)``, and the sums over all outputs.
     """
-    parts = [one.sums() for one in found]
     count = max(1, sum(one.count for one in found))
-    squares, products, errors = (torch.stack([part[place] for part in parts]).sum(0) / count for place in range(3))
+    parts = zip(*(one.sums() for one in found), strict=True)
+    squares, products, errors = (reduce(torch.add, part).div_(count) for part in parts)
     change = _ridge(squares, products, damping)
     after = errors - 2.0 * (change * products).sum(1) + (change * (squares @ change)).sum(1)
     better = torch.isfinite(after) & (after <= errors)
@@ -100,12 +103,17 @@ def least_squares(found: Sequence[Moments], damping: float) -> tuple[Tensor, flo
 
 def _ridge(squares: Tensor, products: Tensor, damping: float) -> Tensor:
     """Return ``(squares + ridge)^-1 products``, of shape ``(groups, columns, outputs / groups)``; 0 where that has no value."""
-    diagonal = squares.diagonal(dim1=1, dim2=2).mean(1)
-    ridge = torch.where(diagonal > 0, damping * diagonal, torch.ones_like(diagonal))
-    one = torch.eye(squares.shape[1], dtype=squares.dtype, device=squares.device)
+    mean = squares.diagonal(dim1=1, dim2=2).mean(1)
+    ridge = torch.where(mean > 0, damping * mean, torch.ones_like(mean))
+    # The largest matrix of all is damped in place.
+    diagonal = squares.diagonal(dim1=1, dim2=2)
+    plain, solution = diagonal.clone(), torch.zeros_like(products)
     for _ in range(16):
-        factor, failed = torch.linalg.cholesky_ex(squares + ridge[:, None, None] * one)
+        diagonal.copy_(plain + ridge[:, None])
+        factor, failed = torch.linalg.cholesky_ex(squares)
         if not bool(failed.any()):
-            return torch.cholesky_solve(products, factor)
+            solution = torch.cholesky_solve(products, factor)
+            break
         ridge = torch.where(failed > 0, ridge.clamp_min(1e-12) * 10.0, ridge)
-    return torch.zeros_like(products)
+    diagonal.copy_(plain)
+    return solution

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from spaces.execution.evaluation_mode import evaluation_mode
-from spaces.execution.hooks import first_tensor, temporary_hooks
+from spaces.execution.hooks import first_tensor, temporary_hooks, with_first
 from spaces.layers.linear_map import LinearMap
 
 _SUMS = frozenset(
@@ -42,6 +42,31 @@ class Call:
 
     layer: str
     number: int
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Arguments of a layer's call.
+
+    Attributes:
+        args: Those by position.
+        keywords: Those by name.
+    """
+
+    args: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> Tensor:
+        """The tensor that the layer reads."""
+        first = first_tensor(self.args, self.keywords)
+        if first is None:
+            raise TypeError("expected a tensor among the arguments of a layer's call, got none")
+        return first
+
+    def copy(self) -> Arguments:
+        """Return arguments with a copy of :attr:`inputs`, which nothing writes into."""
+        return Arguments(*with_first(self.args, self.keywords, Tensor.clone))
 
 
 @dataclass
@@ -103,7 +128,7 @@ class Passage(TorchFunctionMode):
         raise _Stop
 
     @abstractmethod
-    def called(self, call: Call, inputs: Tensor, output: Tensor) -> bool:
+    def called(self, call: Call, arguments: Arguments, output: Tensor) -> bool:
         """Take a call of a layer; return True if the sum that its output ends in is of interest."""
 
     @abstractmethod
@@ -116,15 +141,13 @@ class Passage(TorchFunctionMode):
     def _watching(self) -> AbstractContextManager[None]:
         def seen(name: str) -> Any:
             def hook(module: nn.Module, args: Any, keywords: Any, output: Any) -> None:
-                inputs = first_tensor(args, keywords)
-                if inputs is None or not isinstance(output, Tensor) or not output.numel():
+                known = first_tensor(args, keywords) is not None and isinstance(output, Tensor) and output.numel()
+                if self._quiet or not known:
                     return
                 call = Call(name, self._calls[name])
                 self._calls[name] += 1
-                # Functions that are called here are none of the network's.
-                self._quiet = True
-                followed = self.called(call, inputs, output)
-                self._quiet = False
+                with self._own():
+                    followed = self.called(call, Arguments(args, keywords), output)
                 if followed:
                     self._follow(Value(call, output))
 
@@ -133,6 +156,15 @@ class Passage(TorchFunctionMode):
         return temporary_hooks(
             layer.module.register_forward_hook(seen(name), with_kwargs=True) for name, layer in self._layers.items()
         )
+
+    @contextmanager
+    def _own(self) -> Iterator[None]:
+        """Overlook functions and layers, which are none of the network's, while the context lasts."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function, and follow the values that it reads."""
@@ -156,7 +188,8 @@ class Passage(TorchFunctionMode):
             # A function that writes into its input leaves another value in the same tensor.
             self._values.pop(id(result), None)
             if func in _SUMS and _is_sum(args, keywords, result):
-                self.summed(found, result)
+                with self._own():
+                    self.summed(found, result)
             elif (scaled := self._scaled(found[0], func, args, keywords, result)) is not None:
                 self._follow(scaled)
 

@@ -5,35 +5,36 @@ cut to the channels that are kept, so that later layers make up for what earlier
 arXiv 1707.06168, section 3.2). The solution is a ridge regression towards the present weights; the last layer of a branch is
 solved for the sum that the branch is added into (ours). Statistics of normalizations stay those of the dense network.
 
-Each step runs the small network from its inputs up to the layer: time grows with the square of the depth, and memory holds the
-activations of one batch, the second moments of one layer and :data:`MOST_BYTES` of targets.
+Where all samples fit into one batch (:data:`spaces.reconstruction.dense.AT_ONCE`), a single forward pass of the small network
+solves it: each layer is solved when it is called, or at the sum that its output ends in, and hands on its corrected output.
+Else, and for a layer that is called several times, each step runs the small network from its inputs up to the layer, so that
+time grows with the square of the depth. Memory holds the activations of one batch, the second moments of one layer and
+:data:`spaces.reconstruction.dense.MOST_BYTES` of dense outputs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from spaces.execution.batch import Nested, count_samples, select
-from spaces.execution.forward import Forward, call
-from spaces.execution.randomness import kept_randomness, seed_of
+from spaces.channels.surgery import Cut
+from spaces.execution.batch import select
+from spaces.execution.randomness import kept_randomness
 from spaces.layers.batch_norm import keep_statistics
+from spaces.reconstruction.dense import MOST_BYTES, DenseOutputs
+from spaces.reconstruction.kept import kept_outputs
 from spaces.reconstruction.moments import Moments, least_squares
 from spaces.reconstruction.passage import Call
-from spaces.reconstruction.passes import DensePass, SmallPass, Target
-from spaces.reconstruction.settings import ReconstructionSettings
-from spaces.reconstruction.structure import SharedWeight, bytes_of_targets, linear_maps, solved_weights, windows
+from spaces.reconstruction.passes import Meeting, SmallPass, Target, calls_of
+from spaces.reconstruction.structure import SharedWeight, SolvedLayer, linear_maps, solved_weights
 
 LARGEST = 4608
 """Most columns that are solved at once; a wider matrix is solved in blocks of columns, one after the other."""
-
-MOST_BYTES = 512 * 2**20
-"""Most bytes of dense outputs that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,120 +52,162 @@ class LayerFit:
     after: float
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A block of columns of a weight."""
+
+    weight: SharedWeight
+    columns: slice
+
+
 class Reconstruction:
     """The layers of a small network, to be solved in the order of the forward pass.
 
     Args:
-        dense: The network that channels were cut from; left unchanged.
-        small: The network without them, which :meth:`solve` changes in place.
+        dense: The dense network's outputs, which several reconstructions may share.
+        small: The network that is smaller by some channels, on the same device; :meth:`solve` changes it in place.
         kept: Output channels that stay, by dense layer, where some have gone.
-        batches: Input batches on the networks' device; their samples beyond ``settings.images`` are not used.
-        forward: How the networks are run on a batch.
-        settings: Options.
-        seed: Seed of the positions.
     """
 
-    def __init__(
-        self,
-        dense: nn.Module,
-        small: nn.Module,
-        kept: Mapping[str, Tensor],
-        batches: Sequence[Nested],
-        forward: Forward = call,
-        settings: ReconstructionSettings | None = None,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, dense: DenseOutputs, small: nn.Module, kept: Mapping[str, Tensor]) -> None:
         self._dense, self._small, self._kept = dense, small, kept
-        self._settings = ReconstructionSettings() if settings is None else settings
-        self._forward, self._seed = forward, seed
-        self._batches = list(_first(batches, self._settings.images))
-        self._dense_maps, self._maps = linear_maps(dense), linear_maps(small)
-        self._weights: tuple[SharedWeight, ...] = ()
-        if self._batches:
+        self._maps = linear_maps(small)
+        self._passes: list[list[_Step]] = []
+        if dense.batches:
             with kept_randomness():
-                found = solved_weights(small, select(self._batches[0], 0, 1), forward, self._settings.sums)
-            self._weights = tuple(one for one in found if all(layer.name in self._dense_maps for layer in one.layers))
-        self._steps = [
-            (place, columns) for place, one in enumerate(self._weights) for columns in _blocks(self._maps[one.name].columns)
-        ]
+                found = solved_weights(small, select(dense.batches[0], 0, 1), dense.forward, dense.settings.sums)
+            self._passes = list(self._planned([one for one in found if all(layer.name in dense.maps for layer in one.layers)]))
 
     def __len__(self) -> int:
-        """Return the number of steps."""
-        return len(self._steps)
+        """Return the number of solutions."""
+        return sum(map(len, self._passes))
 
-    def solve(self, start: int = 0) -> Iterator[LayerFit]:
-        """Solve step by step, in place; yield what each step has done.
+    def solve(self, done: int = 0, told: Callable[[LayerFit], None] = lambda fit: None) -> Iterator[list[LayerFit]]:
+        """Solve pass by pass, in place; yield what each pass has done.
 
         Args:
-            start: Steps that the small network has behind it already.
+            done: Passes that the small network has behind it already.
+            told: Takes every solution when it is found.
         """
-        samples = sum(map(count_samples, self._batches))
-        limit = self._settings.positions
-        sizes = [bytes_of_targets(one, self._dense_maps, samples, limit) for one in self._weights]
-        with kept_randomness():
-            for places in windows(self._weights, sizes, MOST_BYTES):
-                steps = [(number, one) for number, one in enumerate(self._steps) if one[0] in places and number >= start]
-                if not steps:
-                    continue
-                targets = self._targets([self._weights[place] for place in places if place >= steps[0][1][0]])
-                for _, (place, columns) in steps:
-                    yield self._solved(self._weights[place], columns, targets)
+        for steps in self._passes[done:]:
+            yield self._run(steps, told)
         keep_statistics(self._small)
 
-    def _targets(self, weights: Sequence[SharedWeight]) -> dict[tuple[Call, int], Target]:
-        """Return the dense outputs of the layers with ``weights``, by call and number of the batch."""
-        found: dict[tuple[Call, int], Target] = {}
-        for number, batch in enumerate(self._batches):
-            passage = DensePass(self._dense, self._dense_maps, weights, self._drawn(weights, number))
-            torch.manual_seed(self._seed + number)
-            passage.run(self._forward, batch)
-            for one, target in passage.targets.items():
-                kept = self._kept.get(one.layer)
-                values = target.values if kept is None else target.values[:, kept.to(target.values.device)]
-                found[one, number] = Target(target.index, target.shape, values)
-        return found
-
-    def _drawn(self, weights: Sequence[SharedWeight], batch: int) -> dict[Call, tuple[int, int]]:
-        """Return, by call, the number of positions to draw from a batch and the seed to draw them with."""
-        found = {}
+    def _planned(self, weights: Sequence[SharedWeight]) -> Iterator[list[_Step]]:
+        """Yield the steps of each pass: as many as the dense outputs allow, or one that needs its pass for itself."""
+        together: list[_Step] = []
         for weight in weights:
-            most = math.ceil(self._settings.positions / (len(self._batches) * len(weight.calls)))
-            for one in weight.calls:
-                found[one] = most, seed_of(f"{self._seed}/{one.layer}/{one.number}/{batch}")
-        return found
+            steps = [_Step(weight, columns) for columns in _blocks(self._maps[weight.name].columns)]
+            alone = self._alone(weight)
+            if together and (alone or self._dense.bytes([*(step.weight for step in together), weight]) > MOST_BYTES):
+                yield together
+                together = []
+            if alone:
+                yield from ([step] for step in steps)
+            else:
+                together += steps
+        if together:
+            yield together
 
-    def _solved(self, weight: SharedWeight, columns: slice, targets: Mapping[tuple[Call, int], Target]) -> LayerFit:
-        """Solve one block of columns of a weight."""
-        moments: dict[str, Moments] = {}
-        for layer in weight.layers:
+    def _alone(self, weight: SharedWeight) -> bool:
+        """Return True for a weight whose solution needs more than one call."""
+        return len(self._dense.batches) > 1 or len(weight.calls) > 1
+
+    def _run(self, steps: Sequence[_Step], told: Callable[[LayerFit], None]) -> list[LayerFit]:
+        """Take the steps of one pass."""
+        targets = self._dense.targets([step.weight for step in steps], self._kept)
+        fits: list[LayerFit] = []
+
+        def fit(step: _Step, moments: Mapping[str, Moments], meeting: Meeting | None = None) -> None:
+            fits.append(self._solved(step, moments, meeting))
+            told(fits[-1])
+
+        def solve(meeting: Meeting) -> None:
+            for step in steps:
+                if meeting.call in step.weight.calls:
+                    moments = self._moments(step)
+                    meeting.add_to(moments[meeting.call.layer], step.columns)
+                    fit(step, moments, meeting)
+
+        if not self._alone(steps[0].weight):
+            self._meet(0, steps, targets, solve)
+            return fits
+        (step,) = steps
+        moments = self._moments(step)
+        for number in range(len(self._dense.batches)):
+            self._meet(number, steps, targets, lambda meeting: meeting.add_to(moments[meeting.call.layer], step.columns))
+        fit(step, moments)
+        return fits
+
+    def _meet(
+        self,
+        number: int,
+        steps: Sequence[_Step],
+        targets: Mapping[tuple[Call, int], Target],
+        met: Callable[[Meeting], None],
+    ) -> None:
+        """Run the small network on a batch, up to the last of the steps."""
+        calls, sums = calls_of([step.weight for step in steps])
+        own = {one: targets[one, number] for one in calls if (one, number) in targets}
+        with kept_randomness():
+            torch.manual_seed(self._dense.seed + number)
+            SmallPass(self._small, self._maps, own, sums, met).run(self._dense.forward, self._dense.batches[number])
+
+    def _moments(self, step: _Step) -> dict[str, Moments]:
+        """Return moments of a step's layers, of nothing yet."""
+        found = {}
+        for layer in step.weight.layers:
             one = self._maps[layer.name]
-            width = len(range(*columns.indices(one.columns)))
-            moments[layer.name] = Moments(one.groups, width, one.outputs, layer.shift != "none", one.weight.device)
-        for number, batch in enumerate(self._batches):
-            own = {one: targets[one, number] for one in weight.calls if (one, number) in targets}
-            torch.manual_seed(self._seed + number)
-            SmallPass(self._small, self._maps, weight, columns, own, moments).run(self._forward, batch)
-        change, before, after = least_squares(list(moments.values()), self._settings.damping)
-        if after < before:
-            self._apply(weight, columns, change, moments)
-        return LayerFit(weight.name, before, after)
+            width = len(range(*step.columns.indices(one.columns)))
+            found[layer.name] = Moments(one.groups, width, one.outputs, layer.shift != "none", one.weight.device)
+        return found
 
     @torch.no_grad()
-    def _apply(self, weight: SharedWeight, columns: slice, change: Tensor, moments: Mapping[str, Moments]) -> None:
-        """Add a change to the columns of a weight, and let biases and norms take up the means."""
-        one = self._maps[weight.name]
-        matrices = one.matrices(one.weight.detach()).double()
-        matrices[:, :, columns] += change
-        one.weight.copy_(one.weights(matrices))
-        for layer in weight.layers:
-            inputs, residuals = moments[layer.name].means
-            shift = (residuals - (change @ inputs[:, :, None])[:, :, 0]).flatten()
-            bias = self._maps[layer.name].bias
-            if bias is not None:
-                bias.add_(shift.to(bias))
-            elif layer.shift == "norm":
-                mean = self._small.get_buffer(layer.norm)
-                mean.sub_(shift.to(mean))
+    def _solved(self, step: _Step, moments: Mapping[str, Moments], meeting: Meeting | None) -> LayerFit:
+        """Change a weight to the solution, let biases and norms take up the means, and correct what waits for it."""
+        change, before, after = least_squares(list(moments.values()), self._dense.settings.damping)
+        if after < before:
+            one = self._maps[step.weight.name]
+            matrices, old = one.matrices(one.weight.detach()).double(), one.weight.detach().clone()
+            matrices[:, :, step.columns] += change
+            one.weight.copy_(one.weights(matrices))
+            for layer in step.weight.layers:
+                shift = self._shift(layer, change, moments[layer.name])
+                if meeting is not None:
+                    meeting.correct(one.weight - old, shift)
+        return LayerFit(step.weight.name, before, after)
+
+    def _shift(self, layer: SolvedLayer, change: Tensor, moments: Moments) -> Tensor | None:
+        """Give a layer's bias, or the norm behind it, the shift that belongs to a change, and return it; None for no taker."""
+        inputs, residuals = moments.means
+        shift = (residuals - (change @ inputs[:, :, None])[:, :, 0]).flatten()
+        bias = self._maps[layer.name].bias
+        if bias is not None:
+            bias.add_(shift.to(bias))
+        elif layer.shift == "norm":
+            mean = self._small.get_buffer(layer.norm)
+            mean.sub_(shift.to(mean))
+        else:
+            return None
+        return shift
+
+
+def closed_loop(dense: DenseOutputs) -> Callable[[nn.Module, Cut], None]:
+    """Return what solves the layers of any smaller network of ``dense``, in place, for ``SearchSpace.reconstruct``.
+
+    A search measures its candidates with it so::
+
+        outputs = DenseOutputs(model, batches, task.forward, ReconstructionSettings(images=192, positions=12000), seed)
+        network = space.reconstruct(model, candidate, closed_loop(outputs))
+
+    The first candidate draws the dense outputs, the others find them there.
+    """
+
+    def solve(small: nn.Module, cut: Cut) -> None:
+        for _ in Reconstruction(dense, small, kept_outputs(dense.model, [cut])).solve():
+            pass
+
+    return solve
 
 
 def _blocks(columns: int) -> list[slice]:
@@ -172,13 +215,3 @@ def _blocks(columns: int) -> list[slice]:
     count = math.ceil(columns / LARGEST)
     edges = [round(columns * place / count) for place in range(count + 1)]
     return [slice(first, last) for first, last in pairwise(edges)]
-
-
-def _first(batches: Sequence[Nested], samples: int) -> Iterator[Nested]:
-    """Yield the first ``samples`` samples of batches."""
-    for batch in batches:
-        if samples <= 0:
-            return
-        count = count_samples(batch)
-        yield batch if count <= samples else select(batch, 0, samples)
-        samples -= count

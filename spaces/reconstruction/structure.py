@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward
 from spaces.layers.layer_kind import kind_of
 from spaces.layers.linear_map import LinearMap
-from spaces.reconstruction.passage import Call, Passage, Value, norm_arguments
+from spaces.reconstruction.passage import Arguments, Call, Passage, Value, norm_arguments
 
 CHECKED = 64
 """Positions at which a layer's output is compared with its weight times its patch."""
@@ -87,7 +87,7 @@ def linear_maps(model: nn.Module) -> dict[str, LinearMap]:
 
 
 def solved_weights(model: nn.Module, sample: Nested, forward: Forward, sums: bool = True) -> tuple[SharedWeight, ...]:
-    """Return the weights of ``model`` that can be solved for, in the order of their first use.
+    """Return the weights of ``model`` that can be solved for, in the order in which their first outputs are compared.
 
     Left out are layers that compute something else than their weight times their inputs, and weights that code reads outside
     of such layers, such as those of an embedding.
@@ -101,7 +101,8 @@ def solved_weights(model: nn.Module, sample: Nested, forward: Forward, sums: boo
     layers = linear_maps(model)
     trace = _Trace(model, layers)
     trace.run(forward, sample)
-    chosen = trace.sums() if sums else frozenset()
+    chosen = trace.sums() if sums else {}
+    places = {**trace.places, **chosen}
     holders: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -109,15 +110,17 @@ def solved_weights(model: nn.Module, sample: Nested, forward: Forward, sums: boo
     by_weight: dict[int, list[SolvedLayer]] = {}
     for name, positions in trace.positions.items():
         shift, norm = trace.shift(name)
-        solved = SolvedLayer(name, tuple(positions), frozenset(call for call in chosen if call.layer == name), shift, norm)
-        by_weight.setdefault(id(layers[name].weight), []).append(solved)
-    return tuple(
+        summed = frozenset(call for call in chosen if call.layer == name)
+        found = by_weight.setdefault(id(layers[name].weight), [])
+        found.append(SolvedLayer(name, tuple(positions), summed, shift, norm))
+    solved = [
         SharedWeight(tuple(found))
         for weight, found in by_weight.items()
         if len(found) == holders[weight]
         and not any(layer.name in trace.other for layer in found)
         and trace.reads[weight] == sum(len(layer.positions) for layer in found)
-    )
+    ]
+    return tuple(sorted(solved, key=lambda weight: min(places[call] for call in weight.calls)))
 
 
 class _Trace(Passage):
@@ -131,22 +134,22 @@ class _Trace(Passage):
         self._norms: dict[Call, tuple[Shift, str]] = {}
         self._norm_reads: dict[str, int] = {}
         self._outputs: dict[Call, Value] = {}
-        self._order: list[Call] = []
-        self._sums: list[list[Value]] = []
+        self.places: dict[Call, int] = {}
+        self._sums: list[tuple[int, list[Value]]] = []
         self._buffers = {id(tensor): name for name, tensor in model.named_buffers()}
 
-    def called(self, call: Call, inputs: Tensor, output: Tensor) -> bool:
+    def called(self, call: Call, arguments: Arguments, output: Tensor) -> bool:
         """Note the call, and check that the layer computes its weight times its inputs."""
         layer = self._layers[call.layer]
         self.positions.setdefault(call.layer, []).append(output.numel() // layer.outputs)
-        self._order.append(call)
-        if not is_linear(layer, inputs, output):
+        self.places[call] = self._place()
+        if not is_linear(layer, arguments.inputs, output):
             self.other.add(call.layer)
         return True
 
     def summed(self, values: list[Value], result: Tensor) -> None:
         """Note the summands."""
-        self._sums.append(values)
+        self._sums.append((self._place(), values))
 
     def read(self, value: Value, function: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """Note the norm that reads an output."""
@@ -173,15 +176,18 @@ class _Trace(Passage):
                     self._norm_reads[name] = self._norm_reads.get(name, 0) + 1
         return result
 
-    def sums(self) -> frozenset[Call]:
-        """Return the calls whose output ends in an addition and nowhere else; of two such summands the later call."""
-        places = {call: place for place, call in enumerate(self._order)}
-        found = set()
-        for values in self._sums:
+    def _place(self) -> int:
+        """Return the place of what happens now among calls and additions."""
+        return len(self.places) + len(self._sums)
+
+    def sums(self) -> dict[Call, int]:
+        """Return the places of additions by the call whose output ends there and nowhere else, of two such the later one."""
+        found = {}
+        for place, values in self._sums:
             calls = [value.call for value in values if value.exclusive]
             if calls:
-                found.add(max(calls, key=places.__getitem__))
-        return frozenset(found)
+                found[max(calls, key=self.places.__getitem__)] = place
+        return found
 
     def shift(self, name: str) -> tuple[Shift, str]:
         """Return what takes the shift of a layer, and the name of the running mean that does."""
@@ -219,21 +225,3 @@ def is_linear(layer: LinearMap, inputs: Tensor, output: Tensor) -> bool:
     seen = by_position[index].double()
     loose = 1e-3 if output.dtype in (torch.float32, torch.float64) else 3e-2
     return bool((told - seen).abs().max() <= loose * seen.abs().max() + 1e-6)
-
-
-def bytes_of_targets(weight: SharedWeight, maps: Mapping[str, LinearMap], samples: int, limit: int) -> int:
-    """Return the bytes of the dense outputs, in float32, that a weight is solved for."""
-    return sum(4 * maps[layer.name].outputs * min(limit, samples * sum(layer.positions)) for layer in weight.layers)
-
-
-def windows(weights: Sequence[SharedWeight], sizes: Sequence[int], most: int) -> list[list[int]]:
-    """Return places of successive weights, together at most ``most`` large; a larger one stands alone."""
-    found: list[list[int]] = []
-    room = -1
-    for place, size in enumerate(sizes):
-        if room < size:
-            found.append([])
-            room = most
-        found[-1].append(place)
-        room -= size
-    return found

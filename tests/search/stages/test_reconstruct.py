@@ -100,10 +100,10 @@ def test_a_reconstruction_that_was_cut_off_ends_the_same(
     class Killed(BaseException):
         pass
 
-    def killing(self: Reconstruction, start: int = 0) -> Any:
-        for number, fit in enumerate(solve(self, start)):
-            yield fit
-            if number == 2:
+    def killing(self: Reconstruction, *args: Any) -> Any:
+        for number, fits in enumerate(solve(self, *args)):
+            yield fits
+            if number == 0:
                 raise Killed
 
     solve = Reconstruction.solve

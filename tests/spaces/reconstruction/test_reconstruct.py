@@ -12,15 +12,28 @@ from spaces.channels.groups import find_groups
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning.clone import clone
 from spaces.layers.batch_norm import measure_statistics, statistics_kept
+from spaces.reconstruction import dense as outputs
 from spaces.reconstruction import reconstruct as engine
+from spaces.reconstruction.dense import DenseOutputs
 from spaces.reconstruction.kept import kept_outputs
 from spaces.reconstruction.reconstruct import LayerFit, Reconstruction
 from spaces.reconstruction.settings import ReconstructionSettings
 from tests.spaces.zoo import ZOO, example, network
 
 
-def reconstruct(*args: object, **options: object) -> list[LayerFit]:
-    return list(Reconstruction(*args, **options).solve())
+def solved(solving: Reconstruction) -> list[LayerFit]:
+    return [fit for fits in solving.solve() for fit in fits]
+
+
+def reconstruct(
+    model: nn.Module,
+    small: nn.Module,
+    kept: dict[str, Tensor],
+    batches: list[Tensor],
+    settings: ReconstructionSettings | None = None,
+    seed: int = 0,
+) -> list[LayerFit]:
+    return solved(Reconstruction(DenseOutputs(model, batches, settings=settings, seed=seed), small, kept))
 
 
 def draw(*shape: int, seed: int = 5) -> Tensor:
@@ -128,7 +141,7 @@ def test_no_layer_is_further_from_its_targets_than_before(name: str) -> None:
     assert all(bool(torch.isfinite(tensor).all()) for tensor in small.state_dict().values())
 
 
-def residual(settings: ReconstructionSettings | None = None, seed: int = 0, **changed: int) -> tuple[nn.Module, list[LayerFit]]:
+def residual(settings: ReconstructionSettings | None = None, seed: int = 0) -> tuple[nn.Module, list[LayerFit]]:
     model = network("residual").eval()
     inputs = torch.randn(24, *example("residual").shape[1:], generator=torch.Generator().manual_seed(1))
     small, kept = cut(model, inputs)
@@ -146,10 +159,68 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
     assert not all(torch.equal(*pair) for pair in zip(first, other, strict=True))
 
 
-def test_windows_of_targets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = weights(residual()[0])
-    monkeypatch.setattr(engine, "MOST_BYTES", 1)
-    assert all(torch.equal(*pair) for pair in zip(whole, weights(residual()[0]), strict=True))
+@pytest.mark.parametrize("name", ["residual", "transposed"])
+def test_one_pass_says_what_a_pass_for_each_layer_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(name).eval()
+    inputs = torch.randn(24, *example(name).shape[1:], generator=torch.Generator().manual_seed(1))
+    found = []
+    for alone in (False, True):
+        monkeypatch.setattr(Reconstruction, "_alone", lambda self, weight, alone=alone: alone or len(weight.calls) > 1)
+        small, kept = cut(model, inputs)
+        settings = ReconstructionSettings(positions=200)
+        solving = Reconstruction(DenseOutputs(model, [inputs[:16], inputs[16:]], settings=settings), small, kept)
+        passes = list(solving.solve())
+        assert alone == all(len(fits) == 1 for fits in passes)
+        found.append((small, [fit for fits in passes for fit in fits]))
+    (once, fits), (often, others) = found
+    assert [fit.layer for fit in fits] == [fit.layer for fit in others]
+    for fit, other in zip(fits, others, strict=True):
+        assert (fit.before, fit.after) == pytest.approx((other.before, other.after), rel=1e-3, abs=1e-9)
+    assert sum(fit.after for fit in fits) < 0.9 * sum(fit.before for fit in fits)
+    torch.testing.assert_close(once(inputs), often(inputs), rtol=1e-3, atol=1e-4)
+
+
+def test_dense_outputs_are_drawn_once_for_all_smaller_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network("residual").eval()
+    inputs = torch.randn(24, *example("residual").shape[1:], generator=torch.Generator().manual_seed(1))
+    passes: list[nn.Module] = []
+
+    def forward(model: nn.Module, batch: Tensor) -> Tensor:
+        if len(batch) > 1:
+            passes.append(model)
+        return model(batch)
+
+    shared = DenseOutputs(model, [inputs], forward)
+    for share in (0.6, 0.3):
+        (first, kept), (second, _) = cut(model, inputs, share), cut(model, inputs, share)
+        fits = solved(Reconstruction(shared, first, kept))
+        assert fits == solved(Reconstruction(DenseOutputs(model, [inputs]), second, kept))
+        assert all(torch.equal(*pair) for pair in zip(weights(first), weights(second), strict=True))
+    assert sum(one is model for one in passes) == 1
+    assert len(passes) == 3
+
+
+@pytest.mark.parametrize("bound", ["AT_ONCE", "IN_PARTS"])
+def test_samples_whose_activations_are_too_large_for_one_batch_come_in_parts(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = network("residual").eval(), torch.randn(12, *example("residual").shape[1:])
+    most = outputs.activation_bytes(model, inputs[:1], lambda model, batch: model(batch))
+    monkeypatch.setattr(outputs, "AT_ONCE", 11 * most)
+    parts = {"AT_ONCE": [7, 5], "IN_PARTS": [3, 3, 1, 3, 2]}[bound]
+    monkeypatch.setattr(outputs, "IN_PARTS", (3 if bound == "IN_PARTS" else 7) * most)
+    assert [len(batch) for batch in DenseOutputs(model, [inputs[:7], inputs[7:]]).batches] == parts
+    monkeypatch.setattr(outputs, "AT_ONCE", 12 * most)
+    (whole,) = DenseOutputs(model, [inputs[:7], inputs[7:]]).batches
+    assert torch.equal(whole, inputs)
+
+
+def test_windows_of_targets_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = residual()[0]
+    for module in (engine, outputs):
+        monkeypatch.setattr(module, "MOST_BYTES", 1)
+    inputs = torch.randn(4, *example("residual").shape[1:])
+    torch.testing.assert_close(whole(inputs), residual()[0](inputs), rtol=1e-3, atol=1e-4)
 
 
 def test_blocks_of_columns_leave_smaller_residuals_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,18 +234,20 @@ def test_blocks_of_columns_leave_smaller_residuals_one_after_the_other(monkeypat
             assert second.before == pytest.approx(first.after, rel=1e-3)
 
 
-def test_a_reconstruction_goes_on_behind_any_step() -> None:
+def test_a_reconstruction_goes_on_behind_any_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MOST_BYTES", 60_000)
     model = network("residual").eval()
     inputs = torch.randn(24, *example("residual").shape[1:], generator=torch.Generator().manual_seed(1))
     small, kept = cut(model, inputs)
-    solving = Reconstruction(model, small, kept, [inputs])
-    states = [{name: tensor.clone() for name, tensor in small.state_dict().items()} for _ in solving.solve()]
-    assert len(states) == len(solving)
+    solving = Reconstruction(DenseOutputs(model, [inputs]), small, kept)
+    states = [({name: tensor.clone() for name, tensor in small.state_dict().items()}, fits) for fits in solving.solve()]
+    assert sum(len(fits) for _, fits in states) == len(solving)
+    assert 2 < len(states) < len(solving)
     for done in (1, len(states) // 2, len(states) - 1):
         again, _ = cut(model, inputs)
-        resumed = Reconstruction(model, again, kept, [inputs])
-        again.load_state_dict(states[done - 1])
-        assert len(list(resumed.solve(done))) == len(states) - done
+        resumed = Reconstruction(DenseOutputs(model, [inputs]), again, kept)
+        again.load_state_dict(states[done - 1][0])
+        assert list(resumed.solve(done)) == [fits for _, fits in states[done:]]
         assert all(torch.equal(*pair) for pair in zip(weights(small), weights(again), strict=True))
 
 
