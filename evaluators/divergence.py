@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from evaluators.base import Draw, EvaluationContext, Evaluator
 from evaluators.batch_norm import recalibrate_for
-from evaluators.dense_outputs import DenseOutputs
 from evaluators.metrics import METRICS, Metric
 from evaluators.output_distance import Measure
+from evaluators.reference_outputs import ReferenceOutputs
 
 _HELD_OUT = 4
 """A quarter of the pool is drawn from by the last comparison of a search alone."""
@@ -76,7 +76,7 @@ class Divergence(Evaluator):
     def __init__(self, settings: DivergenceSettings) -> None:
         """Keep ``settings``."""
         self.settings = settings
-        self._dense: tuple[nn.Module, object, DenseOutputs] | None = None
+        self._dense: tuple[nn.Module, object, ReferenceOutputs] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone for another process, which computes the dense outputs itself."""
@@ -104,14 +104,14 @@ class Divergence(Evaluator):
         error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
         return {"divergence": float(values.mean()), "divergence_error": error}
 
-    def _outputs(self, wanted: int, context: EvaluationContext) -> DenseOutputs:
+    def _outputs(self, wanted: int, context: EvaluationContext) -> ReferenceOutputs:
         """Return the outputs of the dense network on at least ``wanted`` samples, or as many as there are and fit."""
         if self._dense is not None:
             reference, task, found = self._dense
             if reference is context.reference and task is context.task and found.samples >= wanted:
                 return found
         settings = self.settings
-        found = DenseOutputs(
+        found = ReferenceOutputs(
             context.reference, context.task, settings.split, wanted, settings.measure, settings.batch_size, context.device
         )
         self._dense = context.reference, context.task, found

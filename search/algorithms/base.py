@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
+from search.study.pareto import best
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
@@ -68,12 +69,25 @@ class Algorithm(ABC, Generic[S]):
         """Return at most ``limit`` proposals that can be evaluated now, in parallel.
 
         An empty list means that trials must be told first, as at the end of a generation; once :attr:`finished` is true,
-        there are no more proposals.
+        there are no more proposals. Proposals with a :class:`.Step` are told, but not recorded, and come alone; what they
+        come to is a proposal of its own, which carries its metrics and is recorded as they are.
         """
 
     @abstractmethod
     def tell(self, trial: Trial) -> None:
-        """Record a finished trial; called once per trial, in number order, also for recorded trials that were not asked for."""
+        """Record a finished trial; called once per trial, in number order, also for recorded trials that were not asked for.
+
+        Trials of proposals with a step have the numbers of the trials to come, and are told once all that were asked for at
+        a time are finished, in the order of asking; a resumed search tells recorded trials alone.
+        """
+
+    def incumbent(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return the trial to deliver, by default that of :func:`.best`; None where none counts.
+
+        Args:
+            trials: Recorded trials, in number order: all of them, or the last incumbent and those behind it.
+        """
+        return best(trials, self._problem)
 
     @property
     def warm_starts(self) -> Collection[int]:

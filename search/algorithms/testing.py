@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from search.algorithms.base import Algorithm
-from search.study.pareto import best, complete_trials
+from search.study.pareto import complete_trials
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
@@ -79,16 +79,32 @@ def drive(algorithm: Algorithm[Any], measure: Measure, batch: int = BATCH, most:
     while not algorithm.finished and len(trials) < most:
         proposals = algorithm.ask(min(batch, most - len(trials)))
         assert proposals or algorithm.finished, "ask returns no proposal, although every trial was told and it is not finished"
+        check_asked(proposals)
         told = [measured(first + len(trials) + place, one, measure) for place, one in enumerate(proposals)]
         for trial in told:
             algorithm.tell(trial)
-        trials += told
+        trials += recorded(told)
     return trials
 
 
+def check_asked(proposals: Sequence[Proposal]) -> None:
+    """Check that proposals with a step come alone, and that none carries metrics that it is still to be measured for."""
+    steps = [one for one in proposals if one.step is not None]
+    assert len(steps) in (0, len(proposals)), "proposals with a step come beside others"
+    assert all(one.measured is None for one in steps), "a proposal with a step carries metrics"
+    for one in proposals:
+        assert json.loads(json.dumps(dict(one.notes))) == one.notes, f"notes: expected JSON data, got {one.notes}"
+
+
+def recorded(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that a study records: those of proposals without a step."""
+    return [trial for trial in trials if trial.proposal.step is None]
+
+
 def measured(number: int, proposal: Proposal, measure: Measure) -> Trial:
-    """Return a complete trial."""
-    return Trial(number, proposal, "complete", measure(proposal.candidate, proposal.fidelity), seconds=proposal.fidelity)
+    """Return a complete trial, with the metrics that the proposal carries where it does."""
+    metrics = measure(proposal.candidate, proposal.fidelity) if proposal.measured is None else proposal.measured
+    return Trial(number, proposal, "complete", metrics, seconds=proposal.fidelity)
 
 
 def failed(number: int, proposal: Proposal) -> Trial:
@@ -116,12 +132,13 @@ def check_proposals(case: Case) -> None:
         assert 0.0 <= proposal.fidelity <= 1.0, f"fidelity: expected a share from 0 to 1, got {proposal.fidelity}"
         start = proposal.warm_start
         assert start is None or start in seen, f"warm_start: expected the number of a told trial, got {start}"
-        seen.add(trial.number)
-        trials.append(trial)
+        if proposal.step is None:
+            seen.add(trial.number)
+            trials.append(trial)
     assert trials, "a search without trials"
     assert budget is None or len(trials) <= budget, f"budget: {budget}, but there are {len(trials)} trials"
     assert algorithm.ask(5) == [], "finished, yet ask returns proposals"
-    chosen = best(trials, problem)
+    chosen = algorithm.incumbent(trials)
     assert chosen is not None, "no candidate is measured in full"
     assert problem.violation(problem.space.costs(chosen.proposal.candidate)) == 0.0, "the best candidate exceeds a target"
 
@@ -157,13 +174,14 @@ def check_determinism(case: Case) -> None:
                 left.remove(index)
             else:
                 interleaved[index].append(trial)
-    assert _proposals(interleaved[0]) == _proposals(alone), "beside another search, or other global generators, trials differ"
+    same = _proposals(recorded(interleaved[0])) == _proposals(alone)
+    assert same, "beside another search, or other global generators, trials differ"
 
 
 def check_replay(case: Case) -> None:
     """Check that an algorithm told recorded trials, with or without being asked first, goes on as the recorded search.
 
-    The trials are read back from JSON, as a resumed search reads them.
+    The trials are read back from JSON, as a resumed search reads them; those of steps are not told again.
     """
     live = case.run()
     for cut in sorted({1, len(live) // 2, len(live) - 1} & set(range(1, len(live)))):
@@ -171,12 +189,14 @@ def check_replay(case: Case) -> None:
         start = 0
         while start < cut:
             again = asked.ask(min(BATCH, cut - start))
-            recorded = [_read_back(trial) for trial in live[start : start + len(again)]]
-            assert again == _proposals(recorded), f"asked again, other proposals than recorded from trial {start}"
-            for trial in recorded:
+            # Instead of steps the trial that they came to is told.
+            steps = any(one.step is not None for one in again)
+            known = [_read_back(trial) for trial in live[start : start + (1 if steps else len(again))]]
+            assert steps or again == _proposals(known), f"asked again, other proposals than recorded from trial {start}"
+            for trial in known:
                 asked.tell(trial)
                 told.tell(trial)
-            start += len(again)
+            start += len(known)
         for algorithm, way in ((asked, "asked and told"), (told, "told")):
             assert not algorithm.finished, f"{way} {cut} of {len(live)} trials, it is finished"
             rest = _proposals(drive(algorithm, case.measure, first=cut))
@@ -226,15 +246,15 @@ def _stepwise(algorithm: Algorithm[Any], measure: Measure) -> Iterator[Trial]:
             now = set(algorithm.warm_starts)
             assert kept is None or now <= kept | {number}, "a number that had left warm_starts returns"
             kept = now
-            number += 1
+            number += proposal.step is None
             yield trial
 
 
 def _read_back(trial: Trial) -> Trial:
     """Return a trial that was written as JSON and read back."""
     candidate = Candidate.from_json(trial.proposal.candidate.to_json())
-    metrics = json.loads(json.dumps(dict(trial.metrics)))
-    return replace(trial, proposal=replace(trial.proposal, candidate=candidate), metrics=metrics)
+    metrics, notes = (json.loads(json.dumps(dict(one))) for one in (trial.metrics, trial.proposal.notes))
+    return replace(trial, proposal=replace(trial.proposal, candidate=candidate, notes=notes), metrics=metrics)
 
 
 def _with_failures(case: Case, bad: Callable[[int, Proposal], Trial], every: int) -> list[Trial]:
@@ -243,11 +263,11 @@ def _with_failures(case: Case, bad: Callable[[int, Proposal], Trial], every: int
     while not algorithm.finished and len(trials) < MOST:
         for proposal in algorithm.ask(4):
             number = len(trials)
-            fails = number % every == min(1, every - 1)
+            fails = number % every == min(1, every - 1) and proposal.measured is None
             trials.append(bad(number, proposal) if fails else measured(number, proposal, case.measure))
             algorithm.tell(trials[-1])
     assert algorithm.finished, f"it does not end within {MOST} trials"
-    return trials
+    return recorded(trials)
 
 
 def _global_states() -> tuple[object, ...]:

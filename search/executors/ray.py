@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from search.executors.ray_cluster import ClusterError, Share, connect, require_r
 from search.executors.ray_pool import Gone, Pool, Worker
 from search.executors.ray_settings import RaySettings
 from search.executors.ray_worker import TrainedSoFar
-from search.study.trial import Trial
+from search.study.trial import Proposal, Step, Trial
 
 if TYPE_CHECKING:
     from search.executors.trial_checkpoints import EndState
@@ -44,7 +45,7 @@ class RayExecutor(Executor[RaySettings]):
         self._queue: deque[Job] = deque()
         self._losses: Counter[int] = Counter()
         self._blamed: Counter[int] = Counter()
-        self._seconds: dict[float, float] = {}
+        self._seconds: dict[tuple[float, Step | None], float] = {}
 
     @classmethod
     def check(cls, settings: RaySettings, threads: int) -> None:
@@ -128,7 +129,7 @@ class RayExecutor(Executor[RaySettings]):
         """Return the expected seconds of a job; a whole chunk's where unknown, or after a loss, so that it goes alone."""
         if self._losses[job.number]:
             return CHUNK_SECONDS
-        return self._seconds.get(job.proposal.fidelity, CHUNK_SECONDS)
+        return self._seconds.get(_effort(job.proposal), CHUNK_SECONDS)
 
     def _trained(self, jobs: list[Job]) -> dict[int, bytes]:
         """Return the saved trainings of the jobs, packed, by job number."""
@@ -151,8 +152,8 @@ class RayExecutor(Executor[RaySettings]):
 
     def _finished(self, trials: list[Trial]) -> Iterator[Event]:
         for trial in trials:
-            fidelity = trial.proposal.fidelity
-            self._seconds[fidelity] = 0.8 * self._seconds.get(fidelity, trial.seconds) + 0.2 * trial.seconds
+            effort = _effort(trial.proposal)
+            self._seconds[effort] = 0.8 * self._seconds.get(effort, trial.seconds) + 0.2 * trial.seconds
             self._losses.pop(trial.number, None)
             self._blamed.pop(trial.number, None)
             yield Result(trial)
@@ -174,6 +175,11 @@ class RayExecutor(Executor[RaySettings]):
         elif worker.begun:
             yield Lost(first.number, times, reason)
         self._queue.extendleft(reversed(again))
+
+
+def _effort(proposal: Proposal) -> tuple[float, Step | None]:
+    """Return fidelity and step of a proposal without the step's seed: proposals that have them in common take as long."""
+    return proposal.fidelity, None if proposal.step is None else replace(proposal.step, seed=0)
 
 
 def _device(setting: str, share: Share) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from search.executors.base import Evaluate, Executor, Job, Result, Workload
-from search.study.trial import Proposal, Trial
+from search.study.trial import Proposal, Step, Trial
 from spaces.candidate import Candidate
 from spaces.testing import check_settings
 
@@ -80,4 +80,5 @@ def _check_results(executor: Executor[Any], jobs: int, deadline: float) -> None:
 
 
 def _job(number: int) -> Job:
-    return Job(number, Proposal(Candidate({"number": number})))
+    """Return a job; every second one is that of a step."""
+    return Job(number, Proposal(Candidate({"number": number}), step=Step(8, number) if number % 2 else None))

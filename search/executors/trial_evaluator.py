@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from evaluators.base import EvaluationContext, Evaluator, require_metrics
+from evaluators.base import Draw, EvaluationContext, Evaluator, require_metrics
 from evaluators.task import Task
 from evaluators.tasks.observations import require_labels
 from evaluators.training.checkpoint import Checkpoint
@@ -20,6 +20,7 @@ from evaluators.training.loop import TrainingSettings, train
 from evaluators.training.moments import TrainingMoments
 from evaluators.training.state import OptimizerState, end_of
 from search.executors.base import Job
+from search.executors.step_solving import StepSolving
 from search.executors.trial_checkpoints import Continued, EndState, MissingStateError
 from search.output.disk_errors import is_disk_error
 from search.output.exhaustion import exhausted
@@ -86,6 +87,7 @@ class TrialEvaluator:
         device: Where networks run.
         training: How candidates are trained; None where they are measured as they are.
         tables: What evaluators may read of what was computed beforehand, such as ``omega``.
+        solving: Solves the layers of candidates in steps that ask for it; None where the search hands on unsolved networks.
     """
 
     space: SearchSpace[Any]
@@ -96,6 +98,7 @@ class TrialEvaluator:
     device: torch.device
     training: TrainingSettings | None = None
     tables: Mapping[str, Any] = field(default_factory=dict)
+    solving: StepSolving | None = None
 
     def evaluate(self, job: Job, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> Trial:
         """Return the measured trial; whatever goes wrong in it makes it a failed one, with the error's text.
@@ -171,10 +174,13 @@ class TrialEvaluator:
             proposal: The proposal.
             checkpoint: Where a candidate's training is kept, and gone on from.
             start: The end state that it starts from, where the proposal names one.
-            solve: Solves the layers of a smaller network that is not trained; None leaves its weights as they are. A training
-                has removed the channels of one that is, so that nothing is lost when they are cut.
+            solve: Solves the layers of a smaller network that is not trained; None leaves its weights as they are, unless the
+                proposal's step asks for solved ones. A training has removed the channels of one that is, so that nothing is
+                lost when they are cut.
         """
-        candidate = proposal.candidate
+        candidate, step = proposal.candidate, proposal.step
+        if step is not None and self.solving is not None and (step.solved or step.final):
+            solve = self.solving.solve(self.model, self.task, self.seed, self.device, step)
         if not self.trains(candidate):
             space, model = self.space, self.model
             made = space.realize(model, candidate) if solve is None else space.reconstruct(model, candidate, solve)
@@ -246,7 +252,7 @@ class TrialEvaluator:
         generator = torch.Generator().manual_seed(trial_seed(self.seed, proposal.candidate) + index)
         costs = self.space.costs(proposal.candidate)
         # Where the fidelity is a share of the training, what it comes to is measured in full.
-        trains = self.trains(proposal.candidate)
+        trains, step = self.trains(proposal.candidate), proposal.step
         fidelity = 1.0 if trains or proposal.fidelity == 0.0 else proposal.fidelity
         return EvaluationContext(
             task=self.task,
@@ -259,6 +265,7 @@ class TrialEvaluator:
             tables=self.tables,
             trained=trains and (proposal.fidelity > 0.0 or proposal.warm_start is not None),
             moments=moments,
+            draw=None if step is None else Draw(step.images, step.seed, step.final),
         )
 
 

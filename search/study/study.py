@@ -98,6 +98,7 @@ class Study:
             "seconds": trial.seconds,
             NOTE: trial_note(trial, problem, self._reference),
             **({"error": trial.error} if trial.error else {}),
+            **({_NOTES: dict(trial.proposal.notes)} if trial.proposal.notes else {}),
         }
         frozen = create_trial(
             state=(TrialState.COMPLETE if whole else TrialState.PRUNED) if complete else TrialState.FAIL,
@@ -130,12 +131,13 @@ def _distribution(value: Value, domain: Domain | None) -> BaseDistribution:
     return CategoricalDistribution([value])
 
 
+_NOTES = "algorithm"
 _PROTECTED = ("number", "candidate", "fingerprint", "fidelity", "warm_start", "metrics", "error")
 
 
 def _digest(attributes: Mapping[str, Any], values: Sequence[float] | None) -> str:
-    """Return the digest of a recorded trial: of its candidate, proposal, values and metrics."""
-    parts = [attributes.get(name) for name in _PROTECTED]
+    """Return the digest of a recorded trial: of its candidate, proposal, values, metrics and the algorithm's notes, if any."""
+    parts = [*(attributes.get(name) for name in _PROTECTED), *([attributes[_NOTES]] if _NOTES in attributes else [])]
     return digest_of(json.dumps([*parts, None if values is None else list(values)], sort_keys=True).encode())
 
 
@@ -156,7 +158,7 @@ def _thaw(frozen: FrozenTrial) -> Trial:
         raise StudyError(_damaged(frozen))
     return Trial(
         number=frozen.number,
-        proposal=Proposal(candidate, attributes["fidelity"], attributes["warm_start"]),
+        proposal=Proposal(candidate, attributes["fidelity"], attributes["warm_start"], notes=attributes.get(_NOTES, {})),
         state="failed" if frozen.values is None else "complete",
         metrics=attributes["metrics"],
         seconds=attributes["seconds"],

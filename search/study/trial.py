@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from spaces.candidate import Candidate
+
+
+@dataclass(frozen=True)
+class Step:
+    """Measurement that compares candidates with each other, on inputs of its own.
+
+    Attributes:
+        images: Number of samples, the same ones for all candidates that are compared.
+        seed: Seed by which they are drawn.
+        solved: Measure the network with solved layers, as far as the search hands on such ones: in the fast form.
+        final: Measure the network as it is delivered, on samples that no other step sees.
+    """
+
+    images: int
+    seed: int
+    solved: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -19,11 +36,19 @@ class Proposal:
             up; 0 trains nothing, and measures the network as it is, in full.
         warm_start: Number of the trial whose end state to start from, or None. With the same candidate its training goes on (a
             rung of halving); another candidate takes over its weights and the optimizer's moments.
+        step: A comparison within a generation: evaluated like any other proposal and told, but not recorded. None for a
+            proposal that becomes a trial of the study.
+        measured: Metrics that the steps before have found, of a proposal that is recorded without another evaluation; None
+            where it is to be measured.
+        notes: JSON data of the algorithm, recorded with the trial.
     """
 
     candidate: Candidate
     fidelity: float = 1.0
     warm_start: int | None = None
+    step: Step | None = None
+    measured: Mapping[str, float] | None = field(default=None, compare=False)
+    notes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,11 @@ def searches_masks(name):
 
 
 NAMES = [name for name in sorted(ALGORITHMS) if searches_masks(name)]
+ONCE = [name for name in NAMES if name != "evolution"]
+"""Algorithms whose trials are a candidate each; those of evolution are a generation each, and have tests of their own."""
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=ONCE)
 def name(request):
     return request.param
 
@@ -65,6 +67,7 @@ def test_settings_are_frozen_and_refuse_unknown_keys(name):
 
 @pytest.mark.parametrize("check", [check_proposals, check_batches, check_determinism, check_replay, check_failures])
 @pytest.mark.parametrize("objectives", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_contract_is_kept(check, name, objectives):
     check(case(name, problem_of(WIDE, 0.5, OBJECTIVES[objectives])))
 
@@ -100,6 +103,7 @@ def test_an_exhausted_space_ends_the_search(name):
     assert len({trial.proposal.candidate.fingerprint for trial in trials}) == 9
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_an_impossible_target_names_what_can_be_reached(name):
     with pytest.raises(SecateursError, match=r"the smallest candidate has macs = 23;"):
         case(name, problem_of(SPACE, 0.001)).make()
@@ -117,6 +121,7 @@ def golden_front(name):
     }
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_golden_front(name):
     """Rewrite with ``python tests/contracts/test_algorithms_contract.py`` where a change of the search is meant."""
     path = GOLDEN / f"{name}.json"

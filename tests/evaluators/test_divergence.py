@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from evaluators import dense_outputs
+from evaluators import reference_outputs
 from evaluators.base import Draw, EvaluationContext
-from evaluators.dense_outputs import DenseOutputs
 from evaluators.divergence import Divergence, DivergenceSettings
 from evaluators.output_distance import Divergence as Logits
 from evaluators.output_distance import RelativeError, distance_of
+from evaluators.reference_outputs import ReferenceOutputs
 from evaluators.task import MeasurementError
 from evaluators.tasks.loader_task import LoaderTask
 from spaces.layers.batch_norm import keep_statistics
@@ -99,13 +99,13 @@ def test_statistics_are_measured_again_except_those_of_a_reconstructed_network(t
 
 def test_draws_are_fresh_by_seed_and_held_out_samples_are_seen_by_no_other(task, dense, small, monkeypatch):
     places: dict[Any, set[int]] = {}
-    original = DenseOutputs.distances
+    original = ReferenceOutputs.distances
 
     def seen(self, model, chosen):
         places[draw] = set(chosen.tolist())
         return original(self, model, chosen)
 
-    monkeypatch.setattr(DenseOutputs, "distances", seen)
+    monkeypatch.setattr(ReferenceOutputs, "distances", seen)
     evaluator, values = plain(pool=200), {}
     for draw in (Draw(50, 0), Draw(50, 1), Draw(500, 2), Draw(500, 0, held_out=True)):
         values[draw] = evaluator.evaluate(small, context(task, dense, draw=draw))
@@ -119,13 +119,13 @@ def test_draws_are_fresh_by_seed_and_held_out_samples_are_seen_by_no_other(task,
 
 def test_the_dense_network_runs_once_and_its_outputs_do_not_travel(task, dense, small, monkeypatch):
     evaluator, made = plain(samples=64), []
-    original = DenseOutputs.__init__
+    original = ReferenceOutputs.__init__
 
     def counted(self, *args):
         made.append(1)
         original(self, *args)
 
-    monkeypatch.setattr(DenseOutputs, "__init__", counted)
+    monkeypatch.setattr(ReferenceOutputs, "__init__", counted)
     before = evaluator.evaluate(small, context(task, dense))
     assert evaluator.evaluate(small, context(task, dense)) == before
     assert len(made) == 1
@@ -212,8 +212,8 @@ def test_other_shapes_are_told(task, dense):
 
 
 def test_memory_is_bounded(task, dense, small, monkeypatch):
-    monkeypatch.setattr(dense_outputs, "MOST_BYTES", 64 * 4 * 70)
-    held = DenseOutputs(dense, task, "train", 200, "auto", 32, CPU)
+    monkeypatch.setattr(reference_outputs, "MOST_BYTES", 64 * 4 * 70)
+    held = ReferenceOutputs(dense, task, "train", 200, "auto", 32, CPU)
     assert len(held) == 70
     assert plain(samples=200).evaluate(small, context(task, dense))["divergence"] > 0.0
 

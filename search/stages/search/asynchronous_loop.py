@@ -17,23 +17,20 @@ class AsynchronousLoop(SearchLoop):
     same search twice may find different networks; a resumed one tells a fresh algorithm all recorded trials and goes on.
     """
 
-    _known: int = 0
-    _submitted: int = 0
+    _next: int = 0
+    _under_way: int = 0
     _kept: int = 0
 
     def _search(self, recorded: list[Trial]) -> None:
         self.trials.extend(recorded)
         self._tell(recorded)
-        self._known = self._kept = len(self.trials)
+        self._next = self._kept = len(self.trials)
         while not self._ended() and self._fill():
             for event in self.executor.events():
                 found = self._result_of(event)
                 if found is not None:
-                    # Numbers say the order of the record.
-                    trial = replace(found, number=len(self.trials))
-                    self.trials.append(trial)
-                    self._record(trial)
-                    self._tell([trial])
+                    self._under_way -= 1
+                    self._take(found)
                 self._require_success(done=self._tried_enough)
                 if self._ended():
                     self.executor.cancel()
@@ -44,17 +41,35 @@ class AsynchronousLoop(SearchLoop):
         self._require_success(done=True)
         self._keep(1)
 
+    def _take(self, trial: Trial) -> None:
+        """Tell a finished trial, and record it unless it is that of a step."""
+        if trial.proposal.step is not None:
+            self._tell_step(trial)
+            return
+        # Numbers say the order of the record.
+        trial = replace(trial, number=len(self.trials))
+        self.trials.append(trial)
+        self._record(trial)
+        self._tell([trial])
+
     def _fill(self) -> bool:
         """Give free workers something to do, and say whether any has."""
-        under_way = self._submitted - (len(self.trials) - self._known)
-        limit = self.executor.free
-        if self.budget.evaluations is not None:
-            limit = min(limit, self.budget.evaluations - len(self.trials) - under_way)
-        proposals = self._ask(limit, waiting=under_way > 0) if limit > 0 else []
-        for proposal in proposals:
-            self.executor.submit(Job(self._known + self._submitted, proposal))
-            self._submitted += 1
-        return bool(proposals) or under_way > 0
+        while True:
+            limit = self.executor.free
+            if self.budget.evaluations is not None:
+                limit = min(limit, self.budget.evaluations - len(self.trials) - self._under_way)
+            proposals = self._ask(limit, waiting=self._under_way > 0) if limit > 0 else []
+            jobs = [Job(self._next + index, proposal) for index, proposal in enumerate(proposals)]
+            self._next += len(jobs)
+            measured = [trial for job in jobs if (trial := self._measured(job)) is not None]
+            for trial in measured:
+                self._take(trial)
+            for job in jobs:
+                if job.proposal.measured is None:
+                    self.executor.submit(job)
+                    self._under_way += 1
+            if not measured or self._ended():
+                return self._under_way > 0
 
     def _keep(self, news: int) -> None:
         """Keep the best so far, if there are at least so many new trials."""

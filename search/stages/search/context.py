@@ -17,6 +17,7 @@ from search.algorithms.mixed_starts import mixed_starts
 from search.config.registries import ALGORITHM
 from search.executors.base import Evaluate, Workload
 from search.executors.remote_timer import evaluators_of
+from search.executors.step_solving import StepSolving
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.executors.trial_evaluator import TrialEvaluator
 from search.run.network import Network
@@ -91,7 +92,8 @@ class SearchContext:
         omega = (sensitivity.zeros() if dry else sensitivity.table()) if sensitivity.wanted else None
         tables = search_tables(space, model, task, settings.importance, run.device, omega)
         read = {name: table for name, table in tables.items() if name == "omega"}
-        evaluator = TrialEvaluator(space, model, task, evaluators, run.seed, run.device, settings.training, read)
+        solving = None if settings.reconstruct is False else StepSolving(settings.reconstruct)
+        evaluator = TrialEvaluator(space, model, task, evaluators, run.seed, run.device, settings.training, read, solving)
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         problem = Problem(space, objectives, reachable, tables, trains)
         starts = space.starting_points() if dry else starting_candidates(problem)

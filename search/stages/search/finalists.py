@@ -38,14 +38,23 @@ class Finalist:
     trial: int | None = None
 
 
-def choose_finalists(trials: Sequence[Trial], problem: Problem, count: int) -> list[Trial]:
-    """Return the trials to train on: the best ones, each candidate once; with several objectives spread over the front."""
+def choose_finalists(trials: Sequence[Trial], problem: Problem, count: int, incumbent: Trial | None = None) -> list[Trial]:
+    """Return the trials to train on: the best ones, each candidate once; with several objectives spread over the front.
+
+    Args:
+        trials: All trials.
+        problem: What is sought.
+        count: Number of trials to return, fewer where there are no more.
+        incumbent: The trial that the search would deliver, which comes first with one objective; None for the best one.
+    """
     if len(problem.objectives) > 1:
         found = front(trials, problem)
         places = {round(index * (len(found) - 1) / max(1, count - 1)) for index in range(min(count, len(found)))}
         return [found[place] for place in sorted(places)]
     once = {trial.proposal.candidate.fingerprint: trial for trial in reversed(ranked(trials, problem))}
-    return list(once.values())[::-1][:count]
+    if incumbent is not None:
+        once.pop(incumbent.proposal.candidate.fingerprint, None)
+    return [*([] if incumbent is None else [incumbent]), *list(once.values())[::-1]][:count]
 
 
 def train_finalists(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from search.algorithms.base import Algorithm
-from search.executors.base import Event, Executor
+from search.executors.base import Event, Executor, Job
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.output.progress import Bar
 from search.run.stage_run import Stopwatch
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings
-from search.study.pareto import best, complete_trials
+from search.study.pareto import complete_trials
 from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from spaces.errors import SecateursError
@@ -66,6 +67,8 @@ class SearchLoop(ABC):
     _unrecorded: list[Trial] = field(default_factory=list)
     _any_worked: bool = False
     _any_in_full: bool = False
+    _seconds_of_steps: float = 0.0
+    _told_errors: set[str] = field(default_factory=set)
 
     def run(self) -> list[Trial]:
         """Search to the end and return all trials, in number order.
@@ -102,6 +105,22 @@ class SearchLoop(ABC):
             )
         return proposals
 
+    def _measured(self, job: Job) -> Trial | None:
+        """Return the trial of a job that carries its metrics, with the seconds of the steps before it; None of any other."""
+        metrics = job.proposal.measured
+        if metrics is None:
+            return None
+        seconds, self._seconds_of_steps = self._seconds_of_steps, 0.0
+        return Trial(job.number, job.proposal, "complete", metrics, seconds)
+
+    def _tell_step(self, trial: Trial) -> None:
+        """Tell the algorithm of the trial of a step, which the study does not record."""
+        self._seconds_of_steps += trial.seconds
+        if trial.error and trial.error not in self._told_errors:
+            self._told_errors.add(trial.error)
+            self.log(f"candidate {trial.proposal.candidate.fingerprint} failed: {trial.error}", logging.WARNING)
+        self.algorithm.tell(trial)
+
     def _result_of(self, event: Event) -> Trial | None:
         """Return the finished trial of an event, None without one, and pass the event's line to the log."""
         if event.line:
@@ -125,7 +144,7 @@ class SearchLoop(ABC):
         for trial in trials:
             self.algorithm.tell(trial)
         if self.checkpoints.folder.exists():
-            chosen = best(self.trials, self.study.problem)
+            chosen = self.algorithm.incumbent(self.trials)
             needed = {*self.algorithm.warm_starts, *(() if chosen is None else (chosen.number,))}
             self.checkpoints.retain(needed, below=len(self.trials))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from search.output.numbers import metric_value
 from search.output.progress import duration
@@ -18,11 +19,13 @@ class SearchNote:
 
     Args:
         problem: What is sought.
+        incumbent: Returns the trial to deliver of several, by default that of :func:`.best`.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, incumbent: Callable[[Sequence[Trial]], Trial | None] | None = None) -> None:
         """Start with no trial seen."""
         self._problem = problem
+        self._incumbent = partial(best, problem=problem) if incumbent is None else incumbent
         self._seen = 0
         self._best: Trial | None = None
         self._words = ""
@@ -38,7 +41,7 @@ class SearchNote:
             workers: Number of workers.
         """
         for trial in trials[self._seen :]:
-            chosen = best([trial] if self._best is None else [self._best, trial], self._problem)
+            chosen = self._incumbent([trial] if self._best is None else [self._best, trial])
             if chosen is not None and chosen is not self._best:
                 self._best, self._words = chosen, self._describe(chosen)
             self._failed += trial.state == "failed"

@@ -35,7 +35,7 @@ from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings, SearchSettings
 from search.stages.search.space import require_informative_objective, space_of
 from search.stages.solving import solver
-from search.study.pareto import best, front, violation
+from search.study.pareto import front, violation
 from search.study.problem import Problem
 from search.study.study import Study
 from search.study.trial import Proposal, Trial
@@ -162,7 +162,7 @@ class Search(Stage[SearchSettings]):
 
         def keep_best(trials: list[Trial]) -> None:
             if run.variant == RESULT:
-                self._keep_best(context, trials, run)
+                self._keep_best(context, algorithm.incumbent(trials), trials, run)
 
         seconds_left = None if budget.seconds is None else lambda: (budget.seconds or 0.0) - run.stopwatch.seconds
         loop_class = AsynchronousLoop if _asynchronous(run) else BatchLoop
@@ -178,14 +178,14 @@ class Search(Stage[SearchSettings]):
                     batch=self.settings.batch,
                     stopwatch=run.stopwatch,
                     bar=bar,
-                    note=SearchNote(problem),
+                    note=SearchNote(problem, algorithm.incumbent),
                     log=lambda text, level: run.log.write(f"{run.label}: {text}", level),
                     on_batch=keep_best,
                 )
                 trials = loop.run()
         finally:
             executor.close()
-        chosen = best(trials, problem)
+        chosen = algorithm.incumbent(trials)
         if chosen is None:
             raise SearchFailedError(
                 f"none of the {len(trials)} trials was measured in full; the last error: "
@@ -206,7 +206,7 @@ class Search(Stage[SearchSettings]):
         if run.variant == RESULT and (compared := context.sensitivity.comparison()) is not None:
             run.notes["sensitivity"] = compared
         finals = self.settings.finalists
-        last = [chosen] if finals is None else choose_finalists(trials, problem, finals.count)
+        last = [chosen] if finals is None else choose_finalists(trials, problem, finals.count, chosen)
         found = [Finalist(trial.proposal, _end(context, checkpoints, trial), trial.number) for trial in last]
         return self._finals(context, found, run)
 
@@ -249,9 +249,8 @@ class Search(Stage[SearchSettings]):
             return None
         return solver(context.evaluator.model, run, settings, proposal.candidate.fingerprint)
 
-    def _keep_best(self, context: SearchContext, trials: list[Trial], run: StageRun) -> None:
-        """Put the best network so far on disk, unless it is there already."""
-        chosen = best(trials, context.problem)
+    def _keep_best(self, context: SearchContext, chosen: Trial | None, trials: list[Trial], run: StageRun) -> None:
+        """Put the network of the chosen trial on disk, unless it is there already."""
         known = run.best.provenance() or {}
         if chosen is None or (known.get("step"), known.get("trial")) == (run.step, chosen.number):
             return

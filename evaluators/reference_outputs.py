@@ -39,7 +39,7 @@ class _Chunk:
         return len(self.stored[0])
 
 
-class DenseOutputs:
+class ReferenceOutputs:
     """Outputs of one network on the first samples of a split, in evaluation mode.
 
     Fewer samples are held than asked for where their inputs, or what is stored of the outputs, would exceed

@@ -1,0 +1,296 @@
+"""Evolution of levels: one parent, children a few switches away, selected in steps on fresh inputs.
+
+A (1 + lambda) search after EvoPress (Sieberling, Kuznedelev, Kurtic, Alistarh 2024, arXiv 2410.14649): many children are
+measured on few inputs, the best of them on more, in the last step beside the parent, so that none stays by luck. Ours are the
+solved layers in the last step, the comparison with the starting points on inputs that no step saw, and a trial per generation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from search.algorithms.base import Algorithm
+from search.algorithms.encoding.channel_encoding import ChannelEncoding
+from search.algorithms.encoding.level_genome import LevelGenome
+from search.algorithms.encoding.uniform import global_magnitude, uniform
+from search.study.pareto import complete_trials, is_finite
+from search.study.problem import Problem
+from search.study.trial import Proposal, Step, Trial
+from spaces.base import SearchSpace
+from spaces.candidate import Candidate
+from spaces.errors import SecateursError
+from spaces.execution.randomness import seed_of
+
+_TRIES = 30
+"""Children that are drawn for each one that is new, before a generation has fewer of them."""
+
+GUARD_IMAGES = 4
+"""Factor of the last step's images in the comparison with the starting points."""
+
+Kind = Literal["start", "generation", "guard"]
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """Options of the evolution.
+
+    Attributes:
+        children: Children of a generation.
+        generations: Number of generations; None for no end beside the search's budget, which counts generations, too.
+        switches: Most switches between parent and child, of which each raises one unit and lowers others.
+        steps: Selection within a generation, as (images, survivors) of every step; the last one leaves one, and measures with
+            solved layers.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    children: int = field(default=16, metadata={"small": 6})
+    generations: int | None = field(default=60, metadata={"small": 5})
+    switches: int = 3
+    steps: tuple[tuple[int, int], ...] = ((256, 6), (1024, 1))
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, naming the option, for a value out of range."""
+        for name, value in (("children", self.children), ("switches", self.switches)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.generations is not None and self.generations < 1:
+            raise ValueError(f"generations: expected at least 1, got {self.generations}")
+        if not self.steps or self.steps[-1][1] != 1:
+            raise ValueError(
+                f"steps: expected [images, survivors] of every step, 1 survivor of the last, got {list(self.steps)}"
+            )
+        survivors = [self.children, *(left for _, left in self.steps)]
+        if any(images < 1 for images, _ in self.steps) or sorted(survivors, reverse=True) != survivors:
+            raise ValueError(f"steps: expected images of at least 1 and ever fewer survivors, got {list(self.steps)}")
+
+    @property
+    def passes(self) -> float:
+        """Samples that a generation measures, as a multiple of those that the last step measures a candidate on."""
+        measured = [self.children, *(left for _, left in self.steps[:-1])]
+        images = [one for one, _ in self.steps]
+        return 1.0 + sum(count * one for count, one in zip(measured, images, strict=True)) / images[-1]
+
+
+@dataclass
+class _Comparison:
+    """Candidates that are measured on the same inputs, and the results so far.
+
+    Attributes:
+        candidates: The candidates; of equal ones the first wins.
+        step: The inputs.
+        survivors: Number of candidates that stay.
+        trials: Trials told, by fingerprint.
+        asked: Number of candidates asked for.
+    """
+
+    candidates: list[Candidate]
+    step: Step
+    survivors: int
+    trials: dict[str, Trial] = field(default_factory=dict)
+    asked: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """True if all candidates were told."""
+        return len(self.trials) == len(self.candidates)
+
+
+class Evolution(Algorithm[EvolutionSettings]):
+    """(1 + lambda) evolution of one level per unit, within the targets; the first objective decides.
+
+    The first trial compares the starting points (uniform, greedy and those of the problem), each further one is a generation
+    and has its new parent as candidate, and the last one compares parent and starting points on inputs that no other has seen.
+    It is the result, so that no starting point is better by that measure. Randomness follows from seed, generation and step.
+
+    Raises:
+        SecateursError: There is no target on a cost of the space, candidates are trained, or a decision has no levels.
+    """
+
+    Settings = EvolutionSettings
+
+    def __init__(self, problem: Problem, settings: EvolutionSettings, seed: int) -> None:
+        """Make the starting points."""
+        super().__init__(problem, settings, seed)
+        if problem.trains:
+            raise SecateursError(
+                "evolution compares candidates as they are cut, and training is set for them; leave search.training out, or "
+                "take another algorithm, such as genetic"
+            )
+        encoding = ChannelEncoding(problem)
+        if not encoding.constrained and not encoding.budgeted:
+            raise SecateursError("evolution keeps a budget: expected a target on a cost of the space; set search.target")
+        self._genomes = LevelGenome(problem, encoding)
+        greedy = [uniform(problem), global_magnitude(problem)]
+        self._starts = [one for one in dict.fromkeys([*greedy, *problem.starts]) if self._within(one)] or greedy[:1]
+        self._parent = self._starts[0]
+        self._seen = {one.fingerprint for one in self._starts}
+        self._generation = 0
+        self._open: _Comparison | None = None
+        self._steps: list[dict[str, Any]] = []
+        self._result: Proposal | None = None
+        self._waits = self._exhausted = self._over = False
+
+    @classmethod
+    def fewest_evaluations(cls, settings: EvolutionSettings, trains: bool) -> tuple[int, str]:
+        """Return 2: the starting points and one generation."""
+        return 2, "the starting points and one generation"
+
+    @classmethod
+    def random_control(
+        cls, settings: EvolutionSettings, space: SearchSpace[Any], evaluations: int
+    ) -> tuple[str, Mapping[str, Any]]:
+        """Return random search that measures candidates on as many samples in all."""
+        return super().random_control(settings, space, math.ceil(evaluations * settings.passes))
+
+    def ask(self, limit: int) -> list[Proposal]:
+        """Return candidates of the step that is open, or the trial that the last step came to."""
+        if self._waits or self._over or limit < 1:
+            return []
+        if self._result is None and self._open is None:
+            self._begin()
+        if self._result is not None:
+            self._waits = True
+            return [self._result]
+        comparison = self._comparison
+        asked = comparison.candidates[comparison.asked : comparison.asked + limit]
+        comparison.asked += len(asked)
+        return [Proposal(candidate, step=comparison.step) for candidate in asked]
+
+    def tell(self, trial: Trial) -> None:
+        """Take a result of the step that is open, or go on from a recorded generation."""
+        if trial.proposal.step is None:
+            self._go_on(trial)
+            return
+        comparison = self._comparison
+        if trial.proposal.step != comparison.step:
+            return
+        comparison.trials[trial.proposal.candidate.fingerprint] = trial
+        if comparison.complete:
+            self._select(comparison)
+
+    def incumbent(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return the trial of the last generation, since values of two generations are measured on different inputs."""
+        return next(reversed(complete_trials(trials, self._problem)), None)
+
+    @property
+    def finished(self) -> bool:
+        """True after the last comparison with the starting points, and where none of them can be measured."""
+        return self._over
+
+    @property
+    def budget(self) -> int | None:
+        """Number of generations, and the first and the last comparison with the starting points."""
+        return None if self._settings.generations is None else self._settings.generations + 2
+
+    @property
+    def _comparison(self) -> _Comparison:
+        if self._open is None:
+            raise SecateursError("a trial of a step was told that nothing had asked for; this is a mistake in the caller")
+        return self._open
+
+    @property
+    def _kind(self) -> Kind:
+        if self._generation == 0:
+            return "start"
+        generations = self._settings.generations
+        return "guard" if self._exhausted or (generations is not None and self._generation > generations) else "generation"
+
+    def _begin(self) -> None:
+        """Open the first step of what comes next."""
+        self._steps = []
+        if self._kind == "generation":
+            children = self._children()
+            if children:
+                self._compare(0, children)
+                return
+            self._exhausted = True
+        images, last = self._settings.steps[-1][0], len(self._settings.steps) - 1
+        if self._kind == "start":
+            step = Step(images, self._seed_of(last), solved=True)
+            self._open = _Comparison(list(self._starts), step, 1)
+        else:
+            candidates = list(dict.fromkeys([self._parent, *self._starts]))
+            step = Step(GUARD_IMAGES * images, self._seed_of(last + 1), solved=True, final=True)
+            self._open = _Comparison(candidates, step, 1)
+
+    def _compare(self, place: int, candidates: list[Candidate]) -> None:
+        """Open a step of a generation, without candidates the last one; the parent takes part in that."""
+        place = place if candidates else len(self._settings.steps) - 1
+        images, survivors = self._settings.steps[place]
+        last = place == len(self._settings.steps) - 1
+        step = Step(images, self._seed_of(place), solved=last)
+        self._open = _Comparison([self._parent, *candidates] if last else candidates, step, survivors)
+
+    def _select(self, comparison: _Comparison) -> None:
+        """Rank the candidates of a step, and open the next one or make the generation's trial."""
+        objective = self._problem.objectives[0]
+
+        def gain(candidate: Candidate) -> float:
+            trial = comparison.trials[candidate.fingerprint]
+            works = trial.state == "complete" and is_finite(trial.metrics, self._problem)
+            return objective.gain(trial.metrics) if works else -math.inf
+
+        ranked = sorted(comparison.candidates, key=lambda candidate: -gain(candidate))
+        works = [candidate for candidate in ranked if gain(candidate) > -math.inf]
+        rows = [
+            {
+                "fingerprint": candidate.fingerprint,
+                "score": comparison.trials[candidate.fingerprint].metrics[objective.metric] if candidate in works else None,
+                "rank": rank,
+            }
+            for rank, candidate in enumerate(ranked, start=1)
+        ]
+        self._steps.append({"images": comparison.step.images, "seed": comparison.step.seed, "candidates": rows})
+        if self._kind == "generation" and not comparison.step.solved:
+            self._compare(len(self._steps), works[: comparison.survivors])
+            return
+        self._open = None
+        winner = works[0] if works else comparison.candidates[0]
+        measured = dict(comparison.trials[winner.fingerprint].metrics) if works else None
+        notes = {"kind": self._kind, "generation": self._generation, "steps": self._steps}
+        if self._exhausted:
+            notes["exhausted"] = True
+        self._result = Proposal(winner, measured=measured, notes=notes)
+
+    def _go_on(self, trial: Trial) -> None:
+        """Go on from the trial of a generation, measured just now or recorded earlier."""
+        notes = trial.proposal.notes
+        if "kind" not in notes:
+            raise SecateursError(f"trial {trial.number} was not recorded by an evolution: give the run another name")
+        self._open, self._result, self._waits = None, None, False
+        self._seen |= {row["fingerprint"] for step in notes["steps"] for row in step["candidates"]}
+        if notes["kind"] == "guard":
+            generations = self._settings.generations
+            self._exhausted = notes.get("exhausted", False)
+            self._over = self._exhausted or (generations is not None and self._generation > generations)
+            return
+        if trial.state == "complete":
+            self._parent = trial.proposal.candidate
+        elif notes["kind"] == "start":
+            self._over = True
+        self._generation = notes["generation"] + 1
+
+    def _children(self) -> list[Candidate]:
+        """Return new candidates near the parent, fewer than asked for where there are no more."""
+        rng = np.random.default_rng([self._seed, self._generation])
+        parent, found = self._genomes.genome(self._parent), dict[str, Candidate]()
+        for _ in range(_TRIES * self._settings.children):
+            child = self._genomes.child(parent, rng, self._settings.switches)
+            candidate = self._genomes.candidate(child)
+            if candidate.fingerprint not in self._seen and self._genomes.excess(child) == 0.0:
+                found[candidate.fingerprint] = candidate
+            if len(found) == self._settings.children:
+                break
+        return list(found.values())
+
+    def _within(self, candidate: Candidate) -> bool:
+        return self._genomes.budgeted or self._problem.violation(self._problem.space.costs(candidate)) == 0.0
+
+    def _seed_of(self, step: int) -> int:
+        return seed_of(f"{self._seed}/{self._generation}/{step}")
