@@ -41,7 +41,7 @@ class BatchLoop(SearchLoop):
             for job, trial in zip(jobs, known, strict=False):
                 check_replay(trial, job.proposal)
             rest = [] if known and self._out_of_time() else jobs[len(known) :]
-            ready = {job.number: trial for job in rest if (trial := self._measured(job)) is not None}
+            ready = {job.number: made for job in rest if (made := self._measured(job)) is not None}
             for job in rest:
                 if job.number not in ready:
                     self.executor.submit(job)
