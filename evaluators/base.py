@@ -27,11 +27,13 @@ class Draw:
         samples: Number of samples, fewer where there are no more.
         seed: Seed by which they are drawn.
         held_out: Draw them from samples that no other draw sees, where an evaluator keeps such.
+        rough: A first comparison of many, in which an evaluator may save what matters to values more than to their order.
     """
 
     samples: int
     seed: int
     held_out: bool = False
+    rough: bool = False
 
 
 @dataclass(frozen=True)

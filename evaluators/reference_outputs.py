@@ -23,6 +23,7 @@ from spaces.execution.batch import (
     to_device,
 )
 from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.layers.batch_norm import batch_statistics
 
 MOST_BYTES = 2**30
 """Most bytes of the stored outputs, and of the inputs that belong to them."""
@@ -90,12 +91,13 @@ class ReferenceOutputs:
         """Return the number of samples held."""
         return sum(map(len, self._chunks))
 
-    def distances(self, model: nn.Module, places: Tensor) -> Tensor:
+    def distances(self, model: nn.Module, places: Tensor, own_statistics: bool = False) -> Tensor:
         """Return the distance of a network's outputs from the stored ones, float64 of shape ``(M,)``, in no stated order.
 
         Args:
             model: The network, in evaluation mode meanwhile; left unchanged.
             places: Places of samples, int64 of shape ``(M,)``.
+            own_statistics: Let BatchNorm layers whose statistics are not kept take those of each batch.
 
         Raises:
             MeasurementError: Its outputs have other shapes.
@@ -103,7 +105,8 @@ class ReferenceOutputs:
         if self._distance is None:
             raise MeasurementError("the outputs of the dense network are not there")
         found = []
-        with evaluation_mode(model), torch.inference_mode():
+        mode = batch_statistics if own_statistics else evaluation_mode
+        with mode(model), torch.inference_mode():
             for inputs, stored in self._batches(places):
                 outputs = self._task.forward(model, to_device(inputs, self._device, channels_last=True))
                 found.append(self._distance.of(outputs, stored).double().cpu())

@@ -265,7 +265,7 @@ class TrialEvaluator:
             tables=self.tables,
             trained=trains and (proposal.fidelity > 0.0 or proposal.warm_start is not None),
             moments=moments,
-            draw=None if step is None else Draw(step.images, step.seed, step.final),
+            draw=None if step is None else Draw(step.images, step.seed, step.final, not (step.solved or step.final)),
         )
 
 

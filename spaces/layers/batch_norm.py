@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -38,6 +39,25 @@ def statistics_kept(model: nn.Module) -> bool:
 
 def _tracking(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm layers normalize by the statistics of each batch while the context lasts; all else is in evaluation mode.
+
+    Running statistics stay, and those that :func:`keep_statistics` keeps are used as they are.
+    """
+    layers = [] if statistics_kept(model) else _tracking(model)
+    momenta = [layer.momentum for layer in layers]
+    with evaluation_mode(model):
+        for layer in layers:
+            layer.momentum = 0.0
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
 
 
 @torch.no_grad()

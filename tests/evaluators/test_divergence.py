@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import Any
 
@@ -101,9 +102,9 @@ def test_draws_are_fresh_by_seed_and_held_out_samples_are_seen_by_no_other(task,
     places: dict[Any, set[int]] = {}
     original = ReferenceOutputs.distances
 
-    def seen(self, model, chosen):
+    def seen(self, model, chosen, own=False):
         places[draw] = set(chosen.tolist())
-        return original(self, model, chosen)
+        return original(self, model, chosen, own)
 
     monkeypatch.setattr(ReferenceOutputs, "distances", seen)
     evaluator, values = plain(pool=200), {}
@@ -115,6 +116,19 @@ def test_draws_are_fresh_by_seed_and_held_out_samples_are_seen_by_no_other(task,
     assert first != second
     assert whole == set(range(150))
     assert last == set(range(150, 200))
+
+
+def test_a_rough_comparison_takes_the_statistics_of_the_batch(task, dense, small):
+    evaluator = Divergence(DivergenceSettings(samples=200, pool=200))
+    model = copy.deepcopy(small)
+    model.bn.running_mean.fill_(3.0)
+    found = evaluator.evaluate(model, context(task, dense, draw=Draw(150, 0, rough=True)))
+    assert bool((model.bn.running_mean == 3.0).all())
+    measured = evaluator.evaluate(model, context(task, dense, draw=Draw(150, 0)))
+    assert found["divergence"] == pytest.approx(measured["divergence"], rel=0.2)
+    keep_statistics(model)
+    kept = plain(pool=200).evaluate(model, context(task, dense, draw=Draw(150, 0)))
+    assert evaluator.evaluate(model, context(task, dense, draw=Draw(150, 0, rough=True))) == kept
 
 
 def test_the_dense_network_runs_once_and_its_outputs_do_not_travel(task, dense, small, monkeypatch):
