@@ -12,7 +12,8 @@ from evaluators.task import Task
 from search.study.trial import Step
 from spaces.base import Solve
 from spaces.channels.surgery import Cut
-from spaces.execution.batch import Nested, to_device
+from spaces.execution.batch import to_device
+from spaces.reconstruction.dense import DenseOutputs
 from spaces.reconstruction.kept import kept_outputs
 from spaces.reconstruction.reconstruct import Reconstruction
 from spaces.reconstruction.settings import ReconstructionSettings
@@ -34,11 +35,11 @@ class StepSolving:
         self._settings = settings
         images, positions = min(settings.images, FAST_IMAGES), min(settings.positions, FAST_POSITIONS)
         self._fast = replace(settings, images=images, positions=positions)
-        self._batches: list[Nested] = []
+        self._shared: tuple[nn.Module, bool, DenseOutputs] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone for another process, which reads the samples itself."""
-        return {**self.__dict__, "_batches": []}
+        return {**self.__dict__, "_shared": None}
 
     def solve(self, dense: nn.Module, task: Task, seed: int, device: torch.device, step: Step) -> Solve:
         """Return what solves the layers of a smaller network against those of ``dense``.
@@ -50,23 +51,22 @@ class StepSolving:
             device: Where networks run.
             step: Says in which form.
         """
-        settings = self._settings if step.final else self._fast
+        outputs = self._outputs(dense, task, seed, device, step)
 
         def solved(small: nn.Module, cut: Cut) -> None:
-            batches = self._samples(task, settings, device)
             small.to(device).eval()
-            solving = Reconstruction(dense, small, kept_outputs(dense, [cut]), batches, task.forward, settings, seed)
-            for _ in solving.solve():
+            for _ in Reconstruction(outputs, small, kept_outputs(dense, [cut])).solve():
                 pass
 
         return solved
 
-    def _samples(self, task: Task, settings: ReconstructionSettings, device: torch.device) -> list[Nested]:
-        """Return the samples, read once for all candidates in the fast form."""
-        if settings is self._fast and self._batches:
-            return self._batches
+    def _outputs(self, dense: nn.Module, task: Task, seed: int, device: torch.device, step: Step) -> DenseOutputs:
+        """Return the outputs of the dense network, drawn once for all candidates in one form."""
+        if self._shared is not None and self._shared[0] is dense and self._shared[1] == step.final:
+            return self._shared[2]
+        settings = self._settings if step.final else self._fast
         found = task.batches(task.calibration_split, _BATCH, limit=settings.images)
         batches = [to_device(inputs, device) for inputs, _ in found]
-        if settings is self._fast:
-            self._batches = batches
-        return batches
+        outputs = DenseOutputs(dense, batches, task.forward, settings, seed)
+        self._shared = dense, step.final, outputs
+        return outputs
