@@ -27,6 +27,9 @@ POSITIONS = 65536
 PER_BATCH = 16384
 """Most of them in one call (ours): 512 samples in batches of 128 fill :data:`POSITIONS`."""
 
+PART = 512
+"""Most columns of a part of a matrix of second moments, whose other half is copied (ours)."""
+
 DAMPING = ReconstructionSettings.damping
 """Share of the mean diagonal that is added to the second moments, that of a reconstruction."""
 
@@ -168,7 +171,7 @@ class _Inputs:
         wide = rows.dtype == torch.float64
         moved = rows - self._pivot if wide else rows.float() - self._pivot.float()
         self._first += moved.sum(0, dtype=torch.float64)
-        self._second += (moved.T @ moved).double()
+        _add_square(self._second, moved)
         self.count += len(rows)
 
     def covariance(self) -> Tensor:
@@ -187,6 +190,16 @@ class _Inputs:
         self._first.copy_(state["first"])
         self._second.copy_(state["second"])
         self.count = int(state["count"])
+
+
+def _add_square(total: Tensor, rows: Tensor) -> None:
+    """Add ``rows.T @ rows`` to ``total``, in place, each product of two parts of the columns once."""
+    for first in range(0, rows.shape[1], PART):
+        for second in range(0, first + 1, PART):
+            product = (rows[:, first : first + PART].T @ rows[:, second : second + PART]).to(total.dtype)
+            total[first : first + PART, second : second + PART] += product
+            if second < first:
+                total[second : second + PART, first : first + PART] += product.T
 
 
 def _shares(norms: Tensor) -> Tensor:
