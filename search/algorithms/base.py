@@ -28,12 +28,14 @@ class Algorithm(ABC, Generic[S]):
 
     Class attributes:
         Settings: Frozen dataclass of the options that the configuration may give, with a default for each.
+        reads_divergence: True if the table ``divergence`` is read, that of every level alone, which takes long to measure.
 
     Raises:
         SecateursError: The algorithm cannot search this problem.
     """
 
     Settings: ClassVar[type[Any]]
+    reads_divergence: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, settings: S, seed: int) -> None:
         """Keep problem, settings and seed."""

@@ -1,4 +1,4 @@
-"""Integer programming: find the allocation of bits with the least Omega under the targets, exactly."""
+"""Integer programming: find the levels, such as bits or channels, of the least loss by a table under the targets, exactly."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.algorithms.base import Algorithm
-from search.algorithms.encoding.bit_encoding import BitEncoding, NotABitSpaceError, layers_of
+from search.algorithms.encoding.bit_encoding import BitEncoding, NotABitSpaceError
 from search.algorithms.encoding.channel_encoding import UnreachableTargetError
+from search.algorithms.encoding.decision_blocks import Programmable, Programmed
+from search.algorithms.encoding.level_encoding import LevelEncoding
 from search.study.problem import Problem, Target
 from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
+
+ROUNDS = 8
+"""Most programs that are solved for costs that are no sums, and for limits that rounding exceeds."""
+BASELINE_GAP, BASELINE_NODES = 1e-3, 20_000
+"""Relative gap and number of branch-and-bound nodes at which the program of a baseline may end (ours)."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,8 @@ class IntegerProgramSettings:
         budgets: Number of budgets of a front, with a cost among the objectives; the first is the target.
         gap: Relative optimality gap at which a program may end; 0 solves it exactly.
         nodes: Largest number of branch-and-bound nodes of a program, None for no limit; the remaining gap is reported.
+        seconds: Longest time of a program, None for no limit; the remaining gap is reported. Where a program is cut off depends
+            on the machine: prefer ``gap`` and ``nodes`` for a run that must end the same everywhere.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -34,6 +43,7 @@ class IntegerProgramSettings:
     budgets: int = field(default=12, metadata={"small": 6})
     gap: float = 0.0
     nodes: int | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError, naming the option, for a value out of range."""
@@ -43,6 +53,8 @@ class IntegerProgramSettings:
             raise ValueError(f"gap: expected a share from 0 to below 1, got {self.gap}")
         if self.nodes is not None and self.nodes < 1:
             raise ValueError(f"nodes: expected at least 1, got {self.nodes}")
+        if self.seconds is not None and not self.seconds > 0.0:
+            raise ValueError(f"seconds: expected a number above 0, got {self.seconds}")
 
 
 @dataclass(frozen=True)
@@ -50,27 +62,35 @@ class Solution:
     """Solution of one program.
 
     Attributes:
-        candidate: The allocation.
-        omega: Omega of the allocation by the table.
-        gap: Relative distance to the proven bound.
+        candidate: The levels that were chosen.
+        loss: Loss of the candidate by the table.
+        bound: Loss below which no candidate that keeps the limits has been proven to be.
+        gap: Relative distance to the bound.
+        exact: True if the costs are the sums of the program; else those of more than two decisions were taken as they are
+            around the candidate, and the bound is one of that.
         limits: Limits of the program, by metric, in the unit of each.
     """
 
     candidate: Candidate
-    omega: float
+    loss: float
+    bound: float
     gap: float
+    exact: bool
     limits: Mapping[str, float]
 
 
 class IntegerProgram(Algorithm[IntegerProgramSettings]):
-    """Proposes the bits of least Omega under the targets (HAWQ-V3, Yao et al. 2021, arXiv 2011.10680).
+    """Proposes the levels of least loss by a table, under the targets (for bits: HAWQ-V3, Yao et al. 2021, arXiv 2011.10680).
 
-    Omega is a sum over decisions and every cost a sum over layers, so that with a binary variable for every combination of a
-    layer's bits both are linear, bit operations included. ``scipy.optimize.milp`` (HiGHS) solves the program. With a cost
-    among the objectives, it is solved again at budgets down to the smallest network's (the Pareto front of the table).
+    For bits the loss is Omega, where it is measured: a sum over decisions, as every cost is a sum over layers, so that with a
+    binary variable for every combination of a layer's bits both are linear, bit operations included. For the levels of any
+    other space it is the sum of the divergence that each level has alone, and the costs of a layer between two channel groups
+    are linear in a variable for every pair of their levels (ours). ``scipy.optimize.milp`` (HiGHS) solves the program. With a
+    cost among the objectives, it is solved again at budgets down to the smallest network's (the Pareto front of the table).
     """
 
     Settings = IntegerProgramSettings
+    reads_divergence = True
 
     def __init__(self, problem: Problem, settings: IntegerProgramSettings, seed: int) -> None:
         """Solve all programs; the seed is not used.
@@ -80,12 +100,12 @@ class IntegerProgram(Algorithm[IntegerProgramSettings]):
             UnreachableTargetError: No allocation keeps the targets.
         """
         super().__init__(problem, settings, seed)
-        self._encoding = encoding = BitEncoding(problem)
+        self._encoding = encoding = programmable(problem)
         swept = [one.metric for one in problem.objectives if one.direction == "minimize" and one.metric in encoding.metrics]
         if not encoding.targets and not swept:
             raise SecateursError(
-                "integer_program minimizes Omega under a budget: expected a target on a cost such as size_bytes, or a cost "
-                f"among the objectives; the space knows {', '.join(encoding.metrics)}"
+                f"integer_program minimizes {encoding.loss_name} under a budget: expected a target on a cost such as "
+                f"size_bytes, or a cost among the objectives; the space knows {', '.join(encoding.metrics)}"
             )
         self._program = MixedIntegerProgram(encoding, settings)
         self.solutions = self._program.sweep(swept[0], settings.budgets) if swept else [self._program.solve(())]
@@ -115,10 +135,17 @@ class IntegerProgram(Algorithm[IntegerProgramSettings]):
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """``programmes``: ``fingerprint``, ``omega``, ``gap`` and ``limits`` of each solution."""
+        """``programmes``: ``fingerprint``, ``omega`` or ``divergence``, ``bound``, ``gap``, ``exact``, ``limits`` of each."""
         return {
             "programmes": [
-                {"fingerprint": one.candidate.fingerprint, "omega": one.omega, "gap": one.gap, "limits": dict(one.limits)}
+                {
+                    "fingerprint": one.candidate.fingerprint,
+                    self._encoding.loss_name: one.loss,
+                    "bound": one.bound,
+                    "gap": one.gap,
+                    "exact": one.exact,
+                    "limits": dict(one.limits),
+                }
                 for one in self.solutions
             ]
         }
@@ -128,42 +155,79 @@ class MixedIntegerProgram:
     """The integer program of one problem.
 
     Args:
-        encoding: Decisions, Omega, costs and targets.
-        settings: Gap and number of nodes; exact by default.
+        encoding: Decisions, losses, costs and targets.
+        settings: Gap, number of nodes and time; exact by default.
     """
 
-    def __init__(self, encoding: BitEncoding, settings: IntegerProgramSettings | None = None) -> None:
-        """Compute Omega and costs of every combination of a layer's bits."""
+    def __init__(self, encoding: Programmable, settings: IntegerProgramSettings | None = None) -> None:
+        """Keep both; losses and costs of every combination are asked for once."""
         self._encoding = encoding
         self._settings = settings or IntegerProgramSettings()
-        self._blocks = encoding.blocks(layers_of(encoding.problem))
-        self._start = encoding.problem.space.costs(encoding.smallest())
+        self._made: dict[tuple[tuple[str, ...], str, int, bool], Programmed] = {}
 
     def solve(self, limits: Sequence[Target]) -> Solution:
-        """Return the allocation of least Omega under the targets and ``limits``.
+        """Return the candidate of least loss under the targets and ``limits``.
+
+        Where a cost is no sum over decisions and pairs of them, it is taken as it is around the last solution, and the program
+        solved again, for as long as that finds better ones.
 
         Raises:
-            UnreachableTargetError: No allocation keeps all of them.
+            UnreachableTargetError: No candidate keeps all of them.
             SecateursError: The solver ends without an answer.
         """
         asked = [*self._encoding.targets, *limits]
-        tightened = [target.limit for target in asked]
-        # The solver keeps limits to a relative 1e-7 only.
-        for _ in range(8):
-            chosen, gap = self._solved(asked, tightened)
-            candidate = self._encoding.candidate(self._blocks, chosen)
-            costs = self._encoding.problem.space.costs(candidate)
+        metrics = tuple(dict.fromkeys(target.metric for target in asked))
+        best: Solution | None = None
+        for number, stride in enumerate(self._encoding.strides(metrics)):
+            best = self._best(asked, metrics, best, stride, near=number > 0)
+        if best is None:
+            raise SecateursError("the integer program exceeds its limits by rounding: expected limits that are not this narrow")
+        return best
+
+    def _best(
+        self, asked: Sequence[Target], metrics: tuple[str, ...], best: Solution | None, stride: int, near: bool
+    ) -> Solution | None:
+        """Return the best solution from ``best`` and those of the programs at one distance between values."""
+        encoding, tightened = self._encoding, [target.limit for target in asked]
+        around = None if best is None else best.candidate
+        for _ in range(ROUNDS):
+            program = self._program(metrics, around, stride, near)
+            try:
+                chosen, bound, gap = self._solved(program, asked, tightened)
+            except UnreachableTargetError:
+                if best is None and around is None:
+                    raise
+                break
+            candidate = encoding.candidate(program.blocks, chosen)
+            costs = encoding.problem.space.costs(candidate)
+            exact = all(math.isclose(program.predicted(one, chosen), costs[one], rel_tol=1e-9) for one in metrics)
             excess = [max(0.0, costs[target.metric] - target.limit) for target in asked]
             if not any(excess):
-                return Solution(
-                    candidate, self._encoding.omega(candidate), gap, {target.metric: target.limit for target in asked}
-                )
-            tightened = [limit - 2.0 * over for limit, over in zip(tightened, excess, strict=True)]
-        raise SecateursError("the integer program exceeds its limits by rounding: expected limits that are not this narrow")
+                limits = {target.metric: target.limit for target in asked}
+                found = Solution(candidate, encoding.loss(candidate), bound, gap, exact, limits)
+                if best is not None and best.candidate != candidate and best.loss <= found.loss:
+                    break
+                best = found
+                if exact:
+                    break
+            elif exact or candidate == around:
+                # The solver keeps limits to a relative 1e-7 only.
+                tightened = [limit - 2.0 * over for limit, over in zip(tightened, excess, strict=True)]
+            around = around if exact else candidate
+        if best is None and around is not None:
+            smallest = encoding.smallest()
+            best = Solution(smallest, encoding.loss(smallest), 0.0, 1.0, False, {one.metric: one.limit for one in asked})
+        return best
+
+    def _program(self, metrics: tuple[str, ...], around: Candidate | None, stride: int, near: bool) -> Programmed:
+        key = metrics, "" if around is None else around.fingerprint, stride, near
+        if key not in self._made:
+            self._made[key] = self._encoding.program(metrics, around, stride, near)
+        return self._made[key]
 
     def sweep(self, metric: str, budgets: int) -> list[Solution]:
         """Return the distinct solutions at evenly spaced limits of a cost, from the largest allowed to the least possible."""
-        lowest = self._start[metric]
+        lowest = self._encoding.problem.space.costs(self._encoding.smallest())[metric]
         whole = self._encoding.problem.space.costs(self._encoding.largest())[metric]
         limits = [target.limit for target in self._encoding.targets if target.metric == metric]
         highest = min([whole, *limits])
@@ -180,40 +244,68 @@ class MixedIntegerProgram:
             found.setdefault(solution.candidate.fingerprint, solution)
         return list(found.values())
 
-    def _solved(self, asked: Sequence[Target], limits: Sequence[float]) -> tuple[list[int], float]:
-        """Solve with the given ``limits`` and return the index of each block's combination, and the gap."""
+    def _solved(self, program: Programmed, asked: Sequence[Target], limits: Sequence[float]) -> tuple[list[int], float, float]:
+        """Solve with the given ``limits`` and return the index of each block's combination, the bound, and the gap."""
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
 
-        sizes = [len(block.combinations) for block in self._blocks]
+        sizes = [len(block.combinations) for block in program.blocks]
         owners = np.repeat(np.arange(len(sizes)), sizes)
-        variables = int(sum(sizes))
-        one_each = csr_array((np.ones(variables), (owners, np.arange(variables))), shape=(len(sizes), variables))
+        binary = int(sum(sizes))
+        variables = binary + sum(one.size for one in program.pairs)
+        one_each = csr_array((np.ones(binary), (owners, np.arange(binary))), shape=(len(sizes), variables))
         constraints = [LinearConstraint(one_each, 1.0, 1.0)]
+        if program.pairs:
+            constraints.append(LinearConstraint(_marginals(program, sizes, variables), 0.0, 0.0))
         for target, limit in zip(asked, limits, strict=True):
-            row = np.concatenate([block.costs[target.metric] for block in self._blocks])
-            row, most = _scaled(row, limit - self._start[target.metric])
+            parts = [*(block.costs[target.metric] for block in program.blocks)]
+            row = np.concatenate([*parts, *(one.costs[target.metric].ravel() for one in program.pairs)])
+            row, most = _scaled(row, limit - program.start[target.metric])
             constraints.append(LinearConstraint(row[None, :], -np.inf, most))
-        omega = np.concatenate([block.omega for block in self._blocks])
-        # HiGHS ends at an absolute gap of 1e-6, which must be small against Omega.
-        scale = sum(float(block.omega.max()) for block in self._blocks) / 1e5
+        losses = np.concatenate([block.losses for block in program.blocks])
+        # HiGHS ends at an absolute gap of 1e-6, which must be small against the loss.
+        scale = sum(float(block.losses.max()) for block in program.blocks) / 1e5
+        scale = scale if scale > 0.0 else 1.0
         found = milp(
-            omega / (scale if scale > 0.0 else 1.0),
-            integrality=np.ones(variables),
+            np.concatenate([losses / scale, np.zeros(variables - binary)]),
+            integrality=np.arange(variables) < binary,
             bounds=Bounds(0.0, 1.0),
             constraints=constraints,
             options={
                 "mip_rel_gap": self._settings.gap,
                 **({"node_limit": self._settings.nodes} if self._settings.nodes else {}),
+                **({"time_limit": self._settings.seconds} if self._settings.seconds else {}),
             },
         )
         if found.status == 2:
             reachable = ", ".join(f"{target.metric} <= {target.limit:g}" for target in asked)
-            raise UnreachableTargetError(f"no choice of bits keeps all of {reachable}; raise one of them")
+            raise UnreachableTargetError(f"no {self._encoding.choice} keeps all of {reachable}; raise one of them")
         if found.x is None:
-            raise SecateursError(f"the integer program has no answer ({found.message.strip()}); raise algorithm.nodes")
-        positions = np.split(found.x, np.cumsum(sizes)[:-1])
-        return [int(part.argmax()) for part in positions], max(0.0, float(found.mip_gap or 0.0))
+            raise SecateursError(
+                f"the integer program has no answer ({found.message.strip()}); raise algorithm.nodes or algorithm.seconds"
+            )
+        positions = np.split(found.x[:binary], np.cumsum(sizes)[:-1])
+        bound = float(found.mip_dual_bound) * scale if found.mip_dual_bound is not None else 0.0
+        return [int(part.argmax()) for part in positions], bound, max(0.0, float(found.mip_gap or 0.0))
+
+
+def _marginals(program: Programmed, sizes: Sequence[int], variables: int) -> Any:
+    """Return the rows by which the variables of a pair of blocks sum up to those of either, of shape ``(rows, variables)``."""
+    from scipy.sparse import csr_array
+
+    begins = np.concatenate([[0], np.cumsum(sizes)])
+    values, rows, columns, row, column = [], [], [], 0, int(begins[-1])
+    for one in program.pairs:
+        width, height = sizes[one.first], sizes[one.second]
+        places = column + np.arange(width * height).reshape(width, height)
+        for begin, grid in ((begins[one.first], places), (begins[one.second], places.T)):
+            count, others = grid.shape
+            rows += [np.repeat(np.arange(row, row + count), others), np.arange(row, row + count)]
+            columns += [grid.ravel(), np.arange(begin, begin + count)]
+            values += [np.ones(grid.size), -np.ones(count)]
+            row += count
+        column += width * height
+    return csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(row, variables))
 
 
 def _scaled(row: NDArray[np.float64], limit: float) -> tuple[NDArray[np.float64], float]:
@@ -227,6 +319,28 @@ def _scaled(row: NDArray[np.float64], limit: float) -> tuple[NDArray[np.float64]
         return row / divisor, math.floor(limit / divisor) + 0.5
     scale = max(float(np.abs(row).max()), 1e-300)
     return row / scale, limit / scale
+
+
+def programmable(problem: Problem) -> Programmable:
+    """Return the levels of a problem by the table that is known of them: divergence where it was measured, else Omega.
+
+    Raises:
+        SecateursError: Neither fits the space.
+    """
+    return LevelEncoding(problem) if "divergence" in problem.tables else BitEncoding(problem)
+
+
+def optimum(problem: Problem) -> Candidate:
+    """Return the candidate of the integer program under the targets: a baseline, and a start for other searches.
+
+    Raises:
+        SecateursError: There is no target on a cost of the space, or its levels have no table.
+        UnreachableTargetError: No candidate keeps the targets.
+    """
+    encoding = programmable(problem)
+    if not encoding.targets:
+        raise SecateursError("a baseline needs a target to be compared at: set search.target to a cost of the space")
+    return MixedIntegerProgram(encoding, IntegerProgramSettings(gap=BASELINE_GAP, nodes=BASELINE_NODES)).solve(()).candidate
 
 
 def allocations(problem: Problem, budgets: int = 5) -> list[Candidate]:

@@ -343,7 +343,13 @@ def _programmes(entry: Mapping[str, Any]) -> list[Row]:
     return [
         Row(
             ", ".join(f"{words(metric)} <= {metric_value(metric, limit)}" for metric, limit in one["limits"].items()),
-            (f"{one['omega']:.4g}", format_percent(one["gap"]), one["fingerprint"]),
+            (
+                words("omega" if "omega" in one else "divergence"),
+                f"{one.get('omega', one.get('divergence', float('nan'))):.4g}",
+                f"{one['bound']:.4g}" if one.get("exact", True) and "bound" in one else "-",
+                format_percent(one["gap"]),
+                one["fingerprint"],
+            ),
         )
         for one in (entry.get("algorithm") or {}).get("programmes") or []
     ]

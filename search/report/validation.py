@@ -105,8 +105,11 @@ class Program(TypedDict):
     """An integer program that was solved."""
 
     limits: dict[str, Number]
-    omega: Number
+    omega: NotRequired[Number]
+    divergence: NotRequired[Number]
+    bound: NotRequired[Number]
     gap: Number
+    exact: NotRequired[bool]
     fingerprint: str
 
 

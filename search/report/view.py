@@ -170,6 +170,7 @@ def error_of(network: Json | None, name: str) -> float | None:
 WORDS = {
     "uniform": "uniform ratio",
     "global_magnitude": "global magnitude",
+    "integer_program": "integer program",
     "random": "random search",
     "dense_same_training": "dense, same training",
     "measured": "measured loss",

@@ -21,10 +21,10 @@ from spaces.reconstruction.reconstruct import LARGEST
 from spaces.reconstruction.settings import ReconstructionSettings
 from spaces.reconstruction.structure import is_linear, linear_maps
 
-POSITIONS = 65536
-"""Most output positions of a layer that its inputs are taken at (ours)."""
+POSITIONS = 32768
+"""Most output positions of a layer that its inputs are taken at (ours): seven times the columns of the largest."""
 
-PER_BATCH = 16384
+PER_BATCH = 8192
 """Most of them in one call (ours): 512 samples in batches of 128 fill :data:`POSITIONS`."""
 
 PART = 512

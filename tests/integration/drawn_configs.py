@@ -89,6 +89,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "max_ratio": SHARES,
     },
     "ReconstructionSettings": {"images": (2, 16, 768), "positions": (2, 500, 32768), "damping": (1e-6, 1e-2, 1.0)},
+    "LevelSettings": {"steps": (2, 5, 16), "images": (2, 32), "divergence_images": (2, 16)},
     "ChannelMaskSettings": {
         "compensate": (True, False, "channel"),
         "round_to": (1, 2, 4, 8, 16),
@@ -178,7 +179,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "halving": (None, {}, {"fidelities": [0.5], "keep": 0.3}),
     },
     "RandomSettings": {"evaluations": (1, 4, 6), "channels": ("importance", "random")},
-    "IntegerProgramSettings": {"budgets": (1, 4), "gap": (0.0, 0.1), "nodes": (None, 1, 100)},
+    "IntegerProgramSettings": {"budgets": (1, 4), "gap": (0.0, 0.1), "nodes": (None, 1, 100), "seconds": (None, 30.0)},
     "ProgressiveSettings": {
         "candidates": (1, 3),
         "layers": (0.0, 0.1, 1.0),
@@ -187,7 +188,15 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "SearchSettings": {
         "target": ({},),
-        "baselines": ([], ["uniform"], ["global_magnitude"], ["random"], ["dense_same_training"], ["uniform", "random"]),
+        "baselines": (
+            [],
+            ["uniform"],
+            ["global_magnitude"],
+            ["integer_program"],
+            ["random"],
+            ["dense_same_training"],
+            ["uniform", "random"],
+        ),
         "budget": ({}, {"evaluations": 3}, {"evaluations": 1}, {"seconds": 30}, {"seconds": 0.01}),
         "batch": (1, 3, 16),
         "finalists": (None, 1, 2, 9),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search.algorithms.encoding.channel_encoding import UnreachableTargetError
+from search.algorithms.encoding.decision_blocks import DecisionBlock, Programmable, Programmed
 from search.study.problem import Problem
 from spaces.candidate import Candidate, Value
 from spaces.domains import Domain
@@ -24,24 +24,7 @@ class NotABitSpaceError(SecateursError):
     """The space of an algorithm for bit-widths has other decisions, or there is no table of Omega."""
 
 
-@dataclass(frozen=True)
-class DecisionBlock:
-    """Decisions whose costs depend on each other, such as the bits of one layer's weights and input.
-
-    Attributes:
-        names: The decisions.
-        combinations: Combinations of their bits.
-        omega: Part of each combination in Omega, shape ``(combinations,)``.
-        costs: Costs of each combination above those of the first, by metric, each of shape ``(combinations,)``.
-    """
-
-    names: tuple[str, ...]
-    combinations: tuple[tuple[int, ...], ...]
-    omega: NDArray[np.float64]
-    costs: Mapping[str, NDArray[np.float64]]
-
-
-class BitEncoding:
+class BitEncoding(Programmable):
     """Decisions of one problem on bits, with their part in Omega and their costs.
 
     Attributes:
@@ -51,6 +34,9 @@ class BitEncoding:
         targets: Targets on the analytic costs.
         metrics: Names of the analytic costs.
     """
+
+    loss_name: ClassVar[str] = "omega"
+    choice: ClassVar[str] = "choice of bits"
 
     def __init__(self, problem: Problem, given: Mapping[str, Value] | None = None) -> None:
         """Read the space's domains and the table of Omega.
@@ -98,6 +84,16 @@ class BitEncoding:
     def omega(self, candidate: Candidate) -> float:
         """Return Omega of a candidate, by the table."""
         return sum(self.table[name][int(candidate.values[name])] for name in self.names)
+
+    def loss(self, candidate: Candidate) -> float:
+        """Return Omega of a candidate, by the table."""
+        return self.omega(candidate)
+
+    def program(
+        self, metrics: Sequence[str], around: Candidate | None = None, stride: int = 1, near: bool = False
+    ) -> Programmed:
+        """Return all costs as sums over layers."""
+        return Programmed(self.blocks(layers_of(self.problem)), (), self.problem.space.costs(self.smallest()))
 
     def load(self, costs: Mapping[str, float]) -> float:
         """Return the largest cost as a share of its target, at most 1 for a feasible candidate; 0 without targets."""
@@ -150,7 +146,7 @@ class BitEncoding:
 
     def candidate(self, blocks: Sequence[DecisionBlock], chosen: Sequence[int]) -> Candidate:
         """Return the candidate of the ``chosen`` combination of every block."""
-        values: dict[str, int] = {}
+        values: dict[str, Value] = {}
         for block, at in zip(blocks, chosen, strict=True):
             values.update(zip(block.names, block.combinations[at], strict=True))
         return Candidate({**self._given, **{name: values[name] for name in self.names}})

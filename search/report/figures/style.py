@@ -51,6 +51,7 @@ STYLE: Any = {
 BASELINE_MARKS = {
     "uniform": ("s", ORANGE),
     "global_magnitude": ("D", PURPLE),
+    "integer_program": ("v", PURPLE),
     "random": ("^", GREEN),
     "dense_same_training": ("P", SKY),
 }

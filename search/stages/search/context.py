@@ -24,6 +24,7 @@ from search.run.network import Network
 from search.run.stage_run import StageContext, StageRun
 from search.stages.search.goals import require_scores
 from search.stages.search.latency_tables import LatencyTables
+from search.stages.search.level_tables import LevelTables
 from search.stages.search.sensitivity_tables import SensitivityTables
 from search.stages.search.settings import SearchSettings
 from search.stages.search.space import describe_frozen, require_fitting, space_of
@@ -65,7 +66,8 @@ class SearchContext:
             network: The network that enters the search.
             run: What the stage may use.
             settings: The stage's settings.
-            dry: For a check: sensitivity is not measured, all of Omega is 0, no integer program is solved, nothing is written.
+            dry: For a check: sensitivity is not measured, all of Omega is 0, channels are in the order of norms, no starts are
+                looked for, nothing is written.
 
         Raises:
             SecateursError: Nothing in the network is open, or objectives and targets name what nothing measures.
@@ -90,7 +92,8 @@ class SearchContext:
             space, model, task, evaluators, run.device, run.seed, run.folder, log, warn, network.moments
         )
         omega = (sensitivity.zeros() if dry else sensitivity.table()) if sensitivity.wanted else None
-        tables = search_tables(space, model, task, settings.importance, run.device, omega)
+        levels = LevelTables(space, model, task, run.device, run.folder, log, warn)
+        tables = search_tables(levels, settings.importance, omega, settings.reads_divergence, dry)
         read = {name: table for name, table in tables.items() if name == "omega"}
         solving = None if settings.reconstruct is False else StepSolving(settings.reconstruct)
         evaluator = TrialEvaluator(space, model, task, evaluators, run.seed, run.device, settings.training, read, solving)

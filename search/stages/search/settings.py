@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from evaluators.base import Direction
 from evaluators.training.settings import TrainingSettings
-from search.config.registries import AlgorithmBlock, EvaluatorBlock, LimitField, SpaceBlock
+from search.config.registries import ALGORITHM, AlgorithmBlock, EvaluatorBlock, LimitField, SpaceBlock
 from spaces.importance.criterion import CriterionName
 from spaces.reconstruction.settings import ReconstructionSettings
 
-Baseline = Literal["uniform", "global_magnitude", "random", "dense_same_training"]
+Baseline = Literal["uniform", "global_magnitude", "integer_program", "random", "dense_same_training"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class SearchSettings:
         batch: Number of proposals asked for at a time, whatever the number of workers.
         importance: Criterion of the importance table, from which first generations and greedy baselines are made:
             ``bn_scale``, ``l1``, ``l2``, ``geometric_median``; or, learnt from training samples, ``taylor``,
-            ``task_relevance`` or their product ``relevance_loss``; or, without labels, ``second_order``.
+            ``task_relevance`` or their product ``relevance_loss``; or, without labels, ``second_order``, which orders channels
+            by what the layers that read them lose.
         reconstruct: How the layers of the network that is handed on, and of every baseline, are solved by least squares,
             without labels (``{images: 768}``); false, the default, hands them on as measured. Candidates are measured without.
         finalists: How the best few candidates are trained when the search is over, so that the best of them then is delivered;
@@ -89,10 +90,15 @@ class SearchSettings:
     baselines: tuple[Baseline, ...] = ()
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     batch: int = 16
-    importance: CriterionName = "bn_scale"
+    importance: CriterionName = "second_order"
     reconstruct: ReconstructionSettings | Literal[False] = False
     finalists: FinalistSettings | None = None
     training: TrainingSettings | None = None
+
+    @property
+    def reads_divergence(self) -> bool:
+        """True if the algorithm or a baseline reads the divergence of every level alone."""
+        return bool(ALGORITHM.find(self.algorithm.name).reads_divergence) or "integer_program" in self.baselines
 
     def __post_init__(self) -> None:
         """Raise ValueError for an option out of its range, with the option's name."""

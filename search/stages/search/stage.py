@@ -15,6 +15,7 @@ from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.settings import TrainingSettings
 from search.algorithms.base import Algorithm
 from search.algorithms.encoding.uniform import global_magnitude, uniform
+from search.algorithms.integer_program import optimum
 from search.config.block import Block
 from search.config.document import Path
 from search.config.registries import ALGORITHM, EXECUTOR, SPACE
@@ -45,7 +46,7 @@ from spaces.errors import SecateursError
 from spaces.execution.batch import to_device
 from spaces.files.atomic import replace_file
 
-GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude}
+GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude, "integer_program": optimum}
 
 
 class Search(Stage[SearchSettings]):

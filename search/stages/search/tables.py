@@ -1,39 +1,40 @@
-"""Tables that algorithms and evaluators of a search may read: importance, samples and Omega."""
+"""Tables that algorithms and evaluators of a search may read: importance, samples, Omega and divergence."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from evaluators.task import Task
-from evaluators.tasks.observations import observations
-from search.stages.search.space import CALIBRATION_SAMPLES
+from search.stages.search.level_tables import LevelTables
 from spaces.base import SearchSpace
-from spaces.importance import criterion as importance
-
-
-def importance_table(
-    space: SearchSpace[Any], model: nn.Module, task: Task, criterion: str, device: torch.device
-) -> dict[str, np.ndarray]:
-    """Return the importance of every channel, float64 of shape ``(channels,)`` by group; none for a space of levels.
-
-    A space of levels knows what they are worth by itself (:meth:`.SearchSpace.gains`).
-    """
-    if space.channels is None or space.levels is not None:
-        return {}
-    few = importance.find_criterion(criterion).few_samples
-    seen = observations(task, device, limit=space.level_settings.images if few else CALIBRATION_SAMPLES)
-    return importance.score(model, space.channels, criterion, seen)
 
 
 def search_tables(
-    space: SearchSpace[Any], model: nn.Module, task: Task, criterion: str, device: torch.device, omega: dict[str, Any] | None
+    levels: LevelTables, criterion: str, omega: dict[str, Any] | None, divergence: bool, dry: bool
 ) -> dict[str, Any]:
-    """Return the tables of a search: ``importance``, ``samples`` of the search split and, where given, ``omega``."""
-    found: dict[str, Any] = {"samples": {"search": np.array(task.size("search"))}}
-    if scores := importance_table(space, model, task, criterion, device):
+    """Return the tables of a search.
+
+    They are ``samples`` of the search split; ``importance``, where channels leave; ``omega``, where given; and, where wanted,
+    ``divergence``: that of every level alone, by decision.
+
+    Args:
+        levels: Tables of the levels.
+        criterion: The criterion of importance.
+        omega: The table of Omega, None without one.
+        divergence: Whether an algorithm or a baseline reads what single levels cost in outputs.
+        dry: For a check: what takes long is not measured.
+    """
+    found: dict[str, Any] = {"samples": {"search": np.array(levels.task.size("search"))}}
+    if scores := levels.importance(criterion, dry):
         found["importance"] = scores
-    return found if omega is None else {**found, "omega": omega}
+    if omega is not None:
+        found["omega"] = omega
+    if divergence and not has_omega_of_all(levels.space, omega):
+        found["divergence"] = levels.divergence(levels.space.leveled(scores), dry)
+    return found
+
+
+def has_omega_of_all(space: SearchSpace[Any], omega: dict[str, Any] | None) -> bool:
+    """Return True if a table of Omega has every decision."""
+    return omega is not None and set(space.domains) <= set(omega)

@@ -36,8 +36,8 @@ def test_equals_brute_force_on_six_layers_under_a_size(seed, share):
     space = BitSpace(6, seed, bits=(2, 3, 4, 8))
     problem = bit_problem(space, size_bytes=share)
     (solution,) = solve(problem).solutions
-    assert solution.omega == pytest.approx(brute_force(space, problem), rel=1e-9)
-    assert solution.omega == space.omega(solution.candidate)
+    assert solution.loss == pytest.approx(brute_force(space, problem), rel=1e-9)
+    assert solution.loss == space.omega(solution.candidate)
     assert solution.gap == 0.0
     assert problem.violation(space.costs(solution.candidate)) == 0.0
 
@@ -47,7 +47,7 @@ def test_equals_brute_force_under_bit_operations_which_multiply_bits(targets):
     space = BitSpace(4, 2, bits=(2, 4, 8), activations=(4, 8))
     problem = bit_problem(space, **targets)
     (solution,) = solve(problem).solutions
-    assert solution.omega == pytest.approx(brute_force(space, problem), rel=1e-9)
+    assert solution.loss == pytest.approx(brute_force(space, problem), rel=1e-9)
     assert problem.violation(space.costs(solution.candidate)) == 0.0
 
 
@@ -58,7 +58,7 @@ def test_a_limit_that_is_met_exactly_is_met():
     problem = Problem(space, [OMEGA], [Target("size_bytes", limit)], {"omega": space.table})
     (solution,) = solve(problem).solutions
     assert space.costs(solution.candidate)["size_bytes"] <= limit
-    assert solution.omega <= space.omega(candidate)
+    assert solution.loss <= space.omega(candidate)
 
 
 def test_a_cost_among_the_objectives_asks_for_a_front():
@@ -84,7 +84,7 @@ def test_a_programme_that_is_cut_short_tells_its_gap_and_keeps_the_targets():
     (exact,) = solve(problem).solutions
     algorithm = IntegerProgram(problem, IntegerProgramSettings(gap=0.2), seed=0)
     (loose,) = algorithm.solutions
-    assert exact.omega <= loose.omega <= exact.omega / (1 - 0.2)
+    assert exact.loss <= loose.loss <= exact.loss / (1 - 0.2)
     assert problem.violation(space.costs(loose.candidate)) == 0.0
 
 

@@ -28,7 +28,7 @@ def excess(space, problem, **settings):
     """Return by how much the result's Omega exceeds that of the integer program at the same size."""
     last = trained(run(space, problem, **settings))[-1].proposal.candidate
     size = Target("size_bytes", space.costs(last)["size_bytes"])
-    return space.omega(last) / MixedIntegerProgram(BitEncoding(problem)).solve([size]).omega - 1.0
+    return space.omega(last) / MixedIntegerProgram(BitEncoding(problem)).solve([size]).loss - 1.0
 
 
 def cases():

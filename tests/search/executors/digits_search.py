@@ -35,12 +35,12 @@ from search.stages.search.batch_loop import BatchLoop
 from search.stages.search.loop import SearchLoop
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings
-from search.stages.search.tables import importance_table
 from search.study.problem import Objective, Problem, Target
 from search.study.storage import open_journal
 from search.study.study import Study
 from search.study.trial import Trial
 from spaces.channel_mask import ChannelMask
+from spaces.importance.criterion import score
 from tests.processes import WORKER, processes
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def make_evaluator(
 
 def make_problem(evaluator: TrialEvaluator) -> Problem:
     """Return the problem of keeping accuracy at 60 % of the MACs."""
-    known = {"importance": importance_table(evaluator.space, evaluator.model, evaluator.task, "bn_scale", evaluator.device)}
+    known = {"importance": score(evaluator.model, evaluator.space.groups, "bn_scale")}
     return Problem(
         evaluator.space, [Objective("top1", "maximize"), Objective("macs", "minimize")], [Target("macs", 40_000.0)], known
     )

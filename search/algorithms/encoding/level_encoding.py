@@ -1,0 +1,154 @@
+"""Levels of any space with their divergence and their costs, for an exact program."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from search.algorithms.encoding.channel_encoding import UnreachableTargetError
+from search.algorithms.encoding.decision_blocks import DecisionBlock, PairCosts, Programmable, Programmed
+from search.study.problem import Problem
+from spaces.candidate import Candidate
+from spaces.errors import SecateursError
+
+MOST_PAIRS = 200_000
+"""Most pairs of levels of decisions that depend on each other; above it, coarser levels are chosen from first."""
+
+Levels = dict[str, int]
+"""Level of every decision, 0 the cheapest."""
+
+
+class LevelEncoding(Programmable):
+    """Levels of one problem's decisions, with the divergence of each alone and with their costs.
+
+    Costs are asked of the space: they may be any function of the levels. What two decisions cost together above what each costs
+    alone is found by asking for both at their ends.
+
+    Attributes:
+        levels: Levels of every decision, the cheapest first.
+    """
+
+    loss_name: ClassVar[str] = "divergence"
+    choice: ClassVar[str] = "choice of levels"
+
+    def __init__(self, problem: Problem) -> None:
+        """Read the levels and the table of their divergence.
+
+        Raises:
+            SecateursError: A decision has no levels, the divergence of a level is not known, or the space brings all candidates
+                to one budget.
+            UnreachableTargetError: The smallest candidate exceeds a target.
+        """
+        self.problem = problem
+        self.levels = problem.levels
+        if problem.space.budgeted:
+            raise SecateursError(
+                "this space brings every candidate to one budget, so that costs say nothing of its levels: expected a space "
+                "without one for an integer program, such as filter_ratio without macs"
+            )
+        table = problem.tables.get("divergence")
+        for name, values in self.levels.items():
+            if table is None or len(table.get(name, ())) != len(values):
+                raise SecateursError(
+                    f"an integer program adds up the divergence of every level alone: expected {len(values)} numbers in "
+                    f"tables['divergence'][{name!r}]; the search stage measures them"
+                )
+        self._losses = {name: np.asarray(table[name], dtype=np.float64) for name in self.levels} if table else {}
+        smallest = problem.space.costs(self.smallest())
+        self.metrics = list(smallest)
+        self.targets = [target for target in problem.targets if target.metric in smallest]
+        for target in self.targets:
+            if smallest[target.metric] > target.limit:
+                raise UnreachableTargetError(
+                    f"the smallest candidate has {target.metric} = {smallest[target.metric]:g}; expected a target of at least "
+                    f"that, got {target.limit:g}: {problem.space.target_remedy}"
+                )
+
+    def smallest(self) -> Candidate:
+        """Return the candidate of the cheapest levels."""
+        return Candidate({name: values[0] for name, values in self.levels.items()})
+
+    def largest(self) -> Candidate:
+        """Return the candidate of the costliest levels."""
+        return Candidate({name: values[-1] for name, values in self.levels.items()})
+
+    def loss(self, candidate: Candidate) -> float:
+        """Return the sum of the divergence that each level has alone."""
+        return float(sum(self._losses[name][at] for name, at in self._levels_of(candidate).items()))
+
+    def strides(self, metrics: Sequence[str]) -> Sequence[int]:
+        """Return falling powers of two down to 1, the first such that a program has at most :data:`MOST_PAIRS` pairs."""
+        most = max(len(values) for values in self.levels.values())
+        ends = {name: [0, len(values) - 1] for name, values in self.levels.items()}
+        base = dict.fromkeys(self.levels, 0)
+        pairs = [(one.first, one.second) for one in self._pairs(metrics, base, ends)]
+        stride = 1
+        while stride < most:
+            sizes = [len(one) for one in self._allowed(base, stride, near=False).values()]
+            if sum(sizes[first] * sizes[second] for first, second in pairs) <= MOST_PAIRS:
+                break
+            stride *= 2
+        return [2**power for power in range(stride.bit_length() - 1, -1, -1)]
+
+    def program(
+        self, metrics: Sequence[str], around: Candidate | None = None, stride: int = 1, near: bool = False
+    ) -> Programmed:
+        """Return the costs ``metrics`` as sums over decisions and pairs of them."""
+        base = self._levels_of(self.smallest() if around is None else around)
+        allowed = self._allowed(base, stride, near)
+        start = self._costs(metrics, base)
+        blocks = []
+        for name, places in allowed.items():
+            costs = np.array([self._costs(metrics, {**base, name: at}) for at in places]) - start
+            above = {metric: costs[:, column] for column, metric in enumerate(metrics)}
+            combinations = tuple((self.levels[name][at],) for at in places)
+            blocks.append(DecisionBlock((name,), combinations, self._losses[name][places], above))
+        return Programmed(blocks, self._pairs(metrics, base, allowed), dict(zip(metrics, start.tolist(), strict=True)))
+
+    def candidate(self, blocks: Sequence[DecisionBlock], chosen: Sequence[int]) -> Candidate:
+        """Return the candidate of the ``chosen`` level of every decision."""
+        return Candidate({block.names[0]: block.combinations[at][0] for block, at in zip(blocks, chosen, strict=True)})
+
+    def _allowed(self, base: Levels, stride: int, near: bool) -> dict[str, list[int]]:
+        """Return the levels of every decision to choose from: that of ``base``, and those at ``stride``, or these near it."""
+        found = {}
+        for name, values in self.levels.items():
+            every = {0, *range(len(values) - 1, -1, -stride)}
+            found[name] = sorted({base[name], *(at for at in every if not near or abs(at - base[name]) <= 2 * stride)})
+        return found
+
+    def _pairs(self, metrics: Sequence[str], base: Levels, allowed: Mapping[str, Sequence[int]]) -> list[PairCosts]:
+        """Return the costs of every two decisions that depend on each other, above those of both alone."""
+        start = self._costs(metrics, base)
+        alone = {
+            name: np.array([self._costs(metrics, {**base, name: at}) for at in places]) for name, places in allowed.items()
+        }
+        scale = np.maximum(np.abs(start), np.max([np.abs(one).max(0) for one in alone.values()], axis=0))
+        names, found = list(allowed), []
+
+        def together(first: str, second: str, ends: bool) -> np.ndarray:
+            rows = [0, len(allowed[first]) - 1] if ends else range(len(allowed[first]))
+            columns = [0, len(allowed[second]) - 1] if ends else range(len(allowed[second]))
+            both = [
+                [self._costs(metrics, {**base, first: allowed[first][a], second: allowed[second][b]}) for b in columns]
+                for a in rows
+            ]
+            above: np.ndarray = np.array(both) - alone[first][rows][:, None] - alone[second][columns][None] + start
+            return above
+
+        for first, second in itertools.combinations(range(len(names)), 2):
+            if (np.abs(together(names[first], names[second], ends=True)) > 1e-9 * scale).any():
+                costs = together(names[first], names[second], ends=False)
+                found.append(PairCosts(first, second, {metric: costs[:, :, at] for at, metric in enumerate(metrics)}))
+        return found
+
+    def _costs(self, metrics: Sequence[str], levels: Levels) -> np.ndarray:
+        """Return costs, of shape ``(metrics,)``."""
+        costs = self.problem.space.costs(Candidate({name: self.levels[name][at] for name, at in levels.items()}))
+        return np.array([costs[metric] for metric in metrics], dtype=np.float64)
+
+    def _levels_of(self, candidate: Candidate) -> Levels:
+        return {name: values.index(candidate.values[name]) for name, values in self.levels.items()}
