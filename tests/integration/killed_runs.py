@@ -1,4 +1,4 @@
-"""Tiny runs of four kinds that are killed: at every change of a file, or by signals at random moments; and their end."""
+"""Tiny runs of five kinds that are killed: at every change of a file, or by signals at random moments; and their end."""
 
 from __future__ import annotations
 
@@ -91,7 +91,22 @@ FILTER_RATIO = (
 """
     + RETRAIN
 )
-KINDS = {"bits": BITS, "joint": JOINT, "schedule": SCHEDULE, "filter_ratio": FILTER_RATIO}
+EVOLUTION = (
+    HEAD
+    + """\
+  - search:
+      space: channel_mask
+      algorithm: {name: evolution, children: 4, generations: 4, steps: [[32, 2], [64, 1]]}
+      evaluate: [{divergence: {samples: 64, pool: 400, batch_norm_batches: 2}}, cost]
+      objectives: {divergence: minimize}
+      target: {macs: "<= 40%"}
+      reconstruct: {images: 128, positions: 4000}
+      baselines: [uniform, random]
+      batch: 3
+"""
+    + RETRAIN
+)
+KINDS = {"bits": BITS, "joint": JOINT, "schedule": SCHEDULE, "filter_ratio": FILTER_RATIO, "evolution": EVOLUTION}
 
 SIGNALS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: -signal.SIGTERM, signal.SIGHUP: -signal.SIGHUP, signal.SIGINT: 130}
 """Signals, and the exit code of a run that got one."""
