@@ -99,7 +99,6 @@ def _stages(task: Task, target: Mapping[str, str], epochs: int, lr: float) -> li
         "evaluate": [{"accuracy": {"split": "search", "batch_norm_batches": 8}}, "cost"],
         "objectives": {task.score_name: "maximize" if task.score_sign > 0 else "minimize"},
         "target": dict(target),
-        "reconstruct": {},
     }
     # SGD without a limit ruins networks that were trained by another optimizer, transformers first of all.
     optimizer = {"optimizer": {"name": "sgd", "lr": lr}, "clip_norm": 1.0}

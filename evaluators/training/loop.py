@@ -262,6 +262,8 @@ def _epochs(
     if settings.early_stop is not None and best:
         model.load_state_dict(best)
     if sparsifier is not None:
+        if not sparsifier.complete:
+            history.uncut = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         sparsifier.finish()
     history.optimizer = OptimizerState.of(session.optimizer, model)
     return history

@@ -51,6 +51,7 @@ class History:
         unsettled: Number of the last epoch in which a sparsifier still changed the network; epochs up to it can't be the best.
         sign: 1.0 if a higher score is better, -1.0 if a lower one is.
         optimizer: State of the optimizer after the last epoch, with early stopping too; None before the end.
+        uncut: Parameters and buffers from before a sparsifier that was not complete took the rest away; None else.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -58,6 +59,7 @@ class History:
     unsettled: int = 0
     sign: float = 1.0
     optimizer: OptimizerState | None = None
+    uncut: Mapping[str, Tensor] | None = None
 
     @property
     def best(self) -> EpochRecord | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from evaluators.tasks.observations import require_labels
 from evaluators.training.loop import TrainingSettings
@@ -13,19 +13,27 @@ from search.run.network import Network
 from search.run.stage_run import DENSE, DryRun, StageRun
 from search.stages.base import Stage
 from search.stages.removal import remove_channels
+from search.stages.solving import solve_layers
 from search.stages.training import train_network
+from spaces.channels.surgery import Cut
 from spaces.execution.batch import to_device
+from spaces.reconstruction.record import RECONSTRUCTED
+from spaces.reconstruction.settings import ReconstructionSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseTrainingSettings(TrainingSettings):
-    """Settings of the stage: those of training, and the sparsifier.
+    """Settings of the stage: those of training, the sparsifier, and the reconstruction.
 
     Attributes:
         sparsifier: Method that drives the network towards sparsity.
+        reconstruct: How the layers that are left when channels are removed at the end are solved by least squares against those
+            of the trained network, without labels; false leaves them as they are. There is nothing to solve where the method
+            promises that the removal changes no output.
     """
 
     sparsifier: SparsifierBlock
+    reconstruct: ReconstructionSettings | Literal[False] = field(default_factory=ReconstructionSettings)
 
 
 class SparseTraining(Stage[SparseTrainingSettings]):
@@ -68,17 +76,28 @@ class SparseTraining(Stage[SparseTrainingSettings]):
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the settings; without the sparsifier for the dense baseline, which trains without it."""
-        ignored = "sparsifier" if variant == DENSE else ""
-        return {name: value for name, value in settings.items() if name != ignored}
+        ignored = {"sparsifier", "reconstruct"} if variant == DENSE else set()
+        return {name: value for name, value in settings.items() if name not in ignored}
 
     def run(self, network: Network, run: StageRun) -> Network:
         """Return a trained copy of ``network`` without the channels that the sparsifier decided against."""
         sparsifier = None if run.variant == DENSE else SPARSIFIER.build(self.settings.sparsifier)
         trained, history = train_network(network, run, self.settings, sparsifier=sparsifier)
-        removed = (
-            None if sparsifier is None else remove_channels(trained, sparsifier, run.task, complete=history.best is not None)
-        )
+        if sparsifier is None:
+            return trained
+        # Channels that went only at the end, for want of steps, had an effect in the network before.
+        settings, uncut = self.settings.reconstruct, history.uncut
+        solves = settings is not False and (uncut is not None or not sparsifier.lossless)
+        removed = remove_channels(trained, sparsifier, run.task, complete=solves or history.best is not None)
         if removed is None:
             return trained
         smaller, run.notes["removed"] = removed
-        return smaller
+        if settings is False:
+            return smaller
+        if not solves:
+            run.log.write(f"{run.label}: the removal changes no output, so that there is nothing to solve for")
+            return smaller
+        dense = trained.copy().model
+        dense.load_state_dict(trained.model.state_dict() if uncut is None else uncut)
+        solve_layers(dense, smaller.model, [Cut.from_json(smaller.transformations[-1])], run, settings, "network")
+        return replace(smaller, transformations=(*smaller.transformations, RECONSTRUCTED))

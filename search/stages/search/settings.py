@@ -73,7 +73,8 @@ class SearchSettings:
             ``task_relevance`` or their product ``relevance_loss``; or, without labels, ``second_order``, which orders channels
             by what the layers that read them lose.
         reconstruct: How the layers of the network that is handed on, and of every baseline, are solved by least squares,
-            without labels (``{images: 768}``); false, the default, hands them on as measured. Candidates are measured without.
+            without labels; false hands them on as measured. Candidates are measured without, and one that is trained is handed
+            on as its training leaves it.
         finalists: How the best few candidates are trained when the search is over, so that the best of them then is delivered;
             None delivers the best one of the search.
         training: How candidates are trained before they are measured; needed for a space that trains them, and else by default
@@ -91,7 +92,7 @@ class SearchSettings:
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     batch: int = 16
     importance: CriterionName = "second_order"
-    reconstruct: ReconstructionSettings | Literal[False] = False
+    reconstruct: ReconstructionSettings | Literal[False] = field(default_factory=ReconstructionSettings)
     finalists: FinalistSettings | None = None
     training: TrainingSettings | None = None
 

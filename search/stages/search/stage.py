@@ -246,7 +246,7 @@ class Search(Stage[SearchSettings]):
     def _solve(self, context: SearchContext, run: StageRun, proposal: Proposal) -> Solve | None:
         """Return what solves the layers of a proposal's network, None where that is switched off."""
         settings = self.settings.reconstruct
-        if settings is False:
+        if settings is False or context.evaluator.trains(proposal.candidate):
             return None
         return solver(context.evaluator.model, run, settings, proposal.candidate.fingerprint)
 

@@ -56,7 +56,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reconstruct")
     done(folder / "key", f"  - {SEARCH}reconstruct: {{images: 150}}}}\n")
-    done(folder / "stage", f"  - {SEARCH}}}\n  - reconstruct: {{images: 150}}\n")
+    done(folder / "stage", f"  - {SEARCH}reconstruct: false}}\n  - reconstruct: {{images: 150}}\n")
     return folder
 
 
@@ -111,13 +111,45 @@ def test_a_reconstruction_that_was_cut_off_ends_the_same(
         patch.setattr(solving, "EVERY", 0.0)
         patch.setattr(Reconstruction, "solve", killing)
         with pytest.raises(Killed):
-            done(tmp_path / "stage", f"  - {SEARCH}}}\n  - reconstruct: {{images: 150}}\n")
+            done(tmp_path / "stage", f"  - {SEARCH}reconstruct: false}}\n  - reconstruct: {{images: 150}}\n")
     left = tmp_path / "stage" / "run" / "checkpoints" / "2-reconstruct" / "result" / "reconstruction"
     assert list(left.iterdir())
     run(load_config(tmp_path / "stage" / "tiny.yaml"), tmp_path / "stage" / "run")
     assert not left.exists()
     first, second = (of(folder / "stage", "2-reconstruct")[0].state_dict() for folder in (folders, tmp_path))
     assert same(dict(first), dict(second))
+
+
+PRUNING = "sparsifier: {name: probabilistic, macs: 0.5, largest: 0.5, share: 1.0}, epochs: 1, batch_size: 50"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [1, 8])
+def test_a_training_that_removes_channels_ends_with_solved_layers(epochs: int, tmp_path: Path) -> None:
+    pruning = PRUNING.replace("epochs: 1", f"epochs: {epochs}")
+    done(tmp_path / "own", f"  - sparse_training: {{{pruning}, reconstruct: {{images: 150}}}}\n")
+    model, notes = of(tmp_path / "own", "1-sparse_training")
+    assert notes["removed"]["equivalence_error"] < 1e-4
+    fits = notes["reconstruction"]
+    assert sum(fit["after"] for fit in fits) < sum(fit["before"] for fit in fits)
+    assert statistics_kept(model)
+    before = statistics(model)
+    task = load_config(tmp_path / "own" / "tiny.yaml").build_task()
+    Accuracy(AccuracySettings(batch_norm_batches=2)).evaluate(
+        model, EvaluationContext(task, torch.Generator(), torch.device("cpu"), 1.0, model, {})
+    )
+    assert same(before, statistics(model))
+
+
+@pytest.mark.slow
+def test_a_removal_that_changes_nothing_is_not_solved(tmp_path: Path) -> None:
+    cut = "sparsifier: {name: gradient_cut, macs: 0.6, importance: l1}, epochs: 3, batch_size: 50"
+    done(tmp_path / "own", f"  - sparse_training: {{{cut}, optimizer: {{name: sgd, lr: 0.05}}}}\n")
+    model, notes = of(tmp_path / "own", "1-sparse_training")
+    assert notes["removed"]["output_change"] is not None
+    assert "reconstruction" not in notes
+    assert not statistics_kept(model)
+    assert "there is nothing to solve for" in (tmp_path / "own" / "run" / "log.txt").read_text()
 
 
 @pytest.mark.slow
