@@ -26,6 +26,8 @@ if sys.dont_write_bytecode:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
+DRAW = "search.report.figures.pictures.draw"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state_folder() -> Iterator[None]:
@@ -38,3 +40,17 @@ def own_state_folder() -> Iterator[None]:
         del os.environ["XDG_STATE_HOME"]
     else:
         os.environ["XDG_STATE_HOME"] = before
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the pictures of reports, which take seconds: for tests that look at none."""
+    monkeypatch.setattr(DRAW, lambda report: [])
+
+
+@pytest.fixture(scope="module")
+def no_pictures_in_module() -> Iterator[None]:
+    """Leave out the pictures of reports in a whole module, in the runs of its fixtures too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DRAW, lambda report: [])
+        yield

@@ -16,7 +16,10 @@ from tests.integration.tiny_pipeline import write_config
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str], Path]:
-    """Return a function from the text of a configuration named ``tiny`` to the folder of its finished run, to be read only."""
+    """Return a function from the text of a configuration named ``tiny`` to the folder of its finished run, to be read only.
+
+    The reports of these runs have no pictures.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
 
@@ -26,7 +29,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callab
             place.mkdir(exist_ok=True)
             folder = place / "runs" / "tiny"
             if not (folder / "report.html").exists():
-                run(load(write_config(place, text)), folder)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr("search.report.figures.pictures.draw", lambda report: [])
+                    run(load(write_config(place, text)), folder)
         return folder
 
     return finished

@@ -124,6 +124,7 @@ def test_a_read_only_run_folder_is_refused_with_2(tmp_path: Path) -> None:
         disk.close()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_torn_study_is_told_in_the_log(uninterrupted: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     shutil.copytree(uninterrupted, folder)

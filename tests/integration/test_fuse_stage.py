@@ -19,6 +19,8 @@ from search.pipeline import run
 from tests.integration.tiny_pipeline import read_report, write_config
 from tests.paths import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("no_pictures_in_module")
+
 CONFIG = """\
 name: tiny
 seed: 3

@@ -92,6 +92,7 @@ def test_a_second_driver_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in second.stderr
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_finished_run_is_left_as_it_is(uninterrupted: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(uninterrupted, tmp_path / "tiny"))
     kept = [folder / "checkpoints" / "measurements.json", folder / "best" / "weights.safetensors"]
@@ -116,6 +117,7 @@ def test_another_configuration_is_refused_by_its_field(uninterrupted: Path, tmp_
     assert (folder / "config.yaml").read_text() == (uninterrupted / "config.yaml").read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_raised_budget_goes_on_from_the_recorded_trials(uninterrupted: Path, tmp_path: Path) -> None:
     short = tmp_path / "short"
     first = run(load(write_config(tmp_path, SHORT), ["stages.search.algorithm.generations=1"]), short, None)

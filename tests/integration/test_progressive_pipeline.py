@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from search.config import load
+from search.pipeline import run
 from search.pipeline.rehearsal import rehearse
 from spaces.errors import SecateursError
 from tests.integration.tiny_pipeline import finish, kill_when, read_report, start, timeless, write_config
@@ -36,8 +37,7 @@ stages:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("whole")
     config = write_config(folder, CONFIG)
-    finish(start(config, folder / "run"))
-    return folder, read_report(folder / "run")
+    return folder, run(load(config), folder / "run")
 
 
 def recorded(folder: Path) -> int:

@@ -88,6 +88,7 @@ def test_a_search_over_the_schedule_ends_the_same_when_killed_inside_a_trial(
             raise Kill
 
     monkeypatch.setattr(Probabilistic, "after_step", dies)
+    monkeypatch.setattr("search.report.figures.pictures.draw", lambda report: [])
     for _ in range(3):
         with pytest.raises(Kill):
             run(config, tmp_path / "cut")
@@ -96,6 +97,7 @@ def test_a_search_over_the_schedule_ends_the_same_when_killed_inside_a_trial(
     assert timeless(read_report(tmp_path / "cut")) == timeless(report)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_sparse_training_removes_what_went_and_shows_it(tmp_path: Path) -> None:
     run(load(write_config(tmp_path, PROBABILISTIC)), tmp_path / "run")
     report = read_report(tmp_path / "run")
@@ -105,6 +107,7 @@ def test_sparse_training_removes_what_went_and_shows_it(tmp_path: Path) -> None:
     assert report["remarks"] == []
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_is_removed_at_the_last_moment_has_statistics_of_its_own(tmp_path: Path) -> None:
     text = PROBABILISTIC.replace("ratio: 0.5", "ratio: 0.5, interval: 1000")
     config = load(write_config(tmp_path, text))
@@ -119,6 +122,7 @@ def test_what_is_removed_at_the_last_moment_has_statistics_of_its_own(tmp_path: 
         torch.testing.assert_close(model.get_buffer(name), again.get_buffer(name))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_columns_are_reported_as_no_saving(tmp_path: Path) -> None:
     text = PROBABILISTIC.replace("ratio: 0.5", "ratio: 0.5, groups: columns")
     config = load(write_config(tmp_path, text))

@@ -79,6 +79,7 @@ def test_all_methods_in_one_run(tmp_path: Path) -> None:
     assert load_best(tmp_path / "run") is not None
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_target_that_the_network_of_an_earlier_search_can_not_reach_is_reported_as_missed(tmp_path: Path) -> None:
     # Nobody can say before the first search has ended what the second one can come down to.
     second = PIECES["channels"].replace("space: channel_mask", "space: {name: channel_mask, max_ratio: 0.3}")

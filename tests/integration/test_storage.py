@@ -48,6 +48,7 @@ def test_a_run_in_sqlite_is_killed_and_ends_the_same(tmp_path: Path, in_the_fold
     assert not (folder / "study.journal").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_in_postgresql_keeps_its_password_to_itself(
     tmp_path: Path, server: PostgresServer, in_the_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def loaders() -> dict[str, DataLoader[Any]]:
     return {"train": DataLoader(Noisy(), batch_size=3, shuffle=True), "search": fixed, "test": fixed}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_network_and_loaders_become_a_smaller_network_that_is_loaded_again(tmp_path: Path) -> None:
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -76,6 +77,7 @@ def test_a_network_and_loaders_become_a_smaller_network_that_is_loaded_again(tmp
         compress(other, **loaders(), target={}, folder=tmp_path / "mine", stages=STAGES, quiet=True)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_level_of_the_logger_quiets_the_console_and_not_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +144,7 @@ class Auxiliary(nn.Module):
         return self.head(x) + self.auxiliary(x) if self.training else self.head(x)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_code_that_only_training_runs_is_told_in_the_log_and_the_report(tmp_path: Path) -> None:
     found = compress(Auxiliary(), **loaders(), target={}, stages=STAGES[:1], folder=tmp_path, quiet=True)
     words = "other code runs in training than for the example"

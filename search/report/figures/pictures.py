@@ -48,13 +48,23 @@ def draw(report: Mapping[str, Any]) -> list[Picture]:
 def render_drawing(figure: Figure, drawing: Drawing) -> Picture:
     """Return a drawing of ``figure`` as SVG and PNG; the drawing is of no use afterwards."""
     import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.figure import SubFigure
 
     name, canvas = f"{figure.name}{drawing.suffix}", drawing.canvas
     png, svg = io.BytesIO(), io.StringIO()
-    canvas.savefig(png, format="png", dpi=120)
+    # `savefig` would draw each of the two twice, once for the layout alone.
+    canvas.set_dpi(120)
+    FigureCanvasAgg(canvas).print_png(png)  # type: ignore[no-untyped-call]
     canvas.set_layout_engine("none")
+    for part in canvas.findobj():
+        if isinstance(part, Axes | Canvas | SubFigure):
+            part.patch.set(facecolor="none", edgecolor="none")
     with mpl.rc_context({"svg.hashsalt": name}):
-        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        FigureCanvasSVG(canvas).print_svg(svg, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     text = svg.getvalue()
     text = text[text.index("<svg") :]
     for color, variable in CSS_VARIABLES.items():

@@ -59,6 +59,7 @@ class Always(Seconds):
         return True
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_new_figure_is_drawn_and_shown_without_another_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path, sample(trials=24))
     before = render(tmp_path).read_text()

@@ -29,6 +29,7 @@ def search(**fields: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda report: report["searches"][0].update(fields)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_names_stay_file_names(tmp_path: Path) -> None:
     home = str(tmp_path)[1:]
     names = ["../" * 12 + f"{home}/ESCAPED", f"/{home}/ESCAPED", "..", "a/b", "a\0b", "ü" * 300, "\n", "last"]

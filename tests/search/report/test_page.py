@@ -53,6 +53,7 @@ def test_an_asynchronous_search_says_so(tmp_path: Path) -> None:
     assert "2-search was asynchronous" in page_of(tmp_path, report)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_rendering_again_gives_the_same_page(tmp_path: Path) -> None:
     first = page_of(tmp_path, sample(trials=30))
     assert render(tmp_path).read_text() == first

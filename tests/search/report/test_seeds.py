@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from search.config import load
 from search.pipeline.repeat import repeat
 from search.report.page import render
@@ -36,6 +38,7 @@ def test_mean_and_spread_are_over_the_seeds() -> None:
     assert seed_rows(sample(20)) == []
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_page_shows_them_and_what_the_run_has_cost(tmp_path: Path) -> None:
     report = seeded([0.88, 0.9])
     write_run(tmp_path, report)
@@ -47,9 +50,10 @@ def test_the_page_shows_them_and_what_the_run_has_cost(tmp_path: Path) -> None:
     assert "<h2>Seeds</h2>" not in render(tmp_path).read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_is_repeated_in_folders_of_their_own_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SHORT)
-    config = load(tmp_path / "tiny.yaml")
+    config = load(tmp_path / "tiny.yaml", ["stages.search.algorithm.generations=1"])
     report = repeat(config, tmp_path / "runs" / "tiny", 2)
     assert [run["seed"] for run in report["seeds"]] == [3, 4]
     other = json.loads((tmp_path / "runs" / "tiny-seed-4" / "report.json").read_text())

@@ -23,6 +23,8 @@ from spaces.layers.batch_norm import keep_statistics, statistics_kept
 from spaces.reconstruction.reconstruct import Reconstruction
 from tests.integration.stage_pieces import HEAD
 
+pytestmark = pytest.mark.usefixtures("no_pictures_in_module")
+
 SEARCH = (
     "search: {space: {name: channel_mask}, algorithm: {name: random, evaluations: 4}, "
     "evaluate: [{accuracy: {batch_norm_batches: 1}}, cost], objectives: {top1: maximize}, "

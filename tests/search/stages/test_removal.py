@@ -33,6 +33,7 @@ stages:
 """
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_gradient_cut_zeroed_is_removed_delivered_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "cut.yaml"
     path.write_text(CONFIG)

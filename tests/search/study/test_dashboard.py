@@ -48,12 +48,17 @@ def record(storage: Any) -> None:
         study.add(trial(number))
 
 
+def with_journal(folder: Path) -> Path:
+    """Make a run folder with a journal of a folder, and return it."""
+    record(open_journal(folder / "study.journal"))
+    (folder / "config.yaml").write_text("name: quickstart\nstorage: null\n")
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a run folder with a journal."""
-    record(open_journal(tmp_path / "study.journal"))
-    (tmp_path / "config.yaml").write_text("name: quickstart\nstorage: null\n")
-    return tmp_path
+    return with_journal(tmp_path)
 
 
 def request(app: Any, method: str, path: str) -> tuple[str, bytes]:
@@ -159,9 +164,10 @@ def test_a_port_in_use_is_explained(folder: Path) -> None:
             serve(folder, "127.0.0.1", taken.getsockname()[1], announce=lambda text: None)
 
 
-@pytest.fixture
-def served(folder: Path) -> Iterator[str]:
-    """Serve the dashboard by its command and return its address."""
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve the dashboard of a run folder by its command and return its address."""
+    folder = with_journal(tmp_path_factory.mktemp("served"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

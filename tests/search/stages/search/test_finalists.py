@@ -63,6 +63,7 @@ def test_with_two_objectives_they_are_spread_over_the_front() -> None:
     assert [entry.number for entry in choose_finalists(trials, two, 1)] == [4]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_stage_trains_them_and_delivers_the_best(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(CONFIG)
