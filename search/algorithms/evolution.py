@@ -2,7 +2,7 @@
 
 A (1 + lambda) search after EvoPress (Sieberling, Kuznedelev, Kurtic, Alistarh 2024, arXiv 2410.14649): many children are
 measured on few inputs, the best of them on more, in the last step beside the parent, so that none stays by luck. Ours are the
-solved layers in the last step, the comparison with the starting points on inputs that no step saw, and a trial per generation.
+solved layers in every step, the comparison with the starting points on inputs that no step saw, and a trial per generation.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class EvolutionSettings:
         children: Children of a generation.
         generations: Number of generations; None for no end beside the search's budget, which counts generations, too.
         switches: Most switches between parent and child, of which each raises one unit and lowers others.
-        steps: Selection within a generation, as (images, survivors) of every step; the last one leaves one, and measures with
-            solved layers.
+        steps: Selection within a generation, as (images, survivors) of every step; the last one leaves one, and solves the
+            layers of candidates on more samples than those before.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    children: int = field(default=16, metadata={"small": 6})
+    children: int = field(default=8, metadata={"small": 6})
     generations: int | None = field(default=60, metadata={"small": 5})
     switches: int = 3
-    steps: tuple[tuple[int, int], ...] = ((256, 6), (1024, 1))
+    steps: tuple[tuple[int, int], ...] = ((256, 2), (1024, 1))
 
     def __post_init__(self) -> None:
         """Raise ValueError, naming the option, for a value out of range."""
@@ -212,11 +212,11 @@ class Evolution(Algorithm[EvolutionSettings]):
             self._exhausted = True
         images, last = self._settings.steps[-1][0], len(self._settings.steps) - 1
         if self._kind == "start":
-            step = Step(images, self._seed_of(last), solved=True)
+            step = Step(images, self._seed_of(last), "close")
             self._open = _Comparison(list(self._starts), step, 1)
         else:
             candidates = list(dict.fromkeys([self._parent, *self._starts]))
-            step = Step(GUARD_IMAGES * images, self._seed_of(last + 1), solved=True, final=True)
+            step = Step(GUARD_IMAGES * images, self._seed_of(last + 1), "final")
             self._open = _Comparison(candidates, step, 1)
 
     def _compare(self, place: int, candidates: list[Candidate]) -> None:
@@ -224,7 +224,7 @@ class Evolution(Algorithm[EvolutionSettings]):
         place = place if candidates else len(self._settings.steps) - 1
         images, survivors = self._settings.steps[place]
         last = place == len(self._settings.steps) - 1
-        step = Step(images, self._seed_of(place), solved=last)
+        step = Step(images, self._seed_of(place), "close" if last else "rough")
         self._open = _Comparison([self._parent, *candidates] if last else candidates, step, survivors)
 
     def _select(self, comparison: _Comparison) -> None:
@@ -247,7 +247,7 @@ class Evolution(Algorithm[EvolutionSettings]):
             for rank, candidate in enumerate(ranked, start=1)
         ]
         self._steps.append({"images": comparison.step.images, "seed": comparison.step.seed, "candidates": rows})
-        if self._kind == "generation" and not comparison.step.solved:
+        if self._kind == "generation" and comparison.step.form == "rough":
             self._compare(len(self._steps), works[: comparison.survivors])
             return
         self._open = None

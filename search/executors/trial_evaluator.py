@@ -87,7 +87,7 @@ class TrialEvaluator:
         device: Where networks run.
         training: How candidates are trained; None where they are measured as they are.
         tables: What evaluators may read of what was computed beforehand, such as ``omega``.
-        solving: Solves the layers of candidates in steps that ask for it; None where the search hands on unsolved networks.
+        solving: Solves the layers of candidates in steps; None where the search hands on unsolved networks.
     """
 
     space: SearchSpace[Any]
@@ -175,11 +175,11 @@ class TrialEvaluator:
             checkpoint: Where a candidate's training is kept, and gone on from.
             start: The end state that it starts from, where the proposal names one.
             solve: Solves the layers of a smaller network that is not trained; None leaves its weights as they are, unless the
-                proposal's step asks for solved ones. A training has removed the channels of one that is, so that nothing is
-                lost when they are cut.
+                proposal has a step and candidates are solved in steps. A training has removed the channels of one that is, so
+                that nothing is lost when they are cut.
         """
         candidate, step = proposal.candidate, proposal.step
-        if step is not None and self.solving is not None and (step.solved or step.final):
+        if step is not None and self.solving is not None:
             solve = self.solving.solve(self.model, self.task, self.seed, self.device, step)
         if not self.trains(candidate):
             space, model = self.space, self.model
@@ -265,7 +265,7 @@ class TrialEvaluator:
             tables=self.tables,
             trained=trains and (proposal.fidelity > 0.0 or proposal.warm_start is not None),
             moments=moments,
-            draw=None if step is None else Draw(step.images, step.seed, step.final, not (step.solved or step.final)),
+            draw=None if step is None else Draw(step.images, step.seed, step.form == "final", step.form == "rough"),
         )
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from spaces.candidate import Candidate
 
+Form = Literal["rough", "close", "final"]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -16,14 +18,14 @@ class Step:
     Attributes:
         images: Number of samples, the same ones for all candidates that are compared.
         seed: Seed by which they are drawn.
-        solved: Measure the network with solved layers, as far as the search hands on such ones: in the fast form.
-        final: Measure the network as it is delivered, on samples that no other step sees.
+        form: Form of the networks, whose layers are solved as far as the search hands on such ones: ``rough`` solves on few
+            samples, for a first comparison of many; ``close`` on more; ``final`` measures networks as they are delivered, on
+            samples that no other step sees.
     """
 
     images: int
     seed: int
-    solved: bool = False
-    final: bool = False
+    form: Form = "rough"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.evolution import Evolution, EvolutionSettings
 from search.algorithms.testing import Case, check_algorithm, drive, failed, measured, small_settings
 from search.study.problem import Target
-from search.study.trial import Step
 from spaces.errors import SecateursError
 from tests.search.algorithms.bit_space import OMEGA, BitSpace, ByTable, bit_problem
 from tests.search.algorithms.mixed_space import MixedSpace, mixed_problem
@@ -42,10 +41,10 @@ def steps_of(made):
 
 def test_a_generation_is_children_on_few_images_then_survivors_beside_the_parent_on_more():
     steps, trials = steps_of(case(children=6, generations=3, steps=((8, 3), (16, 1))))
-    sizes = [(step.images, step.solved, step.final, len(proposals)) for step, proposals in steps.items()]
-    assert sizes[1:-1] == [(8, False, False, 6), (16, True, False, 4)] * 3
-    assert sizes[0][:3] == (16, True, False)
-    assert sizes[-1][:3] == (64, True, True)
+    sizes = [(step.images, step.form, len(proposals)) for step, proposals in steps.items()]
+    assert sizes[1:-1] == [(8, "rough", 6), (16, "close", 4)] * 3
+    assert sizes[0][:2] == (16, "close")
+    assert sizes[-1][:2] == (64, "final")
     assert len({step.seed for step in steps}) == len(steps), "two steps have the same inputs"
     assert [trial.proposal.notes["kind"] for trial in trials] == ["start", "generation", "generation", "generation", "guard"]
     generation = list(steps.values())[1:3]
@@ -81,7 +80,7 @@ def test_children_are_new_and_few_switches_from_the_parent():
     assert all((child > parent).sum() >= 1 for child in children)
     assert len({child.tobytes() for child in children}) > 5
     steps, _ = steps_of(case())
-    firsts = [one.candidate.fingerprint for step, some in steps.items() if not step.solved for one in some]
+    firsts = [one.candidate.fingerprint for step, some in steps.items() if step.form == "rough" for one in some]
     assert len(set(firsts)) == len(firsts), "a child was measured twice"
 
 
@@ -105,7 +104,7 @@ def test_the_result_is_no_worse_than_any_starting_point_by_the_last_comparison()
     algorithm, trials = made.make(), []
     while not algorithm.finished:
         for proposal in algorithm.ask(5):
-            last = proposal.step is not None and proposal.step.final
+            last = proposal.step is not None and proposal.step.form == "final"
             trial = measured(len(trials), proposal, make(last))
             trials += [trial] if proposal.step is None else []
             algorithm.tell(trial)
@@ -184,8 +183,8 @@ def test_options_out_of_range_are_named(options):
 
 def test_the_random_control_has_as_many_passes():
     settings = EvolutionSettings()
-    assert settings.passes == pytest.approx((16 * 256 + 7 * 1024) / 1024)
-    assert Evolution.random_control(settings, SPACE, 62) == ("random", {"evaluations": 682})
+    assert settings.passes == pytest.approx((8 * 256 + 3 * 1024) / 1024)
+    assert Evolution.random_control(settings, SPACE, 62) == ("random", {"evaluations": 310})
     assert Evolution.fewest_evaluations(settings, False)[0] == 2
 
 
@@ -195,7 +194,7 @@ def test_what_fails_is_left_behind():
     number = 0
     while not algorithm.finished:
         for proposal in algorithm.ask(8):
-            child = proposal.step is not None and proposal.step == Step(proposal.step.images, proposal.step.seed)
+            child = proposal.step is not None and proposal.step.form == "rough"
             algorithm.tell(failed(number, proposal) if child else measured(number, proposal, measure))
             number += proposal.step is None
     assert number == 7
