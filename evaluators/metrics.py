@@ -153,6 +153,7 @@ METRICS: dict[str, Metric] = {
     "r2": Metric("share of the variance", "maximize", "R2", "number"),
     "perplexity": Metric("exp of nats per token", "minimize", "perplexity", "number", is_cost=False),
     "loss": Metric("nats", "minimize", "loss", "number", is_cost=False),
+    "agreement": Metric("fraction", "maximize", "agreement with the dense network"),
     "divergence": Metric("nats, or share of the outputs' variance", "minimize", "divergence", "number", is_cost=False),
     "divergence_error": Metric(
         "standard error of the divergence", "minimize", "standard error of the divergence", "number", is_cost=False

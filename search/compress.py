@@ -11,10 +11,12 @@ from rich.console import Console
 from torch import nn
 
 from evaluators.task import Task
+from evaluators.tasks.calibration_task import CalibrationTask
 from evaluators.tasks.loader_task import BatchSize, LoaderTask, Loss, Score
 from search.config.loading import configure
 from search.export.saved_network import load
 from search.pipeline.pipeline import run
+from spaces.errors import SecateursError
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,11 @@ class Compressed:
 
 def compress(
     model: nn.Module,
-    train: Iterable[Any],
-    search: Iterable[Any],
+    train: Iterable[Any] | None = None,
+    search: Iterable[Any] | None = None,
     test: Iterable[Any] | None = None,
     *,
+    calibration: Iterable[Any] | None = None,
     target: Mapping[str, str],
     folder: str | Path,
     epochs: int = 10,
@@ -54,6 +57,9 @@ def compress(
 ) -> Compressed:
     """Search for the channels to keep under a budget, retrain, and return the physically smaller network.
 
+    With ``calibration`` in place of ``train`` and ``search`` nothing is trained and no label is read: channels are searched by
+    how far outputs are from the dense network's, and the layers of the result are solved by least squares.
+
     The same call with the same folder goes on with a run that was stopped, and returns at once from one that is done.
 
     Args:
@@ -61,13 +67,18 @@ def compress(
         train: Gives ``(inputs, targets)`` to train with, each any nesting of tensors: a data loader, or a list or anything else
             that can be iterated again, whose samples are held in memory.
         search: The same, to search and stop early with.
-        test: The same, read once for the report; None for ``search``.
+        test: The same, read once for the report; None for ``search``, or for what is held back of ``calibration``.
+        calibration: Gives inputs alone, or ``(inputs, anything)``, some hundreds of samples of them: a data loader, or a list or
+            anything else that can be iterated again. A quarter, at least 64 samples, is drawn by the seed and held back; the
+            report has the result's agreement with the dense network on it, and the divergence. With a labelled ``test`` it has
+            these and ``top1`` on that.
         target: Limits on costs, as in a configuration: ``{"macs": "<= 40%"}``.
         folder: The run folder, such as ``runs/mine``.
         epochs: Epochs of retraining.
         lr: Highest learning rate of retraining.
         stages: The pipeline, as in a configuration; None for a genetic search over channels, reconstruction of its result by
-            least squares, and retraining with distillation, for which ``target``, ``epochs`` and ``lr`` count.
+            least squares, and retraining with distillation, for which ``target``, ``epochs`` and ``lr`` count; with
+            ``calibration`` for an evolution of levels, for which ``target`` counts.
         execution: Where trials run, as in a configuration; None for this process.
         loss: The loss, from outputs and targets to one value per sample or to their mean; None for cross-entropy.
         score: One value per sample, higher is better; or a metric of torchmetrics, ``{"name": ..., "arguments": {...},
@@ -84,12 +95,37 @@ def compress(
         SecateursError: The loaders, the network or the settings can't be used; the message says what to change.
     """
     folder = Path(folder)
-    task = LoaderTask(model, train, search, test, loss, score, score_name, batch_size)
+    task: LoaderTask
+    if calibration is None:
+        if train is None or search is None:
+            raise SecateursError("expected train= and search= with labels, or calibration= with inputs alone; got neither")
+        task = LoaderTask(model, train, search, test, loss, score, score_name, batch_size)
+        default = _stages(task, target, epochs, lr)
+    else:
+        if train is not None or search is not None:
+            raise SecateursError("expected train= and search=, or calibration= in place of both; got both kinds")
+        if loss is not None or score is not None:
+            raise SecateursError("calibration= compares outputs with the dense network's: expected no loss= and no score=")
+        task = CalibrationTask(model, calibration, test, batch_size, seed)
+        default = _one_shot(target)
     task.cost_length = length
-    settings = {"name": folder.name, "seed": seed, "stages": stages or _stages(task, target, epochs, lr)}
+    settings = {"name": folder.name, "seed": seed, "stages": stages or default}
     config = configure({**settings, "execution": execution or {}}, task)
     report = run(config, folder, None if quiet else Console())
     return Compressed(load(folder, task.build), report, folder)
+
+
+def _one_shot(target: Mapping[str, str]) -> list[dict[str, Any]]:
+    searching = {
+        "space": {"name": "channel_mask"},
+        "algorithm": {"name": "evolution"},
+        "evaluate": ["divergence", "cost"],
+        "objectives": {"divergence": "minimize"},
+        "target": dict(target),
+        "reconstruct": {},
+        "baselines": ["uniform"],
+    }
+    return [{"search": searching}]
 
 
 def _stages(task: Task, target: Mapping[str, str], epochs: int, lr: float) -> list[dict[str, Any]]:

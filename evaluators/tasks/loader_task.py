@@ -223,7 +223,8 @@ class LoaderTask(Task):
             if selected.weights is not None or selected.positions != range(self.size(split)):
                 digest.update(repr((list(selected.positions), selected.replacement)).encode())
                 tensors += [selected.weights] if selected.weights is not None else []
-            tensors += [tensor for _, tensor in named_tensors(next(iter(self.batches(split, 8, limit=8))))]
+            first = next(iter(LoaderTask.batches(self, split, 8, limit=8)))
+            tensors += [tensor for _, tensor in named_tensors(first)]
         for tensor in tensors:
             digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]

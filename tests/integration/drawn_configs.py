@@ -92,6 +92,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "LevelSettings": {"steps": (2, 5, 16), "images": (2, 32), "divergence_images": (2, 16)},
     "ChannelMaskSettings": {
         "compensate": (True, False, "channel"),
+        "levels": ({}, {"steps": 3, "images": 16}),
         "round_to": (1, 2, 4, 8, 16),
         "include": LAYERS,
         "exclude": LAYERS,

@@ -150,3 +150,47 @@ def test_code_that_only_training_runs_is_told_in_the_log_and_the_report(tmp_path
     words = "other code runs in training than for the example"
     assert [words in remark for remark in found.report["remarks"]] == [True]
     assert sum(words in line for line in (tmp_path / "log.txt").read_text().splitlines()) == 1
+
+
+ONE_SHOT = {
+    "space": {"name": "channel_mask", "levels": {"steps": 4, "images": 32}},
+    "algorithm": {"name": "evolution", "children": 3, "generations": 2, "steps": [[16, 2], [32, 1]]},
+    "evaluate": [{"divergence": {"samples": 32, "pool": 64, "batch_norm_batches": 1}}, "cost"],
+    "objectives": {"divergence": "minimize"},
+    "target": {"macs": "<= 50%"},
+    "reconstruct": {"images": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def one_shot(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A network compressed without labels."""
+    images = torch.randn(160, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    folder = tmp_path_factory.mktemp("one_shot") / "run"
+    return compress(network(), calibration=[images], target={}, folder=folder, stages=[{"search": ONE_SHOT}], quiet=True)
+
+
+def test_a_network_is_compressed_without_labels_and_compared_with_itself(one_shot: Any) -> None:
+    result, reference = one_shot.report["result"], one_shot.report["reference"]
+    assert result["top1"] is None
+    assert reference["metrics"]["agreement"] == 1.0
+    assert reference["metrics"]["divergence"] == pytest.approx(0.0, abs=1e-6)
+    assert 0.5 < result["metrics"]["agreement"] <= 1.0
+    assert result["metrics"]["divergence"] > 0.0
+    assert result["macs"] <= 0.5 * reference["macs"]
+    assert load(one_shot.folder, network)(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"calibration": [], "train": []}, "got both kinds"),
+        ({"calibration": [], "search": []}, "got both kinds"),
+        ({"calibration": [], "score": lambda outputs, targets: outputs}, "no loss= and no score="),
+        ({}, "got neither"),
+        ({"train": []}, "got neither"),
+    ],
+)
+def test_labelled_and_unlabelled_samples_are_not_mixed(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SecateursError, match=message):
+        compress(network(), **given, target={"macs": "<= 50%"}, folder=tmp_path / "run")
