@@ -68,8 +68,8 @@ def compress(
             that can be iterated again, whose samples are held in memory.
         search: The same, to search and stop early with.
         test: The same, read once for the report; None for ``search``, or for what is held back of ``calibration``.
-        calibration: Gives inputs alone, or ``(inputs, anything)``, some hundreds of samples of them: a data loader, or a list or
-            anything else that can be iterated again. A quarter, at least 64 samples, is drawn by the seed and held back; the
+        calibration: Gives inputs alone, or ``(inputs, anything)``, some hundreds of samples of them: a data loader, or a list
+            or anything else that can be iterated again. A quarter, at least 64 samples, is drawn by the seed and held back; the
             report has the result's agreement with the dense network on it, and the divergence. With a labelled ``test`` it has
             these and ``top1`` on that.
         target: Limits on costs, as in a configuration: ``{"macs": "<= 40%"}``.

@@ -181,14 +181,12 @@ class CalibrationTask(LoaderTask):
         """Return the network's own outputs on all samples of a split in their order, computed once and held in memory."""
         part: Split = "test" if split == "test" else "train"
         if part not in self._answers:
-            self._answers[part] = self._answered(inputs for inputs, _ in super(CalibrationTask, self).batches(part, CHUNK))
+            self._answers[part] = self._answered(inputs for inputs, _ in super().batches(part, CHUNK))
         return self._answers[part]
 
     def _answered(self, batches: Iterable[Nested]) -> Nested:
-        found = []
         with evaluation_mode(self._model), torch.no_grad():
-            for inputs in batches:
-                found.append(self.forward(self._model, inputs))
+            found = [self.forward(self._model, inputs) for inputs in batches]
         return found[0] if len(found) == 1 else join(found)
 
     def _divergence(self, outputs: Any, targets: Nested) -> Tensor:
@@ -270,15 +268,17 @@ def _without_targets(given: Any) -> Any:
         if not isinstance(batches, BatchSampler):
             # Said by what reads it: a data set without a length, or one that gives whole batches.
             return given
+        if type(batches) is BatchSampler:
+            # No sample is dropped: those that are taken must be the same ones every time.
+            batches = BatchSampler(batches.sampler, batches.batch_size, drop_last=False)
         return DataLoader(
             given.dataset,
-            # No sample is dropped: those that are taken must be the same ones every time.
-            batch_sampler=BatchSampler(batches.sampler, batches.batch_size, False) if type(batches) is BatchSampler else batches,
+            batch_sampler=batches,
             collate_fn=_InputsAlone(given.collate_fn),
             num_workers=given.num_workers,
             worker_init_fn=given.worker_init_fn,
         )
-    if isinstance(given, Tensor) or isinstance(given, Iterator) or not isinstance(given, Iterable) or isinstance(given, Mapping):
+    if isinstance(given, Tensor | Iterator | Mapping) or not isinstance(given, Iterable):
         raise LoaderError(
             "calibration: expected a torch DataLoader, or a list or anything else that can be iterated again, of batches of "
             f"inputs or of (inputs, anything); got a {type(given).__name__}"

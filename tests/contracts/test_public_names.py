@@ -15,6 +15,7 @@ search.compress.compress search.config.load search.export.load search.fusing.fus
 spaces.channel_mask.ChannelMask spaces.bit_width.BitWidth spaces.joint.Joint spaces.filter_ratio.FilterRatio
 spaces.pruning_schedule.PruningSchedule spaces.errors.SecateursError
 spaces.networks.digits_cnn spaces.networks.resnet20 spaces.networks.resnet56 spaces.networks.vgg16_bn spaces.networks.vgg_small
+spaces.networks.mobilenet_v2_small
 evaluators.task.Task evaluators.onnx_export.write_onnx
 """.split()
 

@@ -5,7 +5,7 @@ from torch import nn
 from spaces import networks
 from spaces.fusion.modules import fuse_activations
 
-FACTORIES = ["resnet20", "resnet56", "resnet110", "vgg16_bn", "vgg_small", "digits_cnn", "digits_chains"]
+FACTORIES = ["resnet20", "resnet56", "resnet110", "vgg16_bn", "vgg_small", "mobilenet_v2_small", "digits_cnn", "digits_chains"]
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -45,6 +45,15 @@ def test_vgg16_skips_pools_that_would_go_below_two_pixels(size, left):
 def test_vgg_small_has_six_convolutions():
     widths = [m.out_channels for m in networks.vgg_small().modules() if isinstance(m, nn.Conv2d)]
     assert widths == [32, 32, 64, 64, 128, 128]
+
+
+def test_mobilenet_v2_small_is_the_papers_network_with_three_halvings():
+    model = networks.mobilenet_v2_small()
+    blocks = [m for m in model.modules() if isinstance(m, networks.InvertedResidual)]
+    assert (len(blocks), sum(block.adds for block in blocks)) == (17, 10)
+    assert sum(p.numel() for p in model.parameters()) == 2_236_682
+    with torch.no_grad():
+        assert model.eval().features(torch.randn(1, 3, 32, 32)).shape == (1, 1280, 4, 4)
 
 
 def test_digits_chains_has_three_chains_that_are_merged():

@@ -37,7 +37,7 @@ GIVEN = {
     "pairs": lambda x: DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=20, shuffle=True, drop_last=True),
     "a list of batches": lambda x: list(torch.split(x, 30)),
     "a list of pairs": lambda x: [(one, "anything") for one in torch.split(x, 30)],
-    "samples of a data set": lambda x: DataLoader([one for one in x], batch_size=7),
+    "samples of a data set": lambda x: DataLoader(list(x), batch_size=7),
 }
 
 
