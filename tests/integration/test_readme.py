@@ -79,6 +79,29 @@ def test_a_network_and_loaders_of_one_s_own_and_then_the_result_is_loaded(
     assert float(capsys.readouterr().out.strip().removeprefix("tensor(").split(",")[0].rstrip(")")) < 1e-4
 
 
+def test_inputs_without_labels_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searching = {
+        "space": "channel_mask",
+        "algorithm": {"name": "random", "evaluations": 2},
+        "evaluate": [{"divergence": {"samples": 32, "pool": 64, "batch_norm_batches": 1}}, "cost"],
+        "objectives": {"divergence": "minimize"},
+        "target": {"macs": "<= 60%"},
+        "reconstruct": {"images": 32},
+    }
+    short = functools.partial(search.compress.compress, stages=[{"search": searching}], quiet=True)
+    monkeypatch.setattr(search.compress, "compress", short)
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in blocks(PYTHON, "python") if "calibration=" in block]
+    images = torch.randn(140, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    exec(block, {"model": digits_cnn(width=4).eval(), "loader": DataLoader(images, batch_size=10)})
+    agreement, divergence, top1 = capsys.readouterr().out.split()[-3:]
+    assert 0.0 <= float(agreement) <= 1.0
+    assert float(divergence) > 0.0
+    assert top1 == "None"
+
+
 def _short_stages() -> list[dict[str, object]]:
     searching = {
         "space": "channel_mask",
