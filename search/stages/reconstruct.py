@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from search.run.network import Network
-from search.run.stage_run import StageRun
+from search.run.stage_run import DryRun, StageRun
 from search.stages.base import Stage
-from search.stages.solving import solve_layers
+from search.stages.solving import solve_layers, tell_costs
 from spaces.channels.surgery import Cut
 from spaces.reconstruction.record import RECONSTRUCTED
 from spaces.reconstruction.settings import ReconstructionSettings
@@ -26,6 +26,11 @@ class Reconstruct(Stage[ReconstructionSettings]):
     needs_removal = True
     purpose = "solves for what a search leaves"
     float_option = "images"
+
+    def check(self, network: Network, run: DryRun) -> Network:
+        """Tell time and memory, and return ``network`` itself."""
+        tell_costs(network.copy().model, run, self.settings)
+        return network
 
     def run(self, network: Network, run: StageRun) -> Network:
         """Return the network with solved weights."""

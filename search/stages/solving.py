@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from search.run.stage_run import StageRun
+from search.run.stage_run import DryRun, StageRun
 from search.run.steps import RECONSTRUCTION
 from spaces.base import Solve
 from spaces.channels.surgery import Cut
 from spaces.execution.batch import to_device
 from spaces.reconstruction.dense import DenseOutputs
+from spaces.reconstruction.estimate import estimate
 from spaces.reconstruction.kept import kept_outputs
 from spaces.reconstruction.reconstruct import Reconstruction
 from spaces.reconstruction.settings import ReconstructionSettings
@@ -25,6 +26,19 @@ BATCH = 64
 
 EVERY = 10.0
 """Seconds between two writings of what is solved so far."""
+
+
+def tell_costs(model: nn.Module, run: DryRun, settings: ReconstructionSettings) -> None:
+    """Tell, in a check, about how long the reconstruction of a network takes and how much memory it needs at most."""
+    task = run.task
+    found = estimate(
+        model.to(run.device).eval(),
+        to_device(task.traced_inputs(), run.device),
+        task.forward,
+        settings,
+        task.size(task.calibration_split),
+    )
+    run.tell(f"reconstruction: about {found.seconds:.0f} s and {found.bytes / 2**20:.0f} MB, if nothing were cut")
 
 
 def solver(dense: nn.Module, run: StageRun, settings: ReconstructionSettings, name: str) -> Solve:

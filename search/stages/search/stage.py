@@ -35,7 +35,7 @@ from search.stages.search.loop import SearchFailedError
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings, SearchSettings
 from search.stages.search.space import require_informative_objective, space_of
-from search.stages.solving import solver
+from search.stages.solving import solver, tell_costs
 from search.study.pareto import front, violation
 from search.study.problem import Problem
 from search.study.study import Study
@@ -106,6 +106,8 @@ class Search(Stage[SearchSettings]):
             if name in GREEDY:
                 GREEDY[name](context.problem)
         space = context.problem.space
+        if self.settings.reconstruct is not False and space.channels is not None and self.settings.training is None:
+            tell_costs(network.model, run, self.settings.reconstruct)
         candidate = next(iter(context.problem.starts), None) or space.sample(np.random.default_rng(run.seed))
         return Network(
             space.realize(context.evaluator.model, candidate), (*network.transformations, space.transformation(candidate))
