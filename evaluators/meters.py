@@ -178,7 +178,13 @@ class ImportedMeter(Meter):
 
     def compute(self) -> float:
         """Return the metric as a number."""
-        found = self._metric.compute()
+        try:
+            found = self._metric.compute()
+        except Exception as error:
+            raise MeterError(
+                f"score {self.settings.name} can't be computed of the samples it was given: {error_line(error)}; where a "
+                "search measures shares of a split first (fidelities), take larger ones"
+            ) from error
         if self.settings.key is not None:
             if not isinstance(found, Mapping) or self.settings.key not in found:
                 names = ", ".join(map(str, found)) if isinstance(found, Mapping) else f"a {type(found).__name__}"

@@ -31,15 +31,15 @@ class ExportError(SecateursError):
 
 
 class TaskForward(nn.Module):
-    """A network as its task calls it, on one tensor."""
+    """A network as its task has it exported, on one tensor."""
 
     entries: tuple[str, ...] = ("input",)
 
     def __init__(self, model: nn.Module, task: Task) -> None:
-        """Wrap ``model``, called by ``task.forward``."""
+        """Wrap ``model``, called by ``task.exported``."""
         super().__init__()
         self.model = model
-        self._run = task.forward
+        self._run = task.exported
 
     def forward(self, inputs: Tensor) -> Any:
         """Return the task's outputs for ``inputs``: a tensor, or a tuple of all that they hold."""
@@ -47,19 +47,19 @@ class TaskForward(nn.Module):
 
 
 class EntriesForward(nn.Module):
-    """A network as its task calls it, on the tensors of a batch of any nesting, an argument each.
+    """A network as its task has it exported, on the tensors of a batch of any nesting, an argument each.
 
     Attributes:
         entries: Names of the arguments: the places of the tensors in the batch.
     """
 
     def __init__(self, model: nn.Module, task: Task, batch: Nested) -> None:
-        """Wrap ``model``, called by ``task.forward`` on batches of the structure of ``batch``."""
+        """Wrap ``model``, called by ``task.exported`` on batches of the structure of ``batch``."""
         super().__init__()
         self.model = model
         self.entries = tuple(name for name, _ in named_tensors(batch))
         self._structure = map_tensors(lambda tensor: tensor.new_empty(0), batch)
-        self._run = task.forward
+        self._run = task.exported
 
     def forward(self, *entries: Tensor) -> Any:
         """Return the task's outputs for the batch: a tensor, or a tuple of all that they hold."""

@@ -15,6 +15,7 @@ from evaluators.metrics import METRICS, Metric
 from spaces.errors import SecateursError
 from spaces.execution.batch import Nested, at_length, count_samples, describe, first_tensor_of
 from spaces.execution.forward import call, tensors_in
+from spaces.execution.losses import Supervised
 
 Split = Literal["train", "search", "test", "calibration"]
 Batch = tuple[Nested, Nested]
@@ -30,9 +31,12 @@ class Task(ABC):
 
     Attributes:
         cost_length: Tokens that costs are counted at, ``task.length`` of a configuration; None for those of the example.
+        model_gives_losses: True for a network that is called with inputs and targets in training mode and gives its losses by
+            name, such as torchvision's detectors. :meth:`loss` gets these, :meth:`score` and :meth:`meters` its answers.
     """
 
     cost_length: int | None = None
+    model_gives_losses: bool = False
 
     @property
     @abstractmethod
@@ -112,6 +116,17 @@ class Task(ABC):
         """Return the outputs of ``model`` on a batch, of any structure, as :func:`spaces.execution.forward.call` does."""
         return call(model, inputs)
 
+    def loss_inputs(self, inputs: Nested, targets: Nested) -> Nested:
+        """Return the inputs of the :meth:`forward` whose outputs :meth:`loss` takes: ``inputs``, or these with the targets."""
+        return Supervised(inputs, targets) if self.model_gives_losses else inputs
+
+    def exported(self, model: nn.Module, inputs: Nested) -> Any:
+        """Return the outputs that exported files have, by default those of :meth:`forward`.
+
+        To be overridden for a network whose last step can't be exported, such as the suppression of overlapping boxes.
+        """
+        return self.forward(model, inputs)
+
     def distillation_loss(self, outputs: Any, teacher: Any, temperature: float) -> Tensor:
         """Return the mean distance of ``outputs`` from the reference network's, a scalar.
 
@@ -183,6 +198,20 @@ class MeasurementError(SecateursError):
 
 class MissingDataError(SecateursError):
     """A data set's files are not in its folder."""
+
+
+def summed_losses(outputs: Any) -> Tensor:
+    """Return the sum of the losses that a network gave by name, a scalar.
+
+    Raises:
+        MeasurementError: It gave no mapping of tensors.
+    """
+    if not isinstance(outputs, Mapping) or not outputs or not all(isinstance(part, Tensor) for part in outputs.values()):
+        raise MeasurementError(
+            f"loss: expected a network that is called with inputs and targets in training mode and gives a mapping of losses; "
+            f"got {describe(outputs)}"
+        )
+    return torch.stack([part.mean() for part in outputs.values()]).sum()
 
 
 def is_task_class(found: object) -> TypeGuard[type[Task]]:

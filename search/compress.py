@@ -80,7 +80,9 @@ def compress(
             least squares, and retraining with distillation, for which ``target``, ``epochs`` and ``lr`` count; with
             ``calibration`` for an evolution of levels, for which ``target`` counts.
         execution: Where trials run, as in a configuration; None for this process.
-        loss: The loss, from outputs and targets to one value per sample or to their mean; None for cross-entropy.
+        loss: The loss, from outputs and targets to one value per sample or to their mean; None for cross-entropy; ``"model"``
+            for a network that gives its losses itself, called with inputs and targets in training mode (torchvision's
+            detectors).
         score: One value per sample, higher is better; or a metric of torchmetrics, ``{"name": ..., "arguments": {...},
             "direction": "maximize"}``; None for top-1 accuracy, or for the loss where one is passed, which is then what is
             minimized and shown.

@@ -161,9 +161,13 @@ def weight_sensitivity(
 def calibration_batches(
     task: Task, settings: SensitivitySettings, device: torch.device, batch_size: int | None = None
 ) -> list[Batch]:
-    """Return the calibration samples to estimate on, in batches (by default of ``settings.batch_size``) on ``device``."""
+    """Return the calibration samples to estimate on, in batches (by default of ``settings.batch_size``) on ``device``.
+
+    Inputs are those whose outputs the loss takes (:meth:`.Task.loss_inputs`).
+    """
     found = task.batches(task.calibration_split, batch_size or settings.batch_size, limit=settings.samples)
-    return [to_device(batch, device) for batch in found]
+    moved = (to_device(batch, device) for batch in found)
+    return [(task.loss_inputs(inputs, targets), targets) for inputs, targets in moved]
 
 
 def _means(average: Mapping[str, float], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from evaluators.meters import ImportedMeter, Meter, meter_settings
 from evaluators.metrics import Metric
-from evaluators.task import Batch, MeasurementError, Split, Task
+from evaluators.task import Batch, MeasurementError, Split, Task, summed_losses
 from evaluators.tasks.held_samples import loader_of
 from evaluators.tasks.loader_batches import check_rows, check_structure, pair_of, with_tuples
 from evaluators.tasks.loader_check import CHECKED, check_classes, check_loss, check_outputs, check_score
@@ -22,12 +22,15 @@ from evaluators.tasks.loader_samples import LoaderError, Samples, samples_of
 from spaces.cloning.admission import admitted
 from spaces.cloning.clone import clone
 from spaces.cloning.plain_network import plain_network
-from spaces.errors import NetworkWarning
-from spaces.execution.batch import BatchError, Nested, count_samples, in_type, named_tensors
+from spaces.errors import NetworkWarning, error_line
+from spaces.execution.batch import BatchError, Nested, count_samples, describe, in_type, named_tensors
 from spaces.execution.evaluation_mode import evaluation_mode
 
-Loss = Callable[[Any, Nested], Tensor]
-"""From outputs and targets of a batch to the loss of every sample, shape ``(N,)``, or to the mean loss, a scalar."""
+OWN_LOSSES = "model"
+"""Stands for the losses that a network gives itself, called with inputs and targets in training mode."""
+Loss = Callable[[Any, Nested], Tensor] | Literal["model"]
+"""From outputs and targets of a batch to the loss of every sample, shape ``(N,)``, or to the mean loss, a scalar;
+or ``model`` for a network that gives its losses itself, which are added up."""
 Score = Callable[[Any, Nested], Tensor]
 """From outputs and targets of a batch to one value per sample, shape ``(N,)``; higher is better."""
 BatchSize = Callable[[Nested, Nested], int]
@@ -67,7 +70,8 @@ class LoaderTask(Task):
         search: The same to search and stop early with.
         test: The same for the report; None for ``search``.
         loss: The loss; None for cross-entropy of logits of shape ``(N, classes, ...)``, with targets that are classes, integers
-            of shape ``(N, ...)``, or their probabilities, of the shape of the logits.
+            of shape ``(N, ...)``, or their probabilities, of the shape of the logits; ``"model"`` for the sum of the losses
+            that the network itself gives, called with inputs and targets in training mode, as torchvision's detectors are.
         score: The score: one value per sample; or a metric that accumulates, as ``task.score`` of a configuration has it:
             ``{"name": "torchmetrics.classification.MulticlassF1Score", "arguments": {...}, "direction": "maximize"}``. None for
             top-1 accuracy, or for the loss where one is passed: then the loss is what is minimized.
@@ -106,7 +110,8 @@ class LoaderTask(Task):
             if id(given) not in loaders:
                 loaders[id(given)] = loader_of(given, split)
             self._loaders[split] = loaders[id(given)]
-        self._loss = loss
+        self.model_gives_losses = loss == OWN_LOSSES
+        self._loss = summed_losses_of if loss == OWN_LOSSES else loss
         self._score = None if isinstance(score, Mapping) else score
         self._meter = meter_settings(score) if isinstance(score, Mapping) else None
         self._score_name = "loss" if score is None and loss is not None else score_name
@@ -192,6 +197,8 @@ class LoaderTask(Task):
             if not isinstance(values, Tensor):
                 raise MeasurementError(f"score {self._score_name}: expected a tensor of a value per sample, got {values!r}")
             return {self._score_name: values.reshape(-1)}
+        if self.model_gives_losses:
+            return {}
         if self._loss is not None:
             losses = self._loss(outputs, targets)
             # Every sample has its batch's mean where no more is known.
@@ -265,7 +272,8 @@ class LoaderTask(Task):
                 raise LoaderError("expected classes, or their probabilities, in all of train, search and test; got both")
             self._shares = shares.pop()
         if self._loss is not None:
-            self._by_sample = check_loss(self._loss, outputs, targets, samples)
+            losses = self._losses(model, inputs, targets, outputs)
+            self._by_sample = check_loss(self._loss, losses, targets, samples)
         if self._score is not None:
             check_score(self._score, outputs, targets, samples)
         for meter in self.meters().values():
@@ -274,6 +282,23 @@ class LoaderTask(Task):
                 warnings.simplefilter("ignore")
                 meter.update(outputs, targets)
                 meter.compute()
+
+    def _losses(self, model: nn.Module, inputs: Nested, targets: Nested, outputs: Any) -> Any:
+        """Return what the loss takes: the outputs, or the losses that the network gives.
+
+        Raises:
+            LoaderError: The network does not take the targets.
+        """
+        if not self.model_gives_losses:
+            return outputs
+        try:
+            with torch.no_grad():
+                return self.forward(model, self.loss_inputs(inputs, targets))
+        except Exception as error:
+            raise LoaderError(
+                f"loss={OWN_LOSSES!r}: the network can't be called with inputs of {describe(inputs)} and targets of "
+                f"{describe(targets)} in training mode: {error_line(error)}"
+            ) from error
 
     def _first(self, split: Split) -> Batch:
         """Return the first samples of a split as a batch."""
@@ -291,6 +316,11 @@ class LoaderTask(Task):
 
     def _fixed_keys(self, split: Split, count: int) -> list[tuple[Any, int]]:
         return [(position, seed) for seed, position in enumerate(self._samples[split].fixed()[:count])]
+
+
+def summed_losses_of(outputs: Any, targets: Nested) -> Tensor:
+    """Return the sum of the losses that a network gave; the targets went into them."""
+    return summed_losses(outputs)
 
 
 def _rows(targets: Nested) -> int:

@@ -117,12 +117,14 @@ def _measured(
         for inputs, targets in batches:
             with torch.inference_mode():
                 expected, number = to_device(targets, device), task.count(inputs, targets)
-                outputs = task.forward(model, to_device(inputs, device, channels_last=True))
+                given = to_device(inputs, device, channels_last=True)
+                outputs = task.forward(model, given)
                 for meter in meters.values():
                     meter.update(outputs, expected)
                 scores = _scores(task, outputs, expected, meters)
                 found = {name: values.sum() for name, values in scores.items()}
-                found["loss"] = _tensor("loss", task.loss(outputs, expected)).double() * number
+                losses = task.forward(model, task.loss_inputs(given, expected)) if task.model_gives_losses else outputs
+                found["loss"] = _tensor("loss", task.loss(losses, expected)).double() * number
                 for name, value in found.items():
                     sums[name] = sums[name] + value if name in sums else value
                 if seen is not None:
@@ -152,7 +154,7 @@ def _scores(task: Task, outputs: Any, expected: Nested, meters: Mapping[str, Met
     scores = task.score(outputs, expected)
     if not isinstance(scores, Mapping):
         raise MeasurementError(f"score: expected a tensor of shape (N,) by name, got {scores!r}")
-    if task.score_name not in scores and task.score_name not in meters:
+    if task.score_name not in {*scores, *meters} and not (task.model_gives_losses and task.score_name == "loss"):
         raise MeasurementError(f"score: expected {task.score_name} among the scores, got {list(scores)}")
     return {name: _tensor(f"score {name}", values).double() for name, values in scores.items()}
 

@@ -15,7 +15,8 @@ def observations(
     task: Task, device: torch.device, limit: int | None = None, split: Split = "train", batch_size: int = 128
 ) -> Observations:
     """Return the first ``limit`` samples of a split (fixed order, unaugmented) with the task's loss and labels."""
-    batches = (to_device(batch, device) for batch in task.batches(split, batch_size, limit=limit))
+    found = (to_device(batch, device) for batch in task.batches(split, batch_size, limit=limit))
+    batches = ((task.loss_inputs(inputs, targets), targets) for inputs, targets in found)
     return Observations(batches, task.loss, task.labels, task.forward)
 
 

@@ -184,7 +184,7 @@ class _Session:
 
     def loss(self, inputs: Nested, targets: Nested) -> Tensor:
         """Return the task's loss, with a teacher mixed with the distillation loss, a scalar."""
-        outputs = self.task.forward(self.model, inputs)
+        outputs = self.task.forward(self.model, self.task.loss_inputs(inputs, targets))
         loss = self.task.loss(outputs, targets, self.settings.label_smoothing)
         if self.teacher is None or self.distillation is None:
             return loss
@@ -281,5 +281,7 @@ def _require_trainable(
         )
     if settings.distillation is not None and teacher is None:
         raise TrainingError("distillation is set and there is no reference network to learn from; remove it here")
+    if settings.distillation is not None and task.model_gives_losses:
+        raise TrainingError("distillation compares outputs, and this network gives losses in training; remove it here")
     if teacher is model:
         raise TrainingError("the teacher is the network that is trained; give it a copy")

@@ -41,7 +41,7 @@ def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSe
     for name in settings.formats:
         outputs = writers[name](folder, module, inputs)
         with torch.no_grad():
-            expected = tensors_in(task.forward(model, batch))
+            expected = tensors_in(task.exported(model, batch))
             _require_shapes(name, outputs, expected)
             error, scale = largest_gap(outputs, expected)
             tolerance = settings.tolerance * max(1.0, scale) + 4.0 * _own_noise(model, task, batch, expected)
@@ -74,7 +74,7 @@ def _own_noise(model: nn.Module, task: Task, batch: Nested, expected: Sequence[T
         moved = clone(model)
         for weight in stored_weights(moved).values():
             weight.scale *= 1.0 + 1e-5 * torch.randn(weight.scale.shape, generator=generator)
-        noise = max(noise, largest_gap(tensors_in(task.forward(moved, batch)), expected)[0])
+        noise = max(noise, largest_gap(tensors_in(task.exported(moved, batch)), expected)[0])
     return noise
 
 

@@ -80,7 +80,7 @@ def require_dependent_loss(task: Task, model: nn.Module, batch: Batch) -> None:
     inputs, targets = batch
     with torch.enable_grad():
         learnt = any(parameter.requires_grad for parameter in model.parameters())
-        if learnt and not task.loss(task.forward(model, inputs), targets).requires_grad:
+        if learnt and not task.loss(task.forward(model, task.loss_inputs(inputs, targets)), targets).requires_grad:
             raise UnsupportedModelError(_WITHOUT_GRADIENT)
 
 
@@ -95,7 +95,7 @@ def score_at_chance(model: nn.Module, task: Task) -> tuple[float, int] | None:
         model: The network, in evaluation mode.
         task: The task; its primary score is compared.
     """
-    if task.score_name in task.meters():
+    if task.score_name in task.meters() or task.model_gives_losses:
         return None
     size = task.size("search")
     try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from search.config.extras import require_extras
 from search.output.numbers import format_count
@@ -15,9 +16,9 @@ from search.stages.base import PlacedStage, placed_stages
 from spaces.errors import SecateursError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from evaluators.task import Task
+    from evaluators.task import Split, Task
     from search.config.loading import Config
     from spaces.execution.batch import Nested
 
@@ -63,8 +64,10 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     yield f"data: {', '.join(sizes)}"
     yield from task.check_data()
     _check_batches(stages, task)
-    yield f"forward pass: outputs of {_forward(task, model)}"
-    _check_training_batch(task, model)
+    outputs = _forward(task, model)
+    yield f"forward pass: outputs of {outputs}"
+    for split in dict.fromkeys(cast("tuple[Split, ...]", ("train", task.calibration_split, "test"))):
+        _check_batch_of(split, task, model, outputs)
     if stages[0].stage.compresses:
         count_of = min(_SCORED, task.size("search"))
         found = measure(model, task, "search", limit=count_of)[task.score_name]
@@ -82,32 +85,60 @@ def _check_batches(stages: Iterable[PlacedStage], task: Task) -> None:
                 )
 
 
-def _check_training_batch(task: Task, model: nn.Module) -> None:
-    """Run network, loss and score on a training batch of the structure of the search split's; test stays unread.
+def _check_batch_of(split: Split, task: Task, model: nn.Module, outputs: str) -> None:
+    """Run network, loss, scores and metrics on a batch of a split; of test nothing is measured.
+
+    Args:
+        split: The split.
+        task: Data, loss and score.
+        model: The network.
+        outputs: Outputs on a batch of the search split, in words.
 
     Raises:
-        SecateursError: Names, types or dimensions of entries differ, or the training targets do not fit the loss.
+        SecateursError: Names, types or dimensions of entries differ from the search split's, or targets do not fit loss,
+            scores or metrics.
     """
     import torch
 
     from evaluators.tasks.loader_batches import check_structure
     from spaces.execution.batch import describe
 
-    train, search = (next(iter(task.batches(split, 2, limit=2))) for split in ("train", "search"))
-    check_structure(train, search, "train")
-    inputs, targets = train
+    batch, known = (next(iter(task.batches(name, 2, limit=2))) for name in (split, cast("Split", "search")))
+    check_structure(batch, known, split)
+    inputs, targets = batch
     try:
         with torch.no_grad():
-            outputs = task.forward(model, inputs)
-            task.loss(outputs, targets)
-            task.score(outputs, targets)
-    except SecateursError:
+            _judge(task, model, inputs, targets)
+    except SecateursError as error:
+        error.args = (f"a batch of the {split} split: {error}",)
         raise
     except Exception as error:
         raise UnsupportedModelError(
-            f"the model, its loss or its score fails on a batch of the train split, inputs of {describe(inputs)} and targets "
-            f"of {describe(targets)}: {type(error).__name__}: {error}; it works on the search split: check the training data"
+            f"the model, its loss or its score fails on a batch of the {split} split, inputs of {describe(inputs)} and targets "
+            f"of {describe(targets)}: {type(error).__name__}: {error}; expected what the search split has, on which they work: "
+            f"inputs of {describe(known[0])}, targets of {describe(known[1])}, outputs of {outputs}"
         ) from error
+
+
+def _judge(task: Task, model: nn.Module, inputs: Nested, targets: Nested) -> tuple[Any, Tensor]:
+    """Run network, loss, scores and new metrics on a batch, and return its outputs and its loss."""
+    from spaces.execution.forward import tensors_in
+
+    outputs = task.forward(model, inputs)
+    if not tensors_in(outputs):
+        raise UnsupportedModelError(
+            f"the model gives a {type(outputs).__name__} without a tensor in it; expected a tensor, or tuples, lists or "
+            "mappings of tensors"
+        )
+    losses = task.forward(model, task.loss_inputs(inputs, targets)) if task.model_gives_losses else outputs
+    loss = task.loss(losses, targets)
+    task.score(outputs, targets)
+    with warnings.catch_warnings():
+        # Of a few samples, metrics warn of classes that are not among them.
+        warnings.simplefilter("ignore")
+        for meter in task.meters().values():
+            meter.update(outputs, targets)
+    return outputs, loss
 
 
 def _forward(task: Task, model: nn.Module) -> str:
@@ -115,19 +146,11 @@ def _forward(task: Task, model: nn.Module) -> str:
     import torch
 
     from spaces.execution.batch import describe
-    from spaces.execution.forward import tensors_in
 
     inputs, targets = next(iter(task.batches("search", 2, limit=2)))
     try:
         with torch.no_grad():
-            outputs = task.forward(model, inputs)
-            if not tensors_in(outputs):
-                raise UnsupportedModelError(
-                    f"the model gives a {type(outputs).__name__} without a tensor in it; expected a tensor, or tuples, lists "
-                    "or mappings of tensors"
-                )
-            loss = task.loss(outputs, targets)
-            task.score(outputs, targets)
+            outputs, loss = _judge(task, model, inputs, targets)
     except SecateursError:
         raise
     except Exception as error:

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from spaces.execution.batch import Nested
+from spaces.execution.losses import Supervised, losses_mode
 
 Forward = Callable[[nn.Module, Nested], Any]
 """Runs a network on a batch of inputs, a tensor of shape ``(N, ...)`` or any nesting of them, and returns its outputs."""
@@ -23,8 +24,13 @@ _WITHOUT = (nn.Module, str, bytes, int, float, complex, type(None), type)
 def call(model: nn.Module, inputs: Nested) -> Any:
     """Run ``model`` on a batch of inputs, the default forward.
 
-    A mapping is called as ``model(**inputs)``, a tuple as ``model(*inputs)``, anything else as ``model(inputs)``.
+    A mapping is called as ``model(**inputs)``, a tuple as ``model(*inputs)``, anything else as ``model(inputs)``. Inputs with
+    their targets give the losses of a network that computes them itself.
     """
+    if isinstance(inputs, Supervised):
+        with losses_mode(model):
+            positional, keywords = arguments(inputs.inputs)
+            return model(*positional, inputs.targets, **keywords)
     positional, keywords = arguments(inputs)
     return model(*positional, **keywords)
 

@@ -15,8 +15,8 @@ def search_tables(
 ) -> dict[str, Any]:
     """Return the tables of a search.
 
-    They are ``samples`` of the search split; ``importance``, where channels leave; ``omega``, where given; and, where wanted,
-    ``divergence``: that of every level alone, by decision.
+    They are ``samples`` of the search split; ``accumulated``, the metrics that are no mean over samples; ``importance``, where
+    channels leave; ``omega``, where given; and, where wanted, ``divergence``: that of every level alone, by decision.
 
     Args:
         levels: Tables of the levels.
@@ -26,6 +26,8 @@ def search_tables(
         dry: For a check: what takes long is not measured.
     """
     found: dict[str, Any] = {"samples": {"search": np.array(levels.task.size("search"))}}
+    if meters := levels.task.meters():
+        found["accumulated"] = {name: np.array(True) for name in meters}
     if scores := levels.importance(criterion, dry):
         found["importance"] = scores
     if omega is not None:
