@@ -58,8 +58,9 @@ class Perplexity(Meter):
 
     def update(self, outputs: Any, targets: Nested) -> None:
         """Add the tokens of a batch; ``targets`` are ids, int64 of shape ``(N, length)``, below 0 for none."""
-        losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=-100)
-        self._loss = self._loss.to(losses.device) + losses.double()
+        losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-100)
+        # Rows add up in double precision, so that the same tokens in other batches give the same number.
+        self._loss = self._loss.to(losses.device) + losses.double().sum()
         self._tokens += int((targets != -100).sum())
 
     def merge(self, other: Self) -> None:

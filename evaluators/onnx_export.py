@@ -17,13 +17,16 @@ from evaluators.onnx.quantized import OPSETS, forms, is_stored, narrow, with_onn
 from evaluators.onnx.session import feeds, open_session
 from evaluators.task import Task
 from spaces.errors import SecateursError, error_line
-from spaces.execution.batch import Nested, count_samples, map_tensors, named_tensors
+from spaces.execution.batch import Nested, at_length, count_samples, describe, map_tensors, named_tensors
+from spaces.execution.comparison import largest_gap
 from spaces.execution.forward import arguments, tensors_in
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 T = TypeVar("T")
+_ROUNDING = 1e-4
+"""Largest difference, relative to the outputs, of a file and its network on texts of another length."""
 
 
 class ExportError(SecateursError):
@@ -90,15 +93,76 @@ def batch_axes(inputs: Nested) -> Any:
     return {"entries": tuple({0: dim} if entry.dim() and len(entry) == samples else None for entry in inputs)}
 
 
-def write_onnx(folder: Path, module: nn.Module, inputs: Nested, names: Sequence[str] = ("input",)) -> list[Tensor]:
+def token_axes(inputs: Nested) -> Any:
+    """Return :func:`batch_axes` with a free number of tokens, the second dimension of ids and of what is as long as they are.
+
+    None for inputs that are no text: the first tensor, but for masks, holds no integers of shape ``(N, tokens)``.
+    """
+    entries = [tensor for _, tensor in named_tensors(inputs)]
+    first = next((entry for entry in entries if entry.dtype != torch.bool), None)
+    if first is None or first.dim() != 2 or first.is_floating_point():
+        return None
+    tokens = torch.export.Dim("tokens")
+
+    def freed(entry: Tensor, axes: Any) -> Any:
+        return {**(axes or {}), 1: tokens} if entry.dim() > 1 and entry.shape[1] == first.shape[1] else axes
+
+    found = batch_axes(inputs)
+    if isinstance(inputs, Tensor):
+        return (freed(inputs, found[0]),)
+    return {"entries": tuple(freed(entry, axes) for entry, axes in zip(entries, found["entries"], strict=True))}
+
+
+def write_onnx(
+    folder: Path,
+    module: nn.Module,
+    inputs: Nested,
+    names: Sequence[str] = ("input",),
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Tensor]:
     """Write model.onnx, with a free batch size, and return ONNX Runtime's outputs for ``inputs``.
 
-    Inputs are named ``names``, an output "output", several "output_0", "output_1". The integers of a quantized network get the
-    narrowest types accepted by the installed ONNX Runtime.
+    Of text the number of tokens is free too, where the file answers as the network does with half of them; else ``tell`` gets
+    a line on why it is not. Inputs are named ``names``, an output "output", several "output_0", "output_1". The integers of a
+    quantized network get the narrowest types accepted by the installed ONNX Runtime.
 
     Raises:
         ExportError: The network can't be exported, or ONNX Runtime does not run the file.
     """
+    axes = token_axes(inputs)
+    if axes is not None:
+        length = next(named_tensors(inputs))[1].shape[1]
+        try:
+            outputs = _written(folder, module, inputs, names, axes)
+            _require_length(folder, module, at_length(inputs, max(1, length // 2)))
+            return outputs
+        except OSError:
+            raise
+        except Exception as error:
+            tell(f"model.onnx takes texts of {length} tokens only: {error_line(error)}")
+    return _written(folder, module, inputs, names, batch_axes(inputs))
+
+
+def _require_length(folder: Path, module: nn.Module, inputs: Nested) -> None:
+    """Compare model.onnx with the network on texts of another length.
+
+    Raises:
+        ExportError: Their outputs differ in shape, or, of a network without stored integers, by more than rounding.
+    """
+    with torch.no_grad():
+        expected = tensors_in(module(*arguments(inputs)[0]))
+    session = open_session(str(folder / "model.onnx"))
+    outputs = [torch.from_numpy(output) for output in session.run(None, feeds(session, inputs))]
+    shapes = [[tuple(output.shape) for output in given] for given in (outputs, expected)]
+    if shapes[0] != shapes[1]:
+        raise ExportError(f"expected outputs of shapes {shapes[1]} for {describe(inputs)}, got {shapes[0]}")
+    gap, scale = largest_gap(outputs, expected)
+    # Rounded activations jump; that they agree is checked at the length of the samples.
+    if not is_stored(module) and not gap <= _ROUNDING * max(1.0, scale):
+        raise ExportError(f"expected the network's outputs for {describe(inputs)}, got a difference of {gap:g}")
+
+
+def _written(folder: Path, module: nn.Module, inputs: Nested, names: Sequence[str], axes: Any) -> list[Tensor]:
     import onnx
 
     path = folder / "model.onnx"
@@ -109,7 +173,7 @@ def write_onnx(folder: Path, module: nn.Module, inputs: Nested, names: Sequence[
         session = open_session(str(path))
         return [torch.from_numpy(output) for output in session.run(None, feeds(session, inputs))]
 
-    return _first_accepted(module, inputs, answer, names)
+    return _first_accepted(module, inputs, answer, names, axes)
 
 
 def describe_difference(folder: Path, module: nn.Module, inputs: Nested, expected: Sequence[Tensor], tolerance: float) -> str:
@@ -148,15 +212,15 @@ def onnx_bytes(module: nn.Module, inputs: Nested) -> bytes:
         open_session(content)
         return content
 
-    return _first_accepted(module, inputs, accept, None)
+    return _first_accepted(module, inputs, accept, None, None)
 
 
-def _first_accepted(module: nn.Module, inputs: Nested, accept: Callable[[Any], T], names: Sequence[str] | None) -> T:
+def _first_accepted(module: nn.Module, inputs: Nested, accept: Callable[[Any], T], names: Sequence[str] | None, axes: Any) -> T:
     """Return the result of ``accept`` for the first form of a network on which ``accept`` does not fail."""
     if not is_stored(module):
-        return accept(_program(module, inputs, None, lambda model: None, names))
+        return accept(_program(module, inputs, None, lambda model: None, names, axes))
     problem: Exception | None = None
-    for program in _quantized_programs(module, inputs, names):
+    for program in _quantized_programs(module, inputs, names, axes):
         try:
             return accept(program)
         except OSError:
@@ -166,14 +230,19 @@ def _first_accepted(module: nn.Module, inputs: Nested, accept: Callable[[Any], T
     raise ExportError(f"ONNX Runtime does not run the quantized network: {error_line(problem or ValueError())}") from problem
 
 
-def _quantized_programs(module: nn.Module, inputs: Nested, names: Sequence[str] | None) -> Iterator[Any]:
+def _quantized_programs(module: nn.Module, inputs: Nested, names: Sequence[str] | None, axes: Any) -> Iterator[Any]:
     for form in forms(module):
         opset = OPSETS[min(form.widths)]
-        yield _program(with_onnx_operators(module, form), inputs, opset, partial(narrow, form=form), names)
+        yield _program(with_onnx_operators(module, form), inputs, opset, partial(narrow, form=form), names, axes)
 
 
 def _program(
-    module: nn.Module, inputs: Nested, opset: int | None, finish: Callable[[ir.Model], None], names: Sequence[str] | None
+    module: nn.Module,
+    inputs: Nested,
+    opset: int | None,
+    finish: Callable[[ir.Model], None],
+    names: Sequence[str] | None,
+    axes: Any,
 ) -> Any:
     try:
         with quiet():
@@ -184,7 +253,7 @@ def _program(
                 input_names=None if names is None else list(names),
                 output_names=None if names is None else _output_names(module, inputs),
                 opset_version=opset,
-                dynamic_shapes=None if names is None else batch_axes(inputs),
+                dynamic_shapes=axes,
                 verbose=False,
             )
             if program is None:

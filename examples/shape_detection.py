@@ -12,6 +12,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,8 @@ class ShapeDetection(Task):
     def build(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            return ssdlite(self._width, self._side)
+            model: nn.Module = ssdlite(self._width, self._side)
+            return model
 
     def reference_model(self) -> nn.Module:
         return self.build()
@@ -126,9 +128,10 @@ class ShapeDetection(Task):
 
     def exported(self, model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         """Return, for every default box, offsets ``(N, boxes, 4)`` and shares of the classes ``(N, boxes, classes)``."""
-        transform = model.transform
+        parts: Any = model
+        transform = parts.transform
         mean, deviation = (torch.tensor(given)[:, None, None] for given in (transform.image_mean, transform.image_std))
-        found = model.head(list(model.backbone((inputs - mean) / deviation).values()))
+        found = parts.head(list(parts.backbone((inputs - mean) / deviation).values()))
         return {"offsets": found["bbox_regression"], "shares": found["cls_logits"].softmax(-1)}
 
     def example_inputs(self) -> Tensor:

@@ -111,7 +111,7 @@ class LoaderTask(Task):
                 loaders[id(given)] = loader_of(given, split)
             self._loaders[split] = loaders[id(given)]
         self.model_gives_losses = loss == OWN_LOSSES
-        self._loss = summed_losses_of if loss == OWN_LOSSES else loss
+        self._loss = summed_losses_of if isinstance(loss, str) else loss
         self._score = None if isinstance(score, Mapping) else score
         self._meter = meter_settings(score) if isinstance(score, Mapping) else None
         self._score_name = "loss" if score is None and loss is not None else score_name

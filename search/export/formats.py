@@ -24,8 +24,12 @@ from spaces.execution.forward import arguments, tensors_in
 from spaces.quantization.stored_weight import stored_weights
 
 
-def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSettings) -> None:
+def write_formats(
+    folder: Path, model: nn.Module, task: Task, settings: ExportSettings, tell: Callable[[str], None] = lambda line: None
+) -> None:
     """Write ``model`` into ``folder`` in other forms, and compare each with it on a few samples.
+
+    ``tell`` gets a line on sizes that a form has fixed.
 
     Raises:
         ExportError: A form can't be written, or differs by more than ``settings.tolerance``.
@@ -35,7 +39,7 @@ def write_formats(folder: Path, model: nn.Module, task: Task, settings: ExportSe
     batch, _ = next(iter(task.batches("search", samples, limit=samples)))
     module, inputs = exportable(model, task, batch)
     writers: Mapping[str, Callable[..., list[Tensor]]] = {
-        "onnx": partial(write_onnx, names=module.entries),
+        "onnx": partial(write_onnx, names=module.entries, tell=tell),
         "torch_export": write_torch_export,
     }
     for name in settings.formats:

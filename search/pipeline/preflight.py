@@ -103,7 +103,8 @@ def _check_batch_of(split: Split, task: Task, model: nn.Module, outputs: str) ->
     from evaluators.tasks.loader_batches import check_structure
     from spaces.execution.batch import describe
 
-    batch, known = (next(iter(task.batches(name, 2, limit=2))) for name in (split, cast("Split", "search")))
+    batch = next(iter(task.batches(split, 2, limit=2)))
+    known = next(iter(task.batches("search", 2, limit=2)))
     check_structure(batch, known, split)
     inputs, targets = batch
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,9 +26,15 @@ class Export(Stage[ExportSettings]):
     def run(self, network: Network, run: StageRun) -> Network:
         """Write ``best/`` anew with the formats of the settings, and return ``network`` itself."""
         provenance = {"step": run.step, **(run.best.provenance() or {})}
+        fixed: list[str] = []
         run.best.replace(
-            network, provenance, extras=lambda folder: write_formats(folder, network.stored().model, run.task, self.settings)
+            network,
+            provenance,
+            extras=lambda folder: write_formats(folder, network.stored().model, run.task, self.settings, fixed.append),
         )
+        for remark in fixed:
+            run.notes["remark"] = f"{run.step}: {remark}"
+            run.log.write(f"{run.label}: {remark}", logging.WARNING)
         run.notes.update(formats=list(self.settings.formats), sealed=True)
         if "onnx" in self.settings.formats and is_quantized(network.model):
             run.notes["deployment"] = deployment(run.best.path / "model.onnx")

@@ -10,12 +10,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import Tensor, nn
 
 from evaluators import EVALUATORS
 from evaluators.batch_norm import recalibrate
 from evaluators.cost import count_costs
 from evaluators.latency.backends import BACKENDS
 from evaluators.latency.backends.base import Conditions, find_backend, program_of
+from evaluators.onnx_export import token_axes, write_onnx
 from evaluators.sensitivity.estimates import MEASURES, SensitivitySettings, calibration_batches, weight_sensitivity
 from evaluators.sensitivity.loss_increase import activation_increases
 from evaluators.sensitivity.measured_increase import divergence_table, loss_increases
@@ -146,8 +148,9 @@ def test_every_backend(name: str) -> None:
 
 @pytest.mark.slow
 def test_every_exported_form_names_its_inputs_and_takes_any_batch(tmp_path: Path) -> None:
-    task, model = nested_task(), encoder()
-    write_formats(tmp_path, model, task, ExportSettings())
+    task, model, told = nested_task(), encoder(), list[str]()
+    write_formats(tmp_path, model, task, ExportSettings(), told.append)
+    assert told == []
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     assert [(one.name, one.type) for one in session.get_inputs()] == [("ids", "tensor(int64)"), ("mask", "tensor(bool)")]
     batch, _ = next(iter(task.batches("search", 7)))
@@ -156,8 +159,35 @@ def test_every_exported_form_names_its_inputs_and_takes_any_batch(tmp_path: Path
         expected = task.forward(model, batch)
     assert answer.shape == (7, CLASSES)
     torch.testing.assert_close(torch.from_numpy(answer), expected, rtol=1e-4, atol=1e-4)
+    shorter = {name: entry[:, :2] for name, entry in batch.items()}
+    (answer,) = session.run(None, {name: entry.numpy() for name, entry in shorter.items()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(answer), task.forward(model, shorter), rtol=1e-4, atol=1e-4)
     program = torch.export.load(tmp_path / "model.pt2").module()
     torch.testing.assert_close(program(*batch.values()), expected, rtol=1e-4, atol=1e-4)
+
+
+class Fixed(nn.Module):
+    """Takes texts of one length only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(WORDS, 4), nn.Linear(4 * LENGTH, CLASSES)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.embedding(ids).reshape(len(ids), 4 * LENGTH))
+        return outputs
+
+
+@pytest.mark.slow
+def test_a_network_of_one_length_is_exported_for_it_and_that_is_said(tmp_path: Path) -> None:
+    told: list[str] = []
+    ids = torch.randint(0, WORDS, (3, LENGTH), generator=torch.Generator().manual_seed(0))
+    (answer,) = write_onnx(tmp_path, Fixed().eval(), ids, tell=told.append)
+    assert answer.shape == (3, CLASSES)
+    (line,) = told
+    assert line.startswith(f"model.onnx takes texts of {LENGTH} tokens only: ")
+    assert token_axes(ids.float()) is None
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluators.meters import ImportedMeter, MeterError, MeterSettings
+from evaluators.meters import ImportedMeter, MeterError, MeterSettings, Perplexity
 
 OUTPUTS = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.randint(0, 3, (40,), generator=torch.Generator().manual_seed(1))
@@ -38,16 +38,22 @@ SHIPPED: dict[str, tuple[MeterSettings, Any, Any]] = {
 }
 
 
+TEXT = torch.randn(9, 4, 6, generator=torch.Generator().manual_seed(2)), torch.arange(36).reshape(9, 4) % 6
+
+
 @pytest.mark.parametrize("workers", [1, 2, 4])
-@pytest.mark.parametrize("kind", SHIPPED)
+@pytest.mark.parametrize("kind", [*SHIPPED, "perplexity"])
 @pytest.mark.filterwarnings("ignore")
 def test_parts_merge_into_the_metric_of_one_pass(kind: str, workers: int) -> None:
     pytest.importorskip("torchmetrics")
-    settings, outputs, targets = SHIPPED[kind]
-    whole, parts = ImportedMeter(settings), [ImportedMeter(settings) for _ in range(workers)]
+    cloudpickle = pytest.importorskip("cloudpickle")
+    outputs, targets = TEXT if kind == "perplexity" else SHIPPED[kind][1:]
+    whole, *parts = (Perplexity() if kind == "perplexity" else ImportedMeter(SHIPPED[kind][0]) for _ in range(workers + 1))
     whole.update(outputs, targets)
     for start in range(0, len(outputs), 2):
         parts[start // 2 % workers].update(outputs[start : start + 2], targets[start : start + 2])
+    # As Ray sends them from worker to driver.
+    parts = [cloudpickle.loads(cloudpickle.dumps(part)) for part in parts]
     for part in parts[1:]:
         parts[0].merge(part)
     assert parts[0].compute() == pytest.approx(whole.compute(), abs=1e-6)
@@ -100,5 +106,7 @@ def test_metrics_that_can_not_be_used_say_why() -> None:
         meter(arguments={"values": 0}).compute()
     with pytest.raises(MeterError, match="expected 'mean' among its values, got sum"):
         meter(arguments={"values": 0}, key="mean").compute()
+    with pytest.raises(MeterError, match=r"can't be computed of the samples it was given: .*fidelities"):
+        meter(arguments={"values": -1}).compute()
     with pytest.raises(ValueError, match="direction: expected"):
         MeterSettings("x.Y", direction="up")  # type: ignore[arg-type]

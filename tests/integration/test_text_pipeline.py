@@ -58,6 +58,9 @@ def test_a_gpt_is_searched_retrained_reported_and_exported(tmp_path: Path) -> No
     with torch.no_grad():
         expected = model(ids).numpy()
     np.testing.assert_allclose(session.run(None, {"input": ids.numpy()})[0], expected, atol=1e-4)
+    with torch.no_grad():
+        shorter = model(ids[:, :5]).numpy()
+    np.testing.assert_allclose(session.run(None, {"input": ids[:, :5].numpy()})[0], shorter, atol=1e-4)
     # The same run again goes on from what is there, and ends at once.
     run(config, folder)
     assert json.loads((folder / "report.json").read_text())["result"] == report["result"]

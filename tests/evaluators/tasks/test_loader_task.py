@@ -27,8 +27,9 @@ from evaluators.meters import MeterError
 from evaluators.tasks.loader_samples import LoaderError
 from evaluators.tasks.loader_task import LoaderTask
 from evaluators.tasks.measure import measure
-from evaluators.training.loop import train
-from evaluators.training.settings import EarlyStopSettings, TrainingSettings
+from evaluators.training.loop import TrainingError, train
+from evaluators.training.optimizers import OptimizerSettings
+from evaluators.training.settings import DistillationSettings, EarlyStopSettings, TrainingSettings
 
 SAMPLES = 20
 DATA = TensorDataset(torch.arange(float(SAMPLES))[:, None].repeat(1, 4), torch.arange(SAMPLES) % 3)
@@ -388,3 +389,57 @@ def test_a_metric_that_accumulates_is_the_score() -> None:
         LoaderTask(Paired(), loader(PairedSamples()), loader(PairedSamples()), loss=losses, score=settings)
     with pytest.raises(MeterError, match="expected a mapping with name"):
         LoaderTask(network(), given, given, score={"arguments": {}})
+
+
+class Judged(nn.Module):
+    """Gives its losses in training mode, as torchvision's detectors do, and else the mean of every image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(1, 1)
+        self.dropout = nn.Dropout()
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        means = self.dropout(self.scale(torch.stack([image.mean() for image in images])[:, None]))
+        if not self.training:
+            return [{"mean": mean} for mean in means]
+        assert targets is not None
+        wanted = torch.stack([target["mean"] for target in targets])
+        return {"error": (means - wanted).square().mean(), "size": means.abs().mean()}
+
+
+def judged(loss: Any, targets: bool = True) -> LoaderTask:
+    """Return a task of images of different sizes, each with a dict of targets."""
+    sizes = [torch.rand(1, 3 + place % 3, 4, generator=torch.Generator().manual_seed(place)) for place in range(12)]
+    samples = [(image, {"mean": image.mean()[None]} if targets else {"other": image.mean()[None]}) for image in sizes]
+
+    def together(batch: list[Any]) -> Any:
+        return [image for image, _ in batch], [target for _, target in batch]
+
+    loader = DataLoader(samples, batch_size=4, collate_fn=together)  # type: ignore[arg-type]
+    return LoaderTask(Judged(), loader, loader, loss=loss)
+
+
+def test_the_losses_that_a_network_gives_itself_are_trained_and_measured() -> None:
+    task = judged("model")
+    assert (task.score_name, task.score_sign, task.model_gives_losses) == ("loss", -1.0, True)
+    model = task.build().eval()
+    before = measure(model, task, "search")
+    assert before == measure(model, task, "search")
+    assert set(before) == {"loss"}
+    optimizer = OptimizerSettings("adam", lr=0.05)
+    train(model, task, TrainingSettings(6, batch_size=4, optimizer=optimizer), seed=0, device=torch.device("cpu"))
+    assert measure(model, task, "search")["loss"] < before["loss"]
+    teacher = TrainingSettings(1, batch_size=4, distillation=DistillationSettings())
+    with pytest.raises(TrainingError, match="distillation compares outputs, and this network gives losses"):
+        train(model, task, teacher, seed=0, device=torch.device("cpu"), teacher=task.build())
+
+
+def test_a_network_that_takes_no_such_targets_or_gives_no_losses_is_refused() -> None:
+    with pytest.raises(
+        LoaderError, match=r"loss='model': the network can't be called with inputs of .* targets of .* in training"
+    ):
+        judged("model", targets=False)
+    loader = DataLoader(TensorDataset(torch.randn(8, 4), torch.arange(8) % 3), batch_size=4)
+    with pytest.raises(LoaderError, match="can't be called with inputs of"):
+        LoaderTask(nn.Linear(4, 3), loader, loader, loss="model")

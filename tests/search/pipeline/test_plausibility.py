@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from evaluators.meters import ImportedMeter, Meter, MeterSettings
 from evaluators.tasks.loader_task import LoaderTask
 from search.config.loading import configure
 from search.pipeline.plausibility import require_informative_loss, score_at_chance
@@ -127,16 +128,16 @@ def test_inputs_that_the_network_can_not_take_are_named_with_their_type(tmp_path
 
 
 class Uneven(LoaderTask):
-    """A task whose training batches are others than those of the search split."""
+    """A task whose batches of a split are others than those of the search split."""
 
-    def __init__(self, change: Callable[[Tensor, Tensor], tuple[Any, Any]]) -> None:
+    def __init__(self, change: Callable[[Tensor, Tensor], tuple[Any, Any]], other: str = "train") -> None:
         given = DataLoader(TensorDataset(torch.randn(8, 4), torch.arange(8) % 3), batch_size=4)
         super().__init__(nn.Linear(4, 3), given, given)
-        self._change = change
+        self._change, self._other = change, other
 
     def batches(self, split: Any, *args: Any, **options: Any) -> Any:
         for inputs, targets in super().batches(split, *args, **options):
-            yield self._change(inputs, targets) if split == "train" else (inputs, targets)
+            yield self._change(inputs, targets) if split == self._other else (inputs, targets)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +154,24 @@ class Uneven(LoaderTask):
 def test_a_training_batch_that_is_another_is_named_before_a_run(change: Any, message: str) -> None:
     with pytest.raises(SecateursError, match=message):
         checked(Uneven(change), {"train": {"epochs": 1, "batch_size": 4}})
+
+
+def test_a_test_batch_that_is_another_is_named_with_what_was_expected() -> None:
+    with pytest.raises(SecateursError, match=r"'test': expected the inputs as in the split search, float32"):
+        checked(Uneven(lambda inputs, targets: ({"ids": inputs}, targets), "test"))
+    message = r"fails on a batch of the test split, .* targets of shape \(2,\): .*; expected .* outputs of shape \(2, 3\)"
+    with pytest.raises(SecateursError, match=message):
+        checked(Uneven(lambda inputs, targets: (inputs, targets + 7), "test"))
+
+
+class Metered(LoaderTask):
+    """A task with a metric that takes outputs of the shape of the targets."""
+
+    def meters(self) -> Mapping[str, Meter]:
+        return {"sums": ImportedMeter(MeterSettings("tests.evaluators.test_meters.Sums"))}
+
+
+def test_a_metric_that_can_not_take_the_outputs_is_named() -> None:
+    given = DataLoader(TensorDataset(torch.randn(8, 4), torch.arange(8) % 3), batch_size=4)
+    with pytest.raises(SecateursError, match=r"Sums can't take outputs of shape \(\d+, 3\) and targets of shape \(\d+,\)"):
+        checked(Metered(nn.Linear(4, 3), given, given))

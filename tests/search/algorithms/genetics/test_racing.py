@@ -94,6 +94,13 @@ def test_before_pairs_are_known_a_binomial_bound_decides():
     assert promoted(unknown, made, [-3.0 * score for score in scores]) == made
 
 
+def test_of_a_metric_that_accumulates_no_spread_is_assumed():
+    _, made = members(4)
+    single = problem_of(SPACE, 0.4, [TOP1], tables={**IMAGES, "accumulated": {"top1": np.array(True)}})
+    race = Race(single, RacingSettings((0.1,), 2.0, keep=1.0), depth=1, elite=1)
+    assert promoted(race, made, [0.9, 0.5, 0.1, 0.0]) == made
+
+
 def test_at_least_the_elite_of_the_first_generation_goes_up():
     _, made = members(6)
     single = problem_of(SPACE, 0.4, [TOP1], tables=IMAGES)
