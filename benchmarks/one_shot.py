@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import time
@@ -183,7 +184,7 @@ def _clear(leads: list[float]) -> bool:
     """Return whether the mean is more than two standard errors from 0."""
     if len(leads) < 2:
         return False
-    return abs(statistics.fmean(leads)) > 2.0 * statistics.stdev(leads) / len(leads) ** 0.5
+    return bool(abs(statistics.fmean(leads)) > 2.0 * statistics.stdev(leads) / math.sqrt(len(leads)))
 
 
 def main() -> None:
