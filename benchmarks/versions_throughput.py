@@ -3,10 +3,11 @@
     git worktree add --detach ../before 3345b86~1
     chrt -f 10 taskset -c 1 python -m benchmarks.versions_throughput ../before --data FOLDER
 
-The network and the data of ``configs/quickstart.yaml``, and ResNet-20 on Fashion-MNIST. A process per version, in one thread each;
-they take turns, each first in every other one, and the other one waits. ``train`` is an epoch of the training loop, measured on the search split at its end as
-always; ``evaluate`` is re-calibration of BatchNorm and the score on the search split. Times are CPU time of the process; the
-ratio is the median over the turns of the other version's time over this one's: above 1, this one is faster.
+The network and the data of ``configs/quickstart.yaml``, and ResNet-20 on Fashion-MNIST. A process per version, in one thread
+each; they take turns, each first in every other one, and the other one waits. ``train`` is an epoch of the training loop,
+measured on the search split at its end as always; ``evaluate`` is re-calibration of BatchNorm and the score on the search
+split. Times are CPU time of the process; the ratio is the median over the turns of the other version's time over this one's:
+above 1, this one is faster.
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ def compare(before: Path, data: str, turns: int) -> dict[str, Any]:
 
 
 def _commit(folder: Path) -> str:
-    return subprocess.run(["git", "-C", str(folder), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
 
 
 def main() -> None:
