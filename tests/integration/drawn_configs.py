@@ -136,6 +136,12 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "freeze": (0.5, 0.9),
         "decay": (0.6, 1.0),
     },
+    "DivergenceSettings": {
+        "samples": (1, 64),
+        "pool": (4, 256),
+        "batch_norm_batches": (0, 1),
+        "batch_size": (2, 64),
+    },
     "AccuracySettings": {
         "batch_norm_batches": (0, 1, 100),
         "batch_size": (2, 50, 256),
@@ -179,6 +185,12 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "population": (2, 3),
         "halving": (None, {}, {"fidelities": [0.5], "keep": 0.3}),
     },
+    "EvolutionSettings": {
+        "children": (1, 3),
+        "generations": (1, 2),
+        "switches": (1, 3),
+        "steps": ([[32, 1]], [[16, 2], [32, 1]]),
+    },
     "RandomSettings": {"evaluations": (1, 4, 6), "channels": ("importance", "random")},
     "IntegerProgramSettings": {"budgets": (1, 4), "gap": (0.0, 0.1), "nodes": (None, 1, 100), "seconds": (None, 30.0)},
     "ProgressiveSettings": {
@@ -203,6 +215,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "finalists": (None, 1, 2, 9),
         "reconstruct": (False, {}, {"images": 16, "sums": False}),
     },
+    "SparseTrainingSettings": {"reconstruct": (False, {}, {"images": 16})},
     "FuseSettings": {"literal_types": (False, True)},
     "ExportSettings": {
         "formats": ([], ["onnx"], ["torch_export"], ["onnx", "torch_export"], ["onnx", "onnx"]),
