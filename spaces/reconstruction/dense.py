@@ -22,7 +22,7 @@ from spaces.reconstruction.structure import SharedWeight, linear_maps
 AT_ONCE = 640 * 2**20
 """Most bytes of the dense network's activations up to which all samples are one batch."""
 
-IN_PARTS = 192 * 2**20
+IN_PARTS = 128 * 2**20
 """Most bytes of the dense network's activations in a batch where all samples are too many for one."""
 
 MOST_BYTES = 256 * 2**20
