@@ -28,6 +28,8 @@ class Algorithm(ABC, Generic[S]):
 
     Class attributes:
         Settings: Frozen dataclass of the options that the configuration may give, with a default for each.
+        measures_solved: Whether its trials come from steps, which measure solved layers, so that the best so far is kept with
+            them.
         reads_divergence: True if the table ``divergence`` is read, that of every level alone, which takes long to measure.
 
     Raises:
@@ -35,6 +37,7 @@ class Algorithm(ABC, Generic[S]):
     """
 
     Settings: ClassVar[type[Any]]
+    measures_solved: ClassVar[bool] = False
     reads_divergence: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, settings: S, seed: int) -> None:

@@ -113,6 +113,7 @@ class Evolution(Algorithm[EvolutionSettings]):
     """
 
     Settings = EvolutionSettings
+    measures_solved = True
 
     def __init__(self, problem: Problem, settings: EvolutionSettings, seed: int) -> None:
         """Make the starting points."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from evaluators.task import Task
-from search.study.trial import Form, Step
+from search.study.trial import Form
 from spaces.base import Solve
 from spaces.channels.surgery import Cut
 from spaces.execution.batch import to_device
@@ -43,7 +43,7 @@ class StepSolving:
         """Return the settings alone for another process, which reads the samples itself."""
         return {**self.__dict__, "_shared": {}}
 
-    def solve(self, dense: nn.Module, task: Task, seed: int, device: torch.device, step: Step) -> Solve:
+    def solve(self, dense: nn.Module, task: Task, seed: int, device: torch.device, form: Form) -> Solve:
         """Return what solves the layers of a smaller network against those of ``dense``.
 
         Args:
@@ -51,9 +51,9 @@ class StepSolving:
             task: Gives the samples, from the beginning of its calibration split.
             seed: Seed of the positions.
             device: Where networks run.
-            step: Says in which form.
+            form: Says on how many samples.
         """
-        outputs = self._outputs(dense, task, seed, device, step)
+        outputs = self._outputs(dense, task, seed, device, form)
 
         def solved(small: nn.Module, cut: Cut) -> None:
             small.to(device).eval()
@@ -62,17 +62,17 @@ class StepSolving:
 
         return solved
 
-    def _outputs(self, dense: nn.Module, task: Task, seed: int, device: torch.device, step: Step) -> DenseOutputs:
+    def _outputs(self, dense: nn.Module, task: Task, seed: int, device: torch.device, form: Form) -> DenseOutputs:
         """Return the outputs of the dense network, drawn once for all candidates in one form."""
-        if step.form in self._shared and self._shared[step.form][0] is dense:
-            return self._shared[step.form][1]
+        if form in self._shared and self._shared[form][0] is dense:
+            return self._shared[form][1]
         settings = self._settings
-        if step.form in LIMITS:
-            images, positions = LIMITS[step.form]
+        if form in LIMITS:
+            images, positions = LIMITS[form]
             fewer = min(settings.images, images), min(settings.positions, positions)
             settings = replace(settings, images=fewer[0], positions=fewer[1])
         found = task.batches(task.calibration_split, _BATCH, limit=settings.images)
         batches = [to_device(inputs, device) for inputs, _ in found]
         outputs = DenseOutputs(dense, batches, task.forward, settings, seed)
-        self._shared[step.form] = dense, outputs
+        self._shared[form] = dense, outputs
         return outputs

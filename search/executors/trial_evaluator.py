@@ -180,7 +180,7 @@ class TrialEvaluator:
         """
         candidate, step = proposal.candidate, proposal.step
         if step is not None and self.solving is not None:
-            solve = self.solving.solve(self.model, self.task, self.seed, self.device, step)
+            solve = self.solving.solve(self.model, self.task, self.seed, self.device, step.form)
         if not self.trains(candidate):
             space, model = self.space, self.model
             made = space.realize(model, candidate) if solve is None else space.reconstruct(model, candidate, solve)

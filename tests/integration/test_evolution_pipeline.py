@@ -87,6 +87,10 @@ def test_killed_within_a_generation_it_ends_alike(
         patched.setattr(TrialEvaluator, "evaluate", evaluate)
         with pytest.raises(Kill):
             run(config, folder, None)
+    if len(recorded(folder)):
+        kept = json.loads((folder / "best" / "architecture.json").read_text())
+        assert kept["provenance"]["fingerprint"] in {trial.user_attrs["fingerprint"] for trial in recorded(folder)}
+        assert kept["transformations"][-1]["kind"] == "reconstruct", "the best so far is kept without solved layers"
     run(config, folder, None)
     assert timeless(read_report(folder)) == timeless(read_report(whole))
     weights = Path("best") / "weights.safetensors"

@@ -34,7 +34,8 @@ class BatchLoop(SearchLoop):
                     self.trials.append(recorded[first])
                     self._tell(recorded[first : first + 1])
                 else:
-                    self._take_steps(proposals)
+                    self._take_steps(proposals, news)
+                    news = False
                 continue
             jobs = [Job(first + index, proposal) for index, proposal in enumerate(proposals)]
             known = recorded[first : first + len(jobs)]
@@ -62,8 +63,13 @@ class BatchLoop(SearchLoop):
             self.ended_by = "seconds"
         return not self.ended_by
 
-    def _take_steps(self, proposals: list[Proposal]) -> None:
-        """Evaluate proposals with a step, and tell their trials in the order of asking; none of them when time is up."""
+    def _take_steps(self, proposals: list[Proposal], news: bool) -> None:
+        """Evaluate proposals with a step, and tell their trials in the order of asking; none of them when time is up.
+
+        Args:
+            proposals: The proposals.
+            news: Whether trials were recorded that :attr:`on_batch` does not know yet.
+        """
         if any(proposal.step is None for proposal in proposals):
             raise SecateursError(
                 f"{type(self.algorithm).__name__} proposes candidates with a step beside others: expected either; this is a "
@@ -73,6 +79,9 @@ class BatchLoop(SearchLoop):
         found: dict[int, Trial] = {}
         for index, proposal in enumerate(proposals):
             self.executor.submit(Job(first + index, proposal))
+        # While workers are at the steps already.
+        if news:
+            self.on_batch(self.trials)
         for event in self.executor.events():
             trial = self._result_of(event)
             if trial is not None:

@@ -165,7 +165,7 @@ class Search(Stage[SearchSettings]):
 
         def keep_best(trials: list[Trial]) -> None:
             if run.variant == RESULT:
-                self._keep_best(context, algorithm.incumbent(trials), trials, run)
+                self._keep_best(context, algorithm, trials, run)
 
         seconds_left = None if budget.seconds is None else lambda: (budget.seconds or 0.0) - run.stopwatch.seconds
         loop_class = AsynchronousLoop if _asynchronous(run) else BatchLoop
@@ -252,13 +252,19 @@ class Search(Stage[SearchSettings]):
             return None
         return solver(context.evaluator.model, run, settings, proposal.candidate.fingerprint)
 
-    def _keep_best(self, context: SearchContext, chosen: Trial | None, trials: list[Trial], run: StageRun) -> None:
-        """Put the network of the chosen trial on disk, unless it is there already."""
-        known = run.best.provenance() or {}
+    def _keep_best(self, context: SearchContext, algorithm: Algorithm[Any], trials: list[Trial], run: StageRun) -> None:
+        """Put the network of the trial to deliver on disk, unless it is there already."""
+        chosen, known, evaluator = algorithm.incumbent(trials), run.best.provenance() or {}, context.evaluator
         if chosen is None or (known.get("step"), known.get("trial")) == (run.step, chosen.number):
             return
+        solve = None
+        if algorithm.measures_solved:
+            if (known.get("step"), known.get("fingerprint")) == (run.step, chosen.proposal.candidate.fingerprint):
+                return  # A parent that has stayed.
+            if evaluator.solving is not None:
+                solve = evaluator.solving.solve(evaluator.model, evaluator.task, evaluator.seed, evaluator.device, "close")
         end = _end(context, _checkpoints(context, run, lambda: trials), chosen)
-        network, notes = context.realize(chosen.proposal, end)
+        network, notes = context.realize(chosen.proposal, end, solve)
         metrics = notes["metrics"]
         fingerprint = chosen.proposal.candidate.fingerprint
         run.best.replace(network, {"step": run.step, "trial": chosen.number, "fingerprint": fingerprint, "metrics": metrics})

@@ -62,7 +62,7 @@ def search(folder: Path, executor: Measuring | None = None, loop_class: Any = Ba
                 bar=bar,
                 note=SearchNote(PROBLEM, algorithm.incumbent),
                 log=options.pop("log", lambda text, level: None),
-                on_batch=lambda trials: None,
+                on_batch=options.pop("on_batch", lambda trials: None),
             ).run()
         )
 
@@ -95,6 +95,13 @@ def test_neither_order_nor_number_of_workers_changes_anything(tmp_path: Path) ->
     whole = search(tmp_path / "a")
     assert search(tmp_path / "b", Scoring(reverse=True, places=3)) == whole
     assert search(tmp_path / "c", Scoring(reverse=True, places=4), AsynchronousLoop) == whole
+
+
+@pytest.mark.parametrize("loop_class", [BatchLoop, AsynchronousLoop])
+def test_the_best_is_kept_before_the_next_generation_is_evaluated(tmp_path: Path, loop_class: Any) -> None:
+    kept: list[int] = []
+    search(tmp_path, loop_class=loop_class, on_batch=lambda trials: kept.append(len(trials)))
+    assert kept == list(range(1, 7)) if loop_class is BatchLoop else kept[-1] == 6
 
 
 def test_a_finished_search_evaluates_nothing_again(tmp_path: Path) -> None:
