@@ -4,8 +4,9 @@
 
 Every row names what its Omega stands on. With ``--optimizer adam``, and a folder of its own for ``--results``, the checkpoint
 is trained by Adam, and the rows of second derivatives are added: CN112183742B by the moments of that training (with our order
-and draws, with the source's, and as written, where every step trains an epoch and no more epochs follow), n candidates by
-Optuna's TPE and random ones by Hutchinson's traces, and integer programs by either.
+and draws, with the source's, and with its whole loop, `as written`, where every step trains an epoch and no more epochs follow;
+learned steps, corrected biases and distillation are ours, and on in all rows but the toolkit's), n candidates by Optuna's TPE
+and random ones by Hutchinson's traces, and integer programs by either.
 
 Every row starts from the same checkpoint and has the bytes of a network with 4, 3 or 2 bits in every layer but the first and
 the last, which have 8; inputs and additions have 8 bits. Quantization-aware training (learned steps, distillation from the

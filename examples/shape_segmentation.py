@@ -3,6 +3,7 @@
     python -m search run configs/shape_segmentation.yaml
 
 What a run needs of a task that is not classification is all here: the network, three splits, a loss and a score per sample.
+Network and drawing are shipped ones; a segmentation that is all shipped is ``configs/segmentation_unet_genetic.yaml``.
 """
 
 from __future__ import annotations
@@ -16,45 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaluators.task import Batch, Split, Task
+from evaluators.tasks.shapes.drawing import draw_shapes, noisy
+from spaces.networks import unet_small
 
 CLASSES = 3
 """Background, disc, square."""
-
-
-class UNet(nn.Module):
-    """Encoder and decoder with connections across (Ronneberger, Fischer, Brox, MICCAI 2015, arXiv 1505.04597), two levels deep.
-
-    Args:
-        width: Channels of the first level; twice as many in the second, four times as many at the bottom.
-    """
-
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.first = _block(1, width)
-        self.second = _block(width, 2 * width)
-        self.bottom = _block(2 * width, 4 * width)
-        self.up_second = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
-        self.decode_second = _block(4 * width, 2 * width)
-        self.up_first = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
-        self.decode_first = _block(2 * width, width)
-        self.head = nn.Conv2d(width, CLASSES, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits of shape ``(N, classes, H, W)`` for images of shape ``(N, 1, H, W)``."""
-        first = self.first(images)
-        second = self.second(F.max_pool2d(first, 2))
-        bottom = self.bottom(F.max_pool2d(second, 2))
-        second = self.decode_second(torch.cat([second, self.up_second(bottom)], dim=1))
-        first = self.decode_first(torch.cat([first, self.up_first(second)], dim=1))
-        logits: Tensor = self.head(first)
-        return logits
-
-
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for entering in (inputs, outputs):
-        layers += [nn.Conv2d(entering, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers)
 
 
 class ShapeSegmentation(Task):
@@ -82,7 +49,7 @@ class ShapeSegmentation(Task):
     def build(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            return UNet(self._width)
+            return unet_small(outputs=CLASSES, width=self._width)
 
     def reference_model(self) -> nn.Module:
         return self.build()
@@ -129,13 +96,6 @@ class ShapeSegmentation(Task):
         return {split: self._drawn(count, generator) for split, count in self._sizes.items()}
 
     def _drawn(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return images of shape ``(count, 1, side, side)`` and the class of every pixel."""
-        side = self._side
-        radius = torch.randint(side // 8, side // 4, (2, count, 1, 1), generator=generator)
-        centre = torch.randint(side // 4, side - side // 4, (2, 2, count, 1, 1), generator=generator)
-        down, right = (torch.arange(side) - centre[:, 0]).mT, torch.arange(side) - centre[:, 1]
-        disc = (down[0] ** 2 + right[0] ** 2) <= radius[0] ** 2
-        square = torch.maximum(down[1].abs(), right[1].abs()) <= radius[1]
-        targets = torch.where(disc, 1, torch.where(square, 2, 0))
-        noise = torch.randn(count, 1, side, side, generator=generator)
-        return (targets > 0).float()[:, None] + self._noise * noise, targets
+        """Return images of shape ``(count, 1, side, side)`` and the class of every pixel; the disc is in front."""
+        disc, square, _ = draw_shapes(count, self._side, generator).covered.unbind(dim=1)
+        return noisy(disc | square, self._noise, generator), torch.where(disc, 1, torch.where(square, 2, 0))

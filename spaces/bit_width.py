@@ -51,8 +51,8 @@ class BitWidthSettings:
         exclude: Name patterns of layers and additions to leave in float.
         method: How ranges are calibrated: ``mse`` (least squared error) or ``percentile``.
         percentile: Share of the values inside the range, in percent, for ``percentile``.
-        learned_step: Whether training moves the steps (LSQ).
-        bias_correction: Whether to correct biases by the mean error of rounded weights.
+        learned_step: Whether training moves the steps (LSQ; no part of CN112183742B).
+        bias_correction: Whether to correct biases by the mean error of rounded weights (no part of CN112183742B).
         latency: Milliseconds of every layer by ``"WEIGHT_BITSxINPUT_BITS"``, by layer: ``{conv1: {4x8: 0.1, 8x8: 0.2}}``. With
             it, the cost ``latency_ms`` is known.
     """

@@ -19,8 +19,8 @@ from search.study.trial import Proposal, Trial
 class GeneticAlgorithm(Algorithm[GeneticSettings]):
     """Genetic channel search (after Wang et al. 2020, doi 10.1016/j.neucom.2020.03.082; operators ours).
 
-    The first generation contains the greedy masks, so that the result is at least as good. Each generation is a list of
-    new candidates, measured rung by rung (see :class:`Race`); candidates measured in full compete with the survivors so
+    The first generation contains the greedy masks (ours), so that the result is at least as good. Each generation is a list of
+    new candidates, measured rung by rung (ours, see :class:`Race`); candidates measured in full compete with the survivors so
     far. All state follows from the settings, the seed and the trials told: the operators of generation ``g`` draw from a
     generator seeded by ``(seed, g)``, and results are kept by candidate and fidelity, so that trials may be told without
     being asked for.

@@ -28,8 +28,8 @@ class SparseTrainingSettings(TrainingSettings):
     Attributes:
         sparsifier: Method that drives the network towards sparsity.
         reconstruct: How the layers that are left when channels are removed at the end are solved by least squares against those
-            of the trained network, without labels; false leaves them as they are. There is nothing to solve where the method
-            promises that the removal changes no output.
+            of the trained network, without labels (ours); false leaves them as they are, as the sources do. There is nothing
+            to solve where the method promises that the removal changes no output.
     """
 
     sparsifier: SparsifierBlock

@@ -46,8 +46,8 @@ class ProbabilisticSettings:
     Attributes:
         ratio: ``R``, share of the groups of every layer to prune, where ``macs`` is None.
         ratios: Ratios of single layers, by the pattern of their name; the first that matches counts.
-        macs: Share of the network's MACs that is left, instead of ratios.
-        shape: How unevenly layers are pruned for ``macs``.
+        macs: Share of the network's MACs that is left, instead of ratios (ours).
+        shape: How unevenly layers are pruned for ``macs`` (ours).
         groups: What is pruned together, which the patent leaves open: ``columns`` of the im2col matrix (the author's code),
             ``filters`` or ``input_channels``, whose removal saves MACs.
         draw: One Bernoulli draw per ``group`` in every step (ours, and better where it was measured), or per ``weight`` (the
@@ -60,8 +60,8 @@ class ProbabilisticSettings:
         penalty: The penalty function, by its name.
         largest: ``A``, the largest penalty.
         flatness: ``u``, the height of the penalty function's centre as a share of ``A``.
-        interval: ``t``, steps between two updates of the probabilities; None derives it from ``share``. Where that gives less
-            than 4, the largest penalty is raised instead, since an update costs as much as several steps of masking.
+        interval: ``t``, steps between two updates of the probabilities; None derives it from ``share`` (ours). Where that gives
+            less than 4, the largest penalty is raised instead, since an update costs as much as several steps of masking.
         share: Share of the steps in which the derived interval has all layers pruned; the rest retrains with fixed masks.
         include: Name patterns of layers whose groups may go; empty for all.
         exclude: Name patterns of layers whose groups stay.

@@ -67,6 +67,18 @@ def test_every_source_has_a_configuration_as_written_that_says_what_the_source_l
         assert "left open" in head.lower() or "Lost there" in head
 
 
+@pytest.mark.parametrize("path", AS_WRITTEN, ids=lambda path: path.stem)
+def test_a_configuration_as_written_solves_no_layers_and_orders_channels_as_its_source(path: Path) -> None:
+    for placed in placed_stages(load(path)):
+        settings = placed.stage.settings
+        assert placed.name != "reconstruct"
+        cuts = placed.stage.removes and (not placed.stage.searches or settings.space.name != "bit_width")
+        if cuts:
+            assert settings.reconstruct is False, placed.path
+        if cuts and placed.stage.searches:
+            assert settings.importance != "second_order", placed.path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", AS_WRITTEN, ids=lambda path: path.stem)
 def test_a_configuration_as_written_runs_to_its_end(path: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class GeneticSettings:
         tournament: Number of candidates that compete to be a parent, with one objective.
         seed_ratios: Costs of further greedy masks in the first generation of a search for a front, as shares of the target,
             or of the dense network's cost without a target.
-        racing: Measurement on subsets first; None measures every candidate in full.
+        racing: Measurement on subsets first (ours); None measures every candidate in full.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
