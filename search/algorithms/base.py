@@ -30,6 +30,7 @@ class Algorithm(ABC, Generic[S]):
         Settings: Frozen dataclass of the options that the configuration may give, with a default for each.
         measures_solved: Whether its trials come from steps, which measure solved layers, so that the best so far is kept with
             them.
+        closing: Largest number of trials that :meth:`conclude` leaves to ask for, which a budget of evaluations keeps free.
         reads_divergence: True if the table ``divergence`` is read, that of every level alone, which takes long to measure.
 
     Raises:
@@ -38,6 +39,7 @@ class Algorithm(ABC, Generic[S]):
 
     Settings: ClassVar[type[Any]]
     measures_solved: ClassVar[bool] = False
+    closing: ClassVar[int] = 0
     reads_divergence: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, settings: S, seed: int) -> None:
@@ -93,6 +95,12 @@ class Algorithm(ABC, Generic[S]):
             trials: Recorded trials, in number order: all of them, or the last incumbent and those behind it.
         """
         return best(trials, self._problem)
+
+    def conclude(self) -> None:
+        """Bring the search to its end, since a budget is spent: ask for no more than :attr:`closing` trials from now on.
+
+        Proposals that were asked for before may be told or not. Nothing by default, for a search that may end anywhere.
+        """
 
     @property
     def warm_starts(self) -> Collection[int]:

@@ -106,7 +106,8 @@ class Evolution(Algorithm[EvolutionSettings]):
 
     The first trial compares the starting points (uniform, greedy and those of the problem), each further one is a generation
     and has its new parent as candidate, and the last one compares parent and starting points on inputs that no other has seen.
-    It is the result, so that no starting point is better by that measure. Randomness follows from seed, generation and step.
+    It is the result, so that no starting point is better by that measure; a budget that ends the search leaves room for it.
+    Randomness follows from seed, generation and step.
 
     Raises:
         SecateursError: There is no target on a cost of the space, candidates are trained, or a decision has no levels.
@@ -114,6 +115,7 @@ class Evolution(Algorithm[EvolutionSettings]):
 
     Settings = EvolutionSettings
     measures_solved = True
+    closing = 1
 
     def __init__(self, problem: Problem, settings: EvolutionSettings, seed: int) -> None:
         """Make the starting points."""
@@ -135,12 +137,12 @@ class Evolution(Algorithm[EvolutionSettings]):
         self._open: _Comparison | None = None
         self._steps: list[dict[str, Any]] = []
         self._result: Proposal | None = None
-        self._waits = self._exhausted = self._over = False
+        self._waits = self._exhausted = self._concluding = self._unguarded = self._over = False
 
     @classmethod
     def fewest_evaluations(cls, settings: EvolutionSettings, trains: bool) -> tuple[int, str]:
-        """Return 2: the starting points and one generation."""
-        return 2, "the starting points and one generation"
+        """Return 3: the starting points, one generation, and the comparison of both."""
+        return 3, "the starting points, one generation, and the comparison of both"
 
     @classmethod
     def random_control(
@@ -153,12 +155,10 @@ class Evolution(Algorithm[EvolutionSettings]):
         """Return candidates of the step that is open, or the trial that the last step came to."""
         if self._waits or self._over or limit < 1:
             return []
-        if self._result is None and self._open is None:
-            self._begin()
         if self._result is not None:
             self._waits = True
             return [self._result]
-        comparison = self._comparison
+        comparison = self._open = self._open or self._begin()
         asked = comparison.candidates[comparison.asked : comparison.asked + limit]
         comparison.asked += len(asked)
         return [Proposal(candidate, step=comparison.step) for candidate in asked]
@@ -168,12 +168,17 @@ class Evolution(Algorithm[EvolutionSettings]):
         if trial.proposal.step is None:
             self._go_on(trial)
             return
-        comparison = self._comparison
-        if trial.proposal.step != comparison.step:
+        comparison = self._open
+        if comparison is None or trial.proposal.step != comparison.step:
             return
         comparison.trials[trial.proposal.candidate.fingerprint] = trial
         if comparison.complete:
             self._select(comparison)
+
+    def conclude(self) -> None:
+        """Compare with the starting points next, unless nothing was found since that was done last."""
+        self._open, self._concluding = None, True
+        self._over = self._over or (self._generation > 0 and self._result is None and not self._unguarded)
 
     def incumbent(self, trials: Sequence[Trial]) -> Trial | None:
         """Return the trial of the last generation, since values of two generations are measured on different inputs."""
@@ -190,43 +195,39 @@ class Evolution(Algorithm[EvolutionSettings]):
         return None if self._settings.generations is None else self._settings.generations + 2
 
     @property
-    def _comparison(self) -> _Comparison:
-        if self._open is None:
-            raise SecateursError("a trial of a step was told that nothing had asked for; this is a mistake in the caller")
-        return self._open
-
-    @property
     def _kind(self) -> Kind:
         if self._generation == 0:
             return "start"
-        generations = self._settings.generations
-        return "guard" if self._exhausted or (generations is not None and self._generation > generations) else "generation"
+        return "guard" if self._ends else "generation"
 
-    def _begin(self) -> None:
-        """Open the first step of what comes next."""
+    @property
+    def _ends(self) -> bool:
+        """True if no generation is left."""
+        generations = self._settings.generations
+        return self._exhausted or self._concluding or (generations is not None and self._generation > generations)
+
+    def _begin(self) -> _Comparison:
+        """Return the first step of what comes next."""
         self._steps = []
         if self._kind == "generation":
             children = self._children()
             if children:
-                self._compare(0, children)
-                return
+                return self._step(0, children)
             self._exhausted = True
         images, last = self._settings.steps[-1][0], len(self._settings.steps) - 1
         if self._kind == "start":
             step = Step(images, self._seed_of(last), "close")
-            self._open = _Comparison(list(self._starts), step, 1)
-        else:
-            candidates = list(dict.fromkeys([self._parent, *self._starts]))
-            step = Step(GUARD_IMAGES * images, self._seed_of(last + 1), "final")
-            self._open = _Comparison(candidates, step, 1)
+            return _Comparison(list(self._starts), step, 1)
+        step = Step(GUARD_IMAGES * images, self._seed_of(last + 1), "final")
+        return _Comparison(list(dict.fromkeys([self._parent, *self._starts])), step, 1)
 
-    def _compare(self, place: int, candidates: list[Candidate]) -> None:
-        """Open a step of a generation, without candidates the last one; the parent takes part in that."""
+    def _step(self, place: int, candidates: list[Candidate]) -> _Comparison:
+        """Return a step of a generation, without candidates the last one; the parent takes part in that."""
         place = place if candidates else len(self._settings.steps) - 1
         images, survivors = self._settings.steps[place]
         last = place == len(self._settings.steps) - 1
         step = Step(images, self._seed_of(place), "close" if last else "rough")
-        self._open = _Comparison([self._parent, *candidates] if last else candidates, step, survivors)
+        return _Comparison([self._parent, *candidates] if last else candidates, step, survivors)
 
     def _select(self, comparison: _Comparison) -> None:
         """Rank the candidates of a step, and open the next one or make the generation's trial."""
@@ -249,7 +250,7 @@ class Evolution(Algorithm[EvolutionSettings]):
         ]
         self._steps.append({"images": comparison.step.images, "seed": comparison.step.seed, "candidates": rows})
         if self._kind == "generation" and comparison.step.form == "rough":
-            self._compare(len(self._steps), works[: comparison.survivors])
+            self._open = self._step(len(self._steps), works[: comparison.survivors])
             return
         self._open = None
         winner = works[0] if works else comparison.candidates[0]
@@ -267,14 +268,14 @@ class Evolution(Algorithm[EvolutionSettings]):
         self._open, self._result, self._waits = None, None, False
         self._seen |= {row["fingerprint"] for step in notes["steps"] for row in step["candidates"]}
         if notes["kind"] == "guard":
-            generations = self._settings.generations
-            self._exhausted = notes.get("exhausted", False)
-            self._over = self._exhausted or (generations is not None and self._generation > generations)
+            self._exhausted, self._unguarded = notes.get("exhausted", False), False
+            self._over = self._ends
             return
         if trial.state == "complete":
             self._parent = trial.proposal.candidate
-        elif notes["kind"] == "start":
-            self._over = True
+        if notes["kind"] == "start":
+            self._over = trial.state != "complete" or self._concluding
+        self._unguarded = notes["kind"] == "generation"
         self._generation = notes["generation"] + 1
 
     def _children(self) -> list[Candidate]:

@@ -120,6 +120,7 @@ def check_algorithm(case: Case) -> None:
     check_determinism(case)
     check_replay(case)
     check_failures(case)
+    check_conclusion(case)
 
 
 def check_proposals(case: Case) -> None:
@@ -218,6 +219,19 @@ def check_failures(case: Case) -> None:
         every = _with_failures(case, bad, every=1)
         assert every, "a search without trials"
         assert algorithm.budget is None or len(every) <= algorithm.budget, "more trials than the budget if all fail"
+
+
+def check_conclusion(case: Case) -> None:
+    """Check that a search that is to conclude, at its beginning or later, asks for no more trials than it says."""
+    closing = case.kind.closing
+    for spent in (1, 3) if closing else ():
+        algorithm = case.make()
+        drive(algorithm, case.measure, most=spent)
+        algorithm.ask(1)
+        algorithm.conclude()
+        rest = drive(algorithm, case.measure, most=closing + 1, first=spent)
+        assert algorithm.finished, f"told to conclude after {spent} trials, it is not finished after {len(rest)} more"
+        assert len(rest) <= closing, f"closing: {closing}, but it concludes with {len(rest)} trials"
 
 
 def check_raised_budget(less: Case, more: Case) -> None:

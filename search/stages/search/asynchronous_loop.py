@@ -78,5 +78,5 @@ class AsynchronousLoop(SearchLoop):
             self.on_batch(self.trials)
 
     def _ended(self) -> bool:
-        self.ended_by = self._spent() or ("seconds" if self._out_of_time() else "")
+        self.ended_by = self._spent() or (self._conclude("seconds") if self._out_of_time() else "")
         return bool(self.ended_by)

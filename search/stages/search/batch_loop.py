@@ -60,7 +60,7 @@ class BatchLoop(SearchLoop):
     def _go_on(self, recorded: int) -> bool:
         self.ended_by = self._spent()
         if not self.ended_by and len(self.trials) >= recorded and self._out_of_time():
-            self.ended_by = "seconds"
+            self.ended_by = self._conclude("seconds")
         return not self.ended_by
 
     def _take_steps(self, proposals: list[Proposal], news: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,8 +34,9 @@ class SearchLoop(ABC):
     """One search over one study; the subclasses say when proposals are asked for and in which order trials are told.
 
     Trials that the study has already are not evaluated again. Time is not up before a trial was measured in full, so that there
-    is something to deliver. Nothing is recorded before a first trial has worked, so that
-    a search that can't work as configured leaves no record.
+    is something to deliver; an algorithm that concludes (:meth:`.Algorithm.conclude`) does so behind that time, and within the
+    budget of evaluations. Nothing is recorded before a first trial has worked, so that a search that can't work as configured
+    leaves no record.
 
     Attributes:
         algorithm: What to try next.
@@ -68,6 +70,7 @@ class SearchLoop(ABC):
     _any_worked: bool = False
     _any_in_full: bool = False
     _seconds_of_steps: float = 0.0
+    _concluding: str = ""
     _told_errors: set[str] = field(default_factory=set)
 
     def run(self) -> list[Trial]:
@@ -172,10 +175,21 @@ class SearchLoop(ABC):
     def _spent(self) -> str:
         """Return which budget is spent, empty while none is."""
         if self.algorithm.finished:
-            return "algorithm"
-        if self.budget.evaluations is not None and len(self.trials) >= self.budget.evaluations:
+            return self._concluding or "algorithm"
+        left = math.inf if self.budget.evaluations is None else self.budget.evaluations - len(self.trials)
+        if left <= 0:
             return "evaluations"
-        return ""
+        return self._conclude("evaluations") if left <= self.algorithm.closing and not self._concluding else ""
+
+    def _conclude(self, budget: str) -> str:
+        """Let the algorithm conclude since ``budget`` is spent; return that budget if nothing is left to do, else empty."""
+        if not self.algorithm.closing:
+            return budget
+        self._concluding = budget
+        self.algorithm.conclude()
+        return budget if self.algorithm.finished else ""
 
     def _out_of_time(self) -> bool:
-        return self._any_in_full and self.budget.seconds is not None and self.stopwatch.seconds >= self.budget.seconds
+        if self._concluding or not self._any_in_full or self.budget.seconds is None:
+            return False
+        return self.stopwatch.seconds >= self.budget.seconds

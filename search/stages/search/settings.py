@@ -18,6 +18,8 @@ Baseline = Literal["uniform", "global_magnitude", "integer_program", "random", "
 class BudgetSettings:
     """Limits of a search beside the algorithm's own end; both count across resumes.
 
+    An algorithm that concludes with a comparison, such as ``evolution``, makes it within ``evaluations`` and after ``seconds``.
+
     Attributes:
         evaluations: Number of evaluated proposals, or None.
         seconds: Wall-clock seconds, or None.

@@ -144,6 +144,38 @@ def test_a_larger_number_of_generations_begins_alike_and_goes_on_behind_an_end()
     assert [trial.proposal for trial in rest] == [trial.proposal for trial in long[4:]]
 
 
+@pytest.mark.parametrize("spent", [2, 3])
+def test_a_budget_ends_with_the_comparison_and_a_larger_one_goes_on_behind_it(spent):
+    made = case(generations=5)
+    algorithm = made.make()
+    short = drive(algorithm, made.measure, most=spent)
+    algorithm.ask(2)
+    algorithm.conclude()
+    assert not algorithm.finished
+    short += drive(algorithm, made.measure, first=spent)
+    assert [trial.proposal.notes["kind"] for trial in short[spent:]] == ["guard"]
+    algorithm.conclude()
+    assert algorithm.finished
+    again = made.make()
+    for trial in short:
+        again.tell(trial)
+    rest = drive(again, made.measure, first=len(short))
+    assert [trial.proposal for trial in rest] == [trial.proposal for trial in made.run()[spent:]]
+    replayed = made.make()
+    for trial in short:
+        replayed.tell(trial)
+    replayed.conclude()
+    assert replayed.finished, "the comparison that is recorded is made again"
+
+
+def test_a_conclusion_behind_the_first_comparison_has_nothing_to_compare():
+    made = case()
+    algorithm = made.make()
+    assert len(drive(algorithm, made.measure, most=1)) == 1
+    algorithm.conclude()
+    assert algorithm.finished
+
+
 def test_a_small_space_ends_the_search():
     trials = case(problem_of(SyntheticSpace([2, 2]), 1.0), generations=None).run()
     assert trials[-1].proposal.notes["exhausted"]
@@ -185,7 +217,7 @@ def test_the_random_control_has_as_many_passes():
     settings = EvolutionSettings()
     assert settings.passes == pytest.approx((8 * 256 + 3 * 1024) / 1024)
     assert Evolution.random_control(settings, SPACE, 62) == ("random", {"evaluations": 310})
-    assert Evolution.fewest_evaluations(settings, False)[0] == 2
+    assert Evolution.fewest_evaluations(settings, False)[0] == 3
 
 
 def test_what_fails_is_left_behind():

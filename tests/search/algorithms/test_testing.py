@@ -11,6 +11,7 @@ from search.algorithms.testing import (
     Case,
     check_algorithm,
     check_batches,
+    check_conclusion,
     check_determinism,
     check_failures,
     check_proposals,
@@ -165,6 +166,12 @@ class Fragile(Prefixes):
         return super().ask(limit) or [Proposal(self.candidates[0], 0.5)]
 
 
+class Unending(Prefixes):
+    """Says that it concludes, and goes on."""
+
+    closing = 1
+
+
 @pytest.mark.parametrize(
     ("kind", "check", "message"),
     [
@@ -178,6 +185,7 @@ class Fragile(Prefixes):
         (Sharing, check_determinism, "beside another search"),
         (Forgetful, check_replay, "goes on otherwise than recorded"),
         (Fragile, check_failures, "does not end"),
+        (Unending, check_conclusion, "told to conclude after 1 trials, it is not finished after 2 more"),
     ],
 )
 def test_a_broken_promise_is_found(kind, check, message):

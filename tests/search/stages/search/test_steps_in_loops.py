@@ -127,6 +127,45 @@ def test_time_counts_inside_a_generation_and_what_is_not_recorded_is_not_told(tm
     assert len(search(tmp_path / "b", budget=BudgetSettings(evaluations=3))) == 3
 
 
+def kinds(trials: list[Trial]) -> list[str]:
+    return [trial.proposal.notes["kind"] for trial in trials]
+
+
+@pytest.mark.parametrize("loop_class", [BatchLoop, AsynchronousLoop])
+def test_a_budget_of_evaluations_ends_with_the_comparison_and_may_grow(tmp_path: Path, loop_class: Any) -> None:
+    budget, executor = BudgetSettings(evaluations=4), Scoring(places=3)
+    short = search(tmp_path, executor, loop_class, budget=budget)
+    assert kinds(short) == ["start", "generation", "generation", "guard"]
+    again = Scoring()
+    assert search(tmp_path, again, loop_class, budget=budget) == short
+    assert again.measured == []
+    longer = search(tmp_path, loop_class=loop_class)
+    assert longer[:4] == short
+    assert kinds(longer[4:]) == ["generation", "generation", "guard"]
+    whole = search(tmp_path / "whole", loop_class=loop_class)
+    assert longer[-1].proposal.candidate == whole[-1].proposal.candidate
+    for kill in range(1, len(executor.measured), 4):
+        folder = tmp_path / str(kill)
+        with pytest.raises(Kill):
+            search(folder, Scoring(kill=kill), loop_class, budget=budget)
+        assert search(folder, loop_class=loop_class, budget=budget) == short
+
+
+@pytest.mark.parametrize("loop_class", [BatchLoop, AsynchronousLoop])
+def test_when_time_is_up_the_comparison_comes_still(tmp_path: Path, loop_class: Any) -> None:
+    with pytest.raises(Kill):
+        search(tmp_path, Scoring(kill=30), loop_class)
+    (tmp_path / "seconds.json").write_text('{"seconds": 100.0}')
+    budget, executor = BudgetSettings(seconds=50.0), Scoring(places=2)
+    with pytest.raises(Kill):
+        search(tmp_path, Scoring(kill=1), loop_class, budget=budget)
+    trials = search(tmp_path, executor, loop_class, budget=budget)
+    assert kinds(trials)[-2:] == ["generation", "guard"]
+    assert kinds(trials).count("guard") == 1
+    assert len(executor.measured) == len(trials[-1].proposal.notes["steps"][0]["candidates"])
+    assert search(tmp_path, loop_class=loop_class, budget=budget) == trials
+
+
 def test_steps_beside_other_proposals_are_a_mistake(tmp_path: Path) -> None:
     class Mixed(Evolution):
         def ask(self, limit: int) -> list[Proposal]:
