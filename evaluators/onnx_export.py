@@ -93,19 +93,24 @@ def batch_axes(inputs: Nested) -> Any:
     return {"entries": tuple({0: dim} if entry.dim() and len(entry) == samples else None for entry in inputs)}
 
 
+def _ids(inputs: Nested) -> Tensor | None:
+    """Return the ids of tokens: the first tensor but for masks, if it holds integers of shape ``(N, tokens)``; else None."""
+    first = next((entry for _, entry in named_tensors(inputs) if entry.dtype != torch.bool), None)
+    return None if first is None or first.dim() != 2 or first.is_floating_point() else first
+
+
 def token_axes(inputs: Nested) -> Any:
     """Return :func:`batch_axes` with a free number of tokens, the second dimension of ids and of what is as long as they are.
 
     None for inputs that are no text: the first tensor, but for masks, holds no integers of shape ``(N, tokens)``.
     """
-    entries = [tensor for _, tensor in named_tensors(inputs)]
-    first = next((entry for entry in entries if entry.dtype != torch.bool), None)
-    if first is None or first.dim() != 2 or first.is_floating_point():
+    entries, ids = [tensor for _, tensor in named_tensors(inputs)], _ids(inputs)
+    if ids is None:
         return None
-    tokens = torch.export.Dim("tokens")
+    tokens, length = torch.export.Dim("tokens"), ids.shape[1]
 
     def freed(entry: Tensor, axes: Any) -> Any:
-        return {**(axes or {}), 1: tokens} if entry.dim() > 1 and entry.shape[1] == first.shape[1] else axes
+        return {**(axes or {}), 1: tokens} if entry.dim() > 1 and entry.shape[1] == length else axes
 
     found = batch_axes(inputs)
     if isinstance(inputs, Tensor):
@@ -129,11 +134,11 @@ def write_onnx(
     Raises:
         ExportError: The network can't be exported, or ONNX Runtime does not run the file.
     """
-    axes = token_axes(inputs)
-    if axes is not None:
-        length = next(named_tensors(inputs))[1].shape[1]
+    ids = _ids(inputs)
+    if ids is not None:
+        length = ids.shape[1]
         try:
-            outputs = _written(folder, module, inputs, names, axes)
+            outputs = _written(folder, module, inputs, names, token_axes(inputs))
             _require_length(folder, module, at_length(inputs, max(1, length // 2)))
             return outputs
         except OSError:

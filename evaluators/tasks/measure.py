@@ -53,7 +53,8 @@ def measure(
         split: Which samples.
         batch_size: Samples per forward pass.
         device: Where to run; by default where the network's first parameter is.
-        limit: Only the first so many samples of the split's fixed order, or of the one that is drawn.
+        limit: Only the first so many samples of the split's fixed order, or of the one that is drawn; of that, fewer by less than
+            the number of batches.
         generator: Draws the samples; None for their fixed order.
 
     Raises:
@@ -144,9 +145,9 @@ def _batches(
         yield from task.batches(split, batch_size, limit=limit)
         return
     most = task.size(split) if limit is None else min(limit, task.size(split))
-    # Of a drawn order an incomplete batch is dropped, so that batches are no larger than what is left to read.
-    size = min(batch_size, most)
-    yield from islice(task.batches(split, size, generator), math.ceil(most / size))
+    # Of a drawn order an incomplete batch is dropped, so that batches are of one size, which takes all but a few samples.
+    number = math.ceil(most / batch_size)
+    yield from islice(task.batches(split, most // number, generator), number)
 
 
 def _scores(task: Task, outputs: Any, expected: Nested, meters: Mapping[str, Meter]) -> dict[str, Tensor]:

@@ -190,6 +190,24 @@ def test_a_network_of_one_length_is_exported_for_it_and_that_is_said(tmp_path: P
     assert token_axes(ids.float()) is None
 
 
+class Flagged(Fixed):
+    """Takes a flag for every text, and then texts of one length only."""
+
+    def forward(self, *entries: Tensor) -> Tensor:
+        flag, ids = entries
+        return super().forward(ids) * flag[:, None]
+
+
+@pytest.mark.slow
+def test_the_length_of_texts_behind_flags_of_theirs_is_that_of_the_ids(tmp_path: Path) -> None:
+    told: list[str] = []
+    ids = torch.randint(0, WORDS, (3, LENGTH), generator=torch.Generator().manual_seed(0))
+    (answer,) = write_onnx(tmp_path, Flagged().eval(), (torch.ones(3).bool(), ids), ("flag", "ids"), told.append)
+    assert answer.shape == (3, CLASSES)
+    (line,) = told
+    assert line.startswith(f"model.onnx takes texts of {LENGTH} tokens only: ")
+
+
 @pytest.mark.slow
 def test_a_quantized_encoder_is_exported_too(tmp_path: Path) -> None:
     task, model = nested_task(), encoder()

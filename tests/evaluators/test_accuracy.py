@@ -153,3 +153,12 @@ def test_a_draw_takes_other_samples_by_seed_and_one_of_held_out_samples_the_whol
     assert first == drawn(Draw(40, 0)) != second
     assert drawn(Draw(40, 0, held_out=True)) == evaluator.evaluate(model, context(task))
     assert drawn(Draw(1000, 3))["loss"] == pytest.approx(evaluator.evaluate(model, context(task))["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("size", "limit", "expected"), [(32, 100, 100), (32, 70, 69), (64, 70, 70), (256, 100, 100)])
+def test_a_draw_of_several_batches_takes_as_many_samples_as_are_asked_for(size, limit, expected):
+    task, seen = digits_task(), []
+    model = task.reference_model()
+    model.register_forward_hook(lambda module, args, outputs: seen.append(len(outputs)))
+    measure(model, task, "search", size, limit=limit, generator=torch.Generator().manual_seed(0))
+    assert sum(seen) == expected
