@@ -31,14 +31,20 @@ EVERY = 10.0
 def tell_costs(model: nn.Module, run: DryRun, settings: ReconstructionSettings) -> None:
     """Tell, in a check, about how long the reconstruction of a network takes and how much memory it needs at most."""
     task = run.task
+    samples = task.size(task.calibration_split)
     found = estimate(
         model.to(run.device).eval(),
         to_device(task.traced_inputs(), run.device),
         task.forward,
         settings,
-        task.size(task.calibration_split),
+        samples,
     )
     run.tell(f"reconstruction: about {found.seconds:.0f} s and {found.bytes / 2**20:.0f} MB, if nothing were cut")
+    if 2 <= found.fitting < min(samples, settings.images):
+        run.tell(
+            f"reconstruction: every layer takes a pass over its {min(samples, settings.images)} samples; "
+            f"with images: {found.fitting} or fewer, a pass solves many layers"
+        )
 
 
 def solver(dense: nn.Module, run: StageRun, settings: ReconstructionSettings, name: str) -> Solve:

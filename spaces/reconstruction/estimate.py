@@ -13,7 +13,7 @@ from spaces.execution.batch import Nested, repeat
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward
 from spaces.execution.randomness import kept_randomness
-from spaces.reconstruction.dense import AT_ONCE, IN_PARTS, MOST_BYTES, activation_bytes
+from spaces.reconstruction.dense import IN_PARTS, MOST_BYTES, activation_bytes, at_once
 from spaces.reconstruction.moments import ENTRIES
 from spaces.reconstruction.reconstruct import LARGEST
 from spaces.reconstruction.settings import ReconstructionSettings
@@ -34,11 +34,13 @@ class Estimate:
         seconds: Time on this machine, as loaded as it is now.
         bytes: Memory beside the networks and the samples.
         passes: Forward passes over all samples, each counted as a whole one.
+        fitting: Most samples that a single pass solves on; beyond it every layer takes one.
     """
 
     seconds: float
     bytes: float
     passes: float
+    fitting: int
 
 
 @torch.no_grad()
@@ -55,7 +57,9 @@ def estimate(model: nn.Module, sample: Nested, forward: Forward, settings: Recon
     images = min(samples, settings.images)
     with kept_randomness():
         weights = solved_weights(model, sample, forward, settings.sums)
-    maps, activations = linear_maps(model), activation_bytes(model, sample, forward) * images
+    maps, of_one = linear_maps(model), activation_bytes(model, sample, forward)
+    device = next(model.parameters()).device
+    fitting = int(at_once(device) // max(1.0, of_one))
     products, squares, targets, alone = 0.0, 0.0, 0.0, 0
     for weight in weights:
         layer = maps[weight.name]
@@ -65,7 +69,7 @@ def estimate(model: nn.Module, sample: Nested, forward: Forward, settings: Recon
         squares = max(squares, 8.0 * layer.groups * columns**2)
         targets += 4.0 * rows * layer.outputs
         alone += len(weight.calls) > 1
-    steps = len(weights) if activations > AT_ONCE else alone
+    steps = len(weights) if images > fitting else alone
     # A dense pass for every window of targets, and a pass of the network and of its corrections.
     passes = 2.0 + max(1.0, targets / MOST_BYTES) + steps
 
@@ -75,10 +79,10 @@ def estimate(model: nn.Module, sample: Nested, forward: Forward, settings: Recon
         with kept_randomness(), evaluation_mode(model):
             forward(model, several)
 
-    matrix = torch.ones(SIZE, SIZE, device=next(model.parameters()).device)
+    matrix = torch.ones(SIZE, SIZE, device=device)
     seconds = passes * images * _seconds(run) / BATCH + products / SIZE**3 * _seconds(lambda: matrix @ matrix)
-    held = min(activations, AT_ONCE if activations <= AT_ONCE else IN_PARTS)
-    return Estimate(seconds, held + min(targets, MOST_BYTES) + 3.0 * squares + 8.0 * ENTRIES, passes)
+    held = images * of_one if images <= fitting else min(images * of_one, IN_PARTS)
+    return Estimate(seconds, held + min(targets, MOST_BYTES) + 3.0 * squares + 8.0 * ENTRIES, passes, fitting)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -5,7 +5,7 @@ cut to the channels that are kept, so that later layers make up for what earlier
 arXiv 1707.06168, section 3.2). The solution is a ridge regression towards the present weights; the last layer of a branch is
 solved for the sum that the branch is added into (ours). Statistics of normalizations stay those of the dense network.
 
-Where all samples fit into one batch (:data:`spaces.reconstruction.dense.AT_ONCE`), a single forward pass of the small network
+Where all samples fit into one batch (:func:`spaces.reconstruction.dense.at_once`), a single forward pass of the small network
 solves it: each layer is solved when it is called, or at the sum that its output ends in, and hands on its corrected output.
 Else, and for a layer that is called several times, each step runs the small network from its inputs up to the layer, so that
 time grows with the square of the depth. Memory holds the activations of one batch, the second moments of one layer and

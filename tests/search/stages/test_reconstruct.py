@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from spaces.channels.surgery import Cut
 from spaces.cloning.clone import clone
 from spaces.joint import Joint, JointSettings
 from spaces.layers.batch_norm import keep_statistics, statistics_kept
+from spaces.reconstruction import dense as outputs
 from spaces.reconstruction.reconstruct import Reconstruction
+from spaces.reconstruction.settings import ReconstructionSettings
 from tests.integration.stage_pieces import HEAD
 
 pytestmark = pytest.mark.usefixtures("no_pictures_in_module")
@@ -120,6 +123,21 @@ def test_a_reconstruction_that_was_cut_off_ends_the_same(
     assert not left.exists()
     first, second = (of(folder / "stage", "2-reconstruct")[0].state_dict() for folder in (folders, tmp_path))
     assert same(dict(first), dict(second))
+
+
+def test_a_check_tells_up_to_how_many_samples_a_pass_solves_many_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(HEAD + TRAIN)
+    task, told = load_config(tmp_path / "tiny.yaml").build_task(), []
+    check: Any = SimpleNamespace(task=task, device=torch.device("cpu"), tell=told.append)
+    solving.tell_costs(task.build(), check, ReconstructionSettings(images=40))
+    assert len(told) == 1
+    of_one = outputs.activation_bytes(task.build(), task.traced_inputs(), task.forward)
+    monkeypatch.setattr(outputs, "AT_ONCE", int(30.5 * of_one))
+    solving.tell_costs(task.build(), check, ReconstructionSettings(images=40))
+    assert len(told) == 3
+    assert "a pass over its 40 samples; with images: 30 or fewer" in told[2]
 
 
 PRUNING = "sparsifier: {name: probabilistic, macs: 0.5, largest: 0.5, share: 1.0}, epochs: 1, batch_size: 50"

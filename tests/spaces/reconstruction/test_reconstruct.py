@@ -215,6 +215,10 @@ def test_samples_whose_activations_are_too_large_for_one_batch_come_in_parts(
     assert torch.equal(whole, inputs)
 
 
+def test_more_samples_are_one_batch_on_a_device_with_memory_of_its_own() -> None:
+    assert outputs.at_once(torch.device("cpu")) < outputs.at_once(torch.device("cuda")) == outputs.at_once(torch.device("mps"))
+
+
 def test_windows_of_targets_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = residual()[0]
     for module in (engine, outputs):
