@@ -73,10 +73,12 @@ class Reconstruction:
         self._dense, self._small, self._kept = dense, small, kept
         self._maps = linear_maps(small)
         self._passes: list[list[_Step]] = []
+        self._windows: dict[str, list[SharedWeight]] = {}
         if dense.batches:
             with kept_randomness():
                 found = solved_weights(small, select(dense.batches[0], 0, 1), dense.forward, dense.settings.sums)
-            self._passes = list(self._planned([one for one in found if all(layer.name in dense.maps for layer in one.layers)]))
+            known = [one for one in found if all(layer.name in dense.maps for layer in one.layers)]
+            self._passes, self._windows = list(self._planned(known)), self._windowed(known)
 
     def __len__(self) -> int:
         """Return the number of solutions."""
@@ -109,13 +111,26 @@ class Reconstruction:
         if together:
             yield together
 
+    def _windowed(self, weights: Sequence[SharedWeight]) -> dict[str, list[SharedWeight]]:
+        """Return, by weight, the weights whose dense outputs are drawn in one pass with its own, as many as are held."""
+        found: dict[str, list[SharedWeight]] = {}
+        window: list[SharedWeight] = []
+        for weight in weights:
+            if self._dense.bytes([*window, weight]) > MOST_BYTES:
+                window = []
+            window.append(weight)
+            found[weight.name] = window
+        return found
+
     def _alone(self, weight: SharedWeight) -> bool:
         """Return True for a weight whose solution needs more than one call."""
         return len(self._dense.batches) > 1 or len(weight.calls) > 1
 
     def _run(self, steps: Sequence[_Step], told: Callable[[LayerFit], None]) -> list[LayerFit]:
         """Take the steps of one pass."""
-        targets = self._dense.targets([step.weight for step in steps], self._kept)
+        alone = self._alone(steps[0].weight)
+        weights = self._windows[steps[0].weight.name] if alone else [step.weight for step in steps]
+        targets = self._dense.targets(weights, self._kept)
         fits: list[LayerFit] = []
 
         def fit(step: _Step, moments: Mapping[str, Moments], meeting: Meeting | None = None) -> None:
@@ -129,7 +144,7 @@ class Reconstruction:
                     meeting.add_to(moments[meeting.call.layer], step.columns)
                     fit(step, moments, meeting)
 
-        if not self._alone(steps[0].weight):
+        if not alone:
             self._meet(0, steps, targets, solve)
             return fits
         (step,) = steps

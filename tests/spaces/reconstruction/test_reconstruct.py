@@ -215,6 +215,34 @@ def test_samples_whose_activations_are_too_large_for_one_batch_come_in_parts(
     assert torch.equal(whole, inputs)
 
 
+def test_samples_in_parts_take_a_dense_pass_for_each_window_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = network("residual").eval(), torch.randn(12, *example("residual").shape[1:])
+    most = outputs.activation_bytes(model, inputs[:1], lambda model, batch: model(batch))
+    monkeypatch.setattr(outputs, "AT_ONCE", 11 * most)
+    monkeypatch.setattr(outputs, "IN_PARTS", 6 * most)
+    passes: list[nn.Module] = []
+
+    def forward(network: nn.Module, batch: Tensor) -> Tensor:
+        passes.append(network)
+        answer: Tensor = network(batch)
+        return answer
+
+    found = []
+    for bound, windows in ((outputs.MOST_BYTES, 1), (1, None)):
+        for module in (engine, outputs):
+            monkeypatch.setattr(module, "MOST_BYTES", bound)
+        passes.clear()
+        dense = DenseOutputs(model, [inputs], forward)
+        assert len(dense.batches) == 2
+        small, kept = cut(model, inputs, 0.5)
+        passes.clear()
+        fits = solved(Reconstruction(dense, small, kept))
+        assert sum(one is model for one in passes) == 2 * (windows or len(fits))
+        found.append((fits, weights(small)))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(*pair) for pair in zip(found[0][1], found[1][1], strict=True))
+
+
 def test_more_samples_are_one_batch_on_a_device_with_memory_of_its_own() -> None:
     assert outputs.at_once(torch.device("cpu")) < outputs.at_once(torch.device("cuda")) == outputs.at_once(torch.device("mps"))
 
