@@ -53,8 +53,8 @@ def measure(
         split: Which samples.
         batch_size: Samples per forward pass.
         device: Where to run; by default where the network's first parameter is.
-        limit: Only the first so many samples of the split's fixed order, or of the one that is drawn; of that, fewer by less than
-            the number of batches.
+        limit: Only the first so many samples of the split's fixed order, or of the one that is drawn; of that, fewer by less
+            than the number of batches.
         generator: Draws the samples; None for their fixed order.
 
     Raises:
