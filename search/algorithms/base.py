@@ -28,8 +28,8 @@ class Algorithm(ABC, Generic[S]):
 
     Class attributes:
         Settings: Frozen dataclass of the options that the configuration may give, with a default for each.
-        measures_solved: Whether its trials come from steps, which measure solved layers, so that the best so far is kept with
-            them.
+        measures_solved: Whether its trials come from steps, one at a time, which measure solved layers, so that the best so far
+            is kept with them.
         closing: Largest number of trials that :meth:`conclude` leaves to ask for, which a budget of evaluations keeps free.
         reads_divergence: True if the table ``divergence`` is read, that of every level alone, which takes long to measure.
 

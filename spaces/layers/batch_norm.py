@@ -45,19 +45,18 @@ def _tracking(model: nn.Module) -> list[_BatchNorm]:
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Let BatchNorm layers normalize by the statistics of each batch while the context lasts; all else is in evaluation mode.
 
-    Running statistics stay, and those that :func:`keep_statistics` keeps are used as they are.
+    Running statistics and the count of batches stay, and statistics that :func:`keep_statistics` keeps are used as they are.
     """
     layers = [] if statistics_kept(model) else _tracking(model)
-    momenta = [layer.momentum for layer in layers]
     with evaluation_mode(model):
         for layer in layers:
-            layer.momentum = 0.0
+            layer.track_running_stats = False
             layer.train()
         try:
             yield
         finally:
-            for layer, momentum in zip(layers, momenta, strict=True):
-                layer.momentum = momentum
+            for layer in layers:
+                layer.track_running_stats = True
 
 
 @torch.no_grad()

@@ -55,9 +55,7 @@ class AsynchronousLoop(SearchLoop):
     def _fill(self) -> bool:
         """Give free workers something to do, and say whether any has."""
         while True:
-            limit = self.executor.free
-            if self.budget.evaluations is not None:
-                limit = min(limit, self.budget.evaluations - len(self.trials) - self._under_way)
+            limit = self._within_budget(self.executor.free, self._under_way)
             proposals = self._ask(limit, waiting=self._under_way > 0) if limit > 0 else []
             jobs = [Job(self._next + index, proposal) for index, proposal in enumerate(proposals)]
             self._next += len(jobs)

@@ -23,10 +23,7 @@ class BatchLoop(SearchLoop):
         news = False
         while self._go_on(len(recorded)):
             first = len(self.trials)
-            limit = self.batch
-            if self.budget.evaluations is not None:
-                limit = min(limit, self.budget.evaluations - first)
-            proposals = self._ask(limit, waiting=False)
+            proposals = self._ask(self._within_budget(self.batch), waiting=False)
             if not proposals:
                 break
             if any(proposal.step is not None for proposal in proposals):

@@ -108,6 +108,12 @@ class SearchLoop(ABC):
             )
         return proposals
 
+    def _within_budget(self, limit: int, under_way: int = 0) -> int:
+        """Return how many of at most ``limit`` proposals may be asked for; steps are no evaluations, and leave it as it is."""
+        if self.budget.evaluations is None or self.algorithm.measures_solved:
+            return limit
+        return min(limit, self.budget.evaluations - len(self.trials) - under_way)
+
     def _measured(self, job: Job) -> Trial | None:
         """Return the trial of a job that carries its metrics, with the seconds of the steps before it; None of any other."""
         metrics = job.proposal.measured

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from search.algorithms.evolution import Evolution, EvolutionSettings
-from search.executors.base import Result
+from search.executors.base import Job, Result
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.output.progress import Log
 from search.run.stage_run import Stopwatch
@@ -149,6 +149,22 @@ def test_a_budget_of_evaluations_ends_with_the_comparison_and_may_grow(tmp_path:
         with pytest.raises(Kill):
             search(folder, Scoring(kill=kill), loop_class, budget=budget)
         assert search(folder, loop_class=loop_class, budget=budget) == short
+
+
+@pytest.mark.parametrize("loop_class", [BatchLoop, AsynchronousLoop])
+def test_a_budget_of_evaluations_leaves_no_worker_idle_within_a_step(tmp_path: Path, loop_class: Any) -> None:
+    class Full(Scoring):
+        most: dict[str, int]
+
+        def submit(self, job: Job) -> None:
+            super().submit(job)
+            form = job.proposal.step.form if job.proposal.step is not None else ""
+            self.most[form] = max(self.most.get(form, 0), len(self.jobs))
+
+    executor = Full(places=3)
+    executor.most = {}
+    assert len(search(tmp_path, executor, loop_class, budget=BudgetSettings(evaluations=3))) == 3
+    assert executor.most == {"close": 3, "rough": 3, "final": 3}
 
 
 @pytest.mark.parametrize("loop_class", [BatchLoop, AsynchronousLoop])
