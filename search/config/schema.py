@@ -79,9 +79,10 @@ def _translate(hint: Any, value: Any, detail: ErrorDetails, document: Document, 
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return document.fault((*place, *rest), "is missing, and has no default")
     if kind == "value_error":
-        field, colon, rest_of_message = message.partition(": ")
+        named, colon, rest_of_message = message.partition(": ")
+        field, _, key = named.partition(".")
         if colon and settings is not None and field in _keys(settings):
-            return document.fault((*place, field), rest_of_message)
+            return document.fault((*place, field, *([key] if key else [])), rest_of_message)
         return document.fault(place, message)
     if kind == "literal_error":
         expected = detail.get("ctx", {}).get("expected", "").replace("False", "false").replace("True", "true")

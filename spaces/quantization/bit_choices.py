@@ -28,11 +28,15 @@ def bits_of(name: str, choices: BitChoices) -> tuple[int, ...]:
 
 def check_choices(option: str, choices: BitChoices, fewest: int) -> None:
     """Raise ValueError, naming the option, for a number of bits out of ``fewest`` to 8, or a pattern without any."""
-    if isinstance(choices, dict) and (empty := [pattern for pattern, bits in choices.items() if not bits]):
-        raise ValueError(f"{option}: expected at least one number of bits for the pattern {empty[0]!r}, got none")
-    for bits in all_bits(choices):
-        if not fewest <= bits <= MOST:
-            raise ValueError(f"{option}: expected numbers from {fewest} to {MOST}, got {bits}")
+    lists = (
+        {f"{option}.{pattern}": bits for pattern, bits in choices.items()} if isinstance(choices, dict) else {option: choices}
+    )
+    for place, numbers in lists.items():
+        if not numbers and isinstance(choices, dict):
+            raise ValueError(f"{place}: expected at least one number of bits for this pattern, got none")
+        for bits in numbers:
+            if not fewest <= bits <= MOST:
+                raise ValueError(f"{place}: expected numbers from {fewest} to {MOST}, got {bits}")
 
 
 def require_choices(option: str, choices: BitChoices, decided: Iterable[str], fixed: Iterable[str]) -> None:

@@ -52,6 +52,8 @@ def test_what_is_minimized_is_a_cost_unless_it_says_otherwise() -> None:
     assert [name for name, metric in METRICS.items() if metric.direction == "minimize" and not metric.is_cost] == [
         "perplexity",
         "loss",
+        "divergence",
+        "divergence_error",
         "omega",
     ]
 

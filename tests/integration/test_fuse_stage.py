@@ -71,7 +71,8 @@ def test_best_is_the_merged_network_in_a_new_process(finished: tuple[Path, dict[
     folder, report, kind = finished
     architecture = json.loads((folder / "best" / "architecture.json").read_text())
     kinds = [transformation["kind"] for transformation in architecture["transformations"]]
-    assert kinds == ["slice_channels", "replace_activations" if kind == "modules" else "merge_activations"]
+    merged = "replace_activations" if kind == "modules" else "merge_activations"
+    assert kinds == ["slice_channels", "reconstruct", merged]
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
         "from search.export import load\n"

@@ -255,7 +255,7 @@ def test_bits_by_name_pattern_where_the_first_match_counts(model: nn.Module) -> 
 def test_patterns_that_decide_nothing_or_miss_a_layer_are_refused(model: nn.Module, settings: Any, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
         space_of(model, **settings)
-    with pytest.raises(ValueError, match=r"weight_bits: expected at least one number of bits for the pattern 'a'"):
+    with pytest.raises(ValueError, match=r"weight_bits\.a: expected at least one number of bits for this pattern"):
         BitWidthSettings(weight_bits={"a": ()})
 
 

@@ -17,6 +17,9 @@ from spaces.errors import SecateursError
 MOST_PAIRS = 200_000
 """Most pairs of levels of decisions that depend on each other; above it, coarser levels are chosen from first."""
 
+ASKED = 8
+"""Levels of each of two decisions at which both are asked for, to find out whether they depend on each other."""
+
 Levels = dict[str, int]
 """Level of every decision, 0 the cheapest."""
 
@@ -25,7 +28,7 @@ class LevelEncoding(Programmable):
     """Levels of one problem's decisions, with the divergence of each alone and with their costs.
 
     Costs are asked of the space: they may be any function of the levels. What two decisions cost together above what each costs
-    alone is found by asking for both at their ends.
+    alone is found by asking for both at levels spread over their range.
 
     Attributes:
         levels: Levels of every decision, the cheapest first.
@@ -82,9 +85,9 @@ class LevelEncoding(Programmable):
     def strides(self, metrics: Sequence[str]) -> Sequence[int]:
         """Return falling powers of two down to 1, the first such that a program has at most :data:`MOST_PAIRS` pairs."""
         most = max(len(values) for values in self.levels.values())
-        ends = {name: [0, len(values) - 1] for name, values in self.levels.items()}
+        some = {name: _spread(range(len(values))) for name, values in self.levels.items()}
         base = dict.fromkeys(self.levels, 0)
-        pairs = [(one.first, one.second) for one in self._pairs(metrics, base, ends)]
+        pairs = [(one.first, one.second) for one in self._pairs(metrics, base, some)]
         stride = 1
         while stride < most:
             sizes = [len(one) for one in self._allowed(base, stride, near=False).values()]
@@ -129,9 +132,9 @@ class LevelEncoding(Programmable):
         scale = np.maximum(np.abs(start), np.max([np.abs(one).max(0) for one in alone.values()], axis=0))
         names, found = list(allowed), []
 
-        def together(first: str, second: str, ends: bool) -> np.ndarray:
-            rows = [0, len(allowed[first]) - 1] if ends else range(len(allowed[first]))
-            columns = [0, len(allowed[second]) - 1] if ends else range(len(allowed[second]))
+        def together(first: str, second: str, some: bool) -> np.ndarray:
+            rows, columns = range(len(allowed[first])), range(len(allowed[second]))
+            rows, columns = (_spread(rows), _spread(columns)) if some else (rows, columns)
             both = [
                 [self._costs(metrics, {**base, first: allowed[first][a], second: allowed[second][b]}) for b in columns]
                 for a in rows
@@ -140,8 +143,8 @@ class LevelEncoding(Programmable):
             return above
 
         for first, second in itertools.combinations(range(len(names)), 2):
-            if (np.abs(together(names[first], names[second], ends=True)) > 1e-9 * scale).any():
-                costs = together(names[first], names[second], ends=False)
+            if (np.abs(together(names[first], names[second], some=True)) > 1e-9 * scale).any():
+                costs = together(names[first], names[second], some=False)
                 found.append(PairCosts(first, second, {metric: costs[:, :, at] for at, metric in enumerate(metrics)}))
         return found
 
@@ -152,3 +155,9 @@ class LevelEncoding(Programmable):
 
     def _levels_of(self, candidate: Candidate) -> Levels:
         return {name: values.index(candidate.values[name]) for name, values in self.levels.items()}
+
+
+def _spread(places: Sequence[int]) -> list[int]:
+    """Return at most :data:`ASKED` of ``places``, evenly spread, both ends among them."""
+    last = len(places) - 1
+    return sorted({places[round(last * at / (ASKED - 1))] for at in range(ASKED)})

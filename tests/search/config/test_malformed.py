@@ -135,7 +135,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "0-search: ",
     ),
     "integer program over channels": (config(search(algorithm="integer_program")), "0-search: "),
-    "integer program without omega": (config(bits(algorithm="integer_program")), "expected `omega` in search.evaluate"),
+    "integer program without a budget": (config(bits(algorithm="integer_program")), "expected a target on a cost"),
     "a table over schedules": (
         config(
             search(

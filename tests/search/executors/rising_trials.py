@@ -92,7 +92,8 @@ class Strengths(SearchSpace):
 class Rising(Algorithm):
     """Proposes three strengths."""
 
-    def __init__(self) -> None:
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, None, 0)
         self.waiting = [Proposal(Candidate({"strength": strength})) for strength in (1e-6, 1e-4, 1e-3)]
         self.told: list[Trial] = []
 
@@ -115,7 +116,8 @@ class Rising(Algorithm):
 class Rungs(Algorithm):
     """Halving: three strengths for one epoch, the two best for two, the best of these for all three; another from its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, None, 0)
         self.waiting = [Proposal(Candidate({"strength": strength}), 1 / EPOCHS) for strength in (1e-6, 1e-4, 1e-2)]
         self.rung: list[Trial] = []
         self.left = [(2, 2 / EPOCHS), (1, 1.0), (1, 0.0)]

@@ -302,7 +302,7 @@ def test_trials_get_the_threads_that_the_driver_was_told(evaluator: TrialEvaluat
 @pytest.mark.slow
 def test_a_lost_workers_training_goes_on_elsewhere(tmp_path: Path) -> None:
     whole, cut = training_evaluator(tmp_path / "whole.log"), training_evaluator(tmp_path / "cut.log", seconds=0.02)
-    jobs = [Job(number, proposal) for number, proposal in enumerate(Rising().waiting[:2])]
+    jobs = [Job(number, proposal) for number, proposal in enumerate(Rising(training_problem(whole)).waiting[:2])]
     executor = RayExecutor(training_workload(cut, tmp_path), RaySettings(workers=1))
     found: list[Trial] = []
     killed = False
@@ -328,7 +328,7 @@ def test_a_lost_workers_training_goes_on_elsewhere(tmp_path: Path) -> None:
 def test_rungs_on_workers_that_are_lost_are_the_rungs_without(tmp_path: Path) -> None:
     folder, whole = tmp_path / "serial", training_evaluator(tmp_path / "whole.log")
     serial = SerialExecutor(training_workload(whole, folder), SerialSettings())
-    expected = search(folder, training_problem(whole), serial, algorithm=Rungs())
+    expected = search(folder, training_problem(whole), serial, algorithm=Rungs(training_problem(whole)))
     cut = training_evaluator(tmp_path / "cut.log", seconds=0.01)
     executor = RayExecutor(training_workload(cut, tmp_path), RaySettings(workers=2))
     killed: list[int] = []
@@ -339,6 +339,6 @@ def test_rungs_on_workers_that_are_lost_are_the_rungs_without(tmp_path: Path) ->
             killed.append(len(trials))
             kill_workers()
 
-    found = search(tmp_path, training_problem(cut), executor, algorithm=Rungs(), on_batch=kill)
+    found = search(tmp_path, training_problem(cut), executor, algorithm=Rungs(training_problem(cut)), on_batch=kill)
     assert killed == [3]
     assert timeless(found) == timeless(expected)

@@ -42,7 +42,8 @@ class Kill(BaseException):
 def serially(folder: Path, log: Path, algorithm: type[Algorithm] = Rising) -> list[Trial]:
     evaluator = training_evaluator(log)
     executor = SerialExecutor(training_workload(evaluator, folder), SerialSettings())
-    return search(folder, training_problem(evaluator), executor, algorithm=algorithm())
+    problem = training_problem(evaluator)
+    return search(folder, problem, executor, algorithm=algorithm(problem))
 
 
 def kept(folder: Path) -> list[int]:
