@@ -74,7 +74,7 @@ def small_disk(path: Path) -> SmallDisk:
         pytest.skip(f"no file system can be mounted here: {error.stderr.decode().strip()}")
 
 
-@pytest.fixture(params=["small disk", "small files"])
+@pytest.fixture(params=["small disk", pytest.param("small files", marks=pytest.mark.slow)])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     made: Disk = small_disk(tmp_path / "disk") if request.param == "small disk" else SmallFiles(tmp_path / "disk")
     yield made

@@ -33,7 +33,7 @@ def stored(bits: int = 8, dead: float | None = None) -> nn.Module:
     return pack_weights(space.prepare(network, space.uniform(bits, 8))).requires_grad_(False)
 
 
-@pytest.mark.parametrize("dead", [1e-8, 1e-20, 0.0])
+@pytest.mark.parametrize("dead", [pytest.param(1e-8, marks=pytest.mark.slow), 1e-20, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_biases_of_dead_channels_fit_in_32_bits(tmp_path: Path, dead: float) -> None:
     network = stored(dead=dead)
     layer = quantized_layers(network)["0"]
