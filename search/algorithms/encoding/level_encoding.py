@@ -133,8 +133,9 @@ class LevelEncoding(Programmable):
         names, found = list(allowed), []
 
         def together(first: str, second: str, some: bool) -> np.ndarray:
-            rows, columns = range(len(allowed[first])), range(len(allowed[second]))
-            rows, columns = (_spread(rows), _spread(columns)) if some else (rows, columns)
+            rows, columns = list(range(len(allowed[first]))), list(range(len(allowed[second])))
+            if some:
+                rows, columns = _spread(rows), _spread(columns)
             both = [
                 [self._costs(metrics, {**base, first: allowed[first][a], second: allowed[second][b]}) for b in columns]
                 for a in rows
