@@ -18,6 +18,8 @@ from search.algorithms.encoding.uniform import uniform
 from search.study.problem import Objective, Problem, Target
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.hooks import temporary_hooks
 from spaces.importance import criterion as importance
 
 SAMPLES = 128
@@ -41,11 +43,10 @@ def folded_uniform(task: Task, model: nn.Module, limit: float) -> nn.Module:
 
         return hook
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(see(name)) for name in readers]
-    for inputs, _ in task.batches("train", SAMPLES, limit=SAMPLES):
-        task.forward(model.eval(), inputs)
-    for one in hooks:
-        one.remove()
+    hooks = (model.get_submodule(name).register_forward_pre_hook(see(name)) for name in readers)
+    with temporary_hooks(hooks), evaluation_mode(model):
+        for inputs, _ in task.batches("train", SAMPLES, limit=SAMPLES):
+            task.forward(model, inputs)
     replaced = {}
     for name, layer in readers.items():
         stay, outputs = torch.from_numpy(mask[layer.inputs]), torch.from_numpy(np.flatnonzero(mask[layer.outputs]))

@@ -46,7 +46,7 @@ class Distance(ABC):
         """Take from all that is stored what is needed of it as a whole; called once, before :meth:`of`."""
 
 
-class Divergence(Distance):
+class KullbackLeibler(Distance):
     """Kullback-Leibler divergence of the stored distribution from another, in nats, its mean over the positions of a sample.
 
     Args:
@@ -59,7 +59,7 @@ class Divergence(Distance):
 
     def smaller(self) -> Distance:
         """Return the divergence over the :data:`TOP` likeliest classes and the rest."""
-        return Divergence(self._dim, TOP)
+        return KullbackLeibler(self._dim, TOP)
 
     def stored(self, outputs: Any) -> tuple[Tensor, ...]:
         """Return log-probabilities of shape ``(N, positions, classes)``; of the likeliest alone, their places and the rest."""
@@ -150,7 +150,7 @@ def distance_of(measure: Measure, outputs: Any, inputs: Nested, targets: Nested)
         logits = logits_of(outputs)
         dim = None if logits is None else class_dimension(logits, inputs, targets)
         if dim is not None or measure == "kl":
-            return Divergence(1 if dim is None else dim)
+            return KullbackLeibler(1 if dim is None else dim)
     return RelativeError()
 
 

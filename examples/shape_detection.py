@@ -23,6 +23,7 @@ from torchvision.models.detection.ssdlite import SSDLiteHead
 from evaluators.meters import ImportedMeter, Meter, MeterSettings
 from evaluators.metrics import Metric
 from evaluators.task import Batch, Split, Task, summed_losses
+from evaluators.tasks.batches import batch_places
 
 CLASSES = 3
 """Background, square, disc."""
@@ -111,11 +112,7 @@ class ShapeDetection(Task):
     ) -> Iterator[Batch]:
         images, targets = self._data[split]
         count = len(images) if limit is None else min(limit, len(images))
-        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        for first in range(0, count, batch_size):
-            rows = order[first : first + batch_size]
-            if generator is not None and len(rows) < batch_size:
-                return
+        for rows in batch_places(count, batch_size, generator):
             yield images[rows], [targets[row] for row in rows.tolist()]
 
     def loss(self, outputs: dict[str, Tensor], targets: list[Target], label_smoothing: float = 0.0) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaluators.task import Batch, Split, Task
+from evaluators.tasks.batches import batch_places
 from evaluators.tasks.shapes.drawing import draw_shapes, noisy
 from spaces.networks import unet_small
 
@@ -62,11 +63,7 @@ class ShapeSegmentation(Task):
     ) -> Iterator[Batch]:
         images, targets = self._data[split]
         count = len(images) if limit is None else min(limit, len(images))
-        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        for first in range(0, count, batch_size):
-            rows = order[first : first + batch_size]
-            if generator is not None and len(rows) < batch_size:
-                return
+        for rows in batch_places(count, batch_size, generator):
             chosen, expected = images[rows], targets[rows]
             if generator is not None and split == "train" and bool(torch.rand((), generator=generator) < 0.5):
                 chosen, expected = chosen.flip(-1), expected.flip(-1)

@@ -124,7 +124,6 @@ def _one_shot(target: Mapping[str, str]) -> list[dict[str, Any]]:
         "evaluate": ["divergence", "cost"],
         "objectives": {"divergence": "minimize"},
         "target": dict(target),
-        "reconstruct": {},
         "baselines": ["uniform"],
     }
     return [{"search": searching}]

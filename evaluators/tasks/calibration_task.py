@@ -20,7 +20,9 @@ from evaluators.tasks.loader_samples import LoaderError, samples_of
 from evaluators.tasks.loader_task import BatchSize, LoaderTask
 from spaces.execution.batch import Nested, count_samples, join, select
 from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.hooks import temporary_hooks
 from spaces.execution.randomness import seed_of
+from spaces.layers.linear_map import LinearMap
 from spaces.reconstruction.structure import linear_maps
 
 HELD_BACK, LEFT = 64, 16
@@ -199,18 +201,17 @@ class CalibrationTask(LoaderTask):
         """Return a line on the layer that is solved on the fewest rows for its columns."""
         model, rows = self.build(), dict[str, tuple[int, int]]()
         used = super().size("train")
-        hooks = []
-        for name, layer in linear_maps(model).items():
 
-            def see(module: nn.Module, args: Any, output: Any, name: str = name, one: Any = layer) -> None:
+        def see(name: str, layer: LinearMap) -> Any:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
                 if isinstance(output, Tensor):
-                    rows[name] = used * (output.numel() // one.outputs), one.columns
+                    rows[name] = used * (output.numel() // layer.outputs), layer.columns
 
-            hooks.append(layer.module.register_forward_hook(see))
-        with evaluation_mode(model), torch.no_grad():
+            return hook
+
+        hooks = (layer.module.register_forward_hook(see(name, layer)) for name, layer in linear_maps(model).items())
+        with temporary_hooks(hooks), evaluation_mode(model), torch.no_grad():
             self.forward(model, inputs)
-        for hook in hooks:
-            hook.remove()
         back = self._total - used
         start = f"{self._total} samples to calibrate on are few, {back} of them held back for the report"
         if not rows:

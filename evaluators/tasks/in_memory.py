@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evaluators.task import Batch, Split
 from evaluators.tasks.augmentation import normalize, random_crop, random_flip
+from evaluators.tasks.batches import batch_places
 from evaluators.tasks.data import Augmentation, DataError, DataSet, DataSettings, split_indices
 
 CACHE_BYTES = 2**30
@@ -116,9 +117,7 @@ class InMemory(DataSet):
     def _random(self, split: Split, batch_size: int, generator: torch.Generator, count: int) -> Iterator[Batch]:
         images = self._images(split)
         names = self.settings.augmentations(self.natural) if split == "train" else ()
-        order = torch.randperm(count, generator=generator)
-        for start in range(0, count - batch_size + 1, batch_size):
-            chosen = order[start : start + batch_size]
+        for chosen in batch_places(count, batch_size, generator):
             pixels = images.pixels[chosen]
             if "crop" in names:
                 pixels = random_crop(pixels, self.padding, generator)

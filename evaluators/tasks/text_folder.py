@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evaluators.task import Batch, Split
+from evaluators.tasks.batches import batch_places
 from evaluators.tasks.data import DataError, DataSet, DataSettings, missing, split_indices
 from spaces.errors import error_line
 
@@ -79,10 +80,8 @@ class TextFolder(DataSet):
         """Yield ``(ids, next ids)``, both int64 of shape ``(N, length)``."""
         blocks = self._blocks(split)
         count = len(blocks) if limit is None else min(limit, len(blocks))
-        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        end = count if generator is None else count // batch_size * batch_size
-        for start in range(0, end, batch_size):
-            chosen = blocks[order[start : start + batch_size]].long()
+        for places in batch_places(count, batch_size, generator):
+            chosen = blocks[places].long()
             yield chosen[:, :-1].contiguous(), chosen[:, 1:].contiguous()
 
     def check_data(self) -> Iterable[str]:

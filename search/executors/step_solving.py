@@ -11,11 +11,9 @@ from torch import nn
 from evaluators.task import Task
 from search.study.trial import Form
 from spaces.base import Solve
-from spaces.channels.surgery import Cut
 from spaces.execution.batch import to_device
 from spaces.reconstruction.dense import DenseOutputs
-from spaces.reconstruction.kept import kept_outputs
-from spaces.reconstruction.reconstruct import Reconstruction
+from spaces.reconstruction.reconstruct import closed_loop
 from spaces.reconstruction.settings import ReconstructionSettings
 
 LIMITS: dict[Form, tuple[int, int]] = {"rough": (96, 8_000), "close": (192, 12_000)}
@@ -37,7 +35,7 @@ class StepSolving:
 
     def __init__(self, settings: ReconstructionSettings) -> None:
         self._settings = settings
-        self._shared: dict[Form, tuple[nn.Module, DenseOutputs]] = {}
+        self._shared: dict[Form, DenseOutputs] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone for another process, which reads the samples itself."""
@@ -53,19 +51,13 @@ class StepSolving:
             device: Where networks run.
             form: Says on how many samples.
         """
-        outputs = self._outputs(dense, task, seed, device, form)
-
-        def solved(small: nn.Module, cut: Cut) -> None:
-            small.to(device).eval()
-            for _ in Reconstruction(outputs, small, kept_outputs(dense, [cut])).solve():
-                pass
-
-        return solved
+        solve = closed_loop(self._outputs(dense, task, seed, device, form))
+        return lambda small, cut: solve(small.to(device).eval(), cut)
 
     def _outputs(self, dense: nn.Module, task: Task, seed: int, device: torch.device, form: Form) -> DenseOutputs:
         """Return the outputs of the dense network, drawn once for all candidates in one form."""
-        if form in self._shared and self._shared[form][0] is dense:
-            return self._shared[form][1]
+        if form in self._shared and self._shared[form].model is dense:
+            return self._shared[form]
         settings = self._settings
         if form in LIMITS:
             images, positions = LIMITS[form]
@@ -74,5 +66,5 @@ class StepSolving:
         found = task.batches(task.calibration_split, _BATCH, limit=settings.images)
         batches = [to_device(inputs, device) for inputs, _ in found]
         outputs = DenseOutputs(dense, batches, task.forward, settings, seed)
-        self._shared[form] = dense, outputs
+        self._shared[form] = outputs
         return outputs

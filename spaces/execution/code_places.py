@@ -15,7 +15,7 @@ _OURS = Path(__file__).resolve().parents[2]
 _SKIPPED = tuple(
     str(folder) + "/" for folder in (Path(torch.__file__).parent, *(_OURS / p for p in ("spaces", "evaluators", "search")))
 )
-_OWN_NETWORKS = tuple(str(_OURS / "spaces" / name) for name in ("networks.py", "text_networks.py"))
+_OWN_NETWORKS = frozenset(str(file) for file in (_OURS / "spaces").glob("*networks.py"))
 _LONGEST = 100
 
 

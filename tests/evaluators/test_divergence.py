@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from evaluators import reference_outputs
 from evaluators.base import Draw, EvaluationContext
 from evaluators.divergence import Divergence, DivergenceSettings
-from evaluators.output_distance import Divergence as Logits
-from evaluators.output_distance import RelativeError, distance_of
+from evaluators.output_distance import KullbackLeibler, RelativeError, distance_of
 from evaluators.reference_outputs import ReferenceOutputs
 from evaluators.task import MeasurementError
 from evaluators.tasks.loader_task import LoaderTask
@@ -152,7 +151,7 @@ def test_the_dense_network_runs_once_and_its_outputs_do_not_travel(task, dense, 
 def test_the_likeliest_classes_and_the_rest_bound_the_divergence_from_below():
     torch.manual_seed(0)
     logits, others = 3.0 * torch.randn(8, 5, 2000), torch.randn(8, 5, 2000)
-    whole, top = Logits(-1), Logits(-1).smaller()
+    whole, top = KullbackLeibler(-1), KullbackLeibler(-1).smaller()
     assert whole.stored(logits)[0].dtype == torch.float16
     assert [one.shape[-1] for one in top.stored(logits)[:2]] == [512, 512]
     exact, found = whole.of(others, whole.stored(logits)), top.of(others, top.stored(logits))
@@ -163,7 +162,7 @@ def test_the_likeliest_classes_and_the_rest_bound_the_divergence_from_below():
 
 def test_classes_without_probability_and_positions():
     logits = torch.tensor([[[0.0, float("-inf")], [1.0, 2.0]]])
-    found = Logits(-1).of(torch.zeros(1, 2, 2), Logits(-1).stored(logits))
+    found = KullbackLeibler(-1).of(torch.zeros(1, 2, 2), KullbackLeibler(-1).stored(logits))
     second = F.kl_div(torch.zeros(2).log_softmax(0), torch.tensor([1.0, 2.0]).log_softmax(0), log_target=True, reduction="sum")
     assert float(found) == pytest.approx((float(torch.tensor(2.0).log()) + float(second)) / 2, rel=1e-5)
 
@@ -171,15 +170,15 @@ def test_classes_without_probability_and_positions():
 @pytest.mark.parametrize(
     ("outputs", "inputs", "targets", "kind"),
     [
-        (torch.zeros(4, 3), torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), Logits),
-        (torch.zeros(4, 3, 5, 5), torch.zeros(4, 1, 5, 5), torch.zeros(4, 5, 5, dtype=torch.int64), Logits),
-        (torch.zeros(4, 6, 9), torch.zeros(4, 6, dtype=torch.int64), torch.zeros(4, 6, dtype=torch.int64), Logits),
-        (torch.zeros(4, 3), torch.zeros(4, 1), torch.full((4, 3), 1 / 3), Logits),
+        (torch.zeros(4, 3), torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), KullbackLeibler),
+        (torch.zeros(4, 3, 5, 5), torch.zeros(4, 1, 5, 5), torch.zeros(4, 5, 5, dtype=torch.int64), KullbackLeibler),
+        (torch.zeros(4, 6, 9), torch.zeros(4, 6, dtype=torch.int64), torch.zeros(4, 6, dtype=torch.int64), KullbackLeibler),
+        (torch.zeros(4, 3), torch.zeros(4, 1), torch.full((4, 3), 1 / 3), KullbackLeibler),
         (torch.zeros(4, 3), torch.zeros(4, 1), torch.randn(4, 3), RelativeError),
         (torch.zeros(4, 1, 8, 8), torch.zeros(4, 1, 8, 8), None, RelativeError),
-        (torch.zeros(4, 3), torch.zeros(4, 1), None, Logits),
-        (torch.zeros(4, 6, 9), torch.zeros(4, 6, dtype=torch.int64), None, Logits),
-        ({"logits": torch.zeros(4, 3), "hidden": torch.zeros(4, 7)}, torch.zeros(4, 1), None, Logits),
+        (torch.zeros(4, 3), torch.zeros(4, 1), None, KullbackLeibler),
+        (torch.zeros(4, 6, 9), torch.zeros(4, 6, dtype=torch.int64), None, KullbackLeibler),
+        ({"logits": torch.zeros(4, 3), "hidden": torch.zeros(4, 7)}, torch.zeros(4, 1), None, KullbackLeibler),
         ((torch.zeros(4, 3), [torch.zeros(4, 7)]), torch.zeros(4, 1), None, RelativeError),
     ],
 )

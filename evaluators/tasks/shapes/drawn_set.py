@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 
 from evaluators.task import Batch, Split
+from evaluators.tasks.batches import batch_places
 from evaluators.tasks.data import DataSet, DataSettings, split_indices
 from spaces.execution.batch import Nested, named_tensors, reorder
 
@@ -79,10 +80,8 @@ class DrawnSet(DataSet):
         """Yield ``(inputs, targets)``."""
         samples = self._samples(split)
         count = min(self._count(samples), self._count(samples) if limit is None else limit)
-        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        end = count if generator is None else count // batch_size * batch_size
-        for start in range(0, end, batch_size):
-            yield reorder(samples, order[start : min(start + batch_size, end)])
+        for places in batch_places(count, batch_size, generator):
+            yield reorder(samples, places)
 
     def example(self) -> Nested:
         """Return the inputs of the first training sample as a batch."""

@@ -10,7 +10,7 @@ from spaces.channels.check import equivalence_error, find_checked_groups, half_m
 from spaces.channels.groups import ChannelGroups, find_groups
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.errors import EquivalenceError, UnsupportedModelError
-from spaces.networks import gpt_small
+from spaces.networks import gpt_small, unet_small
 from tests.spaces.zoo import ZOO, example, network
 
 
@@ -197,3 +197,8 @@ def test_values_that_depend_on_the_number_of_channels_are_blamed_where_they_are_
 def test_reasons_name_the_line_in_the_shipped_text_networks() -> None:
     groups = find_groups(gpt_small(blocks=1, width=8, heads=2, length=6), torch.zeros(1, 6, dtype=torch.int64))
     assert any("in text_networks.py:" in group.reason for group in groups.frozen)
+
+
+def test_reasons_name_the_line_in_the_shipped_dense_networks() -> None:
+    groups = find_groups(unet_small(in_channels=1, outputs=1, width=4), torch.zeros(1, 1, 8, 8))
+    assert any("in dense_networks.py:" in group.reason for group in groups.frozen)
