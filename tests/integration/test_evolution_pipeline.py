@@ -70,7 +70,7 @@ def test_the_last_parent_lies_in_best_and_is_what_the_report_tells(whole: Path) 
     assert architecture["provenance"]["fingerprint"] == last.user_attrs["fingerprint"]
 
 
-@pytest.mark.parametrize("after", [3, pytest.param(9, marks=pytest.mark.slow), pytest.param(26, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("after", [3, pytest.param(9, marks=pytest.mark.slow), pytest.param(24, marks=pytest.mark.slow)])
 def test_killed_within_a_generation_it_ends_alike(
     after: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
