@@ -11,7 +11,7 @@ stopped. Prints mean and standard deviation over the seeds, and writes ``channel
 from __future__ import annotations
 
 from benchmarks.pruning_bench import Bench
-from benchmarks.pruning_cells import Plan, arguments, run
+from benchmarks.pruning_cells import Plan, arguments, run, sized
 from benchmarks.pruning_rows import LONG_ROWS, QUICK, SearchSizes
 
 PLAN = Plan("channel_pruning", "benchmarks.pruning_rows:ROWS", (0.4, 0.2), only=dict.fromkeys(LONG_ROWS, (0.2,)))
@@ -19,7 +19,7 @@ PLAN = Plan("channel_pruning", "benchmarks.pruning_rows:ROWS", (0.4, 0.2), only=
 
 def main() -> None:
     options = arguments(__doc__, PLAN).parse_args()
-    sizes = QUICK if options.quick else SearchSizes()
+    sizes = sized(QUICK if options.quick else SearchSizes(), options)
     run(
         PLAN,
         [Bench(m, seed, sizes, options.data, options.results) for seed in range(options.seeds) for m in options.models],

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from benchmarks.filter_rows import QUICK, FilterSizes
 from benchmarks.pruning_bench import Bench
-from benchmarks.pruning_cells import Plan, arguments, run
+from benchmarks.pruning_cells import Plan, arguments, run, sized
 
 PLAN = Plan("filter_pruning", "benchmarks.filter_rows:ROWS", (0.25, 0.1))
 
 
 def main() -> None:
     options = arguments(__doc__, PLAN).parse_args()
-    sizes = QUICK if options.quick else FilterSizes()
+    sizes = sized(QUICK if options.quick else FilterSizes(), options)
     benches = [Bench(m, seed, sizes, options.data, options.results) for seed in range(options.seeds) for m in options.models]
     run(PLAN, benches, options)
 

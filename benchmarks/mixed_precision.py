@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from benchmarks.mixed_precision_rows import BY_HESSIAN, QUICK, ROWS, BitBench, BitSizes, Setting
-from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, spread
+from benchmarks.pruning_cells import Cell, Plan, arguments, read, run, sized, spread
 from benchmarks.quantized_cells import delivered
 from evaluators.onnx.quantized import stored_integers
 from evaluators.onnx.session import open_session
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd", help="of the training behind the checkpoint")
     parser.set_defaults(models=["resnet20"])
     options = parser.parse_args()
-    sizes = replace(QUICK if options.quick else BitSizes(), adam=options.optimizer == "adam")
+    sizes = replace(sized(QUICK if options.quick else BitSizes(), options), adam=options.optimizer == "adam")
     if options.optimizer == "sgd":
         options.rows = [row for row in options.rows if row not in BY_HESSIAN]
     benches = [BitBench(m, seed, sizes, options.data, options.results) for seed in range(options.seeds) for m in options.models]

@@ -6,7 +6,7 @@ Every row starts from the same checkpoint, meets the same MACs target, and train
 same optimizer, schedule, augmentation and distillation. Ours and the two after it prune the same numbers of channels. The
 paper's t = 180, and the searched schedule, have the first seed only; a search's trials are not counted in its final run, which
 is as long as every other. Two rows are longer, and named so: the paper's A and u with t = 18, a tenth of its own, until every
-layer has reached its ratio (about 29 epochs) and then as many epochs as every row; and one-shot L1 with as many epochs as that.
+layer has reached its ratio (about 2,700 steps) and then as many epochs as every row; and one-shot L1 with as many steps as that.
 Every cell is a JSON file under ``--results`` and is not computed again; a killed benchmark goes on where it stopped.
 ``--overhead`` measures what the sparsifier adds to a training step, instead.
 """
@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.probabilistic_rows import AS_LONG, ONCE, OURS, QUICK, TO_THE_END, PruningSizes
 from benchmarks.pruning_bench import CPU, Bench
-from benchmarks.pruning_cells import Plan, arguments, run
+from benchmarks.pruning_cells import Plan, arguments, run, sized
 from evaluators.training.layout import channels_last
 from evaluators.training.optimizers import make_optimizer
 from search.output.atomic import write_json
@@ -86,7 +86,7 @@ def main() -> None:
     parser = arguments(__doc__, PLAN)
     parser.add_argument("--overhead", action="store_true", help="measure the sparsifier's part of a training step, and no more")
     options = parser.parse_args()
-    sizes = QUICK if options.quick else PruningSizes()
+    sizes = sized(QUICK if options.quick else PruningSizes(), options)
     benches = [Bench(m, seed, sizes, options.data, options.results) for seed in range(options.seeds) for m in options.models]
     if options.overhead:
         torch.set_num_threads(1)

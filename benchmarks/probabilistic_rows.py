@@ -116,7 +116,7 @@ def to_the_end(base: ProbabilisticSettings) -> Row:
 
     def row(bench: Bench[PruningSizes], task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
         sparsifier = Probabilistic(settings_for(task, reference, limit, base))
-        model, complete = bench.sparse(task, reference, sparsifier, path, LONGEST, stop_when_finished=True)
+        model, complete = bench.sparse(task, reference, sparsifier, path, _epochs(bench, LONGEST), stop_when_finished=True)
         print(f"{path.stem}: {sparsifier.schedule['text']}", flush=True)
         removed = remove_channels(Network(model), sparsifier, task, complete)
         if removed is None:
@@ -127,7 +127,7 @@ def to_the_end(base: ProbabilisticSettings) -> Row:
 
 
 def one_shot(base: ProbabilisticSettings, more: int = 0) -> Row:
-    """Return the row of filters cut at once by L1 norm, to the same numbers as gradually, trained ``more`` epochs longer."""
+    """Return the row of filters cut at once by L1 norm, to the same numbers as gradually, trained ``more`` steps longer."""
 
     def row(bench: Bench[PruningSizes], task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
         groups = find_checked_groups(reference, task.example_inputs(), forward=task.forward)
@@ -136,7 +136,7 @@ def one_shot(base: ProbabilisticSettings, more: int = 0) -> Row:
         mask = np.ones(groups.width, dtype=bool)
         for group, number in zip(groups.groups, numbers.tolist(), strict=True):
             mask[group.offset + np.argsort(scores[group.name], kind="stable")[:number]] = False
-        return apply_cut(reference, plan_cut(groups, mask)), bench.sizes.epochs + more
+        return apply_cut(reference, plan_cut(groups, mask)), bench.sizes.epochs + (_epochs(bench, more) if more else 0)
 
     return row
 
@@ -168,8 +168,15 @@ OURS = ProbabilisticSettings(importance="taylor")
 PAPERS = replace(OURS, largest=0.05, flatness=0.25, interval=180, draw="weight", importance="l1", shape=RatioProfile())
 TENTH = replace(PAPERS, interval=18)
 """The paper's constants but for t, a tenth of its 180: about 150 updates in 2,700 steps, until every layer has its ratio."""
-LONGEST = 45
-"""Epochs within which these updates end, with ranks that move."""
+LONGEST = 4200
+"""Steps within which these updates end, with ranks that move."""
+AS_MANY = 2700
+"""Steps that the row of one-shot L1 is trained longer, to match."""
+
+
+def _epochs(bench: Bench[PruningSizes], steps: int) -> int:
+    return math.ceil(steps / (bench.sizes.train // bench.sizes.batch))
+
 
 ROWS: dict[str, Row] = {
     "probabilistic (ours)": sparsified(Probabilistic, OURS),
@@ -178,7 +185,7 @@ ROWS: dict[str, Row] = {
     "Torch-Pruning group L2, local": peer("group_l2_local"),
     "probabilistic, the paper's t = 180: two updates": sparsified(Probabilistic, PAPERS),
     TO_THE_END: to_the_end(TENTH),
-    AS_LONG: one_shot(replace(OURS, importance="l1"), more=29),
+    AS_LONG: one_shot(replace(OURS, importance="l1"), more=AS_MANY),
     "probabilistic, searched schedule": searched,
 }
 ONCE = ("probabilistic, the paper's t = 180: two updates", "probabilistic, searched schedule")

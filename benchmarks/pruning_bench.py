@@ -47,6 +47,7 @@ class Sizes:
         pretraining: Epochs behind the checkpoint.
         epochs: Epochs after it, in all.
         sparse: How many of these a row with sparse training spends on it.
+        batch: Images of a step after the checkpoint; fewer images in smaller batches are as many steps.
     """
 
     train: int = 6000
@@ -54,6 +55,7 @@ class Sizes:
     pretraining: int = 12
     epochs: int = 2
     sparse: int = 1
+    batch: int = 64
 
 
 S = TypeVar("S", bound=Sizes)
@@ -77,14 +79,15 @@ class Bench(Generic[S]):
     def training(self, epochs: int, lr: float, distilled: bool) -> TrainingSettings:
         return TrainingSettings(
             epochs=epochs,
-            batch_size=64,
-            optimizer=OptimizerSettings("sgd", lr=lr, momentum=0.9, weight_decay=5e-4),
+            batch_size=self.sizes.batch,
+            optimizer=OptimizerSettings("sgd", lr=lr * self.sizes.batch / 64, momentum=0.9, weight_decay=5e-4),
             distillation=DistillationSettings(weight=0.5, temperature=4.0) if distilled else None,
         )
 
     def pretraining(self) -> TrainingSettings:
         """Return the settings of the training behind the checkpoint."""
-        return self.training(self.sizes.pretraining, 0.1, distilled=False)
+        whole = dataclasses.replace(self, sizes=dataclasses.replace(self.sizes, batch=64))
+        return whole.training(self.sizes.pretraining, 0.1, distilled=False)
 
     @property
     def checkpoint_path(self) -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.pruning_bench import Bench, Row
+from benchmarks.pruning_bench import Bench, Row, S
 from evaluators.cost import count_costs
 from search.output.atomic import write_json
 from spaces.registry import resolve
@@ -154,8 +154,17 @@ def arguments(description: str | None, plan: Plan) -> argparse.ArgumentParser:
     parser.add_argument("--targets", type=float, nargs="+", default=list(plan.targets), help="of the rows that have several")
     parser.add_argument("--workers", type=int, default=2, help="processes of one torch thread each")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results") / plan.name, help="folder of the cells")
+    parser.add_argument("--images", type=int, help="training images, where a small machine can't afford all")
+    parser.add_argument("--epochs", type=int, help="epochs after the checkpoint, for the same reason")
+    parser.add_argument("--batch", type=int, help="images of a step after the checkpoint; the learning rate follows")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the benchmark itself")
     return parser
+
+
+def sized(sizes: S, options: argparse.Namespace) -> S:
+    """Return ``sizes`` with what the options ``--images``, ``--epochs`` and ``--batch`` say."""
+    said = {"train": options.images, "epochs": options.epochs, "batch": options.batch}
+    return dataclasses.replace(sizes, **{name: value for name, value in said.items() if value is not None})
 
 
 def run(

@@ -22,7 +22,7 @@ QAT_LR = 0.02
 
 def quantized_training(bench: Bench[Any], epochs: int) -> TrainingSettings:
     """Return the settings of quantization-aware training; with learned steps of few bits a gradient may be very large."""
-    optimizer = OptimizerSettings("sgd", lr=QAT_LR, momentum=0.9, weight_decay=1e-4, decay_norms=False)
+    optimizer = OptimizerSettings("sgd", lr=QAT_LR * bench.sizes.batch / 64, momentum=0.9, weight_decay=1e-4, decay_norms=False)
     return dataclasses.replace(bench.training(epochs, QAT_LR, distilled=True), optimizer=optimizer, clip_norm=1.0)
 
 
