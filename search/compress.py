@@ -18,6 +18,9 @@ from search.export.saved_network import load
 from search.pipeline.pipeline import run
 from spaces.errors import SecateursError
 
+EPOCHS, LR = 10, 0.02
+"""Epochs of retraining and its highest learning rate, by default."""
+
 
 @dataclass(frozen=True)
 class Compressed:
@@ -43,13 +46,13 @@ def compress(
     calibration: Iterable[Any] | None = None,
     target: Mapping[str, str],
     folder: str | Path,
-    epochs: int = 10,
-    lr: float = 0.02,
+    epochs: int | None = None,
+    lr: float | None = None,
     stages: Sequence[Mapping[str, Any]] | None = None,
     execution: Mapping[str, Any] | None = None,
     loss: Loss | None = None,
     score: Score | Mapping[str, Any] | None = None,
-    score_name: str = "top1",
+    score_name: str | None = None,
     batch_size: BatchSize | None = None,
     length: int | None = None,
     seed: int = 0,
@@ -74,11 +77,12 @@ def compress(
             these and ``top1`` on that.
         target: Limits on costs, as in a configuration: ``{"macs": "<= 40%"}``.
         folder: The run folder, such as ``runs/mine``.
-        epochs: Epochs of retraining.
-        lr: Highest learning rate of retraining.
-        stages: The pipeline, as in a configuration; None for a genetic search over channels, reconstruction of its result by
-            least squares, and retraining with distillation, for which ``target``, ``epochs`` and ``lr`` count; with
-            ``calibration`` for an evolution of levels, for which ``target`` counts.
+        epochs: Epochs of retraining; None for :data:`EPOCHS`.
+        lr: Highest learning rate of retraining; None for :data:`LR`.
+        stages: The pipeline, as in a configuration, without ``epochs`` and ``lr`` beside it; None for a genetic search
+            over channels, reconstruction of its result by least squares, and retraining with distillation, for which
+            ``target``, ``epochs`` and ``lr`` count; with ``calibration`` for an evolution of levels, for which ``target``
+            counts.
         execution: Where trials run, as in a configuration; None for this process.
         loss: The loss, from outputs and targets to one value per sample or to their mean; None for cross-entropy; ``"model"``
             for a network that gives its losses itself, called with inputs and targets in training mode (torchvision's
@@ -86,7 +90,7 @@ def compress(
         score: One value per sample, higher is better; or a metric of torchmetrics, ``{"name": ..., "arguments": {...},
             "direction": "maximize"}``; None for top-1 accuracy, or for the loss where one is passed, which is then what is
             minimized and shown.
-        score_name: Name of the score.
+        score_name: Name of the score; None for ``top1``.
         batch_size: Number of samples of a batch, from inputs and targets; None for the length of the first tensor.
         length: Tokens that MACs and other costs are counted at, for a network over tokens; None for those of a sample.
         seed: Seed of all randomness.
@@ -94,27 +98,43 @@ def compress(
             warnings only; log.txt has every line, and handlers of a program's own get what its level lets through.
 
     Raises:
-        SecateursError: The loaders, the network or the settings can't be used; the message says what to change.
+        SecateursError: The loaders, the network or the settings can't be used, or some of them would have no effect beside
+            others; the message says what to change.
     """
     folder = Path(folder)
     task: LoaderTask
     if calibration is None:
         if train is None or search is None:
             raise SecateursError("expected train= and search= with labels, or calibration= with inputs alone; got neither")
-        task = LoaderTask(model, train, search, test, loss, score, score_name, batch_size)
-        default = _stages(task, target, epochs, lr)
+        if isinstance(score, Mapping):
+            _refuse({"score_name": score_name}, "a metric of torchmetrics has its own name", "leave it out")
+        if loss is not None and score is None:
+            _refuse({"score_name": score_name}, "the score is the loss that was passed", "leave it out, or give score=")
+        task = LoaderTask(model, train, search, test, loss, score, score_name or "top1", batch_size)
+        default = _stages(task, target, EPOCHS if epochs is None else epochs, LR if lr is None else lr)
     else:
         if train is not None or search is not None:
             raise SecateursError("expected train= and search=, or calibration= in place of both; got both kinds")
-        if loss is not None or score is not None:
-            raise SecateursError("calibration= compares outputs with the dense network's: expected no loss= and no score=")
+        without_labels = {"loss": loss, "score": score, "score_name": score_name, "epochs": epochs, "lr": lr}
+        reason = "calibration= compares outputs with the dense network's and trains nothing"
+        _refuse(without_labels, reason, "leave it out, or give train= and search= in place of calibration=")
         task = CalibrationTask(model, calibration, test, batch_size, seed)
         default = _one_shot(target)
+    if stages is not None:
+        _refuse({"epochs": epochs, "lr": lr}, "stages= is the whole pipeline", "write it into its stage retrain or train")
     task.cost_length = length
     settings = {"name": folder.name, "seed": seed, "stages": stages or default}
     config = configure({**settings, "execution": execution or {}}, task)
     report = run(config, folder, None if quiet else Console())
     return Compressed(load(folder, task.build), report, folder)
+
+
+def _refuse(settings: Mapping[str, Any], reason: str, remedy: str) -> None:
+    """Raise SecateursError for settings that were given, but have no effect."""
+    given = [f"{name}={value!r}" if isinstance(value, str | int | float) else f"{name}=" for name, value in settings.items()]
+    named = [text for text, value in zip(given, settings.values(), strict=True) if value is not None]
+    if named:
+        raise SecateursError(f"{reason}: expected no {' and no '.join(named)}, which would have no effect; {remedy}")
 
 
 def _one_shot(target: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,6 @@ def test_a_network_is_compressed_without_labels_and_compared_with_itself(one_sho
     [
         ({"calibration": [], "train": []}, "got both kinds"),
         ({"calibration": [], "search": []}, "got both kinds"),
-        ({"calibration": [], "score": lambda outputs, targets: outputs}, "no loss= and no score="),
         ({}, "got neither"),
         ({"train": []}, "got neither"),
     ],
@@ -194,3 +194,21 @@ def test_a_network_is_compressed_without_labels_and_compared_with_itself(one_sho
 def test_labelled_and_unlabelled_samples_are_not_mixed(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(SecateursError, match=message):
         compress(network(), **given, target={"macs": "<= 50%"}, folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"calibration": [], "epochs": 3}, "trains nothing: expected no epochs=3"),
+        ({"calibration": [], "lr": 0.1, "score_name": "f1"}, "no score_name='f1' and no lr=0.1"),
+        ({"calibration": [], "loss": "model"}, "no loss='model'"),
+        ({"calibration": [], "score": lambda outputs, targets: outputs}, "no score=, which"),
+        ({**loaders(), "stages": STAGES, "epochs": 3}, "stages= is the whole pipeline: expected no epochs=3"),
+        ({**loaders(), "loss": lambda outputs, targets: outputs, "score_name": "f1"}, "expected no score_name='f1'"),
+        ({**loaders(), "score": {"name": "torchmetrics.F1Score"}, "score_name": "f1"}, "expected no score_name='f1'"),
+    ],
+)
+def test_settings_that_would_have_no_effect_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SecateursError, match=re.escape(message)):
+        compress(network(), **given, target={"macs": "<= 50%"}, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
