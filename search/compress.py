@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from torch import nn
 
-from evaluators.task import Task
 from evaluators.tasks.calibration_task import CalibrationTask
 from evaluators.tasks.loader_task import BatchSize, LoaderTask, Loss, Score
+from search.compressed import Compressed
 from search.config.loading import configure
 from search.export.saved_network import load
 from search.pipeline.pipeline import run
+from search.recipes import Effort, one_shot, retrained
 from spaces.errors import SecateursError
 
 EPOCHS, LR = 10, 0.02
 """Epochs of retraining and its highest learning rate, by default."""
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """The outcome of a compression.
-
-    Attributes:
-        model: The smaller network, in evaluation mode on the CPU.
-        report: The content of report.json: ``reference`` and ``result``, the front, the baselines.
-        folder: The run folder, with report.html and ``best/``.
-    """
-
-    model: nn.Module
-    report: dict[str, Any]
-    folder: Path
 
 
 def compress(
@@ -48,6 +33,9 @@ def compress(
     folder: str | Path,
     epochs: int | None = None,
     lr: float | None = None,
+    effort: Effort | None = None,
+    formats: Sequence[str] | None = None,
+    baselines: bool | Sequence[str] | None = None,
     stages: Sequence[Mapping[str, Any]] | None = None,
     execution: Mapping[str, Any] | None = None,
     loss: Loss | None = None,
@@ -79,10 +67,17 @@ def compress(
         folder: The run folder, such as ``runs/mine``.
         epochs: Epochs of retraining; None for :data:`EPOCHS`.
         lr: Highest learning rate of retraining; None for :data:`LR`.
-        stages: The pipeline, as in a configuration, without ``epochs`` and ``lr`` beside it; None for a genetic search
-            over channels, reconstruction of its result by least squares, and retraining with distillation, for which
-            ``target``, ``epochs`` and ``lr`` count; with ``calibration`` for an evolution of levels, for which ``target``
-            counts.
+        effort: Size of the search: ``"quick"``, about 30 candidates, to see whether it is worth it; ``"normal"``, about 160,
+            the default; ``"thorough"``, about 640, the genetic search's own default. With ``calibration`` 15, 60 or 200
+            generations.
+        formats: Files beside the weights in ``best/``, compared with the network: ``"onnx"`` and ``"torch_export"``; None for
+            none.
+        baselines: Put simpler ways to the same limit beside the result, retrained alike: the same share of every layer and the
+            smallest weights of the whole network; with ``calibration`` the first alone. They are by default; False for none; or
+            their names.
+        stages: The pipeline, as in a configuration, without the options from ``epochs`` to ``baselines`` beside it; None for a
+            genetic search over channels, reconstruction of its result by least squares, and retraining with distillation, for
+            which ``target`` and these options count; with ``calibration`` for an evolution of levels.
         execution: Where trials run, as in a configuration; None for this process.
         loss: The loss, from outputs and targets to one value per sample or to their mean; None for cross-entropy; ``"model"``
             for a network that gives its losses itself, called with inputs and targets in training mode (torchvision's
@@ -102,6 +97,8 @@ def compress(
             others; the message says what to change.
     """
     folder = Path(folder)
+    size: Effort = "normal" if effort is None else effort
+    beside = True if baselines is None else baselines
     task: LoaderTask
     if calibration is None:
         if train is None or search is None:
@@ -111,7 +108,9 @@ def compress(
         if loss is not None and score is None:
             _refuse({"score_name": score_name}, "the score is the loss that was passed", "leave it out, or give score=")
         task = LoaderTask(model, train, search, test, loss, score, score_name or "top1", batch_size)
-        default = _stages(task, target, EPOCHS if epochs is None else epochs, LR if lr is None else lr)
+        default = retrained(
+            task, target, EPOCHS if epochs is None else epochs, LR if lr is None else lr, size, formats or (), beside
+        )
     else:
         if train is not None or search is not None:
             raise SecateursError("expected train= and search=, or calibration= in place of both; got both kinds")
@@ -119,13 +118,15 @@ def compress(
         reason = "calibration= compares outputs with the dense network's and trains nothing"
         _refuse(without_labels, reason, "leave it out, or give train= and search= in place of calibration=")
         task = CalibrationTask(model, calibration, test, batch_size, seed)
-        default = _one_shot(target)
+        default = one_shot(target, size, formats or (), beside)
     if stages is not None:
         _refuse({"epochs": epochs, "lr": lr}, "stages= is the whole pipeline", "write it into its stage retrain or train")
+        given = {"effort": effort, "formats": formats, "baselines": baselines}
+        _refuse(given, "stages= is the whole pipeline", "write it into its stages search and export")
     task.cost_length = length
     settings = {"name": folder.name, "seed": seed, "stages": stages or default}
     config = configure({**settings, "execution": execution or {}}, task)
-    report = run(config, folder, None if quiet else Console())
+    report = run(config, folder, None if quiet else Console(force_jupyter=False))
     return Compressed(load(folder, task.build), report, folder)
 
 
@@ -135,29 +136,3 @@ def _refuse(settings: Mapping[str, Any], reason: str, remedy: str) -> None:
     named = [text for text, value in zip(given, settings.values(), strict=True) if value is not None]
     if named:
         raise SecateursError(f"{reason}: expected no {' and no '.join(named)}, which would have no effect; {remedy}")
-
-
-def _one_shot(target: Mapping[str, str]) -> list[dict[str, Any]]:
-    searching = {
-        "space": {"name": "channel_mask"},
-        "algorithm": {"name": "evolution"},
-        "evaluate": ["divergence", "cost"],
-        "objectives": {"divergence": "minimize"},
-        "target": dict(target),
-        "baselines": ["uniform"],
-    }
-    return [{"search": searching}]
-
-
-def _stages(task: Task, target: Mapping[str, str], epochs: int, lr: float) -> list[dict[str, Any]]:
-    searching = {
-        "space": {"name": "channel_mask"},
-        "algorithm": {"name": "genetic"},
-        "evaluate": [{"accuracy": {"split": "search", "batch_norm_batches": 8}}, "cost"],
-        "objectives": {task.score_name: "maximize" if task.score_sign > 0 else "minimize"},
-        "target": dict(target),
-    }
-    # SGD without a limit ruins networks that were trained by another optimizer, transformers first of all.
-    optimizer = {"optimizer": {"name": "sgd", "lr": lr}, "clip_norm": 1.0}
-    retraining = {"epochs": epochs, **optimizer, "distillation": {"weight": 0.5, "temperature": 4.0}}
-    return [{"search": searching}, {"retrain": retraining}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,77 @@ _WHOLE_TABLE = 92
 """Columns from which the table has room for both ways to tell a change beside the targets."""
 
 
-def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:
-    """Print the result of a run from its report.json."""
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of a finished run.
+
+    Attributes:
+        label: The score or cost.
+        before: Its value of the network that the run began with, in its unit; ``-`` where it has none.
+        after: Its value of the result.
+        change: The difference, in words.
+        limit: The target on it and whether that is met; empty where there is none.
+        share: What is left of a cost, as a share of what it was; None for a score, and where a value is missing.
+    """
+
+    label: str
+    before: str
+    after: str
+    change: str
+    limit: str = ""
+    share: float | None = None
+
+
+def summary_rows(report: Mapping[str, Any], brief: bool) -> list[Row]:
+    """Return the score, the usual costs and every target of a run from its report.json.
+
+    Args:
+        report: The content of report.json.
+        brief: Tell a change in one way instead of two.
+    """
     before, after = report.get("reference") or {}, report.get("result") or {}
-    table = Table(title=str(report.get("name", folder.name)), title_justify="left")
-    targets = report.get("targets") or {}
-    brief = bool(targets) and console.width < _WHOLE_TABLE
-    for column in ("", "before", "after", "change", *(["target"] if targets else [])):
-        table.add_column(column, justify="left" if column in ("", "target") else "right")
+    targets, rows = report.get("targets") or {}, []
     first, last = (score_of(network, primary_of(report)) for network in (before, after))
     if first is not None and last is not None and first[0] == last[0]:
         metric = score_metric(first[0], report)
-        change = metric.change(first[1], last[1])
-        values = (
+        was, became = (
             metric.with_error(value, error_of(network, name)) for network, (name, value) in ((before, first), (after, last))
         )
-        table.add_row(f"{metric.label} (test)", *values, change)
+        rows.append(Row(f"{metric.label} (test)", was, became, metric.change(first[1], last[1])))
     described = described_metrics(report)
     for name in dict.fromkeys(("macs", "parameters", "size_bytes", *targets)):
         small, large, metric = _cost(after, name), _cost(before, name), find_metric(name, described)
-        limit = [_limit(metric, targets[name])] if name in targets else []
+        limit = _limit(metric, targets[name]) if name in targets else ""
         if large is not None and small is not None:
-            table.add_row(metric.label, metric.text(large), metric.text(small), _change(large, small, brief), *limit)
+            share = small / large if large else None
+            change = _change(large, small, brief)
+            rows.append(Row(metric.label, metric.text(large), metric.text(small), change, limit, share))
         elif limit:
-            table.add_row(metric.label, "-", "-" if small is None else metric.text(small), "-", *limit)
-    console.print(table)
+            rows.append(Row(metric.label, "-", "-" if small is None else metric.text(small), "-", limit))
+    return rows
+
+
+def summary_table(report: Mapping[str, Any], name: str, width: int) -> Table:
+    """Return the table of a finished run, for a screen of ``width`` columns.
+
+    Args:
+        report: The content of report.json.
+        name: Name of the run, where the report has none.
+        width: Columns of the screen.
+    """
+    table = Table(title=str(report.get("name", name)), title_justify="left")
+    targets = report.get("targets") or {}
+    brief = bool(targets) and width < _WHOLE_TABLE
+    for column in ("", "before", "after", "change", *(["target"] if targets else [])):
+        table.add_column(column, justify="left" if column in ("", "target") else "right")
+    for row in summary_rows(report, brief):
+        table.add_row(row.label, row.before, row.after, row.change, *([row.limit] if targets else []))
+    return table
+
+
+def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:
+    """Print the result of a run from its report.json."""
+    console.print(summary_table(report, folder.name, console.width))
     target = report.get("target")
     if target:
         met = "met" if report.get("target_met") else "NOT met"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import search.compress
+import secateurs
+from search import recipes
 from search.config.document import ConfigError
 from search.config.loading import load
 from spaces.networks import digits_cnn
@@ -58,6 +60,7 @@ def test_the_configuration_for_a_network_of_one_s_own_is_valid(tmp_path: Path, m
     assert [stage.name for stage in load("mine.yaml").stages] == ["search", "retrain", "export"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_network_and_loaders_of_one_s_own_and_then_the_result_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,16 +68,25 @@ def test_a_network_and_loaders_of_one_s_own_and_then_the_result_is_loaded(
     images = torch.randn(20, 1, 8, 8, generator=generator)
     loader = DataLoader(TensorDataset(images, torch.arange(20) % 10), batch_size=10)
     given = nn.Sequential(digits_cnn(width=4), nn.Identity()).eval()
-    short = functools.partial(search.compress.compress, stages=_short_stages(), quiet=True)
-    monkeypatch.setattr(search.compress, "compress", short)
+    monkeypatch.setitem(recipes.EFFORTS, "normal", recipes.Extent(population=4, generations=1, evolution=1))
+    monkeypatch.setattr(secateurs, "compress", functools.partial(secateurs.compress, quiet=True))
     monkeypatch.chdir(tmp_path)
     shown, read = blocks(README, "python")
-    exec(shown, {"model": given, "train_loader": loader, "search_loader": loader, "test_loader": loader})
-    accuracy, macs = map(float, capsys.readouterr().out.split()[-2:])
-    assert 0 <= accuracy <= 1
-    assert macs > 0
+    names: dict[str, Any] = {"model": given, "train_loader": loader, "search_loader": loader, "test_loader": loader}
+    exec(shown, names)
+    lines, found = capsys.readouterr().out.splitlines(), names["found"]
+    assert max(map(len, lines)) <= 100
+    assert any("top-1 accuracy" in line for line in lines)
+    assert any("MACs" in line and line.rstrip(" │").endswith(", met") for line in lines)
+    assert lines[-2:] == ["target macs <= 40%: met", "folder: runs/mine"]
+    assert list(found.report["baselines"]) == ["uniform", "global_magnitude"]
+    page = found._repr_html_()
+    share = found.report["result"]["macs"] / found.report["reference"]["macs"]
+    assert f"{share * 100:.1f} % left" in page
+    assert page.count("<tr>") == 5
     with monkeypatch.context() as patched:
-        patched.setattr("search.export.load", lambda folder: search.compress.load("runs/mine", lambda: given))
+        trusted = functools.partial(secateurs.load, "runs/mine", lambda: given)
+        patched.setattr(secateurs, "load", lambda folder: trusted())
         exec(read.replace("runs/quickstart", "runs/mine"), {})
     assert float(capsys.readouterr().out.strip().removeprefix("tensor(").split(",")[0].rstrip(")")) < 1e-4
 
@@ -90,8 +102,8 @@ def test_inputs_without_labels_are_enough(
         "target": {"macs": "<= 60%"},
         "reconstruct": {"images": 32},
     }
-    short = functools.partial(search.compress.compress, stages=[{"search": searching}], quiet=True)
-    monkeypatch.setattr(search.compress, "compress", short)
+    short = functools.partial(secateurs.compress, stages=[{"search": searching}], quiet=True)
+    monkeypatch.setattr(secateurs, "compress", short)
     monkeypatch.chdir(tmp_path)
     (block,) = [block for block in blocks(PYTHON, "python") if "calibration=" in block]
     images = torch.randn(140, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -100,14 +112,3 @@ def test_inputs_without_labels_are_enough(
     assert 0.0 <= float(agreement) <= 1.0
     assert float(divergence) > 0.0
     assert top1 == "None"
-
-
-def _short_stages() -> list[dict[str, object]]:
-    searching = {
-        "space": "channel_mask",
-        "algorithm": {"name": "random", "evaluations": 2},
-        "evaluate": ["accuracy", "cost"],
-        "objectives": {"top1": "maximize"},
-        "target": {"macs": "<= 60%"},
-    }
-    return [{"search": searching}, {"retrain": {"epochs": 1, "batch_size": 10}}, {"export": {"formats": ["onnx"]}}]

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from evaluators.tasks.loader_samples import LoaderError
 from evaluators.tasks.loader_task import LoaderTask
+from search import recipes
 from search.compress import compress
 from search.config.document import ConfigError
 from search.export import load
@@ -130,6 +131,37 @@ def test_wrong_loaders_and_settings_are_named(tmp_path: Path) -> None:
         LoaderTask(network(), given["train"], nothing)
     with pytest.raises(ConfigError, match="target"):
         compress(network(), **given, target={"mac": "<= 40%"}, folder=tmp_path / "mine", quiet=True)
+    assert not (tmp_path / "mine").exists()
+
+
+def test_effort_formats_and_baselines_make_the_pipeline() -> None:
+    task = LoaderTask(network(), **loaders())
+    searching, retraining, export = recipes.retrained(task, {"macs": "<= 40%"}, 3, 0.1, "quick", ["onnx"], True)
+    assert searching["search"]["baselines"] == ["uniform", "global_magnitude"]
+    assert retraining["retrain"]["epochs"] == 3
+    assert retraining["retrain"]["batch_size"] == 40  # All there are.
+    assert export == {"export": {"formats": ["onnx"]}}
+    counts = [
+        one["population"] * one["generations"]
+        for effort in recipes.EFFORTS
+        for one in [recipes.retrained(task, {}, 3, 0.1, effort, [], False)[0]["search"]["algorithm"]]
+    ]
+    assert counts == sorted(counts)
+    assert counts[0] * 4 < counts[1]
+    (blind,) = recipes.one_shot({}, "thorough", [], ["random"])
+    assert blind["search"]["baselines"] == ["random"]
+    (brief,) = recipes.one_shot({}, "quick", [], False)
+    assert blind["search"]["algorithm"]["generations"] > brief["search"]["algorithm"]["generations"]
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [({"effort": "fast"}, "quick"), ({"stages": STAGES, "formats": ["onnx"]}, "stages=")]
+)
+def test_an_effort_that_is_none_and_options_beside_a_whole_pipeline_are_refused(
+    option: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SecateursError, match=text):
+        compress(network(), **loaders(), target={}, folder=tmp_path / "mine", **option)
     assert not (tmp_path / "mine").exists()
 
 

@@ -1,0 +1,76 @@
+"""The outcome of ``compress()``, and how it is shown: a table in a terminal, a table with bars in a notebook."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from search.report.summary import Row, summary_rows, summary_table, target_text
+
+_WIDTH = 100
+"""Columns of the printed table."""
+_STYLE = "text-align:left;padding:2px 10px"
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The outcome of a compression; printed it is a short table.
+
+    Attributes:
+        model: The smaller network, in evaluation mode on the CPU.
+        report: The content of report.json: ``reference`` and ``result``, the front, the baselines.
+        folder: The run folder, with report.html and ``best/``.
+    """
+
+    model: nn.Module
+    report: dict[str, Any]
+    folder: Path
+
+    def __str__(self) -> str:
+        """Return the table of the network before and after, and the run folder."""
+        text = io.StringIO()
+        console = Console(file=text, width=_WIDTH, color_system=None, force_terminal=False, force_jupyter=False)
+        console.print(summary_table(self.report, self.folder.name, _WIDTH))
+        return f"{text.getvalue()}{self._target()}folder: {self.folder}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook, each cost with a bar of its share of what it was."""
+        rows = summary_rows(self.report, brief=True)
+        head = "".join(f'<th style="{_STYLE}">{name}</th>' for name in ("", "before", "after", "left", "change", "target"))
+        body = "".join(_html_row(row) for row in rows)
+        name = escape(str(self.report.get("name", self.folder.name)))
+        return (
+            f"<div><b>{name}</b><table><tr>{head}</tr>{body}</table>"
+            f"{escape(self._target())}<br>folder: {escape(str(self.folder))}</div>"
+        )
+
+    def _target(self) -> str:
+        target = self.report.get("target")
+        return f"target {target_text(target)}: {'met' if self.report.get('target_met') else 'NOT met'}\n" if target else ""
+
+
+def _html_row(row: Row) -> str:
+    cells = [row.label, row.before, row.after, None, row.change, row.limit]
+    shown = [_bar(row.share) if cell is None else escape(cell) for cell in cells]
+    return "<tr>" + "".join(f'<td style="{_STYLE}">{cell}</td>' for cell in shown) + "</tr>"
+
+
+def _bar(share: float | None) -> str:
+    """Return a bar of a share of what there was, as a picture; nothing for a score."""
+    if share is None:
+        return ""
+    width, filled = 120, max(1, round(120 * min(share, 1.0)))
+    title = f"{share * 100:.1f} % left"
+    return (
+        f'<svg width="{width}" height="12" role="img" aria-label="{title}"><title>{title}</title>'
+        f'<rect width="{width}" height="12" rx="2" fill="#c9d3dc"/>'
+        f'<rect width="{filled}" height="12" rx="2" fill="#1f6f8b"/></svg>'
+    )
