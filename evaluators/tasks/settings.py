@@ -24,7 +24,7 @@ class NamedData:
     """A registered data set and its options.
 
     Attributes:
-        name: Name in ``evaluators.DATASETS``.
+        name: Name in ``evaluators.DATASETS``, or the import path of a class of the user's own.
         settings: An instance of that class's ``Settings``.
     """
 
@@ -68,7 +68,7 @@ def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
     if isinstance(settings, Task):
         return settings
     if isinstance(settings, TaskSettings):
-        data: DataSet = lookup(DATASETS, settings.data.name, "data set")(settings.data.settings)
+        data: DataSet = _data_class(settings.data.name)(settings.data.settings)
         named: Task = resolve(data.task)(settings.model, data, settings.score)
         return named
     found = resolve_named(settings.path)
@@ -85,3 +85,8 @@ def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
             "; check task.arguments, and that every abstract method is there"
         ) from error
     return task
+
+
+def _data_class(name: str) -> Any:
+    """Return the class of data sets registered as ``name``, or the one at the import path ``name``."""
+    return resolve_named(name) if "." in name or ":" in name else lookup(DATASETS, name, "data set")
