@@ -205,4 +205,16 @@ def _mergeable(kind: Any) -> Any:
     """Return a class of metrics whose states merge; torchmetrics refuses it of some for a flag that is about updates alone."""
     if not isinstance(kind, type) or not kind.__dict__.get("full_state_update", False):
         return kind
-    return type(kind.__name__, (kind,), {"full_state_update": False})
+    # By default a class made here would be sent to another process as a copy, whose metrics merge with none of this one's.
+    return type(kind.__name__, (kind,), {"full_state_update": False, "__reduce__": lambda metric: _sent(kind, metric)})
+
+
+def _sent(kind: Any, metric: Any) -> tuple[Any, ...]:
+    """Return what pickle makes the metric of: an importable function, the class behind it, and its state."""
+    return _unfilled, (kind,), metric.__getstate__()
+
+
+def _unfilled(kind: Any) -> Any:
+    """Return a metric without a state, of the class that this process has for ``kind``."""
+    mergeable = _mergeable(kind)
+    return mergeable.__new__(mergeable)

@@ -21,6 +21,7 @@ from evaluators.onnx_export import token_axes, write_onnx
 from evaluators.sensitivity.estimates import MEASURES, SensitivitySettings, calibration_batches, weight_sensitivity
 from evaluators.sensitivity.loss_increase import activation_increases
 from evaluators.sensitivity.measured_increase import divergence_table, loss_increases
+from evaluators.tasks.measure import measure_with_errors
 from evaluators.tasks.observations import observations
 from evaluators.testing import check_evaluator
 from evaluators.training.loop import TrainingSettings, train
@@ -28,6 +29,10 @@ from evaluators.training.settings import DistillationSettings
 from search.export.formats import write_formats
 from search.export.settings import ExportSettings
 from search.pipeline.plausibility import require_dependent_loss, require_informative_loss, score_at_chance
+from search.pipeline.retention import Retention
+from search.run.network import Network
+from search.stages import STAGES
+from search.stages.testing import check_stage
 from spaces import SPACES
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate
@@ -137,6 +142,47 @@ def test_checks_of_loss_and_score() -> None:
     require_informative_loss(task, task.forward(model, inputs), targets)
     require_dependent_loss(task, model, (inputs, targets))
     assert score_at_chance(model, task) is not None, "a network that was never trained is at chance"
+
+
+def test_standard_errors_and_the_retention_of_relevance() -> None:
+    task = nested_task()
+    found = measure_with_errors(encoder(), task, "search")
+    assert 0.0 < found.standard_errors["top1"] < 0.5
+    space = lookup(SPACES, "channel_mask", "space")(encoder(), task.example_inputs(), forward=task.forward)
+    candidate = space.sample(np.random.default_rng(0))
+    small = Network(space.realize(encoder(), candidate), (space.transformation(candidate),))
+    kept = Retention(Network(encoder()), task, CPU).of(small)
+    assert kept is not None
+    assert 0.0 < kept["chosen"] < 1.0
+
+
+TRAINED = {"epochs": 1, "batch_size": 16}
+SEARCHED = {"space": "channel_mask", "objectives": {"top1": "maximize"}, "evaluate": ["accuracy", "cost"]}
+EVOLVED = {
+    "space": "channel_mask",
+    "algorithm": {"name": "evolution", "children": 2, "generations": 1, "steps": [[16, 1]]},
+    "evaluate": [{"divergence": {"samples": 16, "pool": 32, "batch_norm_batches": 0}}, "cost"],
+    "objectives": {"divergence": "minimize"},
+    "target": {"macs": "<= 80%"},
+    "reconstruct": {"images": 16},
+}
+STAGED: list[tuple[str, dict[str, Any]]] = [
+    ("train", TRAINED),
+    ("retrain", TRAINED),
+    ("sparse_training", {**TRAINED, "sparsifier": {"name": "gradient_cut", "macs": 0.8}}),
+    ("search", {**SEARCHED, "algorithm": {"name": "random", "evaluations": 2}, "reconstruct": {"images": 16}}),
+    ("search", EVOLVED),
+    ("reconstruct", {"images": 16}),
+    ("fuse", {}),
+    ("export", {"formats": ["onnx"]}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), STAGED, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_stage(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    assert {one for one, _ in STAGED} == set(STAGES)
+    check_stage(lookup(STAGES, name, "stage"), options, nested_task(), tmp_path)
 
 
 @pytest.mark.parametrize("name", quick(BACKENDS, ["compile", "onnxruntime"]))
