@@ -18,7 +18,15 @@ from evaluators.training.layout import channels_last
 from evaluators.training.optimizers import make_optimizer
 from evaluators.training.schedules import learning_rate_factor
 from evaluators.training.settings import TrainingSettings
-from evaluators.training.state import EpochRecord, History, OptimizerState, restore_state, save_state, training_identity
+from evaluators.training.state import (
+    BegunEpoch,
+    EpochRecord,
+    History,
+    OptimizerState,
+    restore_state,
+    save_state,
+    training_identity,
+)
 from spaces.errors import SecateursError
 from spaces.execution.batch import Nested, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
@@ -50,6 +58,7 @@ def train(
     teacher: nn.Module | None = None,
     stop_when_finished: bool = False,
     until: int | None = None,
+    until_step: int | None = None,
     moments: OptimizerState | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -72,6 +81,9 @@ def train(
         stop_when_finished: Whether training ends after the epoch in which the sparsifier is finished.
         until: Number of epochs to stop after, at most ``settings.epochs``; the schedule stays that of the whole training, and
             another call with the same checkpoint resumes it.
+        until_step: Number of optimizer steps to stop after, also inside an epoch and then without a record of that epoch; the
+            schedule stays that of the whole training, and another call with the same checkpoint resumes it to the same bits.
+            For a training without a sparsifier.
         moments: Optimizer state of another training to start with, if ``checkpoint`` holds no state.
         on_epoch: Called with every new epoch's record, after its checkpoint was saved.
         on_step: Called after every step with the number of steps done and the largest number there can be.
@@ -95,7 +107,7 @@ def train(
     try:
         with repeatable(device), channels_last(model, settings.channels_last):
             last = settings.epochs if until is None else min(until, settings.epochs)
-            return _epochs(session, seed, checkpoint, stop_when_finished, last, moments, on_epoch)
+            return _epochs(session, seed, checkpoint, stop_when_finished, last, until_step, moments, on_epoch)
     finally:
         model.eval()
 
@@ -128,12 +140,19 @@ class _Session:
         self.autocast = autocast(settings.autocast, device)
         self.lr = settings.optimizer.lr
 
-    def epoch(self, epoch: int, seed: int) -> float:
-        """Train for one epoch (numbered from 0) and return its mean loss."""
+    def epoch(self, epoch: int, seed: int, begun: BegunEpoch | None, until_step: int | None) -> float | BegunEpoch:
+        """Train for one epoch and return its mean loss, or its state where it stops inside.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            seed: Seed of the training.
+            begun: State of the epoch, where an earlier call has stopped inside.
+            until_step: Number of steps of the whole training to stop after; None for the epoch's end.
+        """
         shuffle, inner = (int(word) for word in np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint32))
         generator = torch.Generator().manual_seed(shuffle)
-        losses: list[Tensor] = []
-        checked = 0
+        losses = [] if begun is None else list(begun.losses.unbind())
+        skipped = checked = len(losses)
         patience = 1 if self.device.type == "cpu" else LOSSES_PER_CHECK
         self.model.train()
         # Dropout and the like draw from torch's global generator: seed it for this epoch, and put it back.
@@ -142,13 +161,21 @@ class _Session:
             if self.device.type == "cuda":
                 torch.cuda.manual_seed(inner)
             batches = self.task.batches("train", self.settings.batch_size, generator)
-            for number, (inputs, targets) in enumerate(batches, start=epoch * self.steps_per_epoch):
+            first = epoch * self.steps_per_epoch
+            for number, (inputs, targets) in enumerate(batches, start=first):
+                if begun is not None and number < first + skipped:
+                    if number == first + skipped - 1:
+                        begun.put_back(self.device)
+                    continue
                 losses.append(self.step(number, inputs, targets))
                 if len(losses) - checked >= patience:
                     self.require_finite(losses[checked:], epoch, checked)
                     checked = len(losses)
                 if self.on_step is not None:
                     self.on_step(min(number + 1, self.total_steps), self.total_steps)
+                if number + 1 == until_step and number + 1 < first + self.steps_per_epoch:
+                    self.require_finite(losses[checked:], epoch, checked)
+                    return BegunEpoch.of(losses, self.device)
         if not losses:
             raise TrainingError(f"the task gave no training batch of {self.settings.batch_size} samples; lower batch_size")
         self.require_finite(losses[checked:], epoch, checked)
@@ -211,6 +238,7 @@ def _epochs(
     checkpoint: Checkpoint | None,
     stop_when_finished: bool,
     last: int,
+    until_step: int | None,
     moments: OptimizerState | None,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> History:
@@ -224,14 +252,20 @@ def _epochs(
     if checkpoint is not None:
         history, best = restore_state(checkpoint, model, session.optimizer, sparsifier, described)
     history.sign = task.score_sign
-    if moments is not None and not history.epochs:
+    if moments is not None and not history.epochs and history.begun is None:
         moments.put_into(session.optimizer, model)
     with evaluation_mode(session.teacher):
         for epoch in range(len(history.epochs), last):
-            if history.stopped_early:
+            if history.stopped_early or (until_step is not None and history.steps(session.steps_per_epoch) >= until_step):
                 break
             began = time.perf_counter()
-            loss = session.epoch(epoch, seed)
+            loss = session.epoch(epoch, seed, history.begun, until_step)
+            if isinstance(loss, BegunEpoch):
+                history.begun = loss
+                if checkpoint is not None:
+                    save_state(checkpoint, model, session.optimizer, sparsifier, best, history, described)
+                break
+            history.begun = None
             measured = measure(model, task, "search", device=session.device)
             record = EpochRecord(
                 epoch=epoch + 1,
@@ -259,7 +293,7 @@ def _epochs(
                 save_state(checkpoint, model, session.optimizer, sparsifier, best, history, described)
             if on_epoch is not None:
                 on_epoch(record)
-    if settings.early_stop is not None and best:
+    if settings.early_stop is not None and best and (until_step is None or history.stopped_early):
         model.load_state_dict(best)
     if sparsifier is not None:
         if not sparsifier.complete:

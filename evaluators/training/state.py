@@ -41,6 +41,33 @@ class EpochRecord:
     seconds: float
 
 
+@dataclass(frozen=True)
+class BegunEpoch:
+    """State of a training that stopped inside an epoch, beside network and optimizer.
+
+    Attributes:
+        losses: Loss of every step of the epoch so far, float32 of shape ``(steps,)``, on the CPU.
+        random: State of torch's global generator behind the last step, by device type: ``cpu`` and, there, ``cuda``.
+    """
+
+    losses: Tensor
+    random: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(losses: Sequence[Tensor], device: torch.device) -> BegunEpoch:
+        """Return the state now, behind the last step on ``device``."""
+        random = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(device)
+        return BegunEpoch(torch.stack(list(losses)).cpu(), random)
+
+    def put_back(self, device: torch.device) -> None:
+        """Put the global generators, which the caller restores afterwards, into the state kept."""
+        torch.set_rng_state(self.random["cpu"])
+        if device.type == "cuda" and "cuda" in self.random:
+            torch.cuda.set_rng_state(self.random["cuda"], device)
+
+
 @dataclass
 class History:
     """The epochs of one training, over all its resumes.
@@ -52,6 +79,7 @@ class History:
         sign: 1.0 if a higher score is better, -1.0 if a lower one is.
         optimizer: State of the optimizer after the last epoch, with early stopping too; None before the end.
         uncut: Parameters and buffers from before a sparsifier that was not complete took the rest away; None else.
+        begun: State of the epoch that the training stopped inside; None at an epoch's end.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -60,6 +88,11 @@ class History:
     sign: float = 1.0
     optimizer: OptimizerState | None = None
     uncut: Mapping[str, Tensor] | None = None
+    begun: BegunEpoch | None = None
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Return the number of optimizer steps so far."""
+        return len(self.epochs) * steps_per_epoch + (0 if self.begun is None else len(self.begun.losses))
 
     @property
     def best(self) -> EpochRecord | None:
@@ -108,6 +141,7 @@ def save_state(
         "optimizer": optimizer_tensors(optimizer),
         "sparsifier": sparsifier.state_dict() if sparsifier is not None else {},
         "best": best,
+        "begun": {} if history.begun is None else {"losses": history.begun.losses, **history.begun.random},
     }
     tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
     data = {
@@ -148,7 +182,22 @@ def restore_state(
     if sparsifier is not None:
         sparsifier.load_state_dict(parts["sparsifier"])
     records: list[dict[str, Any]] = data["epochs"]
-    return History([EpochRecord(**record) for record in records], data["stopped_early"], data["unsettled"]), parts["best"]
+    history = History([EpochRecord(**record) for record in records], data["stopped_early"], data["unsettled"])
+    if inside := parts["begun"]:
+        history.begun = BegunEpoch(inside.pop("losses"), inside)
+    return history, parts["best"]
+
+
+def steps_of(data: Mapping[str, JSON], tensors: Mapping[str, Tensor], steps_per_epoch: int) -> int:
+    """Return the number of optimizer steps of a saved training.
+
+    Args:
+        data: Data of a checkpoint of :func:`save_state`.
+        tensors: Its tensors.
+        steps_per_epoch: Steps of an epoch.
+    """
+    begun = tensors.get("begun/losses")
+    return len(data["epochs"]) * steps_per_epoch + (0 if begun is None else len(begun))
 
 
 @dataclass(frozen=True)
@@ -193,7 +242,7 @@ def end_of(content: bytes) -> tuple[dict[str, Tensor], OptimizerState]:
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "sparsifier": {}, "best": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "sparsifier": {}, "best": {}, "begun": {}}
     for path, tensor in tensors.items():
         part, _, name = path.partition("/")
         parts[part][name] = tensor

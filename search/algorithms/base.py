@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from search.study.pareto import best
+from search.study.pareto import best, ranked
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace
@@ -95,6 +95,10 @@ class Algorithm(ABC, Generic[S]):
             trials: Recorded trials, in number order: all of them, or the last incumbent and those behind it.
         """
         return best(trials, self._problem)
+
+    def preferred(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials that finalists of one objective are taken from, the best first: by default by :func:`.ranked`."""
+        return ranked(trials, self._problem)
 
     def conclude(self) -> None:
         """Bring the search to its end, since a budget is spent: ask for no more than :attr:`closing` trials from now on.

@@ -184,6 +184,10 @@ class Evolution(Algorithm[EvolutionSettings]):
         """Return the trial of the last generation, since values of two generations are measured on different inputs."""
         return next(reversed(complete_trials(trials, self._problem)), None)
 
+    def preferred(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials of generations, the last one first: their values can't be compared, and parents improve."""
+        return complete_trials(trials, self._problem)[::-1]
+
     @property
     def finished(self) -> bool:
         """True after the last comparison with the starting points, and where none of them can be measured."""

@@ -52,6 +52,7 @@ def check_consistency(document: Document, stages: Sequence[Block | None], own_sc
     """
     placed = _placed(document, stages)
     faults = [*_order(document, placed), *_quantized(document, placed), *_teacher_before_reference(document, placed)]
+    faults += _begun(document, placed)
     surroundings = Surroundings(own_scores, _several_workers(document))
     for one in placed:
         if one.stage is not None:
@@ -105,6 +106,20 @@ def _order(document: Document, placed: Sequence[_Placed]) -> Iterable[Fault]:
             yield document.fault(path, f"{reason}; move it behind {others[0]}")
         elif kind.last and after:
             yield document.fault(path, f"{one.name} must be the last stage: {after[0].name} would change what it has written")
+
+
+def _begun(document: Document, placed: Sequence[_Placed]) -> Iterable[Fault]:
+    """Refuse to begin a training with which no stage goes on."""
+    for one, behind in zip(placed, [*placed[1:], None], strict=True):
+        if one.stage is None or not (option := one.stage.begins_training):
+            continue
+        if behind is None or (behind.kind is not None and not behind.kind.goes_on):
+            came = "nothing is" if behind is None else f"{behind.name} is"
+            message = (
+                f"these are the first steps of the stage behind, which must be `retrain`, and {came} there: put `retrain` "
+                "directly behind, or say what is trained with: finalists.training: {epochs: ...}"
+            )
+            yield document.fault(("stages", one.index, one.name, *option.split(".")), message)
 
 
 def _quantized(document: Document, placed: Sequence[_Placed]) -> Iterable[Fault]:

@@ -42,6 +42,7 @@ class StageKind(Generic[S]):
         for_inference: The network that leaves can't be trained or searched: no stage but a last one may follow.
         last: The stage hands on the network as it is, and no stage may follow.
         needs_removal: A stage that removes something must come before.
+        goes_on: The stage goes on with a training that the one before it has begun (:attr:`begins_training`).
         purpose: The stage's work as a verb phrase, for messages: ``prepares a search``.
         instead: Name of the stage that does the same where this one must not stand; empty for none.
         float_option: Option whose work needs a network of floats: no stage that quantizes may come before; empty for none.
@@ -54,6 +55,7 @@ class StageKind(Generic[S]):
     for_inference: ClassVar[bool] = False
     last: ClassVar[bool] = False
     needs_removal: ClassVar[bool] = False
+    goes_on: ClassVar[bool] = False
     purpose: ClassVar[str] = ""
     instead: ClassVar[str] = ""
     float_option: ClassVar[str] = ""
@@ -71,6 +73,11 @@ class StageKind(Generic[S]):
     def needs_search(self) -> bool:
         """True if the stage is of use only with a search somewhere behind it."""
         return False
+
+    @property
+    def begins_training(self) -> str:
+        """Dotted path of the option that makes the stage begin the training of the one behind it; empty if none does."""
+        return ""
 
     @property
     def quantizes(self) -> bool:

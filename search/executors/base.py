@@ -12,7 +12,8 @@ from search.study.trial import Proposal, Trial
 
 if TYPE_CHECKING:
     from evaluators.training.checkpoint import Checkpoint as TrainingCheckpoint
-    from search.executors.trial_checkpoints import EndState, TrialCheckpoints
+    from evaluators.training.checkpoint import FileCheckpoint
+    from search.executors.trial_checkpoints import EndState
 
 S = TypeVar("S")
 
@@ -117,6 +118,18 @@ class Evaluate(Protocol):
         ...
 
 
+class SavedTrainings(Protocol):
+    """Files of trainings under way, and of what they start from."""
+
+    def of(self, proposal: Proposal) -> FileCheckpoint:
+        """Return the checkpoint of a proposal's training."""
+        ...
+
+    def start(self, proposal: Proposal) -> EndState | None:
+        """Return what a proposal's training starts from; None for nothing but its candidate, or where it has begun."""
+        ...
+
+
 @dataclass(frozen=True)
 class Workload:
     """Evaluation that an executor carries out, and its resources.
@@ -131,7 +144,7 @@ class Workload:
 
     evaluate: Evaluate
     pack: Callable[[str], Callable[[], Evaluate]]
-    checkpoints: TrialCheckpoints | None = None
+    checkpoints: SavedTrainings | None = None
     threads: int = 1
     device: str = "auto"
 

@@ -7,21 +7,41 @@ import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluators.task import Task
-from evaluators.training.checkpoint import pack_checkpoint, unpack_checkpoint
-from search.executors.base import Evaluate
-from search.executors.trial_evaluator import TrialEvaluator
+from evaluators.training.checkpoint import Checkpoint, pack_checkpoint, unpack_checkpoint
+from search.executors.base import Evaluate, Job
+from search.executors.trial_checkpoints import EndState
 from search.run.network import Network, restore
+from search.study.trial import Trial
 from spaces.errors import SecateursError
 
 
 class ShipmentError(SecateursError):
     """Difference between a worker's data or model and the driver's."""
+
+
+class Evaluation(Protocol):
+    """Evaluation that can be shipped: a dataclass that has network, task and device under these names."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, which is sent as structure and weights."""
+
+    @property
+    def task(self) -> Task:
+        """The task, which the other process builds anew."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device, in place of which the other process has its own."""
+
+    def evaluate(self, job: Job, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> Trial:
+        """Return the trial of a job."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +89,12 @@ class Shipment:
         placed = {name: tensor.to(device) for name, tensor in unpack_checkpoint(self.placed)[0].items()}
         kept = {"task": task, "device": device}
         reader = _Reader(io.BytesIO(self.evaluator), kept, _parts(network), placed)
-        evaluator: TrialEvaluator = reader.load()
+        evaluator: Evaluation = reader.load()
         return evaluator.evaluate
 
 
 def ship(
-    evaluator: TrialEvaluator,
+    evaluator: Evaluation,
     transformations: Sequence[dict[str, Any]],
     build_task: Callable[[], Task],
     threads: int,

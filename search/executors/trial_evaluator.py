@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,16 +18,14 @@ from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.loop import TrainingSettings, train
 from evaluators.training.moments import TrainingMoments
 from evaluators.training.state import OptimizerState, end_of
+from search.executors.attempt import attempt
 from search.executors.base import Job
 from search.executors.step_solving import StepSolving
 from search.executors.trial_checkpoints import Continued, EndState, MissingStateError
-from search.output.disk_errors import is_disk_error
-from search.output.exhaustion import exhausted
 from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace, Solve
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
-from spaces.execution.failed_layer import failed_layer
 from spaces.execution.randomness import seed_of
 from spaces.sparsifiers.base import Sparsifier
 
@@ -108,16 +105,7 @@ class TrialEvaluator:
             checkpoint: Where a candidate's training is kept, and gone on from; None to train in one go.
             start: The end state of the trial that the proposal names; not read where ``checkpoint`` has something.
         """
-        began = time.perf_counter()
-        try:
-            _, metrics = self.measure(job.proposal, checkpoint, start)
-        except Exception as error:
-            if exhausted(error) or (checkpoint is not None and checkpoint.on_disk and is_disk_error(error)):
-                raise  # The run folder is full, or the machine has no memory: that says nothing about the candidate.
-            layer = failed_layer(error)
-            text = f"{type(error).__name__}: {error}{f' (in layer {layer})' if layer else ''}"
-            return Trial(job.number, job.proposal, "failed", {}, time.perf_counter() - began, text)
-        return Trial(job.number, job.proposal, "complete", metrics, time.perf_counter() - began)
+        return attempt(job, checkpoint, lambda: self.measure(job.proposal, checkpoint, start)[1])
 
     def measure(
         self, proposal: Proposal, checkpoint: Checkpoint | None = None, start: EndState | None = None

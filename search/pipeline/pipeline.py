@@ -13,6 +13,7 @@ from rich.console import Console
 
 from evaluators.task import Task
 from evaluators.tasks.settings import build_task
+from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.hardware import torch_threads
 from search.config.extras import require_extras
 from search.config.loading import Config
@@ -32,8 +33,8 @@ from search.run.measurements import MeasuredRow, Measurements, measure_row
 from search.run.network import Network
 from search.run.run_folder import RunFolder, RunFolderError
 from search.run.stage_run import DENSE, RESULT, SECONDS, StageRun, Stopwatch, device_of
-from search.run.steps import START, StageStep, key_of, start_key
-from search.stages.base import PlacedStage, placed_stages
+from search.run.steps import BEGUN, START, StageStep, key_of, start_key
+from search.stages.base import PlacedStage, following_training, placed_stages
 from search.study.storage import open_storage
 from search.trust.canonical import canonical_origin
 from search.trust.known_code import remember_code
@@ -207,6 +208,9 @@ class _Pipeline:
             done = None
         fresh = done is None
         if done is None:
+            stages = placed_stages(self.config)
+            before = [self.run_folder.checkpoints / other.step for other in stages if other.index == placed.index - 1]
+            begun = FileCheckpoint(before[0] / variant / BEGUN, self._warn) if before else None
             stage_run = StageRun(
                 name=self.config.name,
                 step=label,
@@ -224,6 +228,8 @@ class _Pipeline:
                 stopwatch=stopwatch,
                 found=found,
                 built=self.start.built,
+                following=following_training(stages, placed.index),
+                begun=begun,
             )
             network = stage.run(flow.network, stage_run)
             stopwatch.save(every=0.0)

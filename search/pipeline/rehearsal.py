@@ -10,7 +10,7 @@ from search.output.progress import Log
 from search.pipeline.preflight import named, preflight
 from search.pipeline.start import Start
 from search.run.stage_run import DryRun, device_of
-from search.stages.base import placed_stages
+from search.stages.base import following_training, placed_stages
 
 if TYPE_CHECKING:
     from search.config.loading import Config
@@ -33,7 +33,8 @@ def rehearse(config: Config, start: Start | None = None) -> Iterator[str]:
     yield from preflight(config, start)
     network = reference = start.network
     smaller = unknown = False
-    for placed in placed_stages(config):
+    stages = placed_stages(config)
+    for placed in stages:
         stage = placed.stage
         if not stage.compresses:
             continue
@@ -47,6 +48,7 @@ def rehearse(config: Config, start: Start | None = None) -> Iterator[str]:
             log=Log(None, None),
             smaller=smaller,
             built=start.built,
+            following=following_training(stages, placed.index),
         )
         try:
             with named(placed.step):

@@ -86,7 +86,8 @@ def build_report(
     itself, such as the ``programmes`` of an integer program with their ``gap``), ``sensitivity``
     (:meth:`.sensitivity_tables.SensitivityTables.comparison`, or null), ``omega``
     (:meth:`.sensitivity_tables.SensitivityTables.source`, or null), ``chosen`` (a trial), ``finalists`` (each ``trial``,
-    ``fingerprint`` and ``search_score`` after its training, or its ``error``), ``fingerprint``, ``metrics``, ``layers``
+    ``fingerprint`` and ``search_score`` after its training, or its ``error``; where they were halved also ``steps`` trained and
+    ``scores``, as (steps, score on the search split)), ``fingerprint``, ``metrics``, ``layers``
     (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``, ``macs_share``). ``histories`` are the
     result's trainings, each ``stage``, ``variant`` and ``epochs``; ``baseline_histories`` those of the baselines.
     ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``),

@@ -25,6 +25,7 @@ from spaces.errors import SecateursError
 from spaces.files.json_file import write_record
 
 if TYPE_CHECKING:
+    from evaluators.training.settings import TrainingSettings
     from search.config.loading import Execution
     from search.run.run_storage import RunStorage
 
@@ -107,6 +108,7 @@ class StageContext:
         log: Progress.
         folder: Folder of the files that the stage goes on from after a kill; None where it keeps none.
         built: Spaces and contexts of this process, each built once for one network.
+        following: Training of the stage directly behind, where that goes on with a training that this stage has begun.
     """
 
     step: str
@@ -118,6 +120,7 @@ class StageContext:
     log: Log
     folder: Path | None = None
     built: BuiltOnce = field(default_factory=BuiltOnce)
+    following: TrainingSettings | None = None
 
     @property
     def label(self) -> str:
@@ -164,6 +167,7 @@ class StageRun(StageContext):
         stopwatch: Seconds spent in the stage, over all resumes.
         notes: Data that the stage leaves for the report.
         found: Notes of the same stage's ``result``, for a baseline.
+        begun: Training that the stage before has begun on the network that enters; None for the first stage.
     """
 
     name: str
@@ -175,6 +179,7 @@ class StageRun(StageContext):
     stopwatch: Stopwatch
     notes: dict[str, Any] = field(default_factory=dict)
     found: Mapping[str, Any] = field(default_factory=dict)
+    begun: FileCheckpoint | None = None
 
     @property
     def label(self) -> str:
@@ -183,4 +188,16 @@ class StageRun(StageContext):
 
     def training(self, *names: str) -> FileCheckpoint:
         """Return the checkpoint of a training, by its path in the stage's folder; a damaged one is told, and trained anew."""
-        return FileCheckpoint(self.folder.joinpath(*names), lambda text: self.warn(f"{text}: it is trained from its start"))
+        return self._checkpoint(self.folder.joinpath(*names))
+
+    def go_on(self, name: str) -> None:
+        """Make the training that the stage before has begun this stage's own, unless that is begun.
+
+        A begun training is the first part of what this stage would train: where it is lost, the same is trained again.
+        """
+        own = self.training(name)
+        if self.begun is not None and self.begun.path.exists() and not own.path.exists():
+            self.begun.path.replace(own.path)
+
+    def _checkpoint(self, path: Path) -> FileCheckpoint:
+        return FileCheckpoint(path, lambda text: self.warn(f"{text}: it is trained from its start"))

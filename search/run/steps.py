@@ -40,6 +40,9 @@ TRIALS = "trials"
 FINALISTS = "finalists"
 """Folder of the trainings of a search's best candidates, inside the step's."""
 
+BEGUN = "begun.safetensors"
+"""Training that a search's finalists have begun, for the stage behind to go on with, inside the step's folder."""
+
 RECONSTRUCTION = "reconstruction"
 """Folder of the reconstructions of a stage that were cut off, inside the step's."""
 

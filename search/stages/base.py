@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ from search.config.stage_kind import StageKind
 from search.run.network import Network
 
 if TYPE_CHECKING:
+    from evaluators.training.settings import TrainingSettings
     from search.config.loading import Config
     from search.run.best import Best
     from search.run.stage_run import DryRun, StageRun
@@ -80,6 +81,12 @@ class PlacedStage:
     def path(self) -> str:
         """Place in the configuration, such as ``stages.2.search``, for messages."""
         return f"stages.{self.index}.{self.name}"
+
+
+def following_training(stages: Sequence[PlacedStage], index: int) -> TrainingSettings | None:
+    """Return the training of the stage behind a place, where that goes on with a training begun; else None."""
+    behind = [placed.stage for placed in stages if placed.index == index + 1 and placed.stage.goes_on]
+    return behind[0].trainings.get("") if behind else None
 
 
 def placed_stages(config: Config) -> list[PlacedStage]:

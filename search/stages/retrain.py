@@ -9,6 +9,7 @@ from evaluators.tasks.measure import measure
 from search.output.numbers import standard_error
 from search.run.network import Network
 from search.run.stage_run import StageRun
+from search.run.steps import TRAINING
 from search.stages.training import TrainingStage
 
 MARGIN = 0.02
@@ -24,6 +25,7 @@ class Retrain(TrainingStage):
     """
 
     needs_removal = True
+    goes_on = True
     purpose = "trains the network that a search leaves"
     instead = "train"
 
@@ -31,6 +33,7 @@ class Retrain(TrainingStage):
         """Return the trained network, or ``network`` itself where training made it clearly worse."""
         score = run.task.score_name
         before = measure(network.model, run.task, "search", device=run.device)[score]
+        run.go_on(TRAINING)
         trained = super().run(network, run)
         scores = [epoch["search_score"] for epoch in run.notes["history"]]
         numbers = [value for value in scores if not math.isnan(value)]

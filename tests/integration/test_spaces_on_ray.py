@@ -31,6 +31,11 @@ SEARCHES = {
         'target: {size_bytes: "<= 14%", bit_operations: "<= 3%"}, batch: 4, '
         f"finalists: {{count: 2, training: {{{TRAINED}, distillation: {{}}}}}}"
     ),
+    "channels-finalists-halved": (
+        "space: channel_mask, algorithm: {name: random, evaluations: 6}, reconstruct: {images: 64}, "
+        'evaluate: [accuracy, cost], objectives: {top1: maximize}, target: {macs: "<= 50%"}, batch: 4, '
+        "baselines: [uniform, random], finalists: {count: 4, steps: [2, 5, 7]}"
+    ),
     "bits-nsga2-trained": (
         "space: {name: bit_width, weight_bits: [2, 4, 8], activation_bits: [4, 8]}, "
         "algorithm: {name: optuna, sampler: nsga2, population: 4, evaluations: 8}, "

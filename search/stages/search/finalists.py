@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.loop import train
+from evaluators.training.settings import TrainingSettings
 from search.output.disk_errors import is_disk_error
 from search.output.exhaustion import exhausted
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.run.steps import FINALISTS
 from search.stages.search.context import SearchContext
-from search.stages.search.settings import FinalistSettings
 from search.study.pareto import front, ranked
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
@@ -38,7 +38,13 @@ class Finalist:
     trial: int | None = None
 
 
-def choose_finalists(trials: Sequence[Trial], problem: Problem, count: int, incumbent: Trial | None = None) -> list[Trial]:
+def choose_finalists(
+    trials: Sequence[Trial],
+    problem: Problem,
+    count: int,
+    incumbent: Trial | None = None,
+    order: Sequence[Trial] | None = None,
+) -> list[Trial]:
     """Return the trials to train on: the best ones, each candidate once; with several objectives spread over the front.
 
     Args:
@@ -46,12 +52,15 @@ def choose_finalists(trials: Sequence[Trial], problem: Problem, count: int, incu
         problem: What is sought.
         count: Number of trials to return, fewer where there are no more.
         incumbent: The trial that the search would deliver, which comes first with one objective; None for the best one.
+        order: Trials in the order of the algorithm's preference, with one objective; None for that of :func:`.ranked`.
     """
     if len(problem.objectives) > 1:
         found = front(trials, problem)
         places = {round(index * (len(found) - 1) / max(1, count - 1)) for index in range(min(count, len(found)))}
         return [found[place] for place in sorted(places)]
-    once = {trial.proposal.candidate.fingerprint: trial for trial in reversed(ranked(trials, problem))}
+    once = {
+        trial.proposal.candidate.fingerprint: trial for trial in reversed(ranked(trials, problem) if order is None else order)
+    }
     if incumbent is not None:
         once.pop(incumbent.proposal.candidate.fingerprint, None)
     return [*([] if incumbent is None else [incumbent]), *list(once.values())[::-1]][:count]
@@ -60,13 +69,14 @@ def choose_finalists(trials: Sequence[Trial], problem: Problem, count: int, incu
 def train_finalists(
     finalists: Sequence[Finalist],
     context: SearchContext,
-    settings: FinalistSettings,
+    training: TrainingSettings,
     run: StageRun,
     solve: Callable[[Proposal], Solve | None] = lambda proposal: None,
 ) -> tuple[int, Network]:
     """Train every finalist, and return the place of the one that scores best on the search split, and its trained network.
 
-    Where ``solve`` gives something for a proposal, layers are solved before they are trained.
+    Where ``solve`` gives something for a proposal, layers are solved before they are trained. Of equal scores the lower trial
+    number wins.
 
     What was trained is kept in the stage's folder, so that a cut-off stage goes on. Notes ``finalists`` for the report; one
     whose training fails has an ``error`` and no ``search_score``, and is passed over.
@@ -75,12 +85,12 @@ def train_finalists(
         SecateursError: The training of every finalist fails.
     """
     rows: list[dict[str, object]] = []
-    best: tuple[float, int, Network] | None = None
+    best: tuple[tuple[bool, float, int], int, Network] | None = None
     with run.log.bar(f"{run.label}: finalists", len(finalists)) as bar:
         for place, finalist in enumerate(finalists):
             row: dict[str, object] = {"trial": finalist.trial, "fingerprint": finalist.proposal.candidate.fingerprint}
             try:
-                network, score = _trained(finalist, context, settings, run, solve(finalist.proposal))
+                network, score = _trained(finalist, context, training, run, solve(finalist.proposal))
             except Exception as error:
                 if exhausted(error) or is_disk_error(error):
                     raise
@@ -88,8 +98,11 @@ def train_finalists(
                 run.log.write(f"{run.label}: finalist {place + 1} failed: {error_line(error)}", logging.WARNING)
                 continue
             rows.append({**row, "search_score": score})
-            if best is None or run.task.score_sign * (score - best[0]) > 0.0 or math.isnan(best[0]):
-                best = score, place, network
+            lost = math.isnan(score)
+            number = place if finalist.trial is None else finalist.trial
+            order = lost, 0.0 if lost else -run.task.score_sign * score, number
+            if best is None or order < best[0]:
+                best = order, place, network
             bar.update(place + 1, f"{run.task.score_name} {score:.4f}")
             run.stopwatch.save()
     if best is None:
@@ -99,7 +112,7 @@ def train_finalists(
 
 
 def _trained(
-    finalist: Finalist, context: SearchContext, settings: FinalistSettings, run: StageRun, solve: Solve | None
+    finalist: Finalist, context: SearchContext, training: TrainingSettings, run: StageRun, solve: Solve | None
 ) -> tuple[Network, float]:
     """Return the trained network of a finalist and its score on the search split."""
     network, _ = context.realize(finalist.proposal, finalist.end, solve)
@@ -107,11 +120,11 @@ def _trained(
     history = train(
         network.model,
         run.task,
-        settings.training,
+        training,
         seed=run.seed,
         device=run.device,
         checkpoint=run.training(FINALISTS, f"{finalist.proposal.candidate.fingerprint}.safetensors"),
-        teacher=reference.copy().model if settings.training.distillation is not None else None,
+        teacher=reference.copy().model if training.distillation is not None else None,
     )
-    record = history.best if settings.training.early_stop is not None else history.epochs[-1]
+    record = history.best if training.early_stop is not None else history.epochs[-1]
     return network, (record if record is not None else history.epochs[-1]).search_score

@@ -43,18 +43,30 @@ class FinalistSettings:
 
     Attributes:
         count: Number of candidates that are trained: the best ones or, with several objectives, some spread over the front.
-        training: Training of each of them; later stages go on from there.
+        steps: Numbers of optimizer steps, ascending, after which they are compared on the search split: the better half goes
+            on, behind the last one the best (successive halving; ours is that the steps are the first ones of the training that
+            the best one gets in any case, with its schedule). Empty trains each to the end.
+        training: The training; later stages go on from the network that it leaves. null, with ``steps``, for that of the
+            ``retrain`` stage directly behind, which then goes on with the best one's.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     count: int = 3
-    training: TrainingSettings
+    steps: tuple[int, ...] = ()
+    training: TrainingSettings | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for an option out of its range, with the option's name."""
         if self.count < 1:
             raise ValueError(f"count: expected at least 1, got {self.count}")
+        if sorted(set(self.steps)) != list(self.steps) or any(step < 1 for step in self.steps):
+            raise ValueError(f"steps: expected rising numbers of at least 1, got {list(self.steps)}")
+        if not self.steps and self.training is None:
+            raise ValueError(
+                "training: expected what finalists are trained with, {epochs: ...}; or steps: [50, 100, 200], the first ones "
+                "of the retrain stage behind; got neither"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from search.stages.search.context import SearchContext
 from search.stages.search.finalists import Finalist, choose_finalists, train_finalists
 from search.stages.search.goals import goal_faults, require_scores, targets_within_reach
 from search.stages.search.loop import SearchFailedError
+from search.stages.search.rungs import halve_finalists, tell_steps
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings, SearchSettings
 from search.stages.search.space import require_informative_objective, space_of
@@ -57,6 +58,12 @@ class Search(Stage[SearchSettings]):
     searches = True
     removes = True
     float_option = "space"
+
+    @property
+    def begins_training(self) -> str:
+        """The steps of finalists that have no training of their own."""
+        finalists = self.settings.finalists
+        return "finalists.steps" if finalists is not None and finalists.training is None else ""
 
     @property
     def space(self) -> Block:
@@ -102,6 +109,8 @@ class Search(Stage[SearchSettings]):
         context = SearchContext.of(network, run, self.settings, dry=True)
         context.evaluator.require_training()
         context.algorithm(self.settings, run.seed)
+        if self.settings.finalists is not None and self.settings.finalists.steps:
+            tell_steps(self.settings.finalists, run)
         for name in self.settings.baselines:
             if name in GREEDY:
                 GREEDY[name](context.problem)
@@ -209,17 +218,20 @@ class Search(Stage[SearchSettings]):
         if run.variant == RESULT and (compared := context.sensitivity.comparison()) is not None:
             run.notes["sensitivity"] = compared
         finals = self.settings.finalists
-        last = [chosen] if finals is None else choose_finalists(trials, problem, finals.count, chosen)
+        order = algorithm.preferred(trials)
+        last = [chosen] if finals is None else choose_finalists(trials, problem, finals.count, chosen, order)
         found = [Finalist(trial.proposal, _end(context, checkpoints, trial), trial.number) for trial in last]
         return self._finals(context, found, run)
 
     def _finals(self, context: SearchContext, finalists: list[Finalist], run: StageRun) -> Network:
         """Return the network of the best finalist, trained where they are."""
-        place, trained = 0, None
-        if self.settings.finalists is not None:
-            place, trained = train_finalists(
-                finalists, context, self.settings.finalists, run, partial(self._solve, context, run)
-            )
+        place = 0
+        trained: Network | None = None
+        settings, solve = self.settings.finalists, partial(self._solve, context, run)
+        if settings is not None and settings.steps:
+            place, trained = halve_finalists(finalists, context, settings, run, solve)
+        elif settings is not None and settings.training is not None:
+            place, trained = train_finalists(finalists, context, settings.training, run, solve)
         run.notes["trial"] = finalists[place].trial
         network = self._deliver(context, finalists[place].proposal, finalists[place].end, run)
         return network if trained is None else trained

@@ -11,6 +11,7 @@ from evaluators.training.checkpoint import CheckpointError, FileCheckpoint
 from evaluators.training.loop import train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import EarlyStopSettings, TrainingSettings
+from evaluators.training.state import steps_of
 from spaces.sparsifiers.scaling_factor import ScalingFactor, ScalingFactorSettings
 from tests.evaluators.small_task import digits_task
 from tests.paths import REPOSITORY
@@ -194,3 +195,19 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     path.write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="not a readable training checkpoint"):
         FileCheckpoint(path).load()
+
+
+@pytest.mark.parametrize("settings", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_a_training_in_parts_of_steps_comes_to_the_same_bits(tmp_path, settings):
+    """Dropout draws from the global generator, inside epochs too; 7 and 12 steps are no ends of epochs, 10 are one."""
+    task = digits_task(train_size=320)
+    whole = task.reference_model()
+    history = train(whole, task, settings, seed=3, device=CPU)
+    for place, stop in enumerate((3, 7, 10, 12, None)):
+        part = task.reference_model()
+        found = train(part, task, settings, seed=3, device=CPU, checkpoint=FileCheckpoint(tmp_path / "one"), until_step=stop)
+        assert len(found.epochs) == (0, 1, 2, 2, 4)[place]
+        tensors, data = FileCheckpoint(tmp_path / "one").load()
+        assert steps_of(data, tensors, 5) == found.steps(5) == (stop or 20)
+    assert same(whole.state_dict(), part.state_dict())
+    assert records(found) == records(history)
