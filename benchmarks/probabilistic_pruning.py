@@ -6,7 +6,7 @@ Every row starts from the same checkpoint, meets the same MACs target, and train
 same optimizer, schedule, augmentation and distillation. Ours and the two after it prune the same numbers of channels. The
 paper's t = 180, and the searched schedule, have the first seed only; a search's trials are not counted in its final run, which
 is as long as every other. Two rows are longer, and named so: the paper's A and u with t = 18, a tenth of its own, until every
-layer has reached its ratio (about 2,700 steps) and then as many epochs as every row; and one-shot L1 with as many steps as that.
+layer has reached its ratio and then as many epochs as every row; and one-shot L1, trained for 2,700 steps more than the others.
 Every cell is a JSON file under ``--results`` and is not computed again; a killed benchmark goes on where it stopped.
 ``--overhead`` measures what the sparsifier adds to a training step, instead.
 """
