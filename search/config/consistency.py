@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from search.config.block import Block
@@ -110,7 +111,7 @@ def _order(document: Document, placed: Sequence[_Placed]) -> Iterable[Fault]:
 
 def _begun(document: Document, placed: Sequence[_Placed]) -> Iterable[Fault]:
     """Refuse to begin a training with which no stage goes on."""
-    for one, behind in zip(placed, [*placed[1:], None], strict=True):
+    for one, behind in zip_longest(placed, placed[1:]):
         if one.stage is None or not (option := one.stage.begins_training):
             continue
         if behind is None or (behind.kind is not None and not behind.kind.goes_on):
