@@ -34,6 +34,7 @@ from benchmarks.pruning_cells import spread
 from evaluators.batch_norm import recalibrate
 from evaluators.cost import count_costs
 from evaluators.tasks.measure import measure
+from search.algorithms.evolution import EvolutionSettings
 from search.config.document import to_yaml
 from search.config.loading import load
 from search.output.atomic import write_json
@@ -69,8 +70,8 @@ class Case:
         if self.quick:
             yield "evolution", {"name": "evolution", "children": 4, "generations": 2, "steps": [[32, 2], [64, 1]]}, True
             return
-        # A generation measures 16 children on 256 images, 6 of them and their parent on 1,024.
-        generations = PASSES // (16 * 256 + 7 * 1024)
+        usual = EvolutionSettings()
+        generations = int(PASSES / (usual.passes * usual.steps[-1][0]))
         yield "evolution", {"name": "evolution", "generations": generations}, place in GENETIC
         if place in GENETIC:
             evaluations = PASSES // 1024

@@ -132,7 +132,7 @@ def compress(
 
 def _refuse(settings: Mapping[str, Any], reason: str, remedy: str) -> None:
     """Raise SecateursError for settings that were given, but have no effect."""
-    given = [f"{name}={value!r}" if isinstance(value, str | int | float) else f"{name}=" for name, value in settings.items()]
-    named = [text for text, value in zip(given, settings.values(), strict=True) if value is not None]
+    given = {name: value for name, value in settings.items() if value is not None}
+    named = [f"{name}={value!r}" if isinstance(value, str | int | float) else f"{name}=" for name, value in given.items()]
     if named:
         raise SecateursError(f"{reason}: expected no {' and no '.join(named)}, which would have no effect; {remedy}")

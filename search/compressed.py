@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from search.report.summary import Row, summary_rows, summary_table, target_text
+from search.report.summary import Row, summary_rows, summary_table, target_line
 
 _WIDTH = 100
 """Columns of the printed table."""
@@ -37,7 +37,8 @@ class Compressed:
         text = io.StringIO()
         console = Console(file=text, width=_WIDTH, color_system=None, force_terminal=False, force_jupyter=False)
         console.print(summary_table(self.report, self.folder.name, _WIDTH))
-        return f"{text.getvalue()}{self._target()}folder: {self.folder}"
+        lines = [line for line in (target_line(self.report), f"folder: {self.folder}") if line]
+        return text.getvalue() + "\n".join(lines)
 
     __repr__ = __str__
 
@@ -49,12 +50,8 @@ class Compressed:
         name = escape(str(self.report.get("name", self.folder.name)))
         return (
             f"<div><b>{name}</b><table><tr>{head}</tr>{body}</table>"
-            f"{escape(self._target())}<br>folder: {escape(str(self.folder))}</div>"
+            f"{escape(target_line(self.report))}<br>folder: {escape(str(self.folder))}</div>"
         )
-
-    def _target(self) -> str:
-        target = self.report.get("target")
-        return f"target {target_text(target)}: {'met' if self.report.get('target_met') else 'NOT met'}\n" if target else ""
 
 
 def _html_row(row: Row) -> str:

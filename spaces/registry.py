@@ -32,6 +32,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"{question}known: {', '.join(known)}"
 
 
+def is_import_path(name: str) -> bool:
+    """Return True for an import path, False for a name in a registry."""
+    return "." in name or ":" in name
+
+
 def resolve(path: str) -> Any:
     """Return the object at an import path, ``package.module:name`` or ``package.module.name``.
 

@@ -12,7 +12,7 @@ from evaluators.task import Task, is_task_class
 from evaluators.tasks.data import DataSet, DataSettings
 from evaluators.tasks.model_factory import ModelSettings
 from spaces.errors import SecateursError
-from spaces.registry import lookup, resolve, resolve_named
+from spaces.registry import is_import_path, lookup, resolve, resolve_named
 
 
 class TaskClassError(SecateursError):
@@ -89,4 +89,4 @@ def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
 
 def _data_class(name: str) -> Any:
     """Return the class of data sets registered as ``name``, or the one at the import path ``name``."""
-    return resolve_named(name) if "." in name or ":" in name else lookup(DATASETS, name, "data set")
+    return resolve_named(name) if is_import_path(name) else lookup(DATASETS, name, "data set")

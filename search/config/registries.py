@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from search.config.block import Block, Limit, parse_limit
 from spaces.errors import SecateursError
-from spaces.registry import UnknownNameError, lookup, members, resolve, resolve_named
+from spaces.registry import UnknownNameError, is_import_path, lookup, members, resolve, resolve_named
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -43,7 +43,7 @@ class Registered:
         Raises:
             UnknownNameError: There is none, or something else is at the import path.
         """
-        if "." in name or ":" in name:
+        if is_import_path(name):
             return self._own(name)
         return lookup(getattr(import_module(self.module), self.registry), name, self.kind)
 

@@ -37,10 +37,11 @@ def has_own_scores(task: Any) -> bool:
     """Return True for the task of a configuration whose scores are others than those of image classification."""
     if not isinstance(task, Mapping):
         return False
-    data = task.get("data")
-    name, _, _ = options_of(data)
-    if "class" in task or "score" in task or name is None:
-        return "class" in task or "score" in task
+    if "class" in task or "score" in task:
+        return True
+    name, _, _ = options_of(task.get("data"))
+    if name is None:
+        return False
     try:
         return bool(DATASET.find(name).task != CLASSIFICATION)
     except SecateursError:

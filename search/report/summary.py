@@ -87,13 +87,17 @@ def summary_table(report: Mapping[str, Any], name: str, width: int) -> Table:
     return table
 
 
+def target_line(report: Mapping[str, Any]) -> str:
+    """Return a line on the targets of a run, and whether they are met; empty where it has none."""
+    target = report.get("target")
+    return f"target {target_text(target)}: {'met' if report.get('target_met') else 'NOT met'}" if target else ""
+
+
 def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:
     """Print the result of a run from its report.json."""
     console.print(summary_table(report, folder.name, console.width))
-    target = report.get("target")
-    if target:
-        met = "met" if report.get("target_met") else "NOT met"
-        console.print(f"target {target_text(target)}: {met}", markup=False, highlight=False)
+    if line := target_line(report):
+        console.print(line, markup=False, highlight=False)
     for remark in report.get("remarks") or ():
         console.print(f"note: {remark}", markup=False, highlight=False, soft_wrap=True)
     for what, error in failures_of(report):

@@ -188,7 +188,8 @@ class StageRun(StageContext):
 
     def training(self, *names: str) -> FileCheckpoint:
         """Return the checkpoint of a training, by its path in the stage's folder; a damaged one is told, and trained anew."""
-        return self._checkpoint(self.folder.joinpath(*names))
+        path = self.folder.joinpath(*names)
+        return FileCheckpoint(path, lambda text: self.warn(f"{text}: it is trained from its start"))
 
     def go_on(self, name: str) -> None:
         """Make the training that the stage before has begun this stage's own, unless that is begun.
@@ -198,6 +199,3 @@ class StageRun(StageContext):
         own = self.training(name)
         if self.begun is not None and self.begun.path.exists() and not own.path.exists():
             self.begun.path.replace(own.path)
-
-    def _checkpoint(self, path: Path) -> FileCheckpoint:
-        return FileCheckpoint(path, lambda text: self.warn(f"{text}: it is trained from its start"))

@@ -37,6 +37,17 @@ class Finalist:
     end: Checkpoint | None = None
     trial: int | None = None
 
+    def order(self, place: int, score: float, sign: float) -> tuple[bool, float, int]:
+        """Return what sorts finalists, best first: a score that is no number comes last, of equal ones the lower number first.
+
+        Args:
+            place: Its place, which stands for the trial's number where there is none.
+            score: Its score.
+            sign: 1 if a higher score is better, -1 if a lower one is.
+        """
+        lost = math.isnan(score)
+        return lost, 0.0 if lost else -sign * score, place if self.trial is None else self.trial
+
 
 def choose_finalists(
     trials: Sequence[Trial],
@@ -98,9 +109,7 @@ def train_finalists(
                 run.log.write(f"{run.label}: finalist {place + 1} failed: {error_line(error)}", logging.WARNING)
                 continue
             rows.append({**row, "search_score": score})
-            lost = math.isnan(score)
-            number = place if finalist.trial is None else finalist.trial
-            order = lost, 0.0 if lost else -run.task.score_sign * score, number
+            order = finalist.order(place, score, run.task.score_sign)
             if best is None or order < best[0]:
                 best = order, place, network
             bar.update(place + 1, f"{run.task.score_name} {score:.4f}")

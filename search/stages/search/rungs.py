@@ -247,8 +247,7 @@ class _Race:
         def order(place: int) -> tuple[bool, float, int]:
             finalist = self.finalists[place]
             score = self.scores[finalist.proposal.candidate.fingerprint][str(steps)]
-            number = place if finalist.trial is None else finalist.trial
-            return score is None, 0.0 if score is None else -self.run_of_stage.task.score_sign * score, number
+            return finalist.order(place, math.nan if score is None else score, self.run_of_stage.task.score_sign)
 
         return sorted(places, key=order)
 
