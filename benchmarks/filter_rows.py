@@ -56,16 +56,16 @@ def _share(task: Task, reference: nn.Module, limit: float) -> float:
     return limit / count_costs(reference, task.example_inputs())["macs"]
 
 
-def gradient_cut(base: GradientCutSettings) -> Row:
-    """Return the row that cuts while all epochs are trained, and then removes what was cut."""
+def gradient_cut(base: GradientCutSettings, after: int = 0) -> Row:
+    """Return the row that cuts while it trains, removes what was cut, and trains its last ``after`` epochs without."""
 
     def row(bench: FilterBench, task: Task, reference: nn.Module, limit: float, path: Path) -> tuple[nn.Module, int]:
         sparsifier = GradientCut(replace(base, macs=_share(task, reference, limit)))
-        trained, complete = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs, "one_cycle")
+        trained, complete = bench.sparse(task, reference, sparsifier, path, bench.sizes.epochs - after, "one_cycle")
         removed = remove_channels(Network(trained), sparsifier, task, complete)
         if removed is None:
             raise RuntimeError("gradient cut removed nothing")
-        return removed[0].model, 0
+        return removed[0].model, after
 
     return row
 
@@ -104,6 +104,7 @@ ROWS: dict[str, Row] = {
     "gradient cut, relevance x loss (ours)": gradient_cut(GradientCutSettings(importance="relevance_loss")),
     "gradient cut, L2 (ours)": gradient_cut(GradientCutSettings(importance="l2")),
     "gradient cut faded as in SSI 2022, importance ours": gradient_cut(AS_WRITTEN),
+    "gradient cut faded as in SSI 2022, importance ours, the last epoch without": gradient_cut(AS_WRITTEN, after=1),
     "hard pruning, relevance x loss": hard("relevance_loss"),
     "hard pruning, L2": hard("l2"),
     "Torch-Pruning growing regularization": peer("growing_reg"),
