@@ -93,6 +93,54 @@ def run(
 
 
 @app.command()
+def resolve(
+    folder: RunFolder,
+    budgets: Annotated[
+        list[str] | None, typer.Argument(metavar="[METRIC<=LIMIT]...", help='A network for each: "macs<=30%" "macs<=20%".')
+    ] = None,
+    sweep: Annotated[str | None, typer.Option(metavar="METRIC=A..B:N", help="Evenly spaced budgets: macs=10%..60%:6.")] = None,
+    refine: Annotated[
+        int | None, typer.Option(min=0, help="Generations of evolution behind the integer program; 0 for none.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="Where run folders are kept; beside RUN_DIR by default.")] = None,
+    stage: Annotated[str | None, typer.Option(metavar="N-search", help="The search, where the run has several.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End with 3 where a target is not met.")] = False,
+    trust: Trust = None,
+) -> None:
+    """Find networks at other budgets from the tables of a finished search, each in a run folder of its own."""
+    _find_own_modules()
+    from search.config.goal import parse_budgets
+    from search.output.endings import MISTAKE, NOT_MET, UnexpectedError
+    from search.pipeline.resolve import REFINEMENT, resolutions
+    from search.pipeline.resolve import resolve as resolve_all
+    from search.report.resolved import show_resolved
+    from search.report.summary import show_summary
+    from spaces.errors import SecateursError
+
+    asked = resolutions(
+        folder, parse_budgets(budgets or [], sweep), REFINEMENT if refine is None else refine, runs, stage, trust or []
+    )
+    console = Console()
+    try:
+        reports = resolve_all(folder, asked, console)
+    except KeyboardInterrupt:
+        typer.echo(f"\nStopped. What is done is kept in {asked[0].folder.parent}; the same command goes on.", err=True)
+        raise typer.Exit(130) from None
+    except SecateursError:
+        raise
+    except Exception as error:
+        raise UnexpectedError(asked[0].folder) from error
+    for one, found in zip(asked, reports, strict=True):
+        show_summary(found, one.folder, console)
+    show_resolved(reports[0], console)
+    if any(found["failures"] for found in reports):
+        raise typer.Exit(MISTAKE)
+    if strict and any(found["target_met"] is False for found in reports):
+        typer.echo(f"A target is NOT met, which ends this command with {NOT_MET} (--strict).", err=True)
+        raise typer.Exit(NOT_MET)
+
+
+@app.command()
 def check(
     config: ConfigFile,
     overrides: Overrides = None,

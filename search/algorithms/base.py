@@ -31,7 +31,6 @@ class Algorithm(ABC, Generic[S]):
         measures_solved: Whether its trials come from steps, one at a time, which measure solved layers, so that the best so far
             is kept with them.
         closing: Largest number of trials that :meth:`conclude` leaves to ask for, which a budget of evaluations keeps free.
-        reads_divergence: True if the table ``divergence`` is read, that of every level alone, which takes long to measure.
 
     Raises:
         SecateursError: The algorithm cannot search this problem.
@@ -40,7 +39,6 @@ class Algorithm(ABC, Generic[S]):
     Settings: ClassVar[type[Any]]
     measures_solved: ClassVar[bool] = False
     closing: ClassVar[int] = 0
-    reads_divergence: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, settings: S, seed: int) -> None:
         """Keep problem, settings and seed."""
@@ -70,6 +68,15 @@ class Algorithm(ABC, Generic[S]):
         if space.levels is not None or any(domain.channels for domain in space.domains.values()):
             return "random", {"evaluations": evaluations}
         return "optuna", {"evaluations": evaluations, "sampler": "random"}
+
+    @classmethod
+    def reads_divergence(cls, settings: S) -> bool:
+        """Return True if the table ``divergence`` is read, that of every level alone, which takes long to measure.
+
+        Args:
+            settings: Options of the algorithm.
+        """
+        return False
 
     @abstractmethod
     def ask(self, limit: int) -> list[Proposal]:

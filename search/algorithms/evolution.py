@@ -18,6 +18,7 @@ from search.algorithms.base import Algorithm
 from search.algorithms.encoding.channel_encoding import ChannelEncoding
 from search.algorithms.encoding.level_genome import LevelGenome
 from search.algorithms.encoding.uniform import global_magnitude, uniform
+from search.algorithms.integer_program import optimum
 from search.study.pareto import complete_trials, is_finite
 from search.study.problem import Problem
 from search.study.trial import Proposal, Step, Trial
@@ -45,6 +46,7 @@ class EvolutionSettings:
         switches: Most switches between parent and child, of which each raises one unit and lowers others.
         steps: Selection within a generation, as (images, survivors) of every step; the last one leaves one, and solves the
             layers of candidates on more samples than those before.
+        integer_program: Start from the integer program's levels, too, for which the divergence of every level is measured.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -53,6 +55,7 @@ class EvolutionSettings:
     generations: int | None = field(default=60, metadata={"small": 5})
     switches: int = 3
     steps: tuple[tuple[int, int], ...] = ((256, 2), (1024, 1))
+    integer_program: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError, naming the option, for a value out of range."""
@@ -130,6 +133,8 @@ class Evolution(Algorithm[EvolutionSettings]):
             raise SecateursError("evolution keeps a budget: expected a target on a cost of the space; set search.target")
         self._genomes = LevelGenome(problem, encoding)
         greedy = [uniform(problem), global_magnitude(problem)]
+        if settings.integer_program:
+            greedy.append(optimum(problem))
         self._starts = [one for one in dict.fromkeys([*greedy, *problem.starts]) if self._within(one)] or greedy[:1]
         self._parent = self._starts[0]
         self._seen = {one.fingerprint for one in self._starts}
@@ -143,6 +148,11 @@ class Evolution(Algorithm[EvolutionSettings]):
     def fewest_evaluations(cls, settings: EvolutionSettings, trains: bool) -> tuple[int, str]:
         """Return 3: the starting points, one generation, and the comparison of both."""
         return 3, "the starting points, one generation, and the comparison of both"
+
+    @classmethod
+    def reads_divergence(cls, settings: EvolutionSettings) -> bool:
+        """Return whether the integer program is among the starting points."""
+        return settings.integer_program
 
     @classmethod
     def random_control(

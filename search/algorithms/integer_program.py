@@ -90,7 +90,6 @@ class IntegerProgram(Algorithm[IntegerProgramSettings]):
     """
 
     Settings = IntegerProgramSettings
-    reads_divergence = True
 
     def __init__(self, problem: Problem, settings: IntegerProgramSettings, seed: int) -> None:
         """Solve all programs; the seed is not used.
@@ -111,6 +110,11 @@ class IntegerProgram(Algorithm[IntegerProgramSettings]):
         self.solutions = self._program.sweep(swept[0], settings.budgets) if swept else [self._program.solve(())]
         self._asked = 0
         self._told = 0
+
+    @classmethod
+    def reads_divergence(cls, settings: IntegerProgramSettings) -> bool:
+        """Return True: it is the loss of levels that are no bits."""
+        return True
 
     def ask(self, limit: int) -> list[Proposal]:
         """Return at most ``limit`` of the solutions not returned yet."""

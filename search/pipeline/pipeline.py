@@ -29,6 +29,7 @@ from search.report.data import Entry, Flow, build_report
 from search.report.validation import Retained
 from search.run.best import Best
 from search.run.failures import Failures
+from search.run.inherited import Inherited
 from search.run.measurements import MeasuredRow, Measurements, measure_row
 from search.run.network import Network
 from search.run.run_folder import RunFolder, RunFolderError
@@ -46,13 +47,14 @@ if TYPE_CHECKING:
 REPORT = "report.json"
 
 
-def run(config: Config, folder: Path, console: Console | None = None) -> dict[str, Any]:
+def run(config: Config, folder: Path, console: Console | None = None, inherited: Inherited | None = None) -> dict[str, Any]:
     """Run a pipeline in ``folder``, or resume it, and return its report.json.
 
     Args:
         config: The configuration.
         folder: The run folder, ``runs/NAME``.
         console: Console for progress; None shows nothing.
+        inherited: What another run has left for stages of this one; None for nothing.
 
     Raises:
         SecateursError: The run can't work as configured, or ``folder`` is another run's or in use.
@@ -80,7 +82,7 @@ def run(config: Config, folder: Path, console: Console | None = None) -> dict[st
                     log.write(f"changed: {change}")
                 opened = open_storage(folder, config.name, config.storage, run_folder.run_id, warn)
                 with network_remarks(warn), opened as storage:
-                    report = _Pipeline(config, start, run_folder, log, storage).run()
+                    report = _Pipeline(config, start, run_folder, log, storage, inherited).run()
                 report = write_record(folder / REPORT, report)
                 render_where_installed(folder, warn)
                 log.write("done")
@@ -96,6 +98,7 @@ class _Pipeline:
     run_folder: RunFolder
     log: Log
     storage: RunStorage
+    inherited: Inherited | None = None
 
     def __post_init__(self) -> None:
         self.task: Task = self.start.task
@@ -167,6 +170,7 @@ class _Pipeline:
         key = start_key(self.config.seed, self.task.fingerprint)
         step = StageStep(self.run_folder.checkpoints / START, key, self._warn)
         known = step.open()
+        self._inherit(step)
         done = step.load(self.task)
         if done is None and known and not step.path.exists() and self._went_on(-1):
             self._warn(f"{step.path} was lost: the network that the task starts from is written again")
@@ -199,6 +203,7 @@ class _Pipeline:
         key = key_of(flow.key, variant, reference.key if reference is not None else "", depends_on)
         step = StageStep(self.run_folder.checkpoints / label / variant, key, self._warn)
         known = step.open()
+        self._inherit(step)
         done = step.load(self.task)
         stopwatch = Stopwatch(step.folder / SECONDS, self._warn)
         if done is None and known and not step.path.exists() and self._went_on(placed.index):
@@ -244,6 +249,11 @@ class _Pipeline:
         if variant == RESULT and not stage.last:
             self._deliver(after, placed, fresh)
         return after
+
+    def _inherit(self, step: StageStep) -> None:
+        """Put what another run has left for a step into its folder, unless the step is done."""
+        if self.inherited is not None and not step.path.exists():
+            self.inherited.fill(step.folder.relative_to(self.run_folder.checkpoints), step, self._warn)
 
     def _warn(self, text: str) -> None:
         self.log.write(text, logging.WARNING)

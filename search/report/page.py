@@ -15,6 +15,7 @@ from search.output.log_records import PACKAGE
 from search.output.numbers import format_bytes, format_count, format_percent, metric_value, times
 from search.report.bits import bit_rows, deployment_text
 from search.report.latency import latency_rows, latency_text
+from search.report.resolved import HEADINGS, resolved_rows
 from search.report.seeds import seed_rows
 from search.report.summary import target_text
 from search.report.validation import check_report
@@ -106,6 +107,8 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         stages=_stages(report),
         whole_cost=_whole_cost(report),
         seeds=seed_rows(report),
+        resolved=resolved_rows(report),
+        resolved_headings=["", *HEADINGS],
         frozen=_frozen(report),
         retention=_retention(report),
         output_changes=report.get("output_changes") or [],

@@ -304,6 +304,17 @@ class TargetRow(TypedDict, total=False):
     met: bool
 
 
+class ResolvedRow(TypedDict, total=False):
+    """One of several budgets of a search."""
+
+    name: str
+    target: dict[str, Number | str] | str | None
+    targets: dict[str, TargetRow] | None
+    target_met: bool | None
+    reference: NetworkRow | None
+    result: NetworkRow | None
+
+
 class ReportFile(TypedDict, total=False):
     """The parts of report.json that are shown; others are left alone."""
 
@@ -335,6 +346,7 @@ class ReportFile(TypedDict, total=False):
     failures: list[FailureRow] | None
     histories: list[History] | None
     seeds: list[SeedRow] | None
+    resolved: list[ResolvedRow] | None
     environment: dict[str, Any] | None
 
 

@@ -3,6 +3,7 @@
 FIGURES = {
     "front": "search.report.figures.front:Front",
     "progress": "search.report.figures.progress:Progress",
+    "resolved": "search.report.figures.resolved:Resolved",
     "result": "search.report.figures.result:Result",
     "sensitivity": "search.report.figures.sensitivity:Sensitivity",
     "layers": "search.report.figures.layers:Layers",

@@ -113,7 +113,8 @@ class SearchSettings:
     @property
     def reads_divergence(self) -> bool:
         """True if the algorithm or a baseline reads the divergence of every level alone."""
-        return bool(ALGORITHM.find(self.algorithm.name).reads_divergence) or "integer_program" in self.baselines
+        own = self.algorithm
+        return bool(ALGORITHM.find(own.name).reads_divergence(own.settings)) or "integer_program" in self.baselines
 
     def __post_init__(self) -> None:
         """Raise ValueError for an option out of its range, with the option's name."""
