@@ -122,7 +122,7 @@ def resolve(source: Path, asked: Sequence[Resolution], console: Console | None =
 
 def _search_of(config: Config, source: Path, stage: str | None) -> PlacedStage:
     """Return the stage whose tables are read: the only search, or the one that is named."""
-    searches = [placed for placed in placed_stages(config) if isinstance(placed.stage.settings, SearchSettings)]
+    searches = [placed for placed in placed_stages(config) if placed.stage.searches]
     names = ", ".join(placed.step for placed in searches)
     if not searches:
         raise SecateursError(f"{source} is a run without a search: expected one with tables to find other budgets in")

@@ -38,7 +38,9 @@ def test_help_answers_without_loading_what_is_heavy() -> None:
     start = time.perf_counter()
     done = python("--help")
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("run", "resolve", "check", "inspect", "report", "dashboard", "fuse", "list"))
+    assert all(
+        command in done.stdout for command in ("run", "resolve", "check", "inspect", "report", "dashboard", "fuse", "list")
+    )
     assert time.perf_counter() - start < 10
     heavy = ("torch", "optuna", "deap", "pydantic", "matplotlib")
     code = f"import sys, search.cli, search.__main__; print([name for name in {heavy} if name in sys.modules])"
