@@ -51,6 +51,10 @@ Trust = Annotated[
     list[str] | None,
     typer.Option(metavar="PACKAGE.MODULE", help="Code that a run folder of somebody else may run; may be repeated."),
 ]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="RUN_DIR", help="Take over from another run what has the same settings and inputs."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, such as runs/NAME.")]
 
 
@@ -61,6 +65,7 @@ def run(
     runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Run with so many seeds; the report has mean and spread.")] = 1,
     strict: Annotated[bool, typer.Option("--strict", help="End with 3 where a target is not met.")] = False,
+    earlier: From = None,
     trust: Trust = None,
 ) -> None:
     """Run a pipeline, or go on with one that was stopped."""
@@ -73,7 +78,7 @@ def run(
     folder = runs / loaded.name
     console = Console()
     try:
-        report = repeat(loaded, folder, seeds, console)
+        report = repeat(loaded, folder, seeds, console, earlier)
     except KeyboardInterrupt:
         typer.echo(f"\nStopped. What is done is kept in {folder}; the same command goes on from there.", err=True)
         raise typer.Exit(130) from None
@@ -145,20 +150,26 @@ def check(
     config: ConfigFile,
     overrides: Overrides = None,
     model: Annotated[bool, typer.Option("--model/--no-model", help="Also build the model and look at the data.")] = True,
+    earlier: From = None,
     trust: Trust = None,
 ) -> None:
-    """Validate a configuration, and show every error at once with its place in the file."""
+    """Validate a configuration, and show every error at once with its place in the file; with --from, what would be reused."""
     from search.config.extras import require_extras
 
     loaded = _load(config, overrides, trust)
     typer.echo(f"{config}: {len(loaded.stages)} stages: {', '.join(stage.name for stage in loaded.stages)}")
     require_extras(loaded.canonical())
-    if model:
+    if model or earlier is not None:
         from search.output.remarks import network_remarks
         from search.pipeline.rehearsal import rehearse
+        from search.pipeline.reuse import tell_reuse
+        from search.pipeline.start import Start
 
+        start = Start(loaded)
         with network_remarks(lambda remark: typer.echo(f"note: {remark}")):
-            for line in rehearse(loaded):
+            for line in tell_reuse(start, earlier):
+                typer.echo(line)
+            for line in rehearse(loaded, start) if model else ():
                 typer.echo(line)
     typer.echo("ok")
 

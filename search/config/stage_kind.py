@@ -45,6 +45,8 @@ class StageKind(Generic[S]):
         goes_on: The stage goes on with a training that the one before it has begun (:attr:`begins_training`).
         purpose: The stage's work as a verb phrase, for messages: ``prepares a search``.
         instead: Name of the stage that does the same where this one must not stand; empty for none.
+        grows: Dotted paths of the options that a resumed run may raise: a number to a larger one or to null, which is no limit;
+            a list to one with more entries. The stage then runs again, and those behind it.
         float_option: Option whose work needs a network of floats: no stage that quantizes may come before; empty for none.
     """
 
@@ -58,6 +60,7 @@ class StageKind(Generic[S]):
     goes_on: ClassVar[bool] = False
     purpose: ClassVar[str] = ""
     instead: ClassVar[str] = ""
+    grows: ClassVar[tuple[str, ...]] = ()
     float_option: ClassVar[str] = ""
 
     def __init__(self, settings: S) -> None:
@@ -97,6 +100,11 @@ class StageKind(Generic[S]):
     @property
     def baselines(self) -> tuple[str, ...]:
         """Names of the baselines that are put beside the result."""
+        return ()
+
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """The variants, ``result`` or a baseline, of which a study records trials."""
         return ()
 
     @property

@@ -22,12 +22,15 @@ from search.output.progress import Log, duration
 from search.output.remarks import network_remarks
 from search.pipeline.latency import MeasuredLatencies, latency_of, measure_latency
 from search.pipeline.metrics import cost_evaluators, described_metrics
+from search.pipeline.plan import PlannedStep, again_lines, changed_stages, plan
 from search.pipeline.rehearsal import rehearse
 from search.pipeline.retention import Retention
+from search.pipeline.reuse import find_earlier, reuse_lines, reused
 from search.pipeline.start import Start
 from search.report.data import Entry, Flow, build_report
 from search.report.validation import Retained
 from search.run.best import Best
+from search.run.earlier_run import ORIGIN, EarlierRun, origin_of
 from search.run.failures import Failures
 from search.run.inherited import Inherited
 from search.run.measurements import MeasuredRow, Measurements, measure_row
@@ -37,6 +40,7 @@ from search.run.stage_run import DENSE, RESULT, SECONDS, StageRun, Stopwatch, de
 from search.run.steps import BEGUN, START, StageStep, key_of, start_key
 from search.stages.base import PlacedStage, following_training, placed_stages
 from search.study.storage import open_storage
+from search.study.taken_study import take_study
 from search.trust.canonical import canonical_origin
 from search.trust.known_code import remember_code
 from spaces.files.json_file import write_record
@@ -47,7 +51,13 @@ if TYPE_CHECKING:
 REPORT = "report.json"
 
 
-def run(config: Config, folder: Path, console: Console | None = None, inherited: Inherited | None = None) -> dict[str, Any]:
+def run(
+    config: Config,
+    folder: Path,
+    console: Console | None = None,
+    inherited: Inherited | None = None,
+    earlier: Path | None = None,
+) -> dict[str, Any]:
     """Run a pipeline in ``folder``, or resume it, and return its report.json.
 
     Args:
@@ -55,9 +65,11 @@ def run(config: Config, folder: Path, console: Console | None = None, inherited:
         folder: The run folder, ``runs/NAME``.
         console: Console for progress; None shows nothing.
         inherited: What another run has left for stages of this one; None for nothing.
+        earlier: Folder of another run, of which every step with the same settings and inputs is taken over as a copy.
 
     Raises:
-        SecateursError: The run can't work as configured, or ``folder`` is another run's or in use.
+        SecateursError: The run can't work as configured, ``folder`` is another run's or in use, or ``earlier`` is no folder
+            of a run, or damaged.
     """
     from search.report.page import render_where_installed
 
@@ -65,6 +77,9 @@ def run(config: Config, folder: Path, console: Console | None = None, inherited:
     device_of(config.execution.device)  # Refused before the folder records it, for a finished run too.
     with torch_threads(config.execution.threads_per_trial):
         start = Start(config)
+        source = find_earlier(earlier, folder, start)
+        steps = plan(config, start.task.fingerprint)
+        taken = [] if source is None else reused(steps, source, config.execution.asynchronous)
         if not (folder / "config.yaml").exists():
             with Log(None, console) as log, network_remarks(log.write):
                 for line in rehearse(config, start):
@@ -80,9 +95,14 @@ def run(config: Config, folder: Path, console: Console | None = None, inherited:
                     warn(line)
                 for change in changes:
                     log.write(f"changed: {change}")
+                for line in again_lines(steps, run_folder.checkpoints, changed_stages(run_folder.before, config.canonical())):
+                    log.write(line)
+                if source is not None:
+                    for line in reuse_lines(steps, taken, source):
+                        log.write(line)
                 opened = open_storage(folder, config.name, config.storage, run_folder.run_id, warn)
                 with network_remarks(warn), opened as storage:
-                    report = _Pipeline(config, start, run_folder, log, storage, inherited).run()
+                    report = _Pipeline(config, start, run_folder, log, storage, steps, taken, source, inherited).run()
                 report = write_record(folder / REPORT, report)
                 render_where_installed(folder, warn)
                 log.write("done")
@@ -98,12 +118,16 @@ class _Pipeline:
     run_folder: RunFolder
     log: Log
     storage: RunStorage
+    steps: Sequence[PlannedStep]
+    taken: Sequence[PlannedStep]
+    earlier: EarlierRun | None
     inherited: Inherited | None = None
 
     def __post_init__(self) -> None:
         self.task: Task = self.start.task
         canonical = self.config.canonical()
-        self.settings: list[dict[str, Any]] = canonical["stages"]
+        self.planned = {step.place: step for step in self.steps}
+        self.takes = {step.place for step in self.taken}
         self.device = device_of(self.config.execution.device)
         self.ended = (self.run_folder.path / REPORT).exists()
         provenance = {"run": self.config.name, "seed": self.config.seed}
@@ -199,20 +223,25 @@ class _Pipeline:
     def _step(self, placed: PlacedStage, variant: str, flow: Flow, reference: Flow | None, found: dict[str, Any]) -> Flow:
         """Run a stage on one flow, unless that is done already."""
         stage, label = placed.stage, placed.step
-        depends_on = stage.depends_on(variant, self.settings[placed.index][placed.name])
-        key = key_of(flow.key, variant, reference.key if reference is not None else "", depends_on)
-        step = StageStep(self.run_folder.checkpoints / label / variant, key, self._warn)
+        planned = self.planned[label, variant]
+        key = planned.key
+        step = StageStep(planned.folder(self.run_folder.checkpoints), key, self._warn)
         known = step.open()
         self._inherit(step)
         done = step.load(self.task)
+        if done is None and self.earlier is not None and planned.place in self.takes:
+            self._take(planned, step, self.earlier)
+            done = step.load(self.task)
+            known = False
         stopwatch = Stopwatch(step.folder / SECONDS, self._warn)
         if done is None and known and not step.path.exists() and self._went_on(placed.index):
             self._warn(f"{step.path} was lost: the stage runs again")
         if done is not None and variant == RESULT and (lost := stage.lost(self.best, done[1])):
             self._warn(f"{self.best.path / lost} is missing or damaged: {label} runs again")
             done = None
-        fresh = done is None
+        fresh = done is None or not known
         if done is None:
+            (step.folder / ORIGIN).unlink(missing_ok=True)
             stages = placed_stages(self.config)
             before = [self.run_folder.checkpoints / other.step for other in stages if other.index == placed.index - 1]
             begun = FileCheckpoint(before[0] / variant / BEGUN, self._warn) if before else None
@@ -220,6 +249,7 @@ class _Pipeline:
                 name=self.config.name,
                 step=label,
                 variant=variant,
+                entered=planned.entered,
                 folder=step.folder,
                 seed=self.config.seed,
                 task=self.task,
@@ -254,6 +284,17 @@ class _Pipeline:
         """Put what another run has left for a step into its folder, unless the step is done."""
         if self.inherited is not None and not step.path.exists():
             self.inherited.fill(step.folder.relative_to(self.run_folder.checkpoints), step, self._warn)
+
+    def _take(self, planned: PlannedStep, step: StageStep, earlier: EarlierRun) -> None:
+        """Copy a step that another run has computed, and the trials of its search."""
+        label, variant = planned.place
+        if planned.recorded:
+            suffix = "" if variant == RESULT else f"/{variant}"
+            theirs, own = (f"{run}/{label}{suffix}" for run in (earlier.name, self.config.name))
+            if lost := take_study(earlier.folder, theirs, self.storage, own, planned.entered):
+                self._warn(lost)
+        earlier.take(step, label, variant, self.task)
+        self.log.write(f"{label} ({variant}): taken over from {earlier.folder}", logging.DEBUG)
 
     def _warn(self, text: str) -> None:
         self.log.write(text, logging.WARNING)
@@ -291,7 +332,9 @@ class _Pipeline:
             folder = self.run_folder.checkpoints / placed.step
             seconds = {path.parent.name: Stopwatch.read(path, self._warn) for path in sorted(folder.glob(f"*/{SECONDS}"))}
             result = seconds.pop(RESULT, 0.0)
-            stages.append({"name": placed.name, "seconds": result, "baseline_seconds": seconds})
+            row = {"name": placed.name, "seconds": result, "baseline_seconds": seconds}
+            origin = origin_of(folder / RESULT, self._warn)
+            stages.append({**row, "reused_from": origin} if origin else row)
         return stages
 
 

@@ -19,7 +19,9 @@ KEPT = ("seed", "reference", "result", "baselines", "target_met")
 """Keys of every seed's report.json that the first run's report.json holds."""
 
 
-def repeat(config: Config, folder: Path, seeds: int, console: Console | None = None) -> dict[str, Any]:
+def repeat(
+    config: Config, folder: Path, seeds: int, console: Console | None = None, earlier: Path | None = None
+) -> dict[str, Any]:
     """Run a pipeline with ``seeds`` seeds, or resume that, and return the report.json of the first run.
 
     The first run is the one without repetition; the others are in ``NAME-seed-N`` beside it. With more than one,
@@ -30,18 +32,20 @@ def repeat(config: Config, folder: Path, seeds: int, console: Console | None = N
         folder: The first run's folder.
         seeds: Number of runs.
         console: Console for progress; None shows nothing.
+        earlier: Folder of another run whose steps are taken over; of the other seeds ``NAME-seed-N`` beside it, if there.
 
     Raises:
         SecateursError: A run can't work as configured, or a folder is another run's or in use.
     """
-    report = run(config, folder, console)
+    report = run(config, folder, console, earlier=earlier)
     if seeds == 1:
         return report
     runs = [report]
     for seed in range(config.seed + 1, config.seed + seeds):
         name = f"{config.name}-seed-{seed}"
         other = config.model_copy(update={"name": name, "seed": seed})
-        runs.append(run(other, folder.with_name(name), console))
+        beside = None if earlier is None else earlier.with_name(f"{earlier.resolve().name}-seed-{seed}")
+        runs.append(run(other, folder.with_name(name), console, earlier=beside if beside is not None and beside.exists() else None))
     rows = [{key: one[key] for key in KEPT} for one in runs]
     others = [{**row, "what": f"{one['name']}: {row['what']}"} for one in runs[1:] for row in one["failures"]]
     whole = {**report, "seeds": rows, "failures": [*report["failures"], *others]}

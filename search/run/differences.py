@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_BUDGETS = ("generations", "evaluations", "seconds")
+from search.config.registries import STAGE
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,15 @@ class Difference:
 
     @property
     def allowed(self) -> bool:
-        """True for a difference that a resumed run may have: ``execution`` may change, budgets of a search may grow."""
+        """True for a difference that a resumed run may have: in ``execution``, or in what a stage says may grow."""
         if self.path[:1] == ("execution",):
             return True
-        if len(self.path) != 5 or self.path[0] != "stages" or self.path[2] != "search":
+        if len(self.path) < 4 or self.path[0] != "stages":
             return False
-        if self.path[3] not in ("algorithm", "budget") or self.path[4] not in _BUDGETS:
+        if ".".join(self.path[3:]) not in STAGE.find(self.path[2]).grows:
             return False
+        if isinstance(self.new, list):
+            return isinstance(self.old, list) and all(entry in self.new for entry in self.old)
         return self.new is None or (self.old is not None and self.new > self.old)
 
 

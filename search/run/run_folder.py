@@ -26,6 +26,7 @@ class RunFolder:
     Attributes:
         path: The folder, ``runs/NAME``.
         resumed: True if the folder held a run already.
+        before: The configuration that a resumed run had, as plain data, set by :meth:`adopt`; empty for a new one.
         run_id: Random identity of the run, hexadecimal, set by :meth:`adopt`; differs between runs of the same name.
 
     Raises:
@@ -36,6 +37,7 @@ class RunFolder:
         """Make the folder, lock it, and finish a replacement of ``best/`` that was cut off."""
         self.path = path
         self.run_id = ""
+        self.before: dict[str, Any] = {}
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file; expected a folder, or nothing: give the run another name")
         strange = path.is_dir() and not self.config_path.exists() and _content(path)
@@ -91,13 +93,15 @@ class RunFolder:
         recorded = records.environment()
         self.run_id = recorded["run_id"]
         before, after = records.configuration(recorded), parse_value(to_yaml(config))
+        self.before = before
         found = list(differences(without_password(before), without_password(after)))
         refused = [difference for difference in found if not difference.allowed]
         if refused:
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
             raise RunFolderError(
                 f"{self.path} holds another run: {refused[0]}{more}. Only execution.* may differ, and a search's "
-                "budgets may grow: give the run another name, or give the old value back"
+                "budgets, epochs of a retraining, formats and baselines may grow: give the run another name, with --from "
+                f"{self.path} for what stays the same, or give the old value back"
             )
         if recorded["task_fingerprint"] != task_fingerprint:
             raise RunFolderError(

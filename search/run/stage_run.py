@@ -160,6 +160,7 @@ class StageRun(StageContext):
     Attributes:
         name: The run's name.
         variant: ``result``, or the baseline that passes through.
+        entered: Key of the network that enters: hash of everything that it depends on.
         folder: Folder of the files that the stage goes on from after a kill.
         build_task: Returns the task anew, in any process.
         best: Writer of ``best/``.
@@ -172,6 +173,7 @@ class StageRun(StageContext):
 
     name: str
     variant: str
+    entered: str
     folder: Path
     build_task: Callable[[], Task]
     best: Best

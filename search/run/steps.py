@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from torch import Tensor
@@ -19,9 +19,10 @@ from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.moments import TrainingMoments
 from search.output.log_records import PACKAGE
 from search.run.network import Network, restore
-from search.run.record_file import RecordFile, Tell, checked
+from search.run.record_file import RecordFile, Tell, checked, read_checked
 from spaces.errors import SecateursError, first_line
-from spaces.files.reading import DamagedFileError
+from spaces.files.reading import DamagedFileError, opened
+from spaces.files.tensor_file import unpack_tensors
 
 NETWORK = "network.safetensors"
 KEY = "key.json"
@@ -42,6 +43,9 @@ FINALISTS = "finalists"
 
 BEGUN = "begun.safetensors"
 """Training that a search's finalists have begun, for the stage behind to go on with, inside the step's folder."""
+
+ASYNCHRONOUS = "asynchronous"
+"""Marker of a search whose trials were told as they were finished, inside the step's."""
 
 RECONSTRUCTION = "reconstruction"
 """Folder of the reconstructions of a stage that were cut off, inside the step's."""
@@ -115,6 +119,37 @@ class StageStep:
         shutil.rmtree(self.folder, ignore_errors=True)
         file.write({"key": self.key})
         return False
+
+    def standing(self) -> Literal["absent", "begun", "done", "other"]:
+        """Return how far the step is, by its key alone: ``other`` for one of other settings or inputs. Nothing is changed."""
+        known = RecordFile(self.folder / KEY, StepKey, "", lambda text: None).read()
+        if known is None:
+            return "absent"
+        if known["key"] != self.key:
+            return "other"
+        return "done" if self.path.exists() else "begun"
+
+    def holds(self) -> bool:
+        """Return True if the step is done with this key, and its files are whole. Nothing is changed.
+
+        Raises:
+            FileError: A file is damaged, or the network is another step's; the message begins with its path.
+        """
+        try:
+            known: str | None = read_checked(self.folder / KEY, StepKey)["key"]
+        except (FileNotFoundError, NotADirectoryError):
+            known = None
+        if known not in (None, self.key):
+            return False
+        try:
+            with opened(self.path) as file:
+                _, data = unpack_tensors(file.read(), str(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        recorded = checked(data, StepData, str(self.path)).get("key", known)
+        if known is not None and recorded != known:
+            raise DamagedFileError(f"{self.path}: expected the network of the step with key {known}, got that of {recorded}")
+        return recorded == self.key
 
     def load(self, task: Task) -> tuple[Network, dict[str, Any]] | None:
         """Return the network and the notes that the step left, or None while it is not done.

@@ -22,6 +22,7 @@ class Export(Stage[ExportSettings]):
 
     Settings = ExportSettings
     last = True
+    grows = ("formats",)
 
     def run(self, network: Network, run: StageRun) -> Network:
         """Write ``best/`` anew with the formats of the settings, and return ``network`` itself."""

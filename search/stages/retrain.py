@@ -26,6 +26,7 @@ class Retrain(TrainingStage):
 
     needs_removal = True
     goes_on = True
+    grows = ("epochs",)
     purpose = "trains the network that a search leaves"
     instead = "train"
 

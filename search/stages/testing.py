@@ -100,6 +100,7 @@ def _run(stage: Stage[Any], network: Network, task: Task, folder: Path, storage:
     own = folder / "checkpoints" / "0-stage" / RESULT
     own.mkdir(parents=True, exist_ok=True)
     run = StageRun(
+        entered="",
         name="stage",
         step="0-stage",
         variant=RESULT,

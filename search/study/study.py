@@ -20,10 +20,15 @@ from spaces.files.digest import digest_of
 from spaces.files.json_file import DIGEST
 
 if TYPE_CHECKING:
+    from optuna import Study as OptunaStudy
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
     from search.run.run_storage import RunStorage
+
+
+ENTERED = "entered"
+"""User attribute of a study: key of the network that is searched."""
 
 
 class StudyError(SecateursError):
@@ -38,13 +43,21 @@ class Study:
         name: The study's name, such as ``NAME/2-search``.
         problem: Objectives, targets and the space that describes candidates.
         reference: Costs of the reference network by metric, for the notes of trials.
+        entered: Key of the network that is searched: trials that were recorded on another one are given up. Empty keeps all.
 
     Raises:
         StudyError: A study of this name has other objectives.
         StorageError: A study of this name is another run's, or the storage does not answer.
     """
 
-    def __init__(self, storage: RunStorage, name: str, problem: Problem, reference: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        storage: RunStorage,
+        name: str,
+        problem: Problem,
+        reference: Mapping[str, float] | None = None,
+        entered: str = "",
+    ) -> None:
         import optuna
 
         self.name = name
@@ -52,11 +65,8 @@ class Study:
         self._reference = dict(reference or {})
         directions = [objective.direction for objective in problem.objectives]
         self._storage = storage
-        self._study = storage.patiently(
-            lambda: optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
-        )
-        storage.claim(self._study)
         metrics = [objective.metric for objective in problem.objectives]
+        self._study = claimed_study(storage, name, directions, entered)
         known = storage.patiently(lambda: self._study.metric_names)
         if known is not None and known != metrics:
             raise StudyError(f"study {name!r} records {known}, this search seeks {metrics}: give the run another name")
@@ -69,7 +79,7 @@ class Study:
         """Return the recorded trials, in number order."""
         recorded = self._storage.patiently(lambda: self._study.get_trials(deepcopy=False))
         try:
-            return [_thaw(frozen) for frozen in recorded]
+            return [thaw(frozen) for frozen in recorded]
         except StudyError as error:
             raise StudyError(
                 f"study {self.name!r}: {error}. Put the storage back to an older state, or give this run another name: its "
@@ -113,6 +123,34 @@ class Study:
         return frozen
 
 
+def claimed_study(storage: RunStorage, name: str, directions: Sequence[Any], entered: str = "") -> OptunaStudy:
+    """Return the study of a name, this run's own; made anew where there is none, or one on another network.
+
+    Args:
+        storage: The run's storage.
+        name: The study's name.
+        directions: Directions of a new study's objectives.
+        entered: Key of the network that is searched; empty for any.
+
+    Raises:
+        StorageError: The study is another run's, or the storage does not answer.
+    """
+    import optuna
+
+    def create() -> OptunaStudy:
+        return optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
+
+    study = storage.patiently(create)
+    storage.claim(study)
+    searched = storage.patiently(lambda: study.user_attrs.get(ENTERED))
+    if entered and searched not in (None, entered):
+        storage.patiently(lambda: optuna.delete_study(study_name=name, storage=storage))
+        return claimed_study(storage, name, directions, entered)
+    if entered and searched is None:
+        storage.patiently(lambda: study.set_user_attr(ENTERED, entered))
+    return study
+
+
 def distributions(space: SearchSpace[Any], params: dict[str, Value]) -> dict[str, BaseDistribution]:
     """Return Optuna's distribution of every described value, by its name."""
     domains = space.domains
@@ -145,7 +183,12 @@ def _damaged(frozen: FrozenTrial) -> str:
     return f"trial {frozen.number} is damaged, or was changed since it was recorded"
 
 
-def _thaw(frozen: FrozenTrial) -> Trial:
+def thaw(frozen: FrozenTrial) -> Trial:
+    """Return the trial that Optuna has recorded.
+
+    Raises:
+        StudyError: It is damaged.
+    """
     attributes = frozen.user_attrs
     try:
         candidate = Candidate.from_json(attributes["candidate"])

@@ -40,8 +40,21 @@ def parse_architecture(content: bytes, name: str) -> Architecture:
     transformations = data.get("transformations")
     if not isinstance(transformations, list):
         raise FileError(f"{name}: transformations: expected a list, got {shown(transformations)}")
-    _check(transformations, name, [0])
+    check_transformations(transformations, name)
     return Architecture(data.get("task"), tuple(transformations))
+
+
+def check_transformations(transformations: list[Any], name: str) -> None:
+    """Raise if recorded changes of structure are of no known kind, or too many.
+
+    Args:
+        transformations: JSON data of the changes, in order.
+        name: Name of their file, with which the message begins.
+
+    Raises:
+        FileError: One is.
+    """
+    _check(transformations, name, [0])
 
 
 def _check(transformations: list[Any], name: str, count: list[int]) -> None:

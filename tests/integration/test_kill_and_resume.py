@@ -105,7 +105,7 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted: Path, tmp_path: Path) ->
     ("override", "field"),
     [
         ("seed=4", r"seed was 3 and is now 4"),
-        ("stages.retrain.epochs=3", r"stages\.2\.retrain\.epochs"),
+        ("stages.retrain.batch_size=40", r"stages\.2\.retrain\.batch_size"),
         ("task.data.search_size=150", r"task\.data\.search_size"),
         ("stages.search.algorithm.generations=2", r"stages\.1\.search\.algorithm\.generations"),
     ],

@@ -24,7 +24,7 @@ from search.executors.remote_timer import evaluators_of
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.run.network import Network
 from search.run.stage_run import RESULT, DryRun, StageRun
-from search.run.steps import TRIALS
+from search.run.steps import ASYNCHRONOUS, TRIALS
 from search.stages.base import Stage
 from search.stages.search.asynchronous_loop import AsynchronousLoop
 from search.stages.search.batch_loop import BatchLoop
@@ -47,6 +47,9 @@ from spaces.errors import SecateursError
 from spaces.execution.batch import to_device
 from spaces.files.atomic import replace_file
 
+LIMITS = ("generations", "evaluations", "seconds")
+"""Options of an algorithm or a budget that say how long a search goes on."""
+
 GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude, "integer_program": optimum}
 
 
@@ -57,6 +60,7 @@ class Search(Stage[SearchSettings]):
     compresses = True
     searches = True
     removes = True
+    grows = ("baselines", *(f"{part}.{limit}" for part in ("algorithm", "budget") for limit in LIMITS))
     float_option = "space"
 
     @property
@@ -84,6 +88,11 @@ class Search(Stage[SearchSettings]):
     def baselines(self) -> tuple[str, ...]:
         """Names of the baselines that are put beside the result."""
         return self.settings.baselines
+
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """The search and its random baseline."""
+        return (RESULT, "random")
 
     @property
     def trainings(self) -> Mapping[str, TrainingSettings]:
@@ -164,7 +173,7 @@ class Search(Stage[SearchSettings]):
         problem = context.problem
         suffix = "" if run.variant == RESULT else f"/{run.variant}"
         reference = costs_of(run.reference if run.reference is not None else context.network, run.task, run.device)
-        study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem, reference)
+        study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem, reference, run.entered)
         known = len(study.trials())
         if known == 0 and run.stopwatch.before > 0.0:
             run.warn(f"the record of the study {study.name!r} is empty: its trials are evaluated anew")
@@ -308,7 +317,7 @@ def _end(context: SearchContext, checkpoints: TrialCheckpoints, trial: Trial) ->
 
 def _asynchronous(run: StageRun) -> bool:
     """Return whether proposals are told as they are finished; what was recorded like that can't be replayed in batches."""
-    marker = run.folder / "asynchronous"
+    marker = run.folder / ASYNCHRONOUS
     if run.execution.asynchronous:
         replace_file(marker, b"")
     elif marker.exists():

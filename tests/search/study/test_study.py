@@ -124,3 +124,14 @@ def test_trials_from_before_digests_are_read(tmp_path: Path) -> None:
         record.get("user_attrs", {}).pop("digest", None)
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert Study(open_journal(path), "r/2-search", small_problem()).trials() == [trial(0)]
+
+
+def test_trials_on_another_network_are_given_up_and_those_on_the_same_one_kept(tmp_path: Path) -> None:
+    storage = open_journal(tmp_path / "s")
+    Study(storage, "r/2-search", small_problem()).add(trial(0))
+    assert len(Study(storage, "r/2-search", small_problem(), entered="abc").trials()) == 1  # Of an earlier version.
+    assert len(Study(storage, "r/2-search", small_problem(), entered="abc").trials()) == 1
+    other = Study(storage, "r/2-search", small_problem(), entered="xyz")
+    assert other.trials() == []
+    other.add(trial(0))
+    assert len(Study(open_journal(tmp_path / "s"), "r/2-search", small_problem(), entered="xyz").trials()) == 1

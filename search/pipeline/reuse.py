@@ -1,0 +1,94 @@
+"""Steps that a run takes over from another one: which they are, and what is said of them before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.output.progress import duration
+from search.pipeline.plan import PlannedStep, plan, steps_in_words
+from search.run.earlier_run import EarlierRun
+from search.run.run_folder import RunFolderError
+from search.run.stage_run import RESULT
+
+if TYPE_CHECKING:
+    from search.pipeline.start import Start
+
+
+def find_earlier(earlier: Path | None, folder: Path | None, start: Start) -> EarlierRun | None:
+    """Return the run whose steps are to be taken over, None without one.
+
+    Args:
+        earlier: Its folder.
+        folder: Folder of the run that takes over, where that is known.
+        start: Task of the run that takes over.
+
+    Raises:
+        SecateursError: It is no folder of a run, damaged, or the very run that would take over.
+    """
+    if earlier is None:
+        return None
+    if folder is not None and folder.exists() and earlier.exists() and folder.samefile(earlier):
+        raise RunFolderError(f"--from {earlier} is this run's own folder: the same command without --from goes on with it")
+    return EarlierRun(earlier, start.config.canonical(), start.task.fingerprint)
+
+
+def reused(steps: Iterable[PlannedStep], earlier: EarlierRun, asynchronous: bool) -> list[PlannedStep]:
+    """Return the steps that another run has computed, each from a network that is taken over or that the run starts from.
+
+    What a last stage writes into ``best/`` is never taken over.
+
+    Args:
+        steps: All steps of the run.
+        earlier: The other run.
+        asynchronous: The mode of the run's searches: other trials would come of another one.
+
+    Raises:
+        SecateursError: A file of one of them is damaged.
+    """
+    found: list[PlannedStep] = []
+    known: set[str] = set()
+    for step in steps:
+        known = known or {step.entered}
+        mode = asynchronous if step.placed.stage.searches else None
+        if step.entered in known and not step.placed.stage.last and earlier.has(*step.place, step.key, mode):
+            found.append(step)
+            known.add(step.key)
+    return found
+
+
+def reuse_lines(steps: Sequence[PlannedStep], taken: Sequence[PlannedStep], earlier: EarlierRun) -> Iterator[str]:
+    """Yield what a run takes over from another one, and what it computes itself, in words.
+
+    Args:
+        steps: All steps of the run.
+        taken: Those that are taken over.
+        earlier: The other run.
+    """
+    if earlier.reason:
+        yield f"nothing is reused from {earlier.folder}: {earlier.reason}"
+        return
+    places = {step.place for step in taken}
+    if taken:
+        spent = sum(earlier.seconds(*step.place) for step in taken)
+        yield f"reused from {earlier.folder}, {duration(spent)} of work: {steps_in_words(taken)}"
+    left = [step for step in steps if step.place not in places]
+    if not left:
+        return
+    first = next((step.placed for step in left if step.variant == RESULT), None)
+    why = "" if first is None else next(map(str, earlier.changes(first.index)), "")
+    none = "" if taken else f"nothing is reused from {earlier.folder}; "
+    yield f"{none}computed: {steps_in_words(left)}{f' ({why})' if why else ''}"
+
+
+def tell_reuse(start: Start, earlier: Path | None) -> Iterator[str]:
+    """Yield what a run would take over from the folder ``earlier``, and what it would compute; nothing without one.
+
+    Raises:
+        SecateursError: ``earlier`` is no folder of a run, or damaged.
+    """
+    source = find_earlier(earlier, None, start)
+    if source is not None:
+        steps = plan(start.config, start.task.fingerprint)
+        yield from reuse_lines(steps, reused(steps, source, start.config.execution.asynchronous), source)
