@@ -45,7 +45,9 @@ def repeat(
         name = f"{config.name}-seed-{seed}"
         other = config.model_copy(update={"name": name, "seed": seed})
         beside = None if earlier is None else earlier.with_name(f"{earlier.resolve().name}-seed-{seed}")
-        runs.append(run(other, folder.with_name(name), console, earlier=beside if beside is not None and beside.exists() else None))
+        runs.append(
+            run(other, folder.with_name(name), console, earlier=beside if beside is not None and beside.exists() else None)
+        )
     rows = [{key: one[key] for key in KEPT} for one in runs]
     others = [{**row, "what": f"{one['name']}: {row['what']}"} for one in runs[1:] for row in one["failures"]]
     whole = {**report, "seeds": rows, "failures": [*report["failures"], *others]}
