@@ -15,6 +15,7 @@ DATASETS = {
     "cifar100": "evaluators.tasks.small_images:CIFAR100",
     "image_folder": "evaluators.tasks.image_folder:ImageFolder",
     "text_folder": "evaluators.tasks.text_folder:TextFolder",
+    "letter_order": "evaluators.tasks.letter_order:LetterOrder",
     "shape_masks": "evaluators.tasks.shapes.shape_masks:ShapeMasks",
     "shape_sizes": "evaluators.tasks.shapes.shape_sizes:ShapeSizes",
     "shape_labels": "evaluators.tasks.shapes.shape_labels:ShapeLabels",

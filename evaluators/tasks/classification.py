@@ -1,4 +1,4 @@
-"""Image classification: the task of a configuration whose data set holds labelled images."""
+"""Classification: the task of a configuration whose data set holds labelled samples, such as images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOP5_ABOVE = 10
 
 
 class Classification(NamedTask):
-    """Classification of images: cross-entropy, top-1 accuracy and, with more than ten classes, top-5."""
+    """Classification, one class a sample: cross-entropy, top-1 accuracy and, with more than ten classes, top-5."""
 
     @property
     def own_scores(self) -> Mapping[str, Metric]:

@@ -1,4 +1,4 @@
-"""Data sets: labelled images in three splits."""
+"""Data sets: samples with their targets in three splits."""
 
 from __future__ import annotations
 

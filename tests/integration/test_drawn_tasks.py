@@ -37,6 +37,11 @@ TEXT = [
     "task.data.search_size=64",
     "stages.export={formats: [onnx]}",
 ]
+ENCODER = [
+    *IMAGES,
+    "task.model.arguments={vocabulary: 27, outputs: 6, blocks: 1, width: 16, heads: 2, length: 16}",
+    "task.data.length=16",
+]
 METRICS = {
     "segmentation_unet_genetic": "miou",
     "regression_cnn_genetic": "r2",
@@ -44,13 +49,14 @@ METRICS = {
     "pairs_cnn_genetic": "top1",
     "diffusion_unet_genetic": "r2",
     "text_gpt_genetic": "perplexity",
+    "text_encoder_genetic": "top1",
 }
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_run_ends_with_a_smaller_network_and_the_same_after_a_kill(name: str, tmp_path: Path) -> None:
     path = next(path for path in CONFIGS if path.stem == name)
-    overrides = IMAGES
+    overrides = ENCODER if name == "text_encoder_genetic" else IMAGES
     if METRICS[name] == "perplexity":
         texts = tmp_path / "data" / "text"
         texts.mkdir(parents=True)

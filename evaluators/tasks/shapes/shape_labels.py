@@ -10,11 +10,11 @@ import torch
 from evaluators.task import Batch
 from evaluators.tasks.data import DataSettings
 from evaluators.tasks.shapes.drawing import SHAPES, draw_shapes, noisy
-from evaluators.tasks.shapes.drawn_set import DrawnSet, DrawnSettings
+from evaluators.tasks.shapes.shape_set import ShapeSet, ShapeSettings
 
 
 @dataclass(frozen=True)
-class ShapeLabelsSettings(DrawnSettings):
+class ShapeLabelsSettings(ShapeSettings):
     """Options of :class:`ShapeLabels`.
 
     Attributes:
@@ -30,7 +30,7 @@ class ShapeLabelsSettings(DrawnSettings):
             raise ValueError(f"labels: expected 1 to {len(SHAPES)}, got {self.labels}")
 
 
-class ShapeLabels(DrawnSet):
+class ShapeLabels(ShapeSet):
     """Several labels: a disc, a square and a cross, each in every other image, and which of them are there."""
 
     Settings: ClassVar[type[DataSettings]] = ShapeLabelsSettings

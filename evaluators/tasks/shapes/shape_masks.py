@@ -6,10 +6,10 @@ import torch
 
 from evaluators.task import Batch
 from evaluators.tasks.shapes.drawing import draw_shapes, noisy
-from evaluators.tasks.shapes.drawn_set import DrawnSet
+from evaluators.tasks.shapes.shape_set import ShapeSet
 
 
-class ShapeMasks(DrawnSet):
+class ShapeMasks(ShapeSet):
     """Segmentation: a disc and a square in noise; every pixel is background, disc or square."""
 
     classes = 3

@@ -11,11 +11,11 @@ import torch
 from evaluators.task import Batch
 from evaluators.tasks.data import DataSettings
 from evaluators.tasks.shapes.drawing import draw_shapes
-from evaluators.tasks.shapes.drawn_set import DrawnSet, DrawnSettings
+from evaluators.tasks.shapes.shape_set import ShapeSet, ShapeSettings
 
 
 @dataclass(frozen=True)
-class ShapeNoiseSettings(DrawnSettings):
+class ShapeNoiseSettings(ShapeSettings):
     """Options of :class:`ShapeNoise`; ``noise`` has no effect, the steps say how much of it there is.
 
     Attributes:
@@ -31,7 +31,7 @@ class ShapeNoiseSettings(DrawnSettings):
             raise ValueError(f"steps: expected at least 1, got {self.steps}")
 
 
-class ShapeNoise(DrawnSet):
+class ShapeNoise(ShapeSet):
     """A diffusion step: an image of a disc and a square in much or little noise, its time step, and the noise in it.
 
     The image at step t is sqrt(a) times the image, from -1 to 1, and sqrt(1 - a) times noise of variance 1 (Ho, Jain, Abbeel

@@ -6,10 +6,10 @@ import torch
 
 from evaluators.task import Batch
 from evaluators.tasks.shapes.drawing import SHAPES, draw_shapes, noisy
-from evaluators.tasks.shapes.drawn_set import DrawnSet
+from evaluators.tasks.shapes.shape_set import ShapeSet
 
 
-class ShapePairs(DrawnSet):
+class ShapePairs(ShapeSet):
     """Two inputs: images of one shape each, which are of the same kind (class 1) in half of the pairs."""
 
     classes = 2

@@ -6,10 +6,10 @@ import torch
 
 from evaluators.task import Batch
 from evaluators.tasks.shapes.drawing import draw_shapes, noisy
-from evaluators.tasks.shapes.drawn_set import DrawnSet
+from evaluators.tasks.shapes.shape_set import ShapeSet
 
 
-class ShapeSizes(DrawnSet):
+class ShapeSizes(ShapeSet):
     """Regression: a disc and a square in noise, and how large each of them is, from -1 to 1."""
 
     classes = 2

@@ -1,4 +1,4 @@
-"""Drawn shapes: the same from the same seed, targets that follow from the images, and tasks that take them."""
+"""Drawn samples: the same from the same seed, targets that follow from the images, and tasks that take them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from evaluators import DATASETS
+from evaluators.tasks.drawn_set import DrawnSet, DrawnSettings
 from evaluators.tasks.measure import measure
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.named_task import NamedTask
 from evaluators.tasks.settings import NamedData, TaskSettings, build_task
 from evaluators.tasks.shapes.drawing import draw_shapes
-from evaluators.tasks.shapes.drawn_set import DrawnSet, DrawnSettings
 from evaluators.tasks.shapes.shape_labels import ShapeLabelsSettings
 from evaluators.tasks.shapes.shape_noise import ShapeNoise, ShapeNoiseSettings
+from evaluators.tasks.shapes.shape_set import ShapeSettings
 from spaces.channels.check import find_checked_groups
 from spaces.errors import UnsupportedModelError
 from spaces.execution.batch import count_samples, named_tensors
@@ -177,9 +178,9 @@ def test_an_image_at_a_step_is_made_of_the_image_and_the_noise() -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (DrawnSettings, {"side": 18}, "side: expected a multiple of 4"),
+        (ShapeSettings, {"side": 18}, "side: expected a multiple of 4"),
         (DrawnSettings, {"samples": 0}, "samples: expected at least 1"),
-        (DrawnSettings, {"noise": -1.0}, "noise: expected"),
+        (ShapeSettings, {"noise": -1.0}, "noise: expected"),
         (DrawnSettings, {"seed": -1}, "seed: expected"),
         (DrawnSettings, {"mean": (0.5,)}, "mean: is an option of photographs"),
         (DrawnSettings, {"augment": False}, "augment: is an option of photographs"),

@@ -1,4 +1,4 @@
-"""Data sets of drawn shapes: what they have in common."""
+"""Data sets drawn from a seed: what they have in common."""
 
 from __future__ import annotations
 
@@ -18,21 +18,17 @@ from spaces.execution.batch import Nested, named_tensors, reorder
 
 @dataclass(frozen=True)
 class DrawnSettings(DataSettings):
-    """Options of :class:`DrawnSet`; ``root`` and ``download`` have no effect, the images are drawn.
+    """Options of :class:`DrawnSet`; ``root`` and ``download`` have no effect, the samples are drawn.
 
     Attributes:
         samples: Samples drawn for training, search and calibration together.
         test_samples: Samples drawn for the test.
-        side: Height and width of the images in pixels, a multiple of 4.
-        noise: Standard deviation of the noise in every pixel; shapes are 1 brighter than what is behind.
         seed: Seed of the drawing.
     """
 
     search_size: int = 256
     samples: int = 1280
     test_samples: int = 512
-    side: int = 16
-    noise: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -41,21 +37,17 @@ class DrawnSettings(DataSettings):
         for name in ("samples", "test_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1 sample, got {getattr(self, name)}")
-        if self.side % 4 or self.side < 16:
-            raise ValueError(f"side: expected a multiple of 4, at least 16, got {self.side}")
-        if not self.noise >= 0:
-            raise ValueError(f"noise: expected a number from 0, got {self.noise}")
         if self.seed < 0:
             raise ValueError(f"seed: expected at least 0, got {self.seed}")
         for name in ("mean", "std"):
             if getattr(self, name) is not None:
-                raise ValueError(f"{name}: is an option of photographs; drawn images are about 0 to 1 as they are")
+                raise ValueError(f"{name}: is an option of photographs; drawn samples are taken as they are")
         if self.augment is not True:
             raise ValueError("augment: is an option of photographs; draw more samples instead")
 
 
 class DrawnSet(DataSet):
-    """Images of shapes in three splits, held in memory; the test split is drawn from another seed than the rest.
+    """Drawn samples in three splits, held in memory; the test split is drawn from another seed than the rest.
 
     Subclasses say in :meth:`draw` what inputs and targets are.
     """
