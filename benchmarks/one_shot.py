@@ -1,6 +1,6 @@
 """One-shot pruning side by side: nothing is trained after the checkpoint, and no label is read.
 
-    python -m benchmarks.one_shot --data FOLDER [--models resnet20 vgg_small mobilenet_v2_small] [--seeds 3] [--epochs 12]
+    python -m benchmarks.one_shot --data FOLDER [--models resnet20 vgg_small mobilenet_v2_small] [--seeds 3] [--passes 200000]
 
 Every row starts from the same checkpoint and meets the same MACs target. ``evolution`` and what it is compared with come from
 one run of the product each, whose baselines are the uniform ratio, the integer program over the level table, and random levels
@@ -8,9 +8,10 @@ at as many image passes as the search had; with the layers solved by least squar
 Torch-Pruning (group L2, the same ratio everywhere, statistics of BatchNorm measured again) and ridge regression on channel
 Gram matrices, folded into the layers that read them (GRAIL, CPAL 2026: ridge 1e-3 of the mean diagonal, 128 samples).
 
-Every run is a run folder under ``--results``; a killed benchmark goes on in it, and what is done is not computed again. Prints
-mean and standard deviation over the seeds of test top-1, its distance from the checkpoint, and the paired lead over the uniform
-ratio of the same kind, with an asterisk where it is more than two standard errors; writes ``one_shot.json`` beside the runs.
+Torch-Pruning comes with ``uv sync --group benchmarks``. Every run is a run folder under ``--results``; a killed benchmark goes on
+in it, and what is done is not computed again. Prints mean and standard deviation over the seeds of test top-1, its distance
+from the checkpoint, and the paired lead over the uniform ratio of the same kind, with an asterisk where it is more than two
+standard errors; writes ``one_shot.json`` beside the runs.
 """
 
 from __future__ import annotations
@@ -42,11 +43,15 @@ from search.pipeline.pipeline import run
 
 TARGETS = {"resnet20": (0.4, 0.22, 0.1, 0.05), "vgg_small": (0.3, 0.1), "mobilenet_v2_small": (0.5, 0.25)}
 PASSES = 200_000
-"""Images that a search may measure candidates on."""
+"""Images that a search may measure candidates on, by default."""
 GENETIC = {("resnet20", 0.22), ("resnet20", 0.1), ("vgg_small", 0.1), ("mobilenet_v2_small", 0.25)}
 """Where the genetic search over masks, and random levels, are run too."""
 DEFAULTS = {("resnet20", 0.22), ("resnet20", 0.1)}
 """Where evolution is run with its default number of generations, too."""
+QUICK = Sizes(train=2048, search=256, pretraining=2, epochs=0, sparse=0)
+"""Sizes to try the benchmark itself: as little training as lifts every checkpoint well above chance."""
+QUICK_LEVELS = {"steps": 4, "images": 64, "divergence_images": 16}
+"""Levels for the same."""
 PEERS = ("Torch-Pruning group L2, local", "channel Gram ridge (GRAIL)")
 
 
@@ -58,23 +63,25 @@ class Case:
         bench: Model, seed, sizes, data and folder.
         target: Share of the checkpoint's MACs.
         quick: Tiny sizes, to try the benchmark itself.
+        passes: Images that a search may measure candidates on.
     """
 
     bench: Bench[Sizes]
     target: float
     quick: bool
+    passes: int = PASSES
 
     def searches(self) -> Iterator[tuple[str, dict[str, Any], bool]]:
         """Yield name of the row, block of the algorithm, and whether random levels stand beside it."""
         place = self.bench.model, self.target
         if self.quick:
-            yield "evolution", {"name": "evolution", "children": 4, "generations": 2, "steps": [[32, 2], [64, 1]]}, True
+            yield "evolution", {"name": "evolution", "children": 4, "generations": 1, "steps": [[16, 2], [32, 1]]}, True
             return
         usual = EvolutionSettings()
-        generations = int(PASSES / (usual.passes * usual.steps[-1][0]))
+        generations = max(1, int(self.passes / (usual.passes * usual.steps[-1][0])))
         yield "evolution", {"name": "evolution", "generations": generations}, place in GENETIC
         if place in GENETIC:
-            evaluations = PASSES // 1024
+            evaluations = max(1, self.passes // 1024)
             yield "genetic", {"name": "genetic", "population": 20, "generations": None, "evaluations": evaluations}, False
         if place in DEFAULTS:
             yield "evolution, by default", {"name": "evolution"}, False
@@ -87,6 +94,13 @@ def compute(case: Case) -> list[dict[str, Any]]:
     reference = bench.reference(task)
     dense = bench.reference_top1(task, reference)
     found = []
+    for name in PEERS:
+        path = bench.folder / f"{bench.model}-{bench.seed}-{case.target:g}-{name.split()[0]}.json"
+        if not path.exists():
+            start = time.process_time()
+            top1, macs = _peer(name, case)
+            write_json(path, _row(case, name, top1, macs, dense, time.process_time() - start))
+        found.append(json.loads(path.read_text()))
     for name, algorithm, random in case.searches():
         for solved in (True, False):
             words = f"{bench.model}-{bench.seed}-{case.target:g}-{name.replace(', ', '-').replace(' ', '-')}-{solved}"
@@ -97,13 +111,6 @@ def compute(case: Case) -> list[dict[str, Any]]:
             rows = {name: report["result"], **report["baselines"]}
             for role, row in rows.items():
                 found.append(_row(case, role + ending, row["top1"], row["macs"], dense, time.process_time() - start))
-    for name in PEERS:
-        path = bench.folder / f"{bench.model}-{bench.seed}-{case.target:g}-{name.split()[0]}.json"
-        if not path.exists():
-            start = time.process_time()
-            top1, macs = _peer(name, case)
-            write_json(path, _row(case, name, top1, macs, dense, time.process_time() - start))
-        found.append(json.loads(path.read_text()))
     return found
 
 
@@ -116,6 +123,26 @@ def _row(case: Case, name: str, top1: float, macs: float, dense: float, seconds:
 def _run(case: Case, name: str, algorithm: Mapping[str, Any], solved: bool, baselines: list[str]) -> dict[str, Any]:
     """Return the report of one run of the product, gone on with where it was begun."""
     bench = case.bench
+    search = {
+        "space": {"name": "channel_mask", **({"levels": QUICK_LEVELS} if case.quick else {})},
+        "algorithm": dict(algorithm),
+        "evaluate": [{"divergence": {"samples": 32, "pool": 256} if case.quick else {}}, "cost"],
+        "objectives": {"divergence": "minimize"},
+        "target": {"macs": f"<= {100 * case.target:g}%"},
+        "reconstruct": {"images": 48 if case.quick else 768} if solved else False,
+        "baselines": baselines,
+    }
+    return run_stages(bench, name, [{"search": search}])
+
+
+def run_stages(bench: Bench[Sizes], name: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the report of a run of the product on a checkpoint, gone on with where it was begun.
+
+    Args:
+        bench: Model, seed, sizes, data and folder.
+        name: Name of the run folder.
+        stages: The pipeline, as in a configuration.
+    """
     checkpoint = bench.checkpoint_path.resolve()
     model = {"factory": f"spaces.networks.{bench.model}", "arguments": {"in_channels": 1, "classes": 10}}
     data = {
@@ -124,20 +151,11 @@ def _run(case: Case, name: str, algorithm: Mapping[str, Any], solved: bool, base
         "search_size": bench.sizes.search,
         "train_size": bench.sizes.train,
     }
-    search = {
-        "space": {"name": "channel_mask"},
-        "algorithm": dict(algorithm),
-        "evaluate": [{"divergence": {"samples": 64 if case.quick else 1024}}, "cost"],
-        "objectives": {"divergence": "minimize"},
-        "target": {"macs": f"<= {100 * case.target:g}%"},
-        "reconstruct": {"images": 64 if case.quick else 768} if solved else False,
-        "baselines": baselines,
-    }
     config = {
         "name": name,
         "seed": bench.seed,
         "task": {"model": {**model, "checkpoint": str(checkpoint)}, "data": data},
-        "stages": [{"search": search}],
+        "stages": stages,
     }
     path = bench.folder / f"{name}.yaml"
     path.write_text(to_yaml(config))
@@ -176,12 +194,12 @@ def table(results: list[dict[str, Any]]) -> str:
             tops = [100 * r["test_top1"] for r in found.values()]
             distance = [100 * (r["test_top1"] - r["reference_test_top1"]) for r in found.values()]
             leads = [100 * (r["test_top1"] - uniform[seed]["test_top1"]) for seed, r in found.items() if seed in uniform]
-            lead = "" if row == base else spread(leads) + (" *" if _clear(leads) else "  ")
+            lead = "" if row == base else spread(leads) + (" *" if clear(leads) else "  ")
             lines.append(f"{row:44}{spread(tops):>16}{spread(distance):>16}{lead:>20}")
     return "\n".join(lines)
 
 
-def _clear(leads: list[float]) -> bool:
+def clear(leads: list[float]) -> bool:
     """Return whether the mean is more than two standard errors from 0."""
     if len(leads) < 2:
         return False
@@ -196,25 +214,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12, help="of the training behind the checkpoint")
     parser.add_argument("--train-size", type=int, default=55_000, help="its images")
+    parser.add_argument("--passes", type=int, default=PASSES, help="images that a search may measure candidates on")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/one_shot"), help="folder of the runs")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the benchmark itself")
     options = parser.parse_args()
     torch.set_num_threads(1)
     sizes = Sizes(train=options.train_size, search=5000, pretraining=options.epochs, epochs=0, sparse=0)
     if options.quick:
-        sizes = Sizes(train=512, search=256, pretraining=1, epochs=0, sparse=0)
+        sizes = QUICK
     options.results.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     for seed in range(options.seeds):
         for model in options.models:
             bench = Bench(model, seed, sizes, options.data, options.results)
             for target in options.targets or TARGETS[model]:
-                for row in compute(Case(bench, target, options.quick)):
+                for row in compute(Case(bench, target, options.quick, options.passes)):
                     results.append(row)
                     place = f"{row['model']} seed {row['seed']} at {row['target']:g}"
                     print(f"{place}: {row['row']}: test {100 * row['test_top1']:.2f}", flush=True)
     print(table(results))
-    write_json(options.results.with_suffix(".json"), {"sizes": vars(sizes), "cells": results})
+    write_json(options.results.with_suffix(".json"), {"sizes": vars(sizes), "passes": options.passes, "cells": results})
 
 
 if __name__ == "__main__":
