@@ -8,8 +8,8 @@ at as many image passes as the search had; with the layers solved by least squar
 Torch-Pruning (group L2, the same ratio everywhere, statistics of BatchNorm measured again) and ridge regression on channel
 Gram matrices, folded into the layers that read them (GRAIL, CPAL 2026: ridge 1e-3 of the mean diagonal, 128 samples).
 
-Torch-Pruning comes with ``uv sync --group benchmarks``. Every run is a run folder under ``--results``; a killed benchmark goes on
-in it, and what is done is not computed again. Prints mean and standard deviation over the seeds of test top-1, its distance
+Torch-Pruning comes with ``uv sync --group benchmarks``. Every run is a run folder under ``--results``; a killed benchmark goes
+on in it, and what is done is not computed again. Prints mean and standard deviation over the seeds of test top-1, its distance
 from the checkpoint, and the paired lead over the uniform ratio of the same kind, with an asterisk where it is more than two
 standard errors; writes ``one_shot.json`` beside the runs.
 """
