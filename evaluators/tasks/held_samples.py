@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from evaluators.task import Batch
-from evaluators.tasks.loader_batches import pair_of
+from evaluators.tasks.loader_batches import check_held, pair_of
 from evaluators.tasks.loader_samples import LoaderError
 from spaces.execution.batch import BatchError, count_samples, join, select
 
@@ -43,7 +43,8 @@ def loader_of(given: Any, split: str) -> DataLoader[Any]:
     """Return ``given`` as a data loader: itself, or one over its samples, read once and held in memory.
 
     Raises:
-        LoaderError: ``given`` can't be iterated, or only once, or gives no pairs with a row per sample.
+        LoaderError: ``given`` can't be iterated, or only once, gives no pairs with a row per sample, or batches that differ in
+            structure.
     """
     if isinstance(given, DataLoader):
         return given
@@ -55,6 +56,7 @@ def loader_of(given: Any, split: str) -> DataLoader[Any]:
         )
     batches = [pair_of(batch, split) for batch in given]
     try:
+        check_held(batches, split)
         samples = HeldSamples(batches)
     except BatchError as error:
         raise LoaderError(f"{place}: {error}") from error

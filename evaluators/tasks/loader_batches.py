@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluators.task import Batch
 from evaluators.tasks.loader_samples import LoaderError
-from spaces.execution.batch import Nested, count_samples, describe, first_tensor_of, named_tensors, type_name
+from spaces.execution.batch import count_samples, describe, entries, first_tensor_of, named_tensors
 
 
 def pair_of(batch: Any, split: str) -> Batch:
@@ -67,29 +67,64 @@ def check_rows(batch: Batch, samples: int, split: str) -> None:
             )
 
 
-def check_structure(batch: Batch, other: Batch, split: str) -> None:
-    """Check that batches of a split have the entries of those of the search split.
+def check_structure(
+    batch: Batch, other: Batch, place: str, as_in: str = "as in the split search", samples: tuple[int, int] | None = None
+) -> None:
+    """Check that a batch has the entries of another one.
+
+    Args:
+        batch: Inputs and targets.
+        other: Those that are known.
+        place: The batch in words, for messages.
+        as_in: The other batch in words.
+        samples: Number of samples of both, to compare shapes besides types and dimensions.
 
     Raises:
-        LoaderError: They differ in names, types or dimensions; the message names the entry.
+        LoaderError: They differ in names, types, dimensions or, where asked, shapes; the message names the entry.
     """
+    counts = samples or (None, None)
     for what, own, wanted in zip(("inputs", "targets"), batch, other, strict=True):
-        mine, theirs = _entries(own), _entries(wanted)
+        mine, theirs = entries(own, counts[0]), entries(wanted, counts[1])
         for name in [*theirs, *(name for name in mine if name not in theirs)]:
             if mine.get(name) != theirs.get(name):
                 entry = f"entry {name} of the {what}" if name else f"the {what}"
                 raise LoaderError(
-                    f"the loader {split!r}: expected {entry} as in the split search, {theirs.get(name, 'none')}; got "
-                    f"{mine.get(name, 'none')}"
+                    f"{place}: expected {entry} {as_in}, {theirs.get(name, 'none')}; got {mine.get(name, 'none')}"
                 )
 
 
-def _entries(batch: Nested) -> dict[str, str]:
-    """Return type and dimensions of every tensor by its place; of a list with an entry per sample, those of the first."""
-    return {
-        name: f"{type_name(tensor)} of {tensor.dim()} dimensions"
-        for name, tensor in named_tensors(batch[0] if isinstance(batch, list) and batch else batch)
-    }
+def check_held(batches: list[Batch], split: str) -> None:
+    """Check that all batches of a list have samples, and the entries and shapes of the first.
+
+    Raises:
+        LoaderError: One has not; the message names the batch, from 0, and the entry.
+        BatchError: Samples of a batch can't be counted.
+    """
+    counts = [count_samples(batch) for batch in batches]
+    for number, (batch, samples) in enumerate(zip(batches, counts, strict=True)):
+        place = f"the loader {split!r}: batch {number} of {samples} samples"
+        if not samples and any(counts):
+            raise LoaderError(f"{place}: expected at least one sample; got inputs of {describe(batch[0])}")
+        check_structure(batch, batches[0], place, "as in batch 0", (samples, counts[0]))
+
+
+def misfit(samples: list[Any], split: str, shaped: bool) -> LoaderError | None:
+    """Return the error that names the first of single samples with other entries than the one before; None without such.
+
+    Args:
+        samples: What a data set gave, pairs of inputs and targets.
+        split: Name of the split.
+        shaped: Whether they are to be of one shape, too.
+    """
+    try:
+        for number, sample in enumerate(samples):
+            place = f"the loader {split!r}: sample {number} of a batch of {len(samples)}"
+            check_structure(
+                pair_of(sample, split), pair_of(samples[0], split), place, "as in its sample 0", (-1, -1) if shaped else None
+            )
+    except LoaderError as error:
+        return error
+    return None
 
 
 def _kind(inputs: Any) -> str:

@@ -79,13 +79,22 @@ def check_classes(outputs: Tensor, targets: Nested, split: str) -> bool:
             f"{place}: expected classes as integers, one fewer dimension than the outputs, or a probability of every class; "
             f"for anything else, {_PASS}"
         )
+    check_numbers(targets, classes, place)
+    return False
+
+
+def check_numbers(targets: Tensor, classes: int, place: str) -> None:
+    """Check that targets are classes from 0 to ``classes - 1``.
+
+    Raises:
+        LoaderError: They are not.
+    """
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= classes:
         raise LoaderError(
             f"{place}: classes from {low} to {high}, and the network gives {classes} outputs; expected 0 to {classes - 1}: "
             f"change its number of outputs, or {_PASS}"
         )
-    return False
 
 
 def check_loss(loss: Callable[[Any, Nested], Any], outputs: Any, targets: Nested, samples: int) -> bool:

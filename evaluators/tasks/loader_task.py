@@ -16,13 +16,13 @@ from evaluators.meters import ImportedMeter, Meter, meter_settings
 from evaluators.metrics import Metric
 from evaluators.task import Batch, MeasurementError, Split, Task, summed_losses
 from evaluators.tasks.held_samples import loader_of
-from evaluators.tasks.loader_batches import check_rows, check_structure, pair_of, with_tuples
-from evaluators.tasks.loader_check import CHECKED, check_classes, check_loss, check_outputs, check_score
+from evaluators.tasks.loader_batches import check_rows, check_structure, misfit, pair_of, with_tuples
+from evaluators.tasks.loader_check import CHECKED, check_classes, check_loss, check_numbers, check_outputs, check_score
 from evaluators.tasks.loader_samples import LoaderError, Samples, samples_of
 from spaces.cloning.admission import admitted
 from spaces.cloning.clone import clone
 from spaces.cloning.plain_network import plain_network
-from spaces.errors import NetworkWarning, error_line
+from spaces.errors import NetworkWarning, SecateursError, error_line
 from spaces.execution.batch import BatchError, Nested, count_samples, describe, in_type, named_tensors
 from spaces.execution.evaluation_mode import evaluation_mode
 
@@ -121,6 +121,8 @@ class LoaderTask(Task):
         self._by_sample = True
         self._samples: dict[Split, Samples] = {split: samples_of(loader, split) for split, loader in self._loaders.items()}
         self._shares = False
+        self._classes: int | None = None
+        self._known: Batch | None = None
         self._check()
 
     @property
@@ -247,15 +249,39 @@ class LoaderTask(Task):
             worker_init_fn=loader.worker_init_fn,
             generator=unused,
         )
-        default = loader.collate_fn is default_collate
-        for batch in batches:
+        default, given = loader.collate_fn is default_collate, iter(batches)
+        for keys in groups:
+            try:
+                batch = next(given)
+            except SecateursError:
+                raise
+            except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+                self._explain(samples, keys, split, default, error)
+                raise
             inputs, targets = pair_of(with_tuples(batch) if default else batch, split)
-            yield in_type(inputs, torch.float32), targets
+            inputs = in_type(inputs, torch.float32)
+            if self._known is not None:
+                check_structure((inputs, targets), self._known, f"a batch of the loader {split!r}", "as in its first one")
+            if self._classes is not None:
+                check_numbers(targets, self._classes, f"a batch of the loader {split!r}")
+            yield inputs, targets
+
+    @staticmethod
+    def _explain(samples: _Samples, keys: Sequence[Any], split: Split, shaped: bool, error: Exception) -> None:
+        """Raise LoaderError where samples of a batch that could not be made differ in structure."""
+        try:
+            read = [samples[key] for key in keys]
+        except Exception:
+            return
+        found = misfit(read, split, shaped)
+        if found is not None:
+            raise found from error
 
     def _check(self) -> None:
         seen = {split: self._first(split) for split in self._loaders}
         for split, batch in seen.items():
-            check_structure(batch, seen["search"], split)
+            check_structure(batch, seen["search"], f"the loader {split!r}")
+        self._known = seen["search"]
         inputs, targets = seen["search"]
         model = self.build()
         try:
@@ -271,6 +297,7 @@ class LoaderTask(Task):
             if len(shares) > 1:
                 raise LoaderError("expected classes, or their probabilities, in all of train, search and test; got both")
             self._shares = shares.pop()
+            self._classes = None if self._shares else outputs.shape[1]
         if self._loss is not None:
             losses = self._losses(model, inputs, targets, outputs)
             self._by_sample = check_loss(self._loss, losses, targets, samples)

@@ -122,7 +122,7 @@ def _measured(
                 outputs = task.forward(model, given)
                 for meter in meters.values():
                     meter.update(outputs, expected)
-                scores = _scores(task, outputs, expected, meters)
+                scores = scores_of(task, outputs, expected, meters)
                 found = {name: values.sum() for name, values in scores.items()}
                 losses = task.forward(model, task.loss_inputs(given, expected)) if task.model_gives_losses else outputs
                 found["loss"] = _tensor("loss", task.loss(losses, expected)).double() * number
@@ -150,8 +150,12 @@ def _batches(
     yield from islice(task.batches(split, most // number, generator), number)
 
 
-def _scores(task: Task, outputs: Any, expected: Nested, meters: Mapping[str, Meter]) -> dict[str, Tensor]:
-    """Return the scores of a batch by name, a value per sample, in double precision."""
+def scores_of(task: Task, outputs: Any, expected: Nested, meters: Mapping[str, Meter]) -> dict[str, Tensor]:
+    """Return the scores of a batch by name, a value per sample, in double precision.
+
+    Raises:
+        MeasurementError: They are no tensors by name, or the main score is neither among them nor among ``meters``.
+    """
     scores = task.score(outputs, expected)
     if not isinstance(scores, Mapping):
         raise MeasurementError(f"score: expected a tensor of shape (N,) by name, got {scores!r}")

@@ -28,7 +28,7 @@ from evaluators.training.state import (
     training_identity,
 )
 from spaces.errors import SecateursError
-from spaces.execution.batch import Nested, to_device
+from spaces.execution.batch import Nested, not_finite, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.sparsifiers.base import Sparsifier
 
@@ -169,7 +169,7 @@ class _Session:
                     continue
                 losses.append(self.step(number, inputs, targets))
                 if len(losses) - checked >= patience:
-                    self.require_finite(losses[checked:], epoch, checked)
+                    self.require_finite(losses[checked:], epoch, checked, (inputs, targets))
                     checked = len(losses)
                 if self.on_step is not None:
                     self.on_step(min(number + 1, self.total_steps), self.total_steps)
@@ -220,12 +220,25 @@ class _Session:
         distance = self.task.distillation_loss(outputs, answers, self.distillation.temperature)
         return (1 - self.distillation.weight) * loss + self.distillation.weight * distance
 
-    def require_finite(self, losses: list[Tensor], epoch: int, first: int) -> None:
-        """Raise DivergedError if one of ``losses``, those from step ``first`` of the epoch on, is not finite."""
+    def require_finite(self, losses: list[Tensor], epoch: int, first: int, batch: Nested = None) -> None:
+        """Raise DivergedError if one of ``losses``, those from step ``first`` of the epoch on, is not finite; name its entry.
+
+        Args:
+            losses: Losses of steps, scalars.
+            epoch: The epoch, from 0.
+            first: Step of the first of them.
+            batch: Inputs and targets of the last of them, which are looked at for the reason.
+        """
         if not losses:
             return
         for offset, value in enumerate(torch.stack(losses).tolist()):
             if not math.isfinite(value):
+                held = not_finite({"inputs": batch[0], "targets": batch[1]}) if batch is not None else None
+                if held is not None:
+                    raise DivergedError(
+                        f"the training loss became {value} at step {first + offset + 1} of epoch {epoch + 1}: {held}; expected "
+                        "finite numbers in every batch"
+                    )
                 raise DivergedError(
                     f"the training loss became {value} at step {first + offset + 1} of epoch {epoch + 1} (learning "
                     f"rate {self.lr:.3g}); try a lower optimizer.lr, a longer warmup, clip_norm: 1.0, or autocast: off"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from search.config.extras import require_extras
@@ -18,7 +19,7 @@ from spaces.errors import SecateursError, UnsupportedModelError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from evaluators.task import Split, Task
+    from evaluators.task import Batch, Split, Task
     from search.config.loading import Config
     from spaces.execution.batch import Nested
 
@@ -103,9 +104,11 @@ def _check_batch_of(split: Split, task: Task, model: nn.Module, outputs: str) ->
     from evaluators.tasks.loader_batches import check_structure
     from spaces.execution.batch import describe
 
-    batch = next(iter(task.batches(split, 2, limit=2)))
-    known = next(iter(task.batches("search", 2, limit=2)))
-    check_structure(batch, known, split)
+    batch, *others = _some(task, split)
+    known = _some(task, "search")[0]
+    check_structure(batch, known, f"the loader {split!r}")
+    for other in others:
+        check_structure(other, batch, f"the second batch of the {split} split", "as in its first one")
     inputs, targets = batch
     try:
         with torch.no_grad():
@@ -121,8 +124,29 @@ def _check_batch_of(split: Split, task: Task, model: nn.Module, outputs: str) ->
         ) from error
 
 
+def _some(task: Task, split: Split) -> list[Batch]:
+    """Return the first two batches of a split, of two samples each; one of a split of no more.
+
+    Raises:
+        SecateursError: There is none, or one is no pair of inputs and targets.
+    """
+    found = list(islice(task.batches(split, 2, limit=4), 2))
+    for batch in found:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            parts = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+            raise SecateursError(
+                f"a batch of the {split} split: expected a pair (inputs, targets), got a {type(batch).__name__}{parts}"
+            )
+    if not found:
+        raise SecateursError(f"the task gave no batch of its {split} split; expected (inputs, targets) of at least one sample")
+    return found
+
+
 def _judge(task: Task, model: nn.Module, inputs: Nested, targets: Nested) -> tuple[Any, Tensor]:
     """Run network, loss, scores and new metrics on a batch, and return its outputs and its loss."""
+    from torch import Tensor
+
+    from evaluators.tasks.measure import scores_of
     from spaces.execution.forward import tensors_in
 
     outputs = task.forward(model, inputs)
@@ -132,8 +156,11 @@ def _judge(task: Task, model: nn.Module, inputs: Nested, targets: Nested) -> tup
             "mappings of tensors"
         )
     losses = task.forward(model, task.loss_inputs(inputs, targets)) if task.model_gives_losses else outputs
-    loss = task.loss(losses, targets)
-    task.score(outputs, targets)
+    loss: object = task.loss(losses, targets)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        came = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise UnsupportedModelError(f"the loss of a batch: expected a tensor of one number, the mean; got {came}")
+    scores_of(task, outputs, targets, task.meters())
     with warnings.catch_warnings():
         # Of a few samples, metrics warn of classes that are not among them.
         warnings.simplefilter("ignore")
@@ -146,9 +173,12 @@ def _forward(task: Task, model: nn.Module) -> str:
     """Run the network, loss and score on two samples, and return the outputs in words."""
     import torch
 
-    from spaces.execution.batch import describe
+    from evaluators.tasks.loader_batches import check_structure
+    from spaces.execution.batch import describe, not_finite
 
-    inputs, targets = next(iter(task.batches("search", 2, limit=2)))
+    (inputs, targets), *others = _some(task, "search")
+    for other in others:
+        check_structure(other, (inputs, targets), "the second batch of the search split", "as in its first one")
     try:
         with torch.no_grad():
             outputs, loss = _judge(task, model, inputs, targets)
@@ -157,16 +187,27 @@ def _forward(task: Task, model: nn.Module) -> str:
     except Exception as error:
         raise UnsupportedModelError(
             f"the model, its loss or its score fails on a batch of its data, inputs of {describe(inputs)}{_kind(inputs)}: "
-            f"{type(error).__name__}: {error}. "
+            f"{type(error).__name__}: {error}. Targets are of {describe(targets)}{_type_of(targets)}. "
             "Check the model's arguments (input channels, classes, image size) against the data"
         ) from error
     if not bool(torch.isfinite(loss)):
-        raise UnsupportedModelError(f"the loss of the model on a batch of its data is {float(loss)}; expected a finite number")
+        held = [f"{what}: {where}" for what, part in (("inputs", inputs), ("targets", targets)) if (where := not_finite(part))]
+        raise UnsupportedModelError(
+            f"the loss of the model on a batch of its data is {float(loss)}; expected a finite number"
+            f"{'; ' if held else ''}{'; '.join(held)}"
+        )
     if isinstance(outputs, torch.Tensor):
         require_informative_loss(task, outputs, targets)
     else:
         require_dependent_loss(task, model, (inputs, targets))
     return describe(outputs)
+
+
+def _type_of(targets: Nested) -> str:
+    """Return the type of targets that are one tensor."""
+    from torch import Tensor
+
+    return f" and type {str(targets.dtype).removeprefix('torch.')}" if isinstance(targets, Tensor) else ""
 
 
 def _kind(inputs: Nested) -> str:

@@ -70,6 +70,41 @@ def _fields(batch: Any) -> tuple[str, ...]:
     return names
 
 
+def entries(batch: Nested, samples: int | None = None) -> dict[str, str]:
+    """Return the type and the dimensions of every tensor of a batch by its place; of a list, those of its first entry.
+
+    Args:
+        batch: The batch.
+        samples: Number of samples, to return shapes in place of dimensions, with N for a row per sample; entries of lists,
+            which may be of any size, keep their dimensions.
+    """
+    return dict(_entries(batch, samples, ""))
+
+
+def _entries(batch: Nested, samples: int | None, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(batch, Tensor):
+        words = f"of {batch.dim()} dimensions"
+        if samples is not None:
+            sizes = ["N" if not place and size == samples else str(size) for place, size in enumerate(batch.shape)]
+            words = f"of shape ({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+        yield name, f"{type_name(batch)} {words}"
+    elif isinstance(batch, list):
+        yield from _entries(batch[0], None, name) if batch else ()
+    else:
+        for key, part in _parts(batch):
+            yield from _entries(part, samples, f"{name}.{key}" if name else str(key))
+
+
+def not_finite(batch: Nested) -> str | None:
+    """Return the place and the count of the first values that are infinite or not a number, in words; None without such."""
+    for name, tensor in named_tensors(batch):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            entry = f"entry {name}" if name else "the tensor"
+            return f"{entry} of shape {tuple(tensor.shape)} holds {count} values that are infinite or not a number"
+    return None
+
+
 def first_tensor_of(batch: Nested) -> Tensor | None:
     """Return the first tensor of ``batch``; None if it holds none."""
     return next((tensor for _, tensor in named_tensors(batch)), None)
@@ -198,16 +233,21 @@ def _joined(parts: list[Nested], samples: list[int]) -> Nested:
     if isinstance(first, Tensor) and all(isinstance(part, Tensor) for part in parts):
         if all(part.dim() and len(part) == count for part, count in zip(parts, samples, strict=True)):
             if len({part.shape[1:] for part in parts}) > 1:
-                raise BatchError(f"expected samples of one shape, got {' and '.join(describe(part) for part in parts)}")
+                raise BatchError(f"expected samples of one shape, got {_told(parts)}")
             return torch.cat(parts)
         return first
     if isinstance(first, list) and all(isinstance(part, list) for part in parts):
         return [entry for part in parts for entry in part]
     keys = [key for key, _ in _parts(first)]
     if any([key for key, _ in _parts(part)] != keys or type(part) is not type(first) for part in parts):
-        raise BatchError(f"expected batches of one structure, got {' and '.join(describe(part) for part in parts)}")
+        raise BatchError(f"expected batches of one structure, got {_told(parts)}")
     joined = [_joined([one for _, one in column], samples) for column in zip(*map(_parts, parts), strict=True)]
     return _rebuilt(first, joined)
+
+
+def _told(parts: list[Nested]) -> str:
+    """Return the kinds of batches among several in words, each once."""
+    return " and ".join(dict.fromkeys(describe(part) for part in parts))
 
 
 def describe(batch: Nested) -> str:

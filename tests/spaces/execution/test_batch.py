@@ -14,11 +14,13 @@ from spaces.execution.batch import (
     BatchError,
     count_samples,
     describe,
+    entries,
     first_tensor_of,
     in_type,
     join,
     map_tensors,
     named_tensors,
+    not_finite,
     plain_tensors,
     reorder,
     repeat,
@@ -154,3 +156,23 @@ def test_a_mapping_is_called_by_name_a_tuple_by_place_and_anything_else_as_it_is
     assert call(model, (1, 2)) == ((1, 2), {})  # type: ignore[arg-type]
     assert call(model, UserDict({"a": 1})) == ((), {"a": 1})  # type: ignore[arg-type]
     assert call(model, [1, 2]) == (([1, 2],), {})  # type: ignore[arg-type]
+
+
+def test_entries_are_told_by_place_with_dimensions_or_shapes() -> None:
+    batch = {"rows": ROWS, "parts": (IDS, None), "boxes": [torch.ones(2, 4), torch.ones(7, 4)], "shared": torch.ones(3, 3)}
+    assert entries(batch) == {
+        "rows": "float32 of 2 dimensions",
+        "parts.0": "int64 of 1 dimensions",
+        "boxes": "float32 of 2 dimensions",
+        "shared": "float32 of 2 dimensions",
+    }
+    shaped = entries(batch, 4)
+    assert (shaped["rows"], shaped["parts.0"]) == ("float32 of shape (N, 3)", "int64 of shape (N,)")
+    assert (shaped["boxes"], shaped["shared"]) == ("float32 of 2 dimensions", "float32 of shape (3, 3)")
+    assert entries([], 0) == {}
+
+
+def test_values_that_are_no_numbers_are_told_by_place() -> None:
+    assert not_finite({"ids": IDS, "rows": ROWS}) is None
+    assert not_finite(ROWS / 0) == "the tensor of shape (4, 3) holds 12 values that are infinite or not a number"
+    assert str(not_finite((IDS, ROWS.clone().fill_(torch.inf)))).startswith("entry 1 of shape (4, 3) holds 12")
