@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -85,6 +85,16 @@ class Evaluator(ABC):
     def __init__(self, settings: Any) -> None:
         """Keep ``settings``, an instance of ``Settings``."""
         self.settings = settings
+
+    @classmethod
+    def asked_for(cls, settings: Any, metrics: Collection[str]) -> Any:
+        """Return the settings with which what a search seeks or limits is measured, too, where an option says so.
+
+        Args:
+            settings: The settings as given.
+            metrics: Names of the search's objectives and targets.
+        """
+        return settings
 
     @property
     def undisturbed(self) -> bool:

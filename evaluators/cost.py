@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from spaces.execution.forward import Forward, call
 from spaces.layers.activation_memory import peak_bytes, watched_memory
 from spaces.layers.key_value_cache import cache_bytes_per_token
 from spaces.layers.macs import MacsCounter
-from spaces.quantization.cost import counted_parameters, operation_bits, stored_bytes
+from spaces.quantization.cost import average_weight_bits, counted_parameters, operation_bits, stored_bytes
 
 
 def _beside(model: nn.Module, inputs: Nested) -> Nested:
@@ -117,6 +117,13 @@ NO_TABLE = (
 AT_A_LENGTH = ("macs", "bit_operations", "peak_activation_bytes", "latency_ms")
 """Costs that depend on the number of tokens."""
 
+OPTIONAL = {
+    "activations": "peak_activation_bytes",
+    "kv_cache": "kv_cache_bytes_per_token",
+    "weight_bits": "weight_bits",
+}
+"""Costs that an option adds, by its name."""
+
 NO_CACHE = (
     "cost: kv_cache counts what a network over tokens keeps of each, and this one has no key-value cache: none of its modules "
     "gives or takes past_key_values, or what it holds does not grow from one token to two; leave kv_cache out"
@@ -130,6 +137,7 @@ class CostSettings:
     Attributes:
         activations: Whether to add ``peak_activation_bytes``, the memory that activations take, of one sample.
         kv_cache: Whether to add ``kv_cache_bytes_per_token``, the keys and values that a network over tokens keeps of each.
+        weight_bits: Whether to add ``weight_bits``, the bits per weight of the quantized layers, on average.
         latency: Whether to read ``latency_ms`` off the latency table of the space (``space.latency``).
     """
 
@@ -137,13 +145,15 @@ class CostSettings:
 
     activations: bool = False
     kv_cache: bool = False
+    weight_bits: bool = False
     latency: bool = False
 
 
 class Cost(Evaluator):
     """Multiply-accumulates per sample, parameters, bytes and bit operations.
 
-    The space's predictions where they are complete, else counts on the network by :func:`count_costs`.
+    The space's predictions where they are complete, else counts on the network by :func:`count_costs`. An option that adds a
+    cost need not be set where the search seeks or limits that cost.
     """
 
     Settings = CostSettings
@@ -153,12 +163,18 @@ class Cost(Evaluator):
         """Keep ``settings``."""
         self.settings = settings
 
+    @classmethod
+    def asked_for(cls, settings: CostSettings, metrics: Collection[str]) -> CostSettings:
+        """Return the settings with the options of the costs among ``metrics`` set."""
+        return replace(settings, **{option: True for option, metric in OPTIONAL.items() if metric in metrics})
+
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """``macs``, ``parameters``, ``size_bytes``, ``bit_operations``, and those that the settings ask for."""
         names = ["macs", "parameters", "size_bytes", "bit_operations"]
         names += ["peak_activation_bytes"] if self.settings.activations else []
         names += ["kv_cache_bytes_per_token"] if self.settings.kv_cache else []
+        names += ["weight_bits"] if self.settings.weight_bits else []
         names += ["latency_ms"] if self.settings.latency else []
         return {name: METRICS[name] for name in names}
 
@@ -208,6 +224,8 @@ class Cost(Evaluator):
         found = count_costs(model, inputs, forward)
         if self.settings.activations:
             found["peak_activation_bytes"] = count_peak_activation_bytes(model, inputs, forward)
+        if self.settings.weight_bits:
+            found["weight_bits"] = average_weight_bits(model)
         return found | cache
 
     def _cache_bytes(self, model: nn.Module, task: Task) -> float:

@@ -165,6 +165,7 @@ METRICS: dict[str, Metric] = {
     "peak_activation_bytes": _cost("bytes of activations that live together, one sample", "peak activations", "bytes"),
     "kv_cache_bytes_per_token": _cost("bytes of keys and values kept of a token", "key-value cache per token", "bytes"),
     "bit_operations": _cost("bit operations per sample", "bit operations"),
+    "weight_bits": _cost("bits per weight of the quantized layers, on average", "bits per weight"),
     "latency_ms": _cost("ms", "latency", "milliseconds"),
 }
 """The metrics of the shipped evaluators, in the order of tables."""

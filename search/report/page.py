@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,16 @@ from search.report.latency import latency_rows, latency_text
 from search.report.resolved import HEADINGS, resolved_rows
 from search.report.seeds import seed_rows
 from search.report.summary import target_text
+from search.report.targets import search_targets, target_cells, target_headings, target_tiles
 from search.report.validation import check_report
 from search.report.view import (
     Row,
-    SearchView,
     described_metrics,
     error_of,
     primary_of,
     score_metric,
     score_of,
     scores_of,
-    search_views,
     words,
 )
 from search.run.failures import failures_of
@@ -76,7 +75,6 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
     from search.report.figures.base import SECTIONS
     from search.report.figures.pictures import draw
 
-    views = search_views(report)
     pictures = draw(report)
     figures = folder / "figures"
     if figures.is_symlink():
@@ -90,11 +88,12 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         networks=_networks(report),
         error_text=_error_text(report),
         baselines=_baselines(report),
+        target_headings=target_headings(report),
         latency=latency_rows(report),
         latency_text=latency_text(report),
         pictures=pictures,
         sections=SECTIONS,
-        searches=[_search_row(entry, view) for entry, view in _paired(report, views)],
+        searches=[_search_row(entry, report) for entry in report.get("searches") or []],
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
         sparsifiers=[_sparsifier(entry) for entry in report.get("sparsifiers") or []],
         omegas=[
@@ -174,11 +173,11 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
     before, after = report.get("reference") or {}, report.get("result") or {}
     met = report.get("target_met")
     tiles = []
-    if before.get("macs") and after.get("macs"):
+    if before.get("macs") and after.get("macs") and before["macs"] != after["macs"]:
         tiles.append(
             (times(before["macs"], after["macs"]), "fewer MACs", f"{format_percent(after['macs'] / before['macs'])} left")
         )
-    if before.get("parameters") and after.get("parameters"):
+    if before.get("parameters") and after.get("parameters") and before["parameters"] != after["parameters"]:
         share = format_percent(after["parameters"] / before["parameters"])
         tiles.append((times(before["parameters"], after["parameters"]), "fewer parameters", f"{share} left"))
     first, last = (score_of(network, primary_of(report)) for network in (before, after))
@@ -192,6 +191,7 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
             tiles.append((change, f"{metric.label} on the test split", values))
     if before.get("size_bytes") and after.get("size_bytes"):
         tiles.append((format_bytes(after["size_bytes"]), "of weights", f"from {format_bytes(before['size_bytes'])}"))
+    tiles += target_tiles(report)
     verdict = {True: "target met", False: "target NOT met", None: "no target"}[met if isinstance(met, bool) else None]
     target = target_text(report["target"]) if report.get("target") else ""
     return {"tiles": tiles, "met": met, "verdict": verdict, "target": target}
@@ -256,24 +256,17 @@ def _baselines(report: Mapping[str, Any]) -> list[Row]:
             share,
             format_count(network.get("parameters")),
             format_bytes(network.get("size_bytes")),
+            *target_cells(network, report),
         )
         rows.append(Row("this result" if name == "result" else words(name), cells, strong=name == "result"))
     return rows if len(rows) > 2 else []
 
 
-def _paired(report: Mapping[str, Any], views: Sequence[SearchView]) -> list[tuple[Mapping[str, Any], SearchView | None]]:
-    known = {view.stage: view for view in views}
-    return [(entry, known.get(str(entry.get("stage")))) for entry in report.get("searches") or []]
-
-
-def _search_row(entry: Mapping[str, Any], view: SearchView | None) -> Row:
+def _search_row(entry: Mapping[str, Any], report: Mapping[str, Any]) -> Row:
     trials = entry.get("trials") or []
     full = sum(trial.get("fidelity", 1.0) >= 1.0 and trial.get("state") != "failed" for trial in trials)
     front = str(len(entry.get("pareto") or []))
     chosen = "-" if entry.get("chosen") is None else str(entry["chosen"])
-    limit = "-"
-    if view is not None and view.limit is not None:
-        limit = f"{view.cost_metric.label} <= {view.cost_metric.text(view.limit)}"
     cells = (
         str(len(trials)),
         str(full),
@@ -281,7 +274,7 @@ def _search_row(entry: Mapping[str, Any], view: SearchView | None) -> Row:
         front,
         chosen,
         _seconds(entry.get("worker_seconds") or 0.0) or "-",
-        limit,
+        search_targets(entry, report),
         str(entry.get("ended_by") or "-"),
     )
     return Row(str(entry.get("stage", "search")), cells)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -26,6 +26,24 @@ def weight_bits(layer: QuantizedLayer) -> int:
     if layer.stored is not None:
         return layer.stored.bits
     return layer.weight_quantizer.bits if layer.weight_quantizer is not None else FLOAT_BITS
+
+
+def average_weight_bits(model: nn.Module) -> float:
+    """Return the mean of the bits of all weights in quantized layers; 32 for a network without one."""
+    counted = [(_weights(layer), weight_bits(layer)) for layer in quantized_layers(model).values()]
+    return _mean_bits(counted)
+
+
+def _weights(layer: QuantizedLayer) -> int:
+    if layer.stored is not None:
+        return layer.stored.count
+    return 0 if layer.weight is None else layer.weight.numel()
+
+
+def _mean_bits(counted: Sequence[tuple[int, int]]) -> float:
+    """Return the mean of bits, each counted so many times; 32 of none."""
+    total = sum(count for count, _ in counted)
+    return sum(count * bits for count, bits in counted) / total if total else float(FLOAT_BITS)
 
 
 def counted_parameters(model: nn.Module) -> int:
@@ -96,7 +114,7 @@ class BitCost:
         )
 
     def of(self, bits: Mapping[str, tuple[int, int | None]], sizes: LayerSizes | None = None) -> dict[str, float]:
-        """Return ``macs``, ``parameters``, ``size_bytes`` and ``bit_operations``.
+        """Return ``macs``, ``parameters``, ``size_bytes``, ``bit_operations`` and ``weight_bits`` (per weight, on average).
 
         Args:
             bits: Bits of the weights and of the input (None: float), by layer.
@@ -114,4 +132,5 @@ class BitCost:
             "parameters": sizes.parameters,
             "size_bytes": float(size),
             "bit_operations": float(operations),
+            "weight_bits": _mean_bits([(count, bits[name][0]) for name, count in sizes.weights.items()]),
         }

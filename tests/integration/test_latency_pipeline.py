@@ -16,6 +16,7 @@ from evaluators.latency.timing import Timing
 from search.config import load
 from search.pipeline import run
 from search.pipeline.rehearsal import rehearse
+from spaces.errors import SecateursError
 from tests.integration.stage_pieces import HEAD
 from tests.integration.tiny_pipeline import read_report, write_config
 
@@ -130,6 +131,14 @@ def test_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (tmp_path / "cache").is_dir()
 
 
+@pytest.mark.parametrize("mode", ["measured", "table"])
+@pytest.mark.usefixtures("exact")
+def test_check_refuses_a_latency_that_the_smallest_network_exceeds(mode: str, tmp_path: Path) -> None:
+    text = config("random", mode).replace("<= 90%", "<= 0.000001")
+    with pytest.raises(SecateursError, match=r"target\.latency_ms: .* the smallest network in this space takes .* ms"):
+        list(rehearse(load(write_config(tmp_path, text))))
+
+
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [
@@ -146,3 +155,4 @@ def test_check_tells_the_latency_of_the_network_and_warns_of_a_limit_that_it_kee
     (line,) = [line for line in told if "the network before has" in line]
     assert line.partition(": ")[2].startswith(expected), line
     assert " ms" in line
+    assert (", the smallest in this space " in line) == expected.startswith("latency_ms")

@@ -85,7 +85,10 @@ class SearchContext:
             latency.fit(space)
         targets = resolve_targets(settings.target, partial(_reference_value, latency, evaluators, reference, run))
         if latency is not None:
-            for line in measured_targets(settings.target, dict.fromkeys(latency.metrics, latency.reference)):
+            # Of candidates that have to be trained, and behind what other stages leave, the reach is not known beforehand.
+            smallest = partial(latency.smallest, space) if dry and not trains and not network.transformations else _unknown
+            measured = dict.fromkeys(latency.metrics, latency.reference)
+            for line in measured_targets(settings.target, measured, smallest, space.target_remedy):
                 run.tell(line)
         reachable = reachable_targets(targets, space, warn) if network.transformations else targets
         sensitivity = SensitivityTables(
@@ -175,6 +178,10 @@ def _reference_value(
     if latency is not None and metric in latency.metrics:
         return latency.reference()
     return reference_value(metric, evaluators, reference, run.task, run.device)
+
+
+def _unknown() -> None:
+    return None
 
 
 def _log(run: StageContext, text: str, level: int = logging.INFO) -> None:

@@ -102,6 +102,8 @@ def targets_within_reach(targets: Mapping[str, Limit], space: SearchSpace[Any], 
     """
     smallest = space.cheapest()
     lowest = space.costs(smallest) if smallest is not None else {}
+    if smallest is not None and not space.quantizers:
+        lowest = {"weight_bits": whole.get("weight_bits", 0.0), **lowest}
     remedy = space.target_remedy
     for metric, limit in targets.items():
         if metric not in whole or metric not in lowest:

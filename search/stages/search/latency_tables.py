@@ -141,6 +141,19 @@ class LatencyTables:
             self._store("reference", self._network(self._reference))
         return float(self._stored["reference"])
 
+    def smallest(self, space: SearchSpace[Any]) -> float | None:
+        """Return the latency of the cheapest candidate, None where it is not known which that is.
+
+        In mode ``table`` it is the table's, so that :meth:`fit` comes first.
+        """
+        candidate = space.cheapest()
+        if candidate is None:
+            return None
+        told = space.costs(candidate).get("latency_ms")
+        if self._latency.settings.mode == "table" and told is not None:
+            return told
+        return self._network(space.realize(self._model, candidate))
+
     def _measured(self, space: SearchSpace[Any]) -> MeasuredLatency:
         settings, conditions, timer = self._latency.settings, self._latency.settings.conditions, self._latency.timer
         self._log(f"measuring layers and {len(SIZES)} whole networks in {settings.backend}")

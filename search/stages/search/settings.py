@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from evaluators.base import Direction
 from evaluators.training.settings import TrainingSettings
-from search.config.registries import ALGORITHM, AlgorithmBlock, EvaluatorBlock, LimitField, SpaceBlock
+from search.config.registries import ALGORITHM, EVALUATOR, AlgorithmBlock, EvaluatorBlock, LimitField, SpaceBlock
 from spaces.importance.criterion import CriterionName
 from spaces.reconstruction.settings import ReconstructionSettings
 
@@ -118,6 +118,9 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for an option out of its range, with the option's name."""
+        sought = {*self.objectives, *self.target}
+        evaluate = [replace(one, settings=EVALUATOR.find(one.name).asked_for(one.settings, sought)) for one in self.evaluate]
+        object.__setattr__(self, "evaluate", tuple(evaluate))
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         if not self.objectives:

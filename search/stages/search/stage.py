@@ -46,6 +46,7 @@ from spaces.base import Solve
 from spaces.errors import SecateursError
 from spaces.execution.batch import to_device
 from spaces.files.atomic import replace_file
+from spaces.quantization.cost import average_weight_bits
 
 LIMITS = ("generations", "evaluations", "seconds")
 """Options of an algorithm or a budget that say how long a search goes on."""
@@ -144,6 +145,7 @@ class Search(Stage[SearchSettings]):
         run.tell(f"{len(space.domains)} decisions open")
         if not run.smaller:
             whole = count_costs(network.model, to_device(task.traced_inputs(), run.device), task.forward)
+            whole["weight_bits"] = average_weight_bits(network.model)
             for line in targets_within_reach(settings.target, space, whole):
                 run.tell(line)
 

@@ -14,6 +14,7 @@ from search.config.block import Limit
 from search.run.network import Network
 from search.study.problem import Target, within_reach
 from spaces.base import SearchSpace
+from spaces.errors import SecateursError
 
 
 def resolve_targets(limits: Mapping[str, Limit], reference: Callable[[str], float]) -> list[Target]:
@@ -26,22 +27,43 @@ def resolve_targets(limits: Mapping[str, Limit], reference: Callable[[str], floa
     return [Target(metric, limit.absolute(reference(metric) if limit.relative else 0.0)) for metric, limit in limits.items()]
 
 
-def measured_targets(limits: Mapping[str, Limit], measured: Mapping[str, Callable[[], float]]) -> Iterator[str]:
-    """Yield a line per limit on a cost that is measured, with the reference's cost beside it.
+SPREAD = 0.25
+"""Share by which a measured time may be too long without making a target unreachable (ours)."""
+
+
+def measured_targets(
+    limits: Mapping[str, Limit],
+    measured: Mapping[str, Callable[[], float]],
+    smallest: Callable[[], float | None],
+    remedy: str,
+) -> Iterator[str]:
+    """Yield a line per limit on a cost that is measured, with the reference's cost and its reach beside it.
 
     A limit that the reference keeps already is no error, since the next measurement may differ, but the line says so.
 
     Args:
         limits: The limit of every metric.
         measured: Returns the reference's value, by the name of a measured metric.
+        smallest: Returns the value of the smallest network of the space, None where that is not known.
+        remedy: Advice for a limit that even the smallest network does not keep.
+
+    Raises:
+        SecateursError: The smallest network exceeds a limit by more than :data:`SPREAD`.
     """
     for metric in (name for name in limits if name in measured):
-        value, limit = measured[metric](), limits[metric]
-        shown = find_metric(metric).text(value)
-        if limit.absolute(value) >= value:
-            yield f"warning: {metric} {limit} asks for nothing: the network before has {shown}, and a slower one would do"
-        else:
-            yield f"{metric} {limit}: the network before has {shown}"
+        value, limit, text = measured[metric](), limits[metric], find_metric(metric).text
+        allowed = limit.absolute(value)
+        if allowed >= value:
+            yield f"warning: {metric} {limit} asks for nothing: the network before has {text(value)}, and a slower one would do"
+            continue
+        lowest = smallest()
+        if lowest is not None and lowest > allowed * (1.0 + SPREAD):
+            raise SecateursError(
+                f"target.{metric}: {limit} is {text(allowed)}, and the smallest network in this space takes {text(lowest)}, "
+                f"the network before {text(value)}; {remedy}"
+            )
+        reach = "" if lowest is None else f", the smallest in this space {text(lowest)}"
+        yield f"{metric} {limit}: the network before has {text(value)}{reach}"
 
 
 def reachable_targets(targets: Sequence[Target], space: SearchSpace[Any], log: Callable[[str], None]) -> list[Target]:
