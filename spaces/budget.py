@@ -16,7 +16,7 @@ def share_budget(
     budget: float,
     urgency: Callable[[np.ndarray, float], np.ndarray],
     sizes: np.ndarray,
-    step: int = 1,
+    step: int | np.ndarray = 1,
 ) -> np.ndarray:
     """Return the amounts of all layers, in common proportion and then filled up, that cost at most ``budget``.
 
@@ -31,16 +31,17 @@ def share_budget(
         budget: Largest cost allowed.
         urgency: From amounts and the factor found to numbers of shape ``(layers,)``; the lowest comes first.
         sizes: Largest amounts, int64 of shape ``(layers,)``.
-        step: Amounts rise by this when filled up.
+        step: Amounts rise by this when filled up; one for all layers, or int64 of shape ``(layers,)``.
     """
     low, high = 0.0, largest
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if cost(amounts(middle)) <= budget else (low, middle)
     shared = amounts(low)
+    steps = np.broadcast_to(step, shared.shape)
     for place in np.argsort(urgency(shared, low), kind="stable").tolist():
         more = shared.copy()
-        more[place] = min(sizes[place], more[place] + step)
+        more[place] = min(sizes[place], more[place] + steps[place])
         if more[place] > shared[place] and cost(more) <= budget:
             shared = more
     return shared

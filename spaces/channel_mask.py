@@ -14,12 +14,13 @@ from torch import nn
 
 from spaces.base import Row, SearchSpace, Solve
 from spaces.candidate import Candidate, Value, first_channels
-from spaces.channels.check import equivalence_error, find_checked_groups
+from spaces.channels.check import equivalence_error, find_checked_groups, of_units
 from spaces.channels.compensation import Compensation
 from spaces.channels.cost import ChannelCost
-from spaces.channels.groups import ChannelGroups
+from spaces.channels.groups import ChannelGroups, Layer
 from spaces.channels.masking import masked_copy, unmasked
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.channels.units import CHANNELS, UnitName
 from spaces.cloning.clone import clone
 from spaces.domains import Mask
 from spaces.errors import UnsupportedModelError
@@ -48,6 +49,9 @@ class ChannelMaskSettings:
             averages, so that kept channels stand in for the removed ones (see :mod:`spaces.channels.compensation`); needs
             calibration batches. A reconstruction starts without. False leaves candidates as they are cut.
         levels: How many channels of a group an algorithm that searches levels may keep, and how their order is learnt.
+        units: Kinds of units that may go: ``channels``, attention ``heads``, ``kv_groups`` (heads of keys and values with the
+            queries that they answer); empty for all that the network has.
+        heads_multiple: Kept heads, or groups of them, of an attention come in multiples of this, or are all kept.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -57,11 +61,15 @@ class ChannelMaskSettings:
     max_ratio: float = 0.95
     compensate: bool | Literal["channel"] = True
     levels: LevelSettings = field(default_factory=LevelSettings)
+    units: tuple[UnitName, ...] = ()
+    heads_multiple: int = 1
 
     def __post_init__(self) -> None:
         """Raise ValueError for an option out of its range, with the option's name."""
         if self.round_to < 1:
             raise ValueError(f"round_to must be at least 1, got {self.round_to}")
+        if self.heads_multiple < 1:
+            raise ValueError(f"heads_multiple must be at least 1, got {self.heads_multiple}")
         if not 0.0 < self.max_ratio <= 1.0:
             raise ValueError(f"max_ratio must lie above 0 and at most at 1, got {self.max_ratio}")
 
@@ -94,7 +102,8 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
         """Find the coupled channel groups, and compare one sliced network with its masked form."""
         super().__init__(model, inputs, settings, forward=forward)
         settings = self.settings
-        self.groups = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
+        found = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
+        self.groups = of_units(found, settings.units) if settings.units else found
         if not self.domains or all(len(domain.legal_counts()) < 2 for domain in self.domains.values()):
             reasons = sorted({group.reason for group in self.groups.frozen}) or ["it has no layer with channels"]
             if sizes := [group.size for group in self.groups.groups]:
@@ -118,9 +127,9 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
     @cached_property
     def domains(self) -> Mapping[str, Mask]:
         """Legal keep-masks of every open group, by group name, in graph order."""
-        step = self.settings.round_to
         domains = {}
         for group in self.groups.groups:
+            step = group.multiple(self.settings.round_to, self.settings.heads_multiple)
             fewest = max(1, math.ceil(group.size * (1.0 - self.settings.max_ratio) - 1e-9))
             domains[group.name] = Mask(group.size, min(group.size, math.ceil(fewest / step) * step), step)
         return domains
@@ -177,12 +186,22 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
 
     def open_layers(self) -> dict[str, OpenLayer]:
         """Return every layer with MACs, by name, with its shape and the sides whose channels may go."""
-        step, found = self.settings.round_to, {}
+        found = {}
         for layer in self.groups.layers:
             if layer.macs > 0 and layer.name in self._shapes:
                 opened = bool((layer.inputs >= 0).any()), bool((layer.outputs >= 0).any())
-                found[layer.name] = OpenLayer(self._shapes[layer.name], *opened, step)
+                found[layer.name] = OpenLayer(self._shapes[layer.name], *opened, self._step(layer))
         return found
+
+    def _step(self, layer: Layer) -> int:
+        """Return the number that the channels kept on every side of a layer are a multiple of, where not all are kept."""
+        steps = [self.settings.round_to]
+        for group in self.groups.groups:
+            if group.unit != CHANNELS:
+                own = [np.bincount(side[side >= 0], minlength=self.groups.width) for side in (layer.inputs, layer.outputs)]
+                widths = np.concatenate([side[group.offset : group.offset + group.size] for side in own])
+                steps += (widths[widths > 0] * self.settings.heads_multiple).tolist()
+        return math.gcd(*steps)
 
     def latency_terms(self, candidate: Candidate) -> dict[str, Load]:
         """Return input and output channels of every layer with MACs, in float, by layer name."""

@@ -221,7 +221,8 @@ class FilterRatio(SearchSpace[FilterRatioSettings]):
 
     def _removed(self, groups: Sequence[Group], ratio: float) -> tuple[int, ...]:
         sizes = np.asarray([group.size for group in groups])
-        return tuple(removable(sizes, np.full(len(sizes), ratio), self.settings.round_to).tolist())
+        steps = np.asarray([group.multiple(self.settings.round_to) for group in groups])
+        return tuple(removable(sizes, np.full(len(sizes), ratio), steps).tolist())
 
     def _asked(self, candidate: Candidate) -> tuple[float, dict[str, float]]:
         """Return the ratio of the whole network, and those of single groups: one of the two decides."""

@@ -13,6 +13,7 @@ from search.config.registries import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SP
 from search.output.numbers import format_bytes, format_count, format_percent
 from search.stages.base import placed_stages
 from search.stages.search.goals import build_space
+from spaces.channels.units import CHANNELS
 from spaces.registry import resolve
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def examine(config: Config) -> dict[str, Any]:
     stage, block = _first_space(config)
     space = build_space(block, model, task)
     channels, bits = space.channels, bit_places(space)
-    rows = bits if channels is None else [_row(group) for group in channels.groups]
+    rows = bits if channels is None else [{**_row(group), "unit": group.unit} for group in channels.groups]
     inputs = task.traced_inputs()
     cache = count_cache_bytes(model, inputs, task.forward)
     return {
@@ -142,7 +143,10 @@ def _table(title: str, columns: tuple[str, str, str, str], rows: Iterable[Mappin
     table.add_column(words, overflow="fold", ratio=1)
     for row in rows:
         table.add_row(
-            row["name"], str(row["size"]), format_percent(row["macs_share"]), row.get("reason") or ", ".join(row["members"])
+            row["name"],
+            str(row["size"]) if row.get("unit", CHANNELS) == CHANNELS else f"{row['size']} {row['unit']}",
+            format_percent(row["macs_share"]),
+            row.get("reason") or ", ".join(row["members"]),
         )
     return table
 

@@ -17,8 +17,9 @@ from spaces.channels.differences import differing_groups
 from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.channels.units import UnitName
 from spaces.cloning.admission import admitted
-from spaces.errors import EquivalenceError, NetworkWarning
+from spaces.errors import EquivalenceError, NetworkWarning, UnsupportedModelError
 from spaces.execution.batch import Nested, map_tensors, named_tensors, plain_tensors, repeat, select
 from spaces.execution.code_places import failed_place
 from spaces.execution.comparison import SINGLE_TOLERANCE, compare, eager, output_difference, probe
@@ -183,6 +184,22 @@ def _followed(model: nn.Module, traced: TracedGroups, inputs: Nested, forward: F
             break
         traced = traced.renumbered()
     return traced.groups
+
+
+def of_units(groups: ChannelGroups, units: Sequence[UnitName]) -> ChannelGroups:
+    """Return ``groups`` with those frozen whose kind of unit is not among ``units``.
+
+    Raises:
+        UnsupportedModelError: The network has no unit of one of the kinds, frozen ones included.
+    """
+    has = dict.fromkeys(group.unit for group in (*groups.groups, *groups.frozen))
+    for unit in units:
+        if unit not in has:
+            raise UnsupportedModelError(
+                f"units: expected kinds that this network has, which are {', '.join(has) or 'none'}, and got {unit!r}"
+            )
+    left = {group.name: f"{group.unit} are not among `units`" for group in groups.groups if group.unit not in units}
+    return freeze(groups, left)
 
 
 def freeze(groups: ChannelGroups, reasons: Mapping[str, str]) -> ChannelGroups:

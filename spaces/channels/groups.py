@@ -15,6 +15,7 @@ from spaces.channels.labelled_pass import trace_channels
 from spaces.channels.labels.atoms import compact
 from spaces.channels.labels.masked_calls import MaskedCall
 from spaces.channels.labels.trace import WHOLE, ChannelTrace, LayerTrace
+from spaces.channels.units import CHANNELS, KV_GROUPS, UnitName
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested, describe
 from spaces.execution.forward import Forward, call
@@ -36,6 +37,7 @@ class Group:
         macs_share: Share of the network's MACs in layers that read or write these channels.
         reason: Why the group is frozen; empty for an open one.
         offset: Position of its first channel in the network's whole mask; -1 for a frozen one.
+        unit: Kind of what a coupled channel stands for: a channel, or all that leaves with an attention head.
     """
 
     name: str
@@ -44,6 +46,11 @@ class Group:
     macs_share: float
     reason: str = ""
     offset: int = -1
+    unit: UnitName = CHANNELS
+
+    def multiple(self, round_to: int, heads_multiple: int = 1) -> int:
+        """Return the number that as many coupled channels as are kept are a multiple of: ``round_to`` is for channels."""
+        return round_to if self.unit == CHANNELS else heads_multiple
 
 
 @dataclass(frozen=True)
@@ -265,7 +272,8 @@ def _number(trace: ChannelTrace) -> TracedGroups:
     fixed_macs = _fixed_macs(trace)
     # Channels that an attribute counts are groups of their own: one stays at least, as every position 0 has another meaning.
     counted = [(f"{size.module}.{size.attribute}", 0, trace.atoms.roots(size.atoms)) for size in trace.sizes]
-    groups, frozen, position = _named(_buckets(trace, [*tied, *counted]), _macs_shares(trace, sum(fixed_macs.values())))
+    shares = _macs_shares(trace, sum(fixed_macs.values()))
+    groups, frozen, position = _named(_buckets(trace, [*tied, *counted]), shares, _units(trace))
     ties: dict[str, dict[int, np.ndarray]] = {}
     for tensor, dim, roots in tied:
         if (places := position[roots]).max(initial=-1) >= 0:
@@ -352,7 +360,19 @@ def _members(parts: Sequence[tuple[int, str]], number: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tensor.rpartition(".")[0] or WHOLE for tensor in reversed(tensors)))
 
 
-def _named(buckets: Sequence[_Bucket], shares: np.ndarray) -> tuple[list[Group], list[Group], np.ndarray]:
+def _units(trace: ChannelTrace) -> dict[int, UnitName]:
+    """Return the kind of unit by root, for those that stand for more than a channel."""
+    found: dict[int, UnitName] = {}
+    for unit, atoms in trace.units:
+        for root in np.unique(trace.atoms.roots(atoms)).tolist():
+            if unit == KV_GROUPS or root not in found:
+                found[root] = unit
+    return found
+
+
+def _named(
+    buckets: Sequence[_Bucket], shares: np.ndarray, units: Mapping[int, UnitName]
+) -> tuple[list[Group], list[Group], np.ndarray]:
     """Return the open groups, the frozen ones, and the place in the mask of every root, -1 for one of no open group."""
     taken: dict[str, int] = {}
     groups: list[Group] = []
@@ -364,7 +384,8 @@ def _named(buckets: Sequence[_Bucket], shares: np.ndarray) -> tuple[list[Group],
         name = bucket.producer if count == 1 else f"{bucket.producer}#{count}"
         share, size = float(shares[bucket.roots].max()), len(bucket.roots)
         reason = bucket.reason or ("" if size > 1 else "a single coupled channel, which must stay")
-        (frozen if reason else groups).append(Group(name, size, bucket.members, share, reason, -1 if reason else width))
+        unit = next((units[root] for root in bucket.roots.tolist() if root in units), CHANNELS)
+        (frozen if reason else groups).append(Group(name, size, bucket.members, share, reason, -1 if reason else width, unit))
         if not reason:
             position[bucket.roots] = np.arange(width, width + size)
             width += size

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from spaces.channels.kinds.heads import attend
 from spaces.channels.labels.counts import counted_attributes
+from spaces.channels.labels.heads import HeadViews
 from spaces.channels.labels.trace import ChannelTrace, SizeAttribute
 from spaces.channels.labels.tracker import LabelTracker
 from spaces.channels.rules.operators import propagate
@@ -30,8 +32,11 @@ from spaces.layers.call_masks import makes_tensors, name_of
 from spaces.layers.layer_kind import LayerKind, layer_kinds
 
 _SHAPE = Tensor.shape.__get__  # type: ignore[attr-defined]
-OPAQUE_FUNCTIONS = frozenset({F.bilinear, F.scaled_dot_product_attention})
-"""Functions with weights or with channels that no layer kind answers for."""
+OPAQUE_FUNCTIONS = frozenset({F.bilinear})
+"""Functions with weights that no layer kind answers for."""
+
+PASSES = 3
+"""Largest number of labelled passes; every one but the first knows more views that part channels into heads."""
 
 
 DROPOUTS = frozenset(
@@ -39,6 +44,10 @@ DROPOUTS = frozenset(
     | {torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout}
 )
 """Functions that drop elements or whole channels, and pass on the channels that they read."""
+
+
+WHOLE_FUNCTIONS = OPAQUE_FUNCTIONS | DROPOUTS | {F.scaled_dot_product_attention}
+"""Functions whose result is labelled at once, not operator by operator."""
 
 
 UNPACKING = "_pad_packed_sequence"
@@ -56,18 +65,29 @@ def trace_channels(model: nn.Module, forward: Forward, inputs: Nested) -> Channe
     Raises:
         UnsupportedModelError: The outputs hold no tensor.
     """
+    views = HeadViews({})
+    for _ in range(PASSES):
+        trace = _counted(model, forward, inputs, views)
+        if views.found.items() <= views.known.items():
+            break
+        views = HeadViews({**views.found, **views.known})
+    return trace
+
+
+def _counted(model: nn.Module, forward: Forward, inputs: Nested, views: HeadViews) -> ChannelTrace:
     try:
         with counted_attributes(model):
-            return _traced(model, forward, inputs)
+            return _traced(model, forward, inputs, views)
     except UnsupportedModelError:
         raise
     except Exception:
         # Code may not take a count for a number.
-        return _traced(model, forward, inputs, counting=False)
+        views.restart()
+        return _traced(model, forward, inputs, views, counting=False)
 
 
-def _traced(model: nn.Module, forward: Forward, inputs: Nested, counting: bool = True) -> ChannelTrace:
-    tracker = LabelTracker(model)
+def _traced(model: nn.Module, forward: Forward, inputs: Nested, views: HeadViews, counting: bool = True) -> ChannelTrace:
+    tracker = LabelTracker(model, views)
     with evaluation_mode(model), torch.no_grad(), tracker.following(), _Propagation(tracker), _Functions(tracker, counting):
         outputs = forward(model, inputs)
     tensors = tensors_in(outputs)
@@ -152,7 +172,7 @@ class _Functions(TorchFunctionMode):
         if tracker.suspended:
             return func(*args, **kwargs)
         with tracker.masking.call():
-            if kind is None and func not in OPAQUE_FUNCTIONS and func not in DROPOUTS and name_of(func) != UNPACKING:
+            if kind is None and func not in WHOLE_FUNCTIONS and name_of(func) != UNPACKING:
                 output = self._run(func, args, kwargs)
             else:
                 made = len(tracker.memory.activations)
@@ -184,19 +204,22 @@ class _Functions(TorchFunctionMode):
     def _label(self, kind: LayerKind | None, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Label the result of a function that is traced as a whole."""
         tracker = self._tracker
+        tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        tracker.heads.follow(tensors, output)
         if kind is None or not kind.follows_beside:
-            tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
             tracker.beside.follow(tracker, name_of(func), tensors, output, func in DROPOUTS)
         if kind is not None:
             args, kwargs = tree_map(tracker.as_stored, (args, kwargs))
             kind.trace(tracker, output, *args, **kwargs)
+        elif func is F.scaled_dot_product_attention:
+            attend(tracker, output, *args, **kwargs)
         elif name_of(func) == UNPACKING:
             packed = tracker.labels(args[0])
             tracker.set_labels(output[0], packed[0].expand(output[0].shape))
         elif func in DROPOUTS:
             tracker.set_labels(output, tracker.labels(args[0] if args else kwargs["input"]))
         else:
-            tracker.opaque(name_of(func), [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)])
+            tracker.opaque(name_of(func), tensors)
 
 
 def _is_subclass(leaf: Any) -> bool:

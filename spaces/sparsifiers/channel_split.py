@@ -48,9 +48,10 @@ class ChannelSplit:
     ) -> None:
         require_matches(ratios, groups.names, "layer with channels")
         self._groups = groups
-        self._ratio, self._macs, self._scope, self._step = ratio, macs, scope, round_to
+        self._ratio, self._macs, self._scope = ratio, macs, scope
+        self._step = np.asarray([group.multiple(round_to) for group in groups.groups], dtype=np.int64)
         self._sizes = np.asarray([group.size for group in groups.groups])
-        self._most = removable(self._sizes, np.full(len(self._sizes), max_ratio), round_to)
+        self._most = removable(self._sizes, np.full(len(self._sizes), max_ratio), self._step)
         self.asked: np.ndarray | None = None
         """Share of every group's channels asked for, of shape ``(groups,)``; None where only the whole network has a share."""
         self._cost = cost
@@ -67,7 +68,7 @@ class ChannelSplit:
             self.asked = self._aims / self._sizes if scope == "layer" else None
         else:
             own = np.asarray([value_of(group.name, ratios, ratio) for group in groups.groups])
-            self._aims = removable(self._sizes, np.minimum(own, max_ratio), round_to)
+            self._aims = removable(self._sizes, np.minimum(own, max_ratio), self._step)
             self.asked = own if scope == "layer" else None
 
     def redundant(self, scores: np.ndarray, level: float = 1.0) -> np.ndarray:
@@ -146,12 +147,12 @@ class ChannelSplit:
         return np.where(wanted + 1e-9 >= self._sizes, self._sizes, np.clip(floors, self._sizes - self._most, self._sizes))
 
 
-def removable(sizes: np.ndarray, ratios: np.ndarray, round_to: int) -> np.ndarray:
+def removable(sizes: np.ndarray, ratios: np.ndarray, round_to: int | np.ndarray) -> np.ndarray:
     """Return the numbers of channels to remove at these ratios: at least one stays, and a multiple or all of them."""
     kept = sizes - np.minimum(np.floor(ratios * sizes + 1e-9).astype(np.int64), sizes - 1)
     return np.asarray(sizes - _raised(sizes, kept, round_to))
 
 
-def _raised(sizes: np.ndarray, kept: np.ndarray, round_to: int) -> np.ndarray:
+def _raised(sizes: np.ndarray, kept: np.ndarray, round_to: int | np.ndarray) -> np.ndarray:
     """Return the smallest legal numbers of channels to keep that are at least ``kept``."""
     return np.asarray(np.minimum(sizes, -(-kept // round_to) * round_to))

@@ -105,7 +105,7 @@ def test_inspect_shows_groups_what_is_frozen_and_costs() -> None:
     assert found["costs"]["macs"] > found["costs"]["parameters"] > 0
     assert found["costs"]["peak_activation_bytes"] > 0
     assert sum(found["module_macs"].values()) == found["costs"]["macs"]
-    assert {"name", "size", "members", "macs_share"} == set(found["groups"][0])
+    assert {"name", "size", "members", "macs_share", "unit"} == set(found["groups"][0])
     assert found["channels"] == sum(group["size"] for group in found["groups"])
     assert all(group["reason"] for group in found["frozen"])
     assert all(group["name"] in result.output for group in (*found["groups"], *found["frozen"]))

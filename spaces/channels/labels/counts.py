@@ -52,11 +52,12 @@ class Count(int):
     """The sum of terms; sums, differences, multiples and exact parts are counts too, anything else is a plain number."""
 
     terms: tuple[Term, ...]
+    other: tuple[Term, ...]
 
-    def __new__(cls, value: int, terms: tuple[Term, ...]) -> Count:
-        """Return the count ``value``, which is the sum of ``terms``."""
+    def __new__(cls, value: int, terms: tuple[Term, ...], other: tuple[Term, ...] = ()) -> Count:
+        """Return the count ``value``, the sum of ``terms``, and of ``other`` too where it is a product of two counts."""
         made = super().__new__(cls, value)
-        made.terms = terms
+        made.terms, made.other = terms, other
         return made
 
     def __reduce__(self) -> Any:
@@ -85,13 +86,13 @@ class Count(int):
         return int(self) - other if isinstance(other, int) else NotImplemented
 
     def __mul__(self, other: int) -> int:
-        """Return a count for a multiple; of two counts the larger is the one that is taken several times."""
-        if isinstance(other, Count) and other > self:
-            return other * int(self)
+        """Return a count for a multiple; of two counts it is one of the larger, and else of the other."""
+        if isinstance(other, Count):
+            larger, smaller = (other, self) if other > self else (self, other)
+            return Count(int(self) * int(other), _multiples(larger.terms, smaller), _multiples(smaller.terms, larger))
         if not isinstance(other, int) or isinstance(other, bool):
             return int(self) * other
-        times = int(other)
-        return Count(int(self) * times, tuple(replace(term, times=term.times * times) for term in self.terms))
+        return Count(int(self) * int(other), _multiples(self.terms, other), _multiples(self.other, other))
 
     __rmul__ = __mul__
 
@@ -106,6 +107,10 @@ class Count(int):
         return int(self) // other
 
     __hash__ = int.__hash__
+
+
+def _multiples(terms: tuple[Term, ...], times: int) -> tuple[Term, ...]:
+    return tuple(replace(term, times=term.times * int(times)) for term in terms)
 
 
 def counts_in(value: Any) -> list[Count]:

@@ -13,6 +13,7 @@ from spaces.channels.labels.atoms import ChannelAtoms
 from spaces.channels.labels.beside import Beside
 from spaces.channels.labels.counts import Count
 from spaces.channels.labels.masked_calls import MaskedCall
+from spaces.channels.units import UnitName
 from spaces.layers.activation_memory import Activation
 from spaces.layers.layer_kind import LayerKind
 
@@ -129,6 +130,7 @@ class ChannelTrace:
         sizes: Attributes of modules that are set with every cut.
         calls: Calls of functions and modules, in order, those within a layer left out.
         masked: Calls of functions in which removed channels must have no effect.
+        units: Atoms that stand for more than a channel each, such as attention heads, with the kind of unit.
         macs: Multiply-accumulates of all operators by the module that runs them, those without channels to follow included.
     """
 
@@ -139,4 +141,5 @@ class ChannelTrace:
     calls: list[TracedCall] = field(default_factory=list)
     activations: list[Activation] = field(default_factory=list)
     masked: list[MaskedCall] = field(default_factory=list)
+    units: list[tuple[UnitName, Tensor]] = field(default_factory=list)
     macs: Mapping[str, int] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 from spaces.channels.labels.atoms import along, compact
 from spaces.channels.labels.beside import BesideRecord
 from spaces.channels.labels.counts import counts_in
+from spaces.channels.labels.heads import HeadViews
 from spaces.channels.labels.masked_calls import CallRecorder
 from spaces.channels.labels.stored_views import StoredView, StoredViews
 from spaces.channels.labels.trace import WHOLE, ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
@@ -49,9 +50,10 @@ class LabelTracker:
         masking: The calls in which removed channels must have no effect.
         views: Parameters, and what code makes of them by moving their elements.
         beside: Units that tensors have beside their channels.
+        heads: The views that part channels into heads.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, heads: HeadViews) -> None:
         self.trace = ChannelTrace()
         self.atoms = self.trace.atoms
         self.names: dict[int, str] = {id(tensor): name for name, tensor in model.named_parameters()}
@@ -64,6 +66,7 @@ class LabelTracker:
         self.masking = CallRecorder()
         self.views = StoredViews()
         self.beside = BesideRecord()
+        self.heads = heads
         self.memory = ActivationMemory(state_of(model))
         self.labelled: Any = WeakTensorKeyDictionary()
         self.fresh: Any = WeakTensorKeyDictionary()
@@ -171,7 +174,8 @@ class LabelTracker:
 
     def pass_by(self, kind: LayerKind, inputs: Tensor, outputs: Tensor, macs: float, channel_dim: int, passing: Tensor) -> None:
         """Add the running module, which channels pass through, to the layers; arguments are fields of :class:`LayerTrace`."""
-        self.trace.layers.append(LayerTrace(self.stack[-1][0], kind, inputs, outputs, macs, 1, channel_dim, passing))
+        name = self.stack[-1][0] if self.stack else ""
+        self.trace.layers.append(LayerTrace(name, kind, inputs, outputs, macs, 1, channel_dim, passing))
 
     @property
     def where(self) -> str:
@@ -277,14 +281,20 @@ class LabelTracker:
             if tensor in self.labelled:
                 self.freeze(self.labels(tensor), f"{name} is not handled")
 
-    def rectangular(self, labels: Tensor) -> Tensor:
-        """Unite labels until they change along one dimension only, so that what is kept stays a full block."""
+    def rectangular(self, labels: Tensor, main: int | None = None) -> Tensor:
+        """Unite labels until they change along one dimension only, so that what is kept stays a full block.
+
+        Args:
+            labels: The labels.
+            main: The dimension; None for the one along which most of them lie.
+        """
         small = compact(labels)
         wide = [dim for dim, size in enumerate(small.shape) if size > 1]
         if len(wide) > 1:
             distinct = {dim: len(torch.unique(small.select(dim, 0))) for dim in wide}
             lines = {dim: small.movedim(dim, 0).reshape(small.shape[dim], -1)[:, 0] for dim in wide}
-            main = max(wide, key=lambda dim: (len(torch.unique(lines[dim])), -distinct[dim]))
+            if main not in wide:
+                main = max(wide, key=lambda dim: (len(torch.unique(lines[dim])), -distinct[dim]))
             line = along(lines[main], main, small.shape)
             self.unite(line, small, "joined with values of no channel")
             small = along(lines[main], main, small.shape)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
+from spaces.channels.kinds.heads import multiply_heads
 from spaces.channels.kinds.products import PRODUCTS, multiply
+from spaces.channels.labels.adoption import adopted
 from spaces.channels.labels.atoms import compact, varying
 from spaces.channels.labels.tracker import LabelTracker
 from spaces.channels.rules import positions
 from spaces.channels.rules.reductions import ALONG_DIM, REDUCTIONS, reduce, run_along
 from spaces.channels.rules.sizes import FACTORIES
-from spaces.channels.rules.stored import adopted, follow_part, joined_labels, resized
+from spaces.channels.rules.stored import follow_part, joined_labels, resized
 
 VIEWS = frozenset("view reshape _unsafe_view _reshape_alias flatten unflatten view_as".split())
 SAME = frozenset("_to_copy to clone contiguous lift_fresh detach alias".split())
@@ -49,6 +52,8 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
     stored = any(id(tensor) in tracker.names for tensor in tensors)
     labelled = any(tensor in tracker.labelled for tensor in tensors)
+    if name in VIEWS:
+        tracker.heads.count(args[0])
     elementwise = torch.Tag.pointwise in operator.tags or name in SAME or name.rstrip("_") in ACTIVATIONS
     tracker.beside.follow(tracker, name, tensors, output, elementwise)
     if name in PRODUCTS and multiply(tracker, name, args, output):
@@ -59,6 +64,10 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
     if not (labelled or stored) or name in IGNORED:
         return
     base = name.rstrip("_")
+    if name not in VIEWS:
+        _follow_heads(tracker, operator, base, args, kwargs, tensors, output)
+    if name in ("bmm", "baddbmm") and multiply_heads(tracker, name, args[-2:], args[0] if len(args) > 2 else None, output):
+        return
     if not labelled and name not in MOVES:
         _pass_stored(tracker, operator, base, args, kwargs, output)
         return
@@ -113,7 +122,8 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
         _write(tracker, args[0], tracker.label_of(args[1]).expand(args[0].shape))
         return
     if name in VIEWS:
-        tracker.set_labels(output, tracker.rectangular(tracker.label_of(args[0]).reshape(output.shape)))
+        main = tracker.heads.lay(output, args[0], lambda: tracker.labels(args[0]))
+        tracker.set_labels(output, tracker.rectangular(tracker.label_of(args[0]).reshape(output.shape), main))
         return
     if name in ("as_strided", "as_strided_"):
         if args[0].numel() != output.numel() or args[0].shape != output.shape:
@@ -129,6 +139,30 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
     else:
         for part, labels in zip(output, moved, strict=True):
             tracker.set_labels(part, tracker.rectangular(labels))
+
+
+def _follow_heads(
+    tracker: LabelTracker,
+    operator: Any,
+    base: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tensors: list[Tensor],
+    output: Any,
+) -> None:
+    """Follow what views have laid out in heads through an operator that is no view."""
+    if (base in MOVES - _UNFOLLOWED - SAME or base in SPLITS | POSITIONS - {"roll"}) and base != "copy":
+
+        def move(laid: Callable[[Tensor], Tensor | None]) -> Any:
+            def labels_of(value: Any) -> Any:
+                found = laid(value) if isinstance(value, Tensor) else None
+                return value if not isinstance(value, Tensor) else (tracker.labels(value) if found is None else found).detach()
+
+            return operator(*tree_map(labels_of, args), **tree_map(labels_of, kwargs))
+
+        tracker.heads.move(tensors, move, output)
+    else:
+        tracker.heads.follow(tensors, output)
 
 
 def _write(tracker: LabelTracker, part: Tensor, labels: Tensor) -> None:
@@ -150,6 +184,8 @@ def _pass_stored(
         follow_part(tracker, args[0], lambda places: operator(places, *args[1:], **kwargs), output)
     elif base.lstrip("_").startswith(WINDOWS) and isinstance(output, Tensor):
         follow_part(tracker, args[0], lambda places: resized(places, _spatial(base), output), output)
+    elif base in PICKS:
+        _pick(tracker, operator, base, args, output)
     elif torch.Tag.pointwise in operator.tags and all(id(tensor) in tracker.names for tensor in tensors):
         _pointwise(tracker, base, tensors, output)
 
@@ -181,7 +217,9 @@ def _pick(tracker: LabelTracker, operator: Any, name: str, args: tuple[Any, ...]
     if not followed or touched & set(varying(labels)):
         tracker.opaque(name, [args[0]])
         return
-    tracker.set_labels(output, tracker.rectangular(operator(labels, *tree_map(_on_processor, args[1:]))))
+    picked = tree_map(_on_processor, args[1:])
+    follow_part(tracker, args[0], lambda places: operator(places, *picked), output)
+    tracker.set_labels(output, tracker.rectangular(operator(labels, *picked)))
 
 
 def _on_processor(value: Any) -> Any:

@@ -50,8 +50,9 @@ def follow_shape(tracker: LabelTracker, function: str, args: tuple[Any, ...], kw
 
 def follow(tracker: LabelTracker, count: Count, labels: Tensor) -> bool:
     """Let a count follow channels, as many as it is, of labels int64 of shape ``(count,)``; return False where it can't."""
-    added = [term for term in count.terms if term.times > 0]
-    taken = [_counted(tracker, term) for term in count.terms if term.times < 0]
+    terms = _chosen(tracker, count, labels)
+    added = [term for term in terms if term.times > 0]
+    taken = [_counted(tracker, term) for term in terms if term.times < 0]
     if taken:
         known = [part for part in taken if part is not None]
         if len(known) < len(taken) or len(added) != 1:
@@ -63,6 +64,24 @@ def follow(tracker: LabelTracker, count: Count, labels: Tensor) -> bool:
         return False
     parts = torch.split_with_sizes(labels, [term.value for term in added])
     return all(_tie(tracker, term, part) for term, part in zip(added, parts, strict=True))
+
+
+def _chosen(tracker: LabelTracker, count: Count, labels: Tensor) -> tuple[Term, ...]:
+    """Return the terms by which a count counts ``labels``: of a product of two counts, the other ones if they are in blocks."""
+    if len(count.terms) == len(count.other) == 1:
+        [first], [second] = count.terms, count.other
+        unknown = _known(tracker, first.origin) is None
+        if _blocks(second, labels) is not None and (unknown or _known(tracker, second.origin) is not None):
+            return count.other
+    return count.terms
+
+
+def _blocks(term: Term, labels: Tensor) -> Tensor | None:
+    """Return the label of every block of ``term.times`` labels that are the same; None where they are not."""
+    if term.divisor > 1 or len(labels) != term.value:
+        return None
+    rows = labels.reshape(-1, term.times)
+    return rows[:, 0] if bool((rows == rows[:, :1]).all()) else None
 
 
 def numbers_given(tracker: LabelTracker, numbers: Sequence[int]) -> list[Count | None]:
@@ -105,12 +124,13 @@ def _counted(tracker: LabelTracker, term: Term) -> Tensor | None:
 
 def _tie(tracker: LabelTracker, term: Term, labels: Tensor) -> bool:
     """Let the origin of a term follow the channels of ``labels``, as many as the term stands for."""
+    blocks = _blocks(term, labels)
     if term.divisor > 1:
         if term.times > 1:
             return False
         rows = labels.expand(term.divisor, -1)
     else:
-        rows = labels.reshape(term.times, -1)
+        rows = labels.reshape(term.times, -1) if blocks is None else blocks.reshape(1, -1)
     known = _known(tracker, term.origin)
     if known is None:
         known = tracker.counted[term.origin.module, term.origin.attribute] = rows.reshape(-1)[: term.origin.value].clone()

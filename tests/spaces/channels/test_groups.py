@@ -195,7 +195,7 @@ def test_values_that_depend_on_the_number_of_channels_are_blamed_where_they_are_
 
 
 def test_reasons_name_the_line_in_the_shipped_text_networks() -> None:
-    groups = find_groups(gpt_small(blocks=1, width=8, heads=2, length=6), torch.zeros(1, 6, dtype=torch.int64))
+    groups = find_groups(gpt_small(blocks=1, width=8, heads=1, length=6), torch.zeros(1, 6, dtype=torch.int64))
     assert any("in text_networks.py:" in group.reason for group in groups.frozen)
 
 
