@@ -204,6 +204,17 @@ def report(folder: RunFolder, trust: Trust = None) -> None:
 
 
 @app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of two runs or more.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE", help="Page to write.")] = Path("comparison.html"),
+) -> None:
+    """Put runs side by side on one page: results, targets, fronts, and the settings that differ; no folder is changed."""
+    from search.report.comparison import compare as write_comparison
+
+    typer.echo(f"comparison: {write_comparison(folders, output)}")
+
+
+@app.command()
 def dashboard(
     folder: RunFolder,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,

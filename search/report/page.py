@@ -59,7 +59,7 @@ def render(folder: str | Path) -> Path:
     """
     require_extra("report", "report.html")
     folder = Path(folder)
-    report = _read(folder / "report.json")
+    report = read_report(folder / "report.json")
     try:
         return _render(folder, report)
     except (SecateursError, OSError):
@@ -82,7 +82,8 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
     figures.mkdir(exist_ok=True)
     for picture in pictures:
         replace_file(figures / f"{safe_file_name(picture.name)}.png", picture.png)
-    page = _page(
+    page = fill_template(
+        "report.html",
         report=report,
         headline=_headline(report),
         networks=_networks(report),
@@ -141,7 +142,12 @@ def render_where_installed(folder: Path, say: Callable[[str], None]) -> None:
         say(f"no report.html without the extra `report`: {install_command(['report'])}, then python -m search report {folder}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_report(path: Path) -> dict[str, Any]:
+    """Return the content of a report.json, checked.
+
+    Raises:
+        ReportError: It is missing or damaged.
+    """
     if not path.exists():
         found = "the run has not ended yet: go on with it first" if (path.parent / "config.yaml").exists() else "no run folder"
         raise ReportError(f"{path.parent} has no report.json ({found}); expected the folder of a run, such as runs/NAME")
@@ -156,7 +162,8 @@ def _read(path: Path) -> dict[str, Any]:
     return {"name": path.parent.name, "seed": None, **report}
 
 
-def _page(**content: Any) -> str:
+def fill_template(name: str, **content: Any) -> str:
+    """Return a template of this package with its content filled in; texts are escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -166,7 +173,7 @@ def _page(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(**content)
+    return environment.get_template(name).render(**content)
 
 
 def _headline(report: Mapping[str, Any]) -> dict[str, Any]:

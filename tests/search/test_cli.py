@@ -39,7 +39,8 @@ def test_help_answers_without_loading_what_is_heavy() -> None:
     done = python("--help")
     assert done.returncode == 0
     assert all(
-        command in done.stdout for command in ("run", "resolve", "check", "inspect", "report", "dashboard", "fuse", "list")
+        command in done.stdout
+        for command in ("run", "resolve", "check", "inspect", "report", "compare", "dashboard", "fuse", "list")
     )
     assert time.perf_counter() - start < 10
     heavy = ("torch", "optuna", "deap", "pydantic", "matplotlib")
