@@ -63,7 +63,7 @@ def compress(
             or anything else that can be iterated again. A quarter, at least 64 samples, is drawn by the seed and held back; the
             report has the result's agreement with the dense network on it, and the divergence. With a labelled ``test`` it has
             these and ``top1`` on that.
-        target: Limits on costs, as in a configuration: ``{"macs": "<= 40%"}``.
+        target: Limits on costs, as in a configuration: ``{"macs": "<= 40%"}``; ``{}`` beside ``stages``, which have their own.
         folder: The run folder, such as ``runs/mine``.
         epochs: Epochs of retraining; None for :data:`EPOCHS`.
         lr: Highest learning rate of retraining; None for :data:`LR`.
@@ -99,6 +99,13 @@ def compress(
     folder = Path(folder)
     size: Effort = "normal" if effort is None else effort
     beside = True if baselines is None else baselines
+    if stages is not None:
+        _refuse({"epochs": epochs, "lr": lr}, "stages= is the whole pipeline", "write it into its stage retrain or train")
+        _refuse(
+            {"target": dict(target) or None}, "stages= is the whole pipeline", "write it into its stage search, and give {}"
+        )
+        given = {"effort": effort, "formats": formats, "baselines": baselines}
+        _refuse(given, "stages= is the whole pipeline", "write it into its stages search and export")
     task: LoaderTask
     if calibration is None:
         if train is None or search is None:
@@ -119,10 +126,6 @@ def compress(
         _refuse(without_labels, reason, "leave it out, or give train= and search= in place of calibration=")
         task = CalibrationTask(model, calibration, test, batch_size, seed)
         default = one_shot(target, size, formats or (), beside)
-    if stages is not None:
-        _refuse({"epochs": epochs, "lr": lr}, "stages= is the whole pipeline", "write it into its stage retrain or train")
-        given = {"effort": effort, "formats": formats, "baselines": baselines}
-        _refuse(given, "stages= is the whole pipeline", "write it into its stages search and export")
     task.cost_length = length
     settings = {"name": folder.name, "seed": seed, "stages": stages or default}
     config = configure({**settings, "execution": execution or {}}, task)

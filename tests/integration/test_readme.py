@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,13 @@ def test_inputs_without_labels_are_enough(
         "algorithm": {"name": "random", "evaluations": 2},
         "evaluate": [{"divergence": {"samples": 32, "pool": 64, "batch_norm_batches": 1}}, "cost"],
         "objectives": {"divergence": "minimize"},
-        "target": {"macs": "<= 60%"},
         "reconstruct": {"images": 32},
     }
-    short = functools.partial(secateurs.compress, stages=[{"search": searching}], quiet=True)
+    whole = secateurs.compress
+
+    def short(model: nn.Module, *, target: Mapping[str, str], **given: Any) -> Any:
+        return whole(model, **given, target={}, stages=[{"search": {**searching, "target": dict(target)}}], quiet=True)
+
     monkeypatch.setattr(secateurs, "compress", short)
     monkeypatch.chdir(tmp_path)
     (block,) = [block for block in blocks(PYTHON, "python") if "calibration=" in block]

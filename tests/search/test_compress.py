@@ -235,6 +235,8 @@ def test_labelled_and_unlabelled_samples_are_not_mixed(given: dict[str, Any], me
         ({"calibration": [], "lr": 0.1, "score_name": "f1"}, "no score_name='f1' and no lr=0.1"),
         ({"calibration": [], "loss": "model"}, "no loss='model'"),
         ({"calibration": [], "score": lambda outputs, targets: outputs}, "no score=, which"),
+        ({**loaders(), "stages": STAGES}, "stages= is the whole pipeline: expected no target=, which would have no effect"),
+        ({"calibration": [torch.zeros(8, 1, 8, 8)], "stages": STAGES}, "expected no target="),
         ({**loaders(), "stages": STAGES, "epochs": 3}, "stages= is the whole pipeline: expected no epochs=3"),
         ({**loaders(), "loss": lambda outputs, targets: outputs, "score_name": "f1"}, "expected no score_name='f1'"),
         ({**loaders(), "score": {"name": "torchmetrics.F1Score"}, "score_name": "f1"}, "expected no score_name='f1'"),
