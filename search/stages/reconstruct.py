@@ -29,7 +29,8 @@ class Reconstruct(Stage[ReconstructionSettings]):
 
     def check(self, network: Network, run: DryRun) -> Network:
         """Tell time and memory, and return ``network`` itself."""
-        tell_costs(network.copy().model, run, self.settings)
+        dense = network if run.reference is None else run.reference
+        tell_costs(dense.copy().model, network.copy().model, run, self.settings)
         return network
 
     def run(self, network: Network, run: StageRun) -> Network:

@@ -28,18 +28,26 @@ EVERY = 10.0
 """Seconds between two writings of what is solved so far."""
 
 
-def tell_costs(model: nn.Module, run: DryRun, settings: ReconstructionSettings) -> None:
-    """Tell, in a check, about how long the reconstruction of a network takes and how much memory it needs at most."""
+def tell_costs(dense: nn.Module, small: nn.Module, run: DryRun, settings: ReconstructionSettings) -> None:
+    """Tell, in a check, about how long a reconstruction takes and how much memory it needs at most.
+
+    Args:
+        dense: The network that channels are cut from.
+        small: A network with as many channels as those that will be solved.
+        run: What a check may use.
+        settings: Options.
+    """
     task = run.task
     samples = task.size(task.calibration_split)
     found = estimate(
-        model.to(run.device).eval(),
+        dense.to(run.device).eval(),
+        small.to(run.device).eval(),
         to_device(task.traced_inputs(), run.device),
         task.forward,
         settings,
         samples,
     )
-    run.tell(f"reconstruction: about {found.seconds:.0f} s and {found.bytes / 2**20:.0f} MB, if nothing were cut")
+    run.tell(f"reconstruction: about {found.seconds:.0f} s and {found.bytes / 2**20:.0f} MB for every network")
     if 2 <= found.fitting < min(samples, settings.images):
         run.tell(
             f"reconstruction: every layer takes a pass over its {min(samples, settings.images)} samples; "

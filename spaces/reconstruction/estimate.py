@@ -33,7 +33,7 @@ class Estimate:
     Attributes:
         seconds: Time on this machine, as loaded as it is now.
         bytes: Memory beside the networks and the samples.
-        passes: Forward passes over all samples, each counted as a whole one.
+        passes: Forward passes over all samples, of either network, each counted as a whole one.
         fitting: Most samples that a single pass solves on; beyond it every layer takes one.
     """
 
@@ -44,45 +44,57 @@ class Estimate:
 
 
 @torch.no_grad()
-def estimate(model: nn.Module, sample: Nested, forward: Forward, settings: ReconstructionSettings, samples: int) -> Estimate:
-    """Return an upper estimate of the costs of solving every layer of ``model``, as if nothing had been cut.
+def estimate(
+    dense: nn.Module, small: nn.Module, sample: Nested, forward: Forward, settings: ReconstructionSettings, samples: int
+) -> Estimate:
+    """Return the costs of solving every layer of ``small`` against the outputs of ``dense``.
+
+    Memory is that of layers from which nothing was cut, so that it holds for any smaller network.
 
     Args:
-        model: The network; left unchanged.
-        sample: A batch of a single sample on its device.
-        forward: Runs the network on it.
+        dense: The network that channels are cut from; left unchanged.
+        small: A network with as many channels as those that will be solved; left unchanged.
+        sample: A batch of a single sample on the device of both.
+        forward: Runs a network on it.
         settings: Options of the reconstruction.
         samples: Number of samples that there are.
     """
     images = min(samples, settings.images)
     with kept_randomness():
-        weights = solved_weights(model, sample, forward, settings.sums)
-    maps, of_one = linear_maps(model), activation_bytes(model, sample, forward)
-    device = next(model.parameters()).device
+        weights = solved_weights(small, sample, forward, settings.sums)
+    whole, maps, of_one = linear_maps(dense), linear_maps(small), activation_bytes(dense, sample, forward)
+    device = next(dense.parameters()).device
     fitting = int(at_once(device) // max(1.0, of_one))
     products, squares, targets, alone = 0.0, 0.0, 0.0, 0
     for weight in weights:
-        layer = maps[weight.name]
+        layer, uncut = maps[weight.name], whole.get(weight.name, maps[weight.name])
         rows = min(settings.positions, images * sum(sum(one.positions) for one in weight.layers))
         columns = min(layer.columns, LARGEST)
         products += layer.groups * rows * layer.columns * (columns + layer.outputs / layer.groups)
-        squares = max(squares, 8.0 * layer.groups * columns**2)
-        targets += 4.0 * rows * layer.outputs
+        squares = max(squares, 8.0 * uncut.groups * min(uncut.columns, LARGEST) ** 2)
+        targets += 4.0 * rows * uncut.outputs
         alone += len(weight.calls) > 1
     steps = len(weights) if images > fitting else alone
-    # A dense pass for every window of targets, and a pass of the network and of its corrections.
-    passes = 2.0 + max(1.0, targets / MOST_BYTES) + steps
-
+    # A dense pass for every window of targets; a pass of the smaller network, and of its corrections.
+    dense_passes, small_passes = max(1.0, targets / MOST_BYTES), 2.0 + steps
     several = repeat(sample, BATCH)
 
-    def run() -> None:
-        with kept_randomness(), evaluation_mode(model):
-            forward(model, several)
+    def speed(model: nn.Module) -> float:
+        """Return the seconds of a sample."""
+
+        def run() -> None:
+            with kept_randomness(), evaluation_mode(model):
+                forward(model, several)
+
+        return _seconds(run) / BATCH
 
     matrix = torch.ones(SIZE, SIZE, device=device)
-    seconds = passes * images * _seconds(run) / BATCH + products / SIZE**3 * _seconds(lambda: matrix @ matrix)
+    networks = images * (dense_passes * speed(dense) + small_passes * speed(small))
+    seconds = networks + products / SIZE**3 * _seconds(lambda: matrix @ matrix)
     held = images * of_one if images <= fitting else min(images * of_one, IN_PARTS)
-    return Estimate(seconds, held + min(targets, MOST_BYTES) + 3.0 * squares + 8.0 * ENTRIES, passes, fitting)
+    return Estimate(
+        seconds, held + min(targets, MOST_BYTES) + 3.0 * squares + 8.0 * ENTRIES, dense_passes + small_passes, fitting
+    )
 
 
 def _seconds(run: Callable[[], object]) -> float:

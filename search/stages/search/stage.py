@@ -125,9 +125,10 @@ class Search(Stage[SearchSettings]):
             if name in GREEDY:
                 GREEDY[name](context.problem)
         space = context.problem.space
-        if self.settings.reconstruct is not False and space.channels is not None and self.settings.training is None:
-            tell_costs(network.model, run, self.settings.reconstruct)
         candidate = next(iter(context.problem.starts), None) or space.sample(np.random.default_rng(run.seed))
+        settings = self.settings.reconstruct
+        if settings is not False and space.channels is not None and self.settings.training is None:
+            space.reconstruct(network.model, candidate, lambda small, cut: tell_costs(network.model, small, run, settings))
         return Network(
             space.realize(context.evaluator.model, candidate), (*network.transformations, space.transformation(candidate))
         )

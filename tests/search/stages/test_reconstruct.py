@@ -131,11 +131,11 @@ def test_a_check_tells_up_to_how_many_samples_a_pass_solves_many_layers(
     (tmp_path / "tiny.yaml").write_text(HEAD + TRAIN)
     task, told = load_config(tmp_path / "tiny.yaml").build_task(), []
     check: Any = SimpleNamespace(task=task, device=torch.device("cpu"), tell=told.append)
-    solving.tell_costs(task.build(), check, ReconstructionSettings(images=40))
+    solving.tell_costs(task.build(), task.build(), check, ReconstructionSettings(images=40))
     assert len(told) == 1
     of_one = outputs.activation_bytes(task.build(), task.traced_inputs(), task.forward)
     monkeypatch.setattr(outputs, "AT_ONCE", int(30.5 * of_one))
-    solving.tell_costs(task.build(), check, ReconstructionSettings(images=40))
+    solving.tell_costs(task.build(), task.build(), check, ReconstructionSettings(images=40))
     assert len(told) == 3
     assert "a pass over its 40 samples; with images: 30 or fewer" in told[2]
 
