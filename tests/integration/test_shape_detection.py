@@ -1,4 +1,4 @@
-"""Detection from a configuration to ONNX, through an interruption: torchvision's SSDLite on drawn shapes."""
+"""Detection from a configuration to ONNX, through kills: torchvision's SSDLite on drawn shapes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import onnxruntime
 import pytest
 import torch
 
-from evaluators.meters import ImportedMeter
 from evaluators.tasks.measure import measure
 from examples.shape_detection import ShapeDetection
 from search.config import load
+from search.config.document import to_yaml
 from search.export.saved_network import load as load_network
 from search.pipeline import run
 from search.report.page import render
 from spaces.execution.losses import Supervised
+from tests.integration.kill_harness import recorded
+from tests.integration.killed_runs import be_the_command, differences, outcome
+from tests.integration.tiny_pipeline import finish, kill_when, start_call
 from tests.paths import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -33,21 +36,25 @@ SMALLER = (
 )
 
 
-def test_a_detector_becomes_smaller_through_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_detector_becomes_smaller_and_the_same_after_kills_in_training_and_search(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
-    folder, config = tmp_path / "run", load(REPOSITORY / "configs" / "shape_detection.yaml", list(SMALLER))
-    compute, calls = ImportedMeter.compute, iter(range(5))
+    config = load(REPOSITORY / "configs" / "shape_detection.yaml", list(SMALLER))
+    written, killed, output = tmp_path / "short.yaml", tmp_path / "killed" / config.name, tmp_path / "output"
+    written.write_text(to_yaml(config.canonical()))
 
-    def interrupted(meter: ImportedMeter) -> float:
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        return compute(meter)
+    def trained() -> bool:
+        return (killed / "checkpoints" / "0-train" / "result" / "training.safetensors").exists()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(ImportedMeter, "compute", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(config, folder)
+    def searched() -> bool:
+        return sum(map(len, recorded(killed).values())) >= 2
+
+    for reached in (trained, searched):
+        kill_when(start_call(be_the_command, written, killed.parent, output), reached)
+        assert not (killed / "report.json").exists()
+    finish(start_call(be_the_command, written, killed.parent, output))
+    folder = tmp_path / "run"
     report = run(config, folder)
+    assert not differences(outcome(killed), outcome(folder))
     assert report["target_met"] is True
     assert report["score"] == "map"
     for network in (report["reference"], report["result"], report["baselines"]["uniform"]):
