@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evaluators.task import Task
+from search.config.block import parse_score_limit
 from spaces.errors import SecateursError
 
 Effort = Literal["quick", "normal", "thorough"]
@@ -56,7 +57,7 @@ def one_shot(
     """Return the stages without labels and training: an evolution of levels, then the export."""
     searching = {
         "space": {"name": "channel_mask"},
-        "algorithm": {"name": "evolution", "generations": extent_of(effort).evolution},
+        "algorithm": _algorithm(target, {"name": "evolution", "generations": extent_of(effort).evolution}),
         "evaluate": ["divergence", "cost"],
         "objectives": {"divergence": "minimize"},
         "target": dict(target),
@@ -78,7 +79,9 @@ def retrained(
     extent = extent_of(effort)
     searching = {
         "space": {"name": "channel_mask"},
-        "algorithm": {"name": "genetic", "population": extent.population, "generations": extent.generations},
+        "algorithm": _algorithm(
+            target, {"name": "genetic", "population": extent.population, "generations": extent.generations}
+        ),
         "evaluate": [{"accuracy": {"split": "search", "batch_norm_batches": 8}}, "cost"],
         "objectives": {task.score_name: "maximize" if task.score_sign > 0 else "minimize"},
         "target": dict(target),
@@ -89,6 +92,15 @@ def retrained(
     optimizer["batch_size"] = min(_BATCH, task.size("train"))
     retraining = {"epochs": epochs, **optimizer, "distillation": {"weight": 0.5, "temperature": 4.0}}
     return [{"search": searching}, {"retrain": retraining}, *_export(formats)]
+
+
+def _algorithm(target: Mapping[str, str], usual: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the usual algorithm, or the one that finds the smallest network where a target is on a score."""
+    try:
+        on_score = any(parse_score_limit(limit) is not None for limit in target.values())
+    except ValueError:
+        return usual  # The configuration tells the mistake.
+    return {"name": "integer_program"} if on_score else usual
 
 
 def _baselines(wanted: bool | Sequence[str], usual: Sequence[str]) -> list[str]:

@@ -40,6 +40,62 @@ class Limit:
         return f"<= {self.value * 100:.12g}%" if self.relative else f"<= {self.value!r}"
 
 
+@dataclass(frozen=True)
+class ScoreLimit:
+    """A limit on what a network may lose of a score, for which the smallest network is sought.
+
+    Attributes:
+        value: The limit: a change where ``signed``, else a value of the score.
+        unit: ``points`` for hundredths, ``%`` for per cent of the reference's score, empty for the metric's unit.
+        signed: Whether ``value`` is a change against the reference.
+        lower: Whether the score must not be below the limit; else not above it.
+    """
+
+    value: float
+    unit: str
+    signed: bool
+    lower: bool
+
+    def absolute(self, reference: float) -> float:
+        """Return the limit in the metric's unit, for a reference network of the score ``reference``."""
+        scaled = self.value / 100 if self.unit else self.value
+        if self.unit == "%":
+            scaled *= abs(reference) if self.signed else reference
+        return reference + scaled if self.signed else scaled
+
+    def kept(self, score: float, bound: float) -> bool:
+        """Return whether ``score`` keeps ``bound``, a limit in the metric's unit."""
+        return score >= bound if self.lower else score <= bound
+
+    def __str__(self) -> str:
+        number = f"{self.value:+.12g}" if self.signed else f"{self.value:.12g}"
+        return f"{'>=' if self.lower else '<='} {number}{' points' if self.unit == 'points' else self.unit}"
+
+
+_SCORE_LIMIT = re.compile(
+    r"^\s*(?P<side>>=|<=)\s*(?P<sign>[+-]?)(?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*(?P<unit>points?|%)?\s*$"
+)
+
+
+def parse_score_limit(text: object) -> ScoreLimit | None:
+    """Read a limit on a score, such as ``">= -1.0 points"``; None for any other text, such as an upper limit on a cost.
+
+    ``">= -1%"`` is one per cent of the reference's score, ``">= -0.01"`` in the metric's unit, ``">= 0.9"`` a value. For a
+    score that is better low a change is written with its sign, ``"<= +0.02"``.
+
+    Raises:
+        ValueError: Points without a sign, which are no change.
+    """
+    found = _SCORE_LIMIT.match(text) if isinstance(text, str) else None
+    if found is None or (found["side"] == "<=" and found["sign"] != "+"):
+        return None
+    unit = "points" if (found["unit"] or "").startswith("point") else found["unit"] or ""
+    if unit == "points" and not found["sign"]:
+        raise ValueError(f'points are a change against the reference: expected a sign, ">= -1.0 points", got {text!r}')
+    value = float(f"{found['sign']}{found['number']}")
+    return ScoreLimit(value, unit, bool(found["sign"]), found["side"] == ">=")
+
+
 _LIMIT = re.compile(
     r"^\s*(?:<=\s*)?(?P<number>-?(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(?P<percent>%)?\s*$"
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from search.config.block import Block, Limit
+from search.config.block import Block, Limit, ScoreLimit
 from search.config.consistency import check_consistency
 from search.config.document import ConfigError, Document, Fault, read_document
 from search.config.overrides import apply_overrides
@@ -258,7 +258,7 @@ def _plain(value: Any) -> Any:
     """Return settings as plain data in the form in which a file gives them."""
     if isinstance(value, Block):
         return {"name": value.name, **_plain(value.settings)}
-    if isinstance(value, Limit):
+    if isinstance(value, Limit | ScoreLimit):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value) if entry.init}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
-from search.config.block import Block, Limit, parse_limit
+from search.config.block import Block, Limit, ScoreLimit, parse_limit, parse_score_limit
 from spaces.errors import SecateursError
 from spaces.registry import UnknownNameError, is_import_path, lookup, members, resolve, resolve_named
 
@@ -101,12 +101,14 @@ class Registered:
 
 @dataclass(frozen=True)
 class LimitText:
-    """Mark for pydantic: a :class:`~search.config.block.Limit` is written as text or as a number."""
+    """Mark for pydantic: limits on costs are written as text or as a number, those on scores as text."""
 
-    def parse(self, value: object) -> Limit:
-        """Return the limit; see :func:`search.config.block.parse_limit`."""
-        if isinstance(value, Limit):
+    def parse(self, value: object) -> Limit | ScoreLimit:
+        """Return the limit; see :func:`.block.parse_limit` and :func:`.block.parse_score_limit`."""
+        if isinstance(value, Limit | ScoreLimit):
             return value
+        if (score_limit := parse_score_limit(value)) is not None:
+            return score_limit
         if not isinstance(value, str | int | float):
             raise ValueError(f'expected "<= 40%" (of the reference) or a number, got {value!r}')
         return parse_limit(value)
@@ -133,4 +135,4 @@ SpaceBlock = Annotated[Block, SPACE]
 SparsifierBlock = Annotated[Block, SPARSIFIER]
 EvaluatorBlock = Annotated[Block, EVALUATOR]
 AlgorithmBlock = Annotated[Block, ALGORITHM]
-LimitField = Annotated[Limit, LimitText()]
+LimitField = Annotated[Limit | ScoreLimit, LimitText()]

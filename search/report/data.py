@@ -10,6 +10,9 @@ from search.config.loading import Config
 from search.run.network import Network
 from search.run.stage_run import RESULT
 
+TARGET_KEYS = ("text", "limit", "met", "before", "value", "error")
+"""Keys of a target in report.json; the last three, of a score on the search split, only of a limit on a score."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -75,7 +78,10 @@ def build_report(
     """Return report.json.
 
     ``score`` is the name of the task's primary score. ``target`` has the limits as written, ``targets`` per metric ``text``,
-    ``limit`` (in the metric's unit) and ``met``. ``reference``, ``result`` and every entry of ``baselines`` hold ``top1``,
+    ``limit`` (in the metric's unit) and ``met``, for a limit on a score also what it was on the search split: ``before`` of the
+    reference, ``value`` of the result, with its standard ``error`` or null.
+
+    ``reference``, ``result`` and every entry of ``baselines`` hold ``top1``,
     ``loss``, ``metrics``, ``parameters``, ``macs``, ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split,
     ``standard_errors`` of the scores where they are known, and ``resamples``, the draws behind those of metrics that accumulate
     (null without such). A baseline also has, where it comes from a search stage: ``before_retraining`` (metrics on the search
@@ -131,7 +137,7 @@ def build_report(
         "score": score,
         "target": {metric: target["text"] for metric, target in limits.items()} or None,
         "target_met": _met(limits),
-        "targets": {metric: {key: target[key] for key in ("text", "limit", "met")} for metric, target in limits.items()},
+        "targets": {metric: {key: target[key] for key in TARGET_KEYS if key in target} for metric, target in limits.items()},
         "reference": rows["reference"],
         "result": rows[RESULT],
         "pareto": last["pareto"] if last else [],
@@ -159,12 +165,12 @@ def build_report(
 
 def _search(entry: Entry) -> dict[str, Any]:
     notes = entry.notes
-    limits = notes["target"]
+    limits = {metric: target for metric, target in notes["target"].items() if "before" not in target}
     return {
         "stage": entry.step,
         "objectives": notes["objectives"],
         "target": {metric: target["limit"] for metric, target in limits.items()},
-        "target_met": _met(limits),
+        "target_met": _met(notes["target"]),
         "chosen": notes["trial"],
         "finalists": notes.get("finalists", []),
         "asynchronous": notes.get("asynchronous", False),

@@ -58,6 +58,9 @@ def summary_rows(report: Mapping[str, Any], brief: bool) -> list[Row]:
         rows.append(Row(f"{metric.label} (test)", was, became, metric.change(first[1], last[1])))
     described = described_metrics(report)
     for name in dict.fromkeys(("macs", "parameters", "size_bytes", *targets)):
+        if "before" in targets.get(name, {}):
+            rows.append(_kept_score(find_metric(name, described), targets[name]))
+            continue
         small, large, metric = _cost(after, name), _cost(before, name), find_metric(name, described)
         limit = _limit(metric, targets[name]) if name in targets else ""
         if large is not None and small is not None:
@@ -67,6 +70,14 @@ def summary_rows(report: Mapping[str, Any], brief: bool) -> list[Row]:
         elif limit:
             rows.append(Row(metric.label, "-", "-" if small is None else metric.text(small), "-", limit))
     return rows
+
+
+def _kept_score(metric: Metric, target: Mapping[str, Any]) -> Row:
+    """Return the row of a score that has a limit, on the split that it was judged on."""
+    before, value = target["before"], target["value"]
+    limit = _limit(metric, target) if metric.direction == "minimize" else _limit(metric, target).replace("<=", ">=", 1)
+    became = metric.with_error(value, target.get("error"))
+    return Row(f"{metric.label} (search)", metric.text(before), became, metric.change(before, value), limit)
 
 
 def summary_table(report: Mapping[str, Any], name: str, width: int) -> Table:

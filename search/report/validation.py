@@ -302,6 +302,9 @@ class TargetRow(TypedDict, total=False):
     text: str
     limit: Number
     met: bool
+    before: NotRequired[Number]
+    value: NotRequired[Number]
+    error: NotRequired[Amount | None]
 
 
 class ResolvedRow(TypedDict, total=False):

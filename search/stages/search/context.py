@@ -83,12 +83,12 @@ class SearchContext:
         latency = _latency_tables(evaluators, network, reference, run)
         if latency is not None:
             latency.fit(space)
-        targets = resolve_targets(settings.target, partial(_reference_value, latency, evaluators, reference, run))
+        targets = resolve_targets(settings.limits, partial(_reference_value, latency, evaluators, reference, run))
         if latency is not None:
             # Of candidates that have to be trained, and behind what other stages leave, the reach is not known beforehand.
             smallest = partial(latency.smallest, space) if dry and not trains and not network.transformations else _unknown
             measured = dict.fromkeys(latency.metrics, latency.reference)
-            for line in measured_targets(settings.target, measured, smallest, space.target_remedy):
+            for line in measured_targets(settings.limits, measured, smallest, space.target_remedy):
                 run.tell(line)
         reachable = reachable_targets(targets, space, warn) if network.transformations else targets
         sensitivity = SensitivityTables(

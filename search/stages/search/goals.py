@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from evaluators.metrics import METRICS
 from search.config.block import Block, Limit
 from search.config.document import Path
 from search.config.registries import ALGORITHM, EVALUATOR, SPACE
@@ -38,7 +39,8 @@ def goal_faults(settings: SearchSettings, surroundings: Surroundings) -> Iterabl
         elif metrics[name].direction != direction:
             message = f"{name} is better the other way; expected {metrics[name].direction}, got {direction}"
             yield ("objectives", name), message
-    for name in settings.target:
+    yield from _score_faults(settings, metrics, surroundings)
+    for name in settings.limits:
         costs = [other for other, metric in metrics.items() if metric.direction == "minimize"]
         if name not in metrics:
             yield ("target", name), f"no evaluator measures {name!r}; {suggestion(name, costs)}"
@@ -52,6 +54,36 @@ def goal_faults(settings: SearchSettings, surroundings: Surroundings) -> Iterabl
     yield from _too_few_evaluations(settings)
     if surroundings.several_workers:
         yield from _disturbed_timings(settings)
+
+
+def _score_faults(
+    settings: SearchSettings, metrics: Mapping[str, Any], surroundings: Surroundings
+) -> Iterable[tuple[Path, str]]:
+    """Yield the faults in limits on scores."""
+    for place, (name, limit) in enumerate(settings.score_limits.items()):
+        path = ("target", name)
+        known = metrics.get(name) or METRICS.get(name)
+        if known is None and not surroundings.own_scores:
+            yield path, f"no evaluator measures {name!r}; {suggestion(name, metrics)}"
+        elif known is not None and known.is_cost:
+            yield path, f'expected a limit from above, written "<= {limit.value:g}{limit.unit}"; got {str(limit)!r}'
+        elif known is not None and limit.lower != (known.direction == "maximize"):
+            way = ">= -" if known.direction == "maximize" else "<= +"
+            yield path, f"{name} is better the other way: expected {way}{abs(limit.value):g}{limit.unit}, got {str(limit)!r}"
+        if place > 0:
+            yield path, "expected one limit on a score, got two"
+        if settings.algorithm.name != "integer_program":
+            message = (
+                "the smallest network that keeps a score is found by the integer program: expected algorithm: integer_program, "
+                f"got {settings.algorithm.name}"
+            )
+            yield path, message
+        if settings.training is not None:
+            yield path, "expected no search.training, whose candidates no table tells the score of; remove one of both"
+        if settings.finalists is not None and settings.finalists.steps:
+            yield path, "one network is found, so that there is nothing to halve: expected finalists without steps"
+        if "random" in settings.baselines:
+            yield path, "the random baseline has no search to be as long as here; remove it from baselines"
 
 
 def _too_few_evaluations(settings: SearchSettings) -> Iterable[tuple[Path, str]]:
@@ -84,8 +116,9 @@ def build_space(block: Block, model: nn.Module, task: Task) -> SearchSpace[Any]:
 def require_scores(settings: SearchSettings, evaluators: Sequence[Evaluator], task: Task) -> None:
     """Raise SecateursError unless every objective and target is measured for ``task``."""
     known = [metric for evaluator in evaluators for metric in evaluator.metrics_for(task)]
+    own = [task.score_name, "loss", *task.meters()]
     for metric in (*settings.objectives, *settings.target):
-        if metric not in known:
+        if metric not in known and not (metric in settings.score_limits and metric in own):
             raise SecateursError(f"no evaluator measures {metric!r} for this task; {suggestion(metric, known)}")
 
 

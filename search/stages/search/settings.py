@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from evaluators.base import Direction
 from evaluators.training.settings import TrainingSettings
+from search.config.block import Limit, ScoreLimit
 from search.config.registries import ALGORITHM, EVALUATOR, AlgorithmBlock, EvaluatorBlock, LimitField, SpaceBlock
 from spaces.importance.criterion import CriterionName
 from spaces.reconstruction.settings import ReconstructionSettings
@@ -78,7 +79,9 @@ class SearchSettings:
         algorithm: What decides what to try next.
         evaluate: What measures a candidate.
         objectives: Metrics that are sought, with the direction of each; the first is the primary one.
-        target: Upper limits of costs: of the reference's (``"<= 40%"``) or in the metric's unit (``"<= 1.2e6"``).
+        target: Upper limits of costs: of the reference's (``"<= 40%"``) or in the metric's unit (``"<= 1.2e6"``). Or, of one
+            score, what may be lost of it on the search split (``top1: ">= -1.0 points"``, ``loss: "<= +0.02"``): then the
+            algorithm ``integer_program`` finds the smallest network that loses no more, by bisection over the budget.
         baselines: What is put beside the result at the same cost.
         budget: When the search ends, beside the algorithm's own end.
         batch: Number of proposals asked for at a time, whatever the number of workers.
@@ -109,6 +112,16 @@ class SearchSettings:
     reconstruct: ReconstructionSettings | Literal[False] = field(default_factory=ReconstructionSettings)
     finalists: FinalistSettings | None = None
     training: TrainingSettings | None = None
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """The limits on costs."""
+        return {name: limit for name, limit in self.target.items() if isinstance(limit, Limit)}
+
+    @property
+    def score_limits(self) -> dict[str, ScoreLimit]:
+        """The limits on scores, one at most."""
+        return {name: limit for name, limit in self.target.items() if isinstance(limit, ScoreLimit)}
 
     @property
     def reads_divergence(self) -> bool:

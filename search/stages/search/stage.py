@@ -28,6 +28,7 @@ from search.run.steps import ASYNCHRONOUS, TRIALS
 from search.stages.base import Stage
 from search.stages.search.asynchronous_loop import AsynchronousLoop
 from search.stages.search.batch_loop import BatchLoop
+from search.stages.search.bisection import Bisection, at_budget, halfway
 from search.stages.search.context import SearchContext
 from search.stages.search.finalists import Finalist, choose_finalists, train_finalists
 from search.stages.search.goals import goal_faults, require_scores, targets_within_reach
@@ -117,6 +118,8 @@ class Search(Stage[SearchSettings]):
         executor = run.execution.executor
         EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
         context = SearchContext.of(network, run, self.settings, dry=True)
+        if self.settings.score_limits:
+            context = halfway(context, self.settings)
         context.evaluator.require_training()
         context.algorithm(self.settings, run.seed)
         if self.settings.finalists is not None and self.settings.finalists.steps:
@@ -147,13 +150,17 @@ class Search(Stage[SearchSettings]):
         if not run.smaller:
             whole = count_costs(network.model, to_device(task.traced_inputs(), run.device), task.forward)
             whole["weight_bits"] = average_weight_bits(network.model)
-            for line in targets_within_reach(settings.target, space, whole):
+            for line in targets_within_reach(settings.limits, space, whole):
                 run.tell(line)
 
     def run(self, network: Network, run: StageRun) -> Network:
         """Search, or make the baseline that ``run.variant`` names, and return its network."""
         key = ("context", network.digest())
         context = run.built.get(run.step, key, lambda: SearchContext.of(network, run, self.settings))
+        if self.settings.score_limits:
+            if run.variant == RESULT:
+                return self._within_score(context, run)
+            context = at_budget(context, run.found)
         if run.variant in GREEDY:
             return self._finals(context, [Finalist(Proposal(GREEDY[run.variant](context.problem)))], run)
         if run.variant == "random":
@@ -161,6 +168,26 @@ class Search(Stage[SearchSettings]):
             algorithm = self._random(context, spent, run.seed)
             return self._search(context, algorithm, BudgetSettings(evaluations=spent), run)
         return self._search(context, context.algorithm(self.settings, run.seed), self.settings.budget, run)
+
+    def _within_score(self, context: SearchContext, run: StageRun) -> Network:
+        """Return the smallest network that keeps the limit on a score."""
+        reference = costs_of(run.reference if run.reference is not None else context.network, run.task, run.device)
+        study = Study(run.storage, f"{run.name}/{run.step}", context.problem, reference)
+        bisection = Bisection(context, self.settings, run, study, partial(self._solve, context, run))
+        found, trials = bisection.run(), bisection.trials
+        run.notes.update(
+            trials=[_row(trial, context.problem) for trial in trials],
+            failed=0,
+            worker_seconds=sum(trial.seconds for trial in trials),
+            ended_by="algorithm",
+            asynchronous=False,
+            pareto=[_point(trial, context.problem) for trial in front(trials, context.problem)],
+            algorithm={"bisection": bisection.note},
+            trial=found.number,
+        )
+        network = self._deliver(context, found.proposal, None, run, bisection.solve(found.proposal))
+        run.notes["target"] = {**run.notes["target"], **bisection.target}
+        return bisection.trained(found.proposal) or network
 
     def _random(self, context: SearchContext, spent: int, seed: int) -> Algorithm[Any]:
         """Return random search with as many evaluations, and with the rungs of the search beside which it is."""
@@ -245,12 +272,15 @@ class Search(Stage[SearchSettings]):
         elif settings is not None and settings.training is not None:
             place, trained = train_finalists(finalists, context, settings.training, run, solve)
         run.notes["trial"] = finalists[place].trial
-        network = self._deliver(context, finalists[place].proposal, finalists[place].end, run)
+        proposal = finalists[place].proposal
+        network = self._deliver(context, proposal, finalists[place].end, run, self._solve(context, run, proposal))
         return network if trained is None else trained
 
-    def _deliver(self, context: SearchContext, proposal: Proposal, end: Checkpoint | None, run: StageRun) -> Network:
+    def _deliver(
+        self, context: SearchContext, proposal: Proposal, end: Checkpoint | None, run: StageRun, solve: Solve | None
+    ) -> Network:
         """Return the network of a proposal, and note what the report needs of it."""
-        network, notes = context.realize(proposal, end, self._solve(context, run, proposal))
+        network, notes = context.realize(proposal, end, solve)
         metrics = notes["metrics"]
         run.notes.update(
             fingerprint=proposal.candidate.fingerprint,
