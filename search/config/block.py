@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,12 @@ class Limit:
     Attributes:
         value: The limit: a share of the reference's cost where ``relative``, else in the metric's unit.
         relative: Whether ``value`` is a share of the reference.
+
+    Class attributes:
+        on_score: False: a cost is limited, and a score sought.
     """
+
+    on_score: ClassVar[bool] = False
 
     value: float
     relative: bool
@@ -49,7 +54,12 @@ class ScoreLimit:
         unit: ``points`` for hundredths, ``%`` for per cent of the reference's score, empty for the metric's unit.
         signed: Whether ``value`` is a change against the reference.
         lower: Whether the score must not be below the limit; else not above it.
+
+    Class attributes:
+        on_score: True: a score is limited, and the cost sought.
     """
+
+    on_score: ClassVar[bool] = True
 
     value: float
     unit: str

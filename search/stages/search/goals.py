@@ -67,6 +67,7 @@ def _score_faults(
             yield path, f"no evaluator measures {name!r}; {suggestion(name, metrics)}"
         elif known is not None and known.is_cost:
             yield path, f'expected a limit from above, written "<= {limit.value:g}{limit.unit}"; got {str(limit)!r}'
+            continue
         elif known is not None and limit.lower != (known.direction == "maximize"):
             way = ">= -" if known.direction == "maximize" else "<= +"
             yield path, f"{name} is better the other way: expected {way}{abs(limit.value):g}{limit.unit}, got {str(limit)!r}"

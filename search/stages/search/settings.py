@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from evaluators.base import Direction
 from evaluators.training.settings import TrainingSettings
@@ -116,12 +116,12 @@ class SearchSettings:
     @property
     def limits(self) -> dict[str, Limit]:
         """The limits on costs."""
-        return {name: limit for name, limit in self.target.items() if isinstance(limit, Limit)}
+        return {name: cast(Limit, limit) for name, limit in self.target.items() if not limit.on_score}
 
     @property
     def score_limits(self) -> dict[str, ScoreLimit]:
         """The limits on scores, one at most."""
-        return {name: limit for name, limit in self.target.items() if isinstance(limit, ScoreLimit)}
+        return {name: cast(ScoreLimit, limit) for name, limit in self.target.items() if limit.on_score}
 
     @property
     def reads_divergence(self) -> bool:
