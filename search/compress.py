@@ -63,8 +63,8 @@ def compress(
             or anything else that can be iterated again. A quarter, at least 64 samples, is drawn by the seed and held back; the
             report has the result's agreement with the dense network on it, and the divergence. With a labelled ``test`` it has
             these and ``top1`` on that.
-        target: Limits on costs, as in a configuration: ``{"macs": "<= 40%"}``; ``{}`` beside ``stages``, which have their own. Or
-            ``{"top1": ">= -1.0 points"}``, what may be lost of a score before retraining: the smallest network that loses no
+        target: Limits on costs, as in a configuration: ``{"macs": "<= 40%"}``; ``{}`` beside ``stages``, which have their own.
+            Or ``{"top1": ">= -1.0 points"}``, what may be lost of a score before retraining: the smallest network that loses no
             more is found by an integer program, whatever the ``effort``.
         folder: The run folder, such as ``runs/mine``.
         epochs: Epochs of retraining; None for :data:`EPOCHS`.
