@@ -1,9 +1,10 @@
-"""Tiny runs of five kinds that are killed: at every change of a file, or by signals at random moments; and their end."""
+"""Tiny runs of seven kinds that are killed: at every change of a file, or by signals at random moments; and their end."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -106,7 +107,53 @@ EVOLUTION = (
 """
     + RETRAIN
 )
-KINDS = {"bits": BITS, "joint": JOINT, "schedule": SCHEDULE, "filter_ratio": FILTER_RATIO, "evolution": EVOLUTION}
+TABLES = (
+    HEAD
+    + """\
+  - search:
+      space: {name: channel_mask, levels: {steps: 6, images: 64, divergence_images: 32}}
+      algorithm: integer_program
+      evaluate: [{divergence: {samples: 64, pool: 400, batch_norm_batches: 2}}, cost]
+      objectives: {divergence: minimize}
+      target: {macs: "<= 40%"}
+      importance: second_order
+      reconstruct: false
+      baselines: [uniform, random]
+"""
+)
+RECONSTRUCTION = (
+    HEAD
+    + """\
+  - search:
+      space: channel_mask
+      algorithm: {name: random, evaluations: 3}
+      evaluate: [{accuracy: {batch_norm_batches: 2}}, cost]
+      objectives: {top1: maximize}
+      target: {macs: "<= 40%"}
+      importance: l2
+      reconstruct: false
+      baselines: [uniform]
+  - reconstruct: {images: 128, positions: 4000}
+"""
+    + RETRAIN
+)
+KINDS = {
+    "bits": BITS,
+    "joint": JOINT,
+    "schedule": SCHEDULE,
+    "filter_ratio": FILTER_RATIO,
+    "evolution": EVOLUTION,
+    "tables": TABLES,
+    "reconstruction": RECONSTRUCTION,
+}
+CHANGED: tuple[tuple[str, str, Any], ...] = (
+    # Pages take longer than all the rest, and are made of report.json alone.
+    ("search.report.page", "render_where_installed", lambda folder, say: None),
+    # A pass for every layer of a reconstruction, each kept: as for a network that is too large for one pass.
+    ("spaces.reconstruction.dense", "AT_ONCE", 0),
+    ("search.stages.solving", "EVERY", 0.0),
+)
+"""Attributes of modules, and what they are in a run that is killed, and in the one that it is compared with."""
 
 SIGNALS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: -signal.SIGTERM, signal.SIGHUP: -signal.SIGHUP, signal.SIGINT: 130}
 """Signals, and the exit code of a run that got one."""
@@ -151,7 +198,7 @@ def photograph(config: Path, folder: Path, album: Path) -> None:
         if folder.exists():
             shutil.copytree(folder, album / f"{number:04}", symlinks=True)
 
-    without_pages()
+    change_modules()
     with before_every_change(folder, copy):
         run(load(config), folder, None)
 
@@ -171,23 +218,22 @@ def distinct(album: Path) -> list[Path]:
 
 
 def be_the_command(config: Path, runs: Path, output: Path) -> None:
-    """Be ``python -m search run CONFIG --runs RUNS`` without pages, until the process that started this one ends."""
+    """Be ``python -m search run CONFIG --runs RUNS``, as :data:`CHANGED` says, until the process that started this one ends."""
     from search.__main__ import main
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(handle, stream)
-    without_pages()
+    change_modules()
     sys.argv = ["search", "run", str(config), "--runs", str(runs)]
     main()
 
 
-def without_pages() -> None:
-    """Let this process draw no pages: they take longer than all the rest, and are made of report.json alone."""
-    from search.report import page
-
-    page.render_where_installed = lambda folder, say: None
+def change_modules(change: Callable[[object, str, Any], None] = setattr) -> None:
+    """Let this process run as :data:`CHANGED` says, by ``change`` of a module, a name and a value."""
+    for module, name, value in CHANGED:
+        change(importlib.import_module(module), name, value)
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs of five kinds end the same whenever they are killed: by signals at random moments, and before every change of a file.
+"""Runs of seven kinds end the same whenever they are killed: by signals at random moments, and before every change of a file.
 
 ``SECATEURS_KILLS`` sets the number of signals per kind (50), ``SECATEURS_KILLS_SEED`` other moments. With
 ``SECATEURS_KILLS_FOLDER`` what was done is kept there, and a test that was stopped goes on from it.
@@ -17,12 +17,12 @@ import pytest
 
 from search.config import load
 from search.pipeline import run
-from search.report import page
 from tests.integration.killed_runs import (
     KINDS,
     SIGNALS,
     Results,
     be_the_command,
+    change_modules,
     differences,
     distinct,
     outcome,
@@ -102,7 +102,7 @@ def test_signals_at_random_moments(kind: str, tmp_path: Path) -> None:
 
 
 def test_before_every_change_of_a_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "render_where_installed", lambda folder, say: None)
+    change_modules(monkeypatch.setattr)
     place = place_of("changes", kind, tmp_path)
     whole, album, done = place / "tiny", place / "album", place / "photographed"
     if not done.exists():
