@@ -262,7 +262,7 @@ class LoaderTask(Task):
             inputs = in_type(inputs, torch.float32)
             if self._known is not None:
                 check_structure((inputs, targets), self._known, f"a batch of the loader {split!r}", "as in its first one")
-            if self._classes is not None:
+            if self._classes is not None and targets is not None:
                 check_numbers(targets, self._classes, f"a batch of the loader {split!r}")
             yield inputs, targets
 

@@ -68,9 +68,13 @@ class EvolutionSettings:
             raise ValueError(
                 f"steps: expected [images, survivors] of every step, 1 survivor of the last, got {list(self.steps)}"
             )
-        survivors = [self.children, *(left for _, left in self.steps)]
-        if any(images < 1 for images, _ in self.steps) or sorted(survivors, reverse=True) != survivors:
-            raise ValueError(f"steps: expected images of at least 1 and ever fewer survivors, got {list(self.steps)}")
+        before = self.children
+        for place, (images, left) in enumerate(self.steps):
+            if images < 1 or left > before:
+                raise ValueError(
+                    f"steps.{place}: expected at least 1 image and at most {before} survivors, got {[images, left]}"
+                )
+            before = left
 
     @property
     def passes(self) -> float:

@@ -82,7 +82,7 @@ def _translate(hint: Any, value: Any, detail: ErrorDetails, document: Document, 
         named, colon, rest_of_message = message.partition(": ")
         field, _, key = named.partition(".")
         if colon and settings is not None and field in _keys(settings):
-            return document.fault((*place, field, *([key] if key else [])), rest_of_message)
+            return document.fault((*place, field, *([int(key) if key.isdigit() else key] if key else [])), rest_of_message)
         return document.fault(place, message)
     if kind == "literal_error":
         expected = detail.get("ctx", {}).get("expected", "").replace("False", "false").replace("True", "true")

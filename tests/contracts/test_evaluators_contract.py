@@ -110,7 +110,7 @@ def test_data_set_settings_are_a_frozen_dataclass_that_forbids_unknown_keys(name
     check_settings(kind.Settings)
 
 
-@pytest.mark.parametrize("name", [name for name in DATASETS if not name.startswith(("digits", "shape_"))])
+@pytest.mark.parametrize("name", [name for name in DATASETS if not name.startswith(("digits", "shape_", "letter_order"))])
 def test_missing_data_says_what_where_and_how(name, tmp_path):
     kind = lookup(DATASETS, name, "data set")
     folder = tmp_path / "nowhere"

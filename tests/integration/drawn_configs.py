@@ -94,6 +94,8 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "compensate": (True, False, "channel"),
         "levels": ({}, {"steps": 3, "images": 16}),
         "round_to": (1, 2, 4, 8, 16),
+        "units": ((), ("channels",)),
+        "heads_multiple": (1, 2),
         "include": LAYERS,
         "exclude": LAYERS,
         "max_ratio": SHARES,

@@ -97,7 +97,7 @@ def test_the_command_prints_it_and_ends_with_2(
 ) -> None:
     monkeypatch.setattr(page, "render_where_installed", lambda folder, say: None)
     report = call(tmp_path / "mine", RuntimeError("no such class")).report
-    monkeypatch.setattr("search.pipeline.repeat.run", lambda config, folder, console: report)
+    monkeypatch.setattr("search.pipeline.repeat.run", lambda config, folder, console, earlier: report)
     config = tmp_path / "mine.yaml"
     text = {"name": "mine", "task": {"model": {"factory": "spaces.networks.digits_cnn"}, "data": "digits"}, "stages": STAGES}
     config.write_text(json.dumps(text).replace("hits", "top1"))

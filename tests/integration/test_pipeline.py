@@ -42,6 +42,7 @@ def test_the_report_keeps_the_contract(finished: tuple[Path, dict[str, Any]]) ->
     assert report["targets"]["macs"] == {
         "text": "<= 60%",
         "limit": pytest.approx(0.6 * report["reference"]["macs"]),
+        "value": report["result"]["macs"],
         "met": True,
     }
     rows = [report["reference"], report["result"], *report["baselines"].values()]

@@ -134,7 +134,7 @@ def test_report_renders_anew(tmp_path: Path) -> None:
 
 
 def test_run_ends_with_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(config: Any, folder: Path, console: Any) -> dict[str, Any]:
+    def run(config: Any, folder: Path, console: Any, earlier: Any) -> dict[str, Any]:
         folder.mkdir()
         (folder / "report.html").touch()
         return sample(trials=30)
@@ -155,7 +155,7 @@ def test_a_missed_target_ends_with_3_where_that_is_asked_for(
         "latency_ms": {"text": "<= 2", "limit": 2.0, "met": True},
     }
 
-    def run(config: Any, folder: Path, console: Any) -> dict[str, Any]:
+    def run(config: Any, folder: Path, console: Any, earlier: Any) -> dict[str, Any]:
         return {**sample(trials=30), "target_met": met, "targets": targets}
 
     monkeypatch.setattr(search.pipeline.repeat, "run", run)
@@ -203,7 +203,7 @@ def test_a_limit_from_below_is_told_in_a_plain_word(written: str) -> None:
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(config: Any, folder: Path, console: Any) -> None:
+    def interrupted(config: Any, folder: Path, console: Any, earlier: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(search.pipeline.repeat, "run", interrupted)
@@ -215,7 +215,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytes
 def test_an_unexpected_error_of_a_run_knows_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     defect = RuntimeError("a defect of ours")
 
-    def broken(config: Any, folder: Path, console: Any) -> None:
+    def broken(config: Any, folder: Path, console: Any, earlier: Any) -> None:
         raise defect
 
     monkeypatch.setattr(search.pipeline.repeat, "run", broken)

@@ -17,6 +17,7 @@ from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask
 from spaces.errors import InvalidCandidateError, SecateursError, UnsupportedModelError
 from spaces.fusion.modules import fuse_activations
+from spaces.quantization.cost import average_weight_bits
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.layers import quantized_layers
 from spaces.quantization.record import PACK, is_quantized, pack_weights
@@ -111,6 +112,7 @@ def test_costs_are_those_of_the_network_and_of_its_file(model: nn.Module, space:
         prepared = space.prepare(model, candidate)
         stored = pack_weights(prepared)
         costs = space.costs(candidate)
+        assert average_weight_bits(prepared) == average_weight_bits(stored) == costs.pop("weight_bits")
         assert count_costs(space.realize(model, candidate), INPUTS[:1]) == costs
         assert count_costs(stored, INPUTS[:1]) == costs
         assert sum(t.numel() * t.element_size() for t in stored.state_dict().values()) == costs["size_bytes"]

@@ -21,6 +21,7 @@ from spaces.errors import InvalidCandidateError, UnsupportedModelError
 from spaces.execution.forward import call
 from spaces.joint import Joint, JointSettings
 from spaces.layers.batch_norm import measure_statistics
+from spaces.quantization.cost import average_weight_bits
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.layers import quantized_layers
 from spaces.quantization.record import PACK, pack_weights
@@ -49,6 +50,7 @@ def test_costs_known_beforehand_are_those_of_the_network_and_of_its_file(name: s
     candidate = space.sample(np.random.default_rng(seed))
     costs = space.costs(candidate)
     small = space.realize(model, candidate)
+    assert average_weight_bits(small) == costs.pop("weight_bits")
     assert count_costs(small, inputs) == costs
     stored = pack_weights(small)
     assert sum(tensor.numel() * tensor.element_size() for tensor in stored.state_dict().values()) == costs["size_bytes"]
