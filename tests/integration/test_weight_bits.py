@@ -62,6 +62,7 @@ def test_the_target_is_measured_without_an_option_and_out_of_reach_it_is_refused
 )
 def test_it_is_kept_and_stands_in_the_report(tmp_path: Path, algorithm: str, omega: str) -> None:
     report = run(load(write_config(tmp_path, config(BITS, "<= 16%", algorithm, omega))), tmp_path / "run")
-    assert report["targets"]["weight_bits"] == {"text": "<= 16%", "limit": pytest.approx(5.12), "met": True}
+    value = report["result"]["weight_bits"]
+    assert report["targets"]["weight_bits"] == {"text": "<= 16%", "limit": pytest.approx(5.12), "value": value, "met": True}
     assert report["reference"]["weight_bits"] == 32.0
     assert report["result"]["weight_bits"] <= 5.12
