@@ -206,23 +206,39 @@ def clear(leads: list[float]) -> bool:
     return bool(abs(statistics.fmean(leads)) > 2.0 * statistics.stdev(leads) / math.sqrt(len(leads)))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(text: str, results: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that benchmarks of untrained networks share.
+
+    Args:
+        text: The benchmark's description.
+        results: Default folder of the runs.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=os.environ.get("SECATEURS_DATA", "data"), help="folder that holds FashionMNIST/")
-    parser.add_argument("--models", nargs="+", default=list(TARGETS), choices=list(TARGETS))
-    parser.add_argument("--targets", type=float, nargs="+", help="those of every model, by default")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12, help="of the training behind the checkpoint")
     parser.add_argument("--train-size", type=int, default=55_000, help="its images")
     parser.add_argument("--passes", type=int, default=PASSES, help="images that a search may measure candidates on")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/one_shot"), help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=Path(results), help="folder of the runs")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the benchmark itself")
-    options = parser.parse_args()
+    return parser
+
+
+def begin(options: argparse.Namespace) -> Sizes:
+    """Return the sizes asked for; make the folder of the runs, and compute in one thread."""
     torch.set_num_threads(1)
-    sizes = Sizes(train=options.train_size, search=5000, pretraining=options.epochs, epochs=0, sparse=0)
-    if options.quick:
-        sizes = QUICK
     options.results.mkdir(parents=True, exist_ok=True)
+    if options.quick:
+        return QUICK
+    return Sizes(train=options.train_size, search=5000, pretraining=options.epochs, epochs=0, sparse=0)
+
+
+def main() -> None:
+    parser = arguments(__doc__, "benchmarks/results/one_shot")
+    parser.add_argument("--models", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--targets", type=float, nargs="+", help="those of every model, by default")
+    options = parser.parse_args()
+    sizes = begin(options)
     results: list[dict[str, Any]] = []
     for seed in range(options.seeds):
         for model in options.models:

@@ -20,18 +20,13 @@ the paired lead over ``evolution`` (of images: over 768), with an asterisk where
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.one_shot import PASSES, QUICK, QUICK_LEVELS, clear, run_stages
+from benchmarks.one_shot import QUICK_LEVELS, arguments, begin, clear, run_stages
 from benchmarks.pruning_bench import CPU, Bench, Sizes
 from benchmarks.pruning_cells import spread
 from evaluators.batch_norm import recalibrate
@@ -201,22 +196,11 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get("SECATEURS_DATA", "data"), help="folder that holds FashionMNIST/")
+    parser = arguments(__doc__, "benchmarks/results/one_shot_ablation")
     parser.add_argument("--targets", type=float, nargs="+", default=[0.22, 0.1])
     parser.add_argument("--rows", nargs="+", default=list(rows()), choices=list(rows()), metavar="ROW")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--passes", type=int, default=PASSES, help="images that a search may measure candidates on")
-    parser.add_argument("--epochs", type=int, default=12, help="of the training behind the checkpoint")
-    parser.add_argument("--train-size", type=int, default=55_000, help="its images")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/one_shot_ablation"), help="folder of the runs")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the benchmark itself")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    sizes = Sizes(train=options.train_size, search=5000, pretraining=options.epochs, epochs=0, sparse=0)
-    if options.quick:
-        sizes = QUICK
-    options.results.mkdir(parents=True, exist_ok=True)
+    sizes = begin(options)
     cells: list[dict[str, Any]] = []
     for seed in range(options.seeds):
         bench = Bench("resnet20", seed, sizes, options.data, options.results)
