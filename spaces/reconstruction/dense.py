@@ -17,7 +17,7 @@ from spaces.layers.activation_memory import peak_bytes, watched_memory
 from spaces.reconstruction.passage import Call
 from spaces.reconstruction.passes import DensePass, Target, calls_of
 from spaces.reconstruction.settings import ReconstructionSettings
-from spaces.reconstruction.structure import SharedWeight, linear_maps
+from spaces.reconstruction.structure import SharedWeight, linear_maps, solved_weights
 
 AT_ONCE = 640 * 2**20
 """Most bytes of the dense network's activations up to which all samples are one batch, on a CPU."""
@@ -77,6 +77,28 @@ class DenseOutputs:
             device = next(model.parameters()).device
             self.batches = _fitting(used, activation_bytes(model, select(used[0], 0, 1), forward), at_once(device))
         self._known: dict[tuple[Call, int], _Drawn] = {}
+        self._weights: tuple[SharedWeight, ...] | None = None
+
+    def weights(self, small: nn.Module) -> tuple[SharedWeight, ...]:
+        """Return the weights of a smaller network that can be solved against these outputs, in the order of the forward pass.
+
+        A network with the modules and parameters of the dense one, narrower or not, has its structure, which is traced once.
+
+        Args:
+            small: The smaller network; left unchanged.
+        """
+        if not self.batches:
+            return ()
+        if _names(small) != _names(self.model):
+            return self._traced(small)
+        if self._weights is None:
+            self._weights = self._traced(self.model)
+        return self._weights
+
+    def _traced(self, model: nn.Module) -> tuple[SharedWeight, ...]:
+        with kept_randomness():
+            found = solved_weights(model, select(self.batches[0], 0, 1), self.forward, self.settings.sums)
+        return tuple(one for one in found if all(layer.name in self.maps for layer in one.layers))
 
     def targets(self, weights: Sequence[SharedWeight], kept: Mapping[str, Tensor]) -> dict[tuple[Call, int], Target]:
         """Return the dense outputs that the layers with ``weights`` are compared with, by call and number of the batch.
@@ -122,6 +144,12 @@ class DenseOutputs:
                 for number in range(len(self.batches)):
                     found[one, number] = most, seed_of(f"{self.seed}/{one.layer}/{one.number}/{number}")
         return found
+
+
+def _names(model: nn.Module) -> tuple[dict[str, type[nn.Module]], list[str]]:
+    """Return the modules, with their types, and the names of the parameters."""
+    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    return {name: type(module) for name, module in model.named_modules()}, parameters
 
 
 @torch.no_grad()

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.surgery import Cut
-from spaces.execution.batch import select
 from spaces.execution.randomness import kept_randomness
 from spaces.layers.batch_norm import keep_statistics
 from spaces.reconstruction.dense import MOST_BYTES, DenseOutputs
@@ -31,7 +30,7 @@ from spaces.reconstruction.kept import kept_outputs
 from spaces.reconstruction.moments import Moments, least_squares
 from spaces.reconstruction.passage import Call
 from spaces.reconstruction.passes import Meeting, SmallPass, Target, calls_of
-from spaces.reconstruction.structure import SharedWeight, SolvedLayer, linear_maps, solved_weights
+from spaces.reconstruction.structure import SharedWeight, SolvedLayer, linear_maps
 
 LARGEST = 4608
 """Most columns that are solved at once; a wider matrix is solved in blocks of columns, one after the other."""
@@ -72,13 +71,8 @@ class Reconstruction:
     def __init__(self, dense: DenseOutputs, small: nn.Module, kept: Mapping[str, Tensor]) -> None:
         self._dense, self._small, self._kept = dense, small, kept
         self._maps = linear_maps(small)
-        self._passes: list[list[_Step]] = []
-        self._windows: dict[str, list[SharedWeight]] = {}
-        if dense.batches:
-            with kept_randomness():
-                found = solved_weights(small, select(dense.batches[0], 0, 1), dense.forward, dense.settings.sums)
-            known = [one for one in found if all(layer.name in dense.maps for layer in one.layers)]
-            self._passes, self._windows = list(self._planned(known)), self._windowed(known)
+        weights = dense.weights(small)
+        self._passes, self._windows = list(self._planned(weights)), self._windowed(weights)
 
     def __len__(self) -> int:
         """Return the number of solutions."""
