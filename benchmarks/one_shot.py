@@ -97,7 +97,7 @@ def compute(case: Case) -> list[dict[str, Any]]:
     dense = bench.reference_top1(task, reference)
     found = []
     for name in PEERS:
-        path = bench.folder / f"{bench.model}-{bench.seed}-{case.target:g}-{name.split()[0]}.json"
+        path = bench.folder / f"{bench.model}-{bench.seed}-{case.target:g}-{name.replace(', ', '-').replace(' ', '-')}.json"
         if not path.exists():
             start = time.process_time()
             top1, macs = _peer(name, case)
