@@ -25,17 +25,17 @@ from search.pipeline.metrics import cost_evaluators, described_metrics
 from search.pipeline.plan import PlannedStep, again_lines, changed_stages, plan
 from search.pipeline.rehearsal import rehearse
 from search.pipeline.retention import Retention
-from search.pipeline.reuse import find_earlier, reuse_lines, reused
+from search.pipeline.reuse import find_earlier, require_taken, reuse_lines, reused
 from search.pipeline.start import Start
 from search.report.data import Entry, Flow, build_report
 from search.report.validation import Retained
 from search.run.best import Best
 from search.run.earlier_run import ORIGIN, EarlierRun, origin_of
 from search.run.failures import Failures
-from search.run.inherited import Inherited
 from search.run.measurements import MeasuredRow, Measurements, measure_row
 from search.run.network import Network
 from search.run.run_folder import RunFolder, RunFolderError
+from search.run.search_tables import SearchTables
 from search.run.stage_run import DENSE, RESULT, SECONDS, StageRun, Stopwatch, device_of
 from search.run.steps import BEGUN, START, StageStep, key_of, start_key
 from search.stages.base import PlacedStage, following_training, placed_stages
@@ -55,8 +55,8 @@ def run(
     config: Config,
     folder: Path,
     console: Console | None = None,
-    inherited: Inherited | None = None,
     earlier: Path | None = None,
+    tables: SearchTables | None = None,
 ) -> dict[str, Any]:
     """Run a pipeline in ``folder``, or resume it, and return its report.json.
 
@@ -64,12 +64,12 @@ def run(
         config: The configuration.
         folder: The run folder, ``runs/NAME``.
         console: Console for progress; None shows nothing.
-        inherited: What another run has left for stages of this one; None for nothing.
         earlier: Folder of another run, of which every step with the same settings and inputs is taken over as a copy.
+        tables: Tables that the search of ``earlier`` has left, for the search here: no step before it is computed again.
 
     Raises:
         SecateursError: The run can't work as configured, ``folder`` is another run's or in use, or ``earlier`` is no folder
-            of a run, or damaged.
+            of a run, or damaged, or lacks a step before the search whose tables are taken.
     """
     from search.report.page import render_where_installed
 
@@ -80,6 +80,8 @@ def run(
         source = find_earlier(earlier, folder, start)
         steps = plan(config, start.task.fingerprint)
         taken = [] if source is None else reused(steps, source, config.execution.asynchronous)
+        if source is not None and tables is not None:
+            require_taken(steps, taken, source, tables.step)
         if not (folder / "config.yaml").exists():
             with Log(None, console) as log, network_remarks(log.write):
                 for line in rehearse(config, start):
@@ -102,7 +104,7 @@ def run(
                         log.write(line)
                 opened = open_storage(folder, config.name, config.storage, run_folder.run_id, warn)
                 with network_remarks(warn), opened as storage:
-                    report = _Pipeline(config, start, run_folder, log, storage, steps, taken, source, inherited).run()
+                    report = _Pipeline(config, start, run_folder, log, storage, steps, taken, source, tables).run()
                 report = write_record(folder / REPORT, report)
                 render_where_installed(folder, warn)
                 log.write("done")
@@ -121,7 +123,7 @@ class _Pipeline:
     steps: Sequence[PlannedStep]
     taken: Sequence[PlannedStep]
     earlier: EarlierRun | None
-    inherited: Inherited | None = None
+    tables: SearchTables | None = None
 
     def __post_init__(self) -> None:
         self.task: Task = self.start.task
@@ -194,7 +196,6 @@ class _Pipeline:
         key = start_key(self.config.seed, self.task.fingerprint)
         step = StageStep(self.run_folder.checkpoints / START, key, self._warn)
         known = step.open()
-        self._inherit(step)
         done = step.load(self.task)
         if done is None and known and not step.path.exists() and self._went_on(-1):
             self._warn(f"{step.path} was lost: the network that the task starts from is written again")
@@ -227,7 +228,8 @@ class _Pipeline:
         key = planned.key
         step = StageStep(planned.folder(self.run_folder.checkpoints), key, self._warn)
         known = step.open()
-        self._inherit(step)
+        if self.tables is not None and label == self.tables.step and not step.path.exists():
+            self.tables.fill(step, variant, self._warn)
         done = step.load(self.task)
         if done is None and self.earlier is not None and planned.place in self.takes:
             self._take(planned, step, self.earlier)
@@ -279,11 +281,6 @@ class _Pipeline:
         if variant == RESULT and not stage.last:
             self._deliver(after, placed, fresh)
         return after
-
-    def _inherit(self, step: StageStep) -> None:
-        """Put what another run has left for a step into its folder, unless the step is done."""
-        if self.inherited is not None and not step.path.exists():
-            self.inherited.fill(step.folder.relative_to(self.run_folder.checkpoints), step, self._warn)
 
     def _take(self, planned: PlannedStep, step: StageStep, earlier: EarlierRun) -> None:
         """Copy a step that another run has computed, and the trials of its search."""

@@ -21,8 +21,8 @@ from search.config.registries import EVALUATOR
 from search.output.progress import Log
 from search.pipeline.pipeline import run
 from search.report.page import render_where_installed
-from search.run.inherited import Inherited
 from search.run.run_records import CONFIG
+from search.run.search_tables import SearchTables
 from search.stages.base import PlacedStage, placed_stages
 from search.stages.search.settings import SearchSettings
 from search.trust.foreign_config import permitted
@@ -111,7 +111,7 @@ def resolve(source: Path, asked: Sequence[Resolution], console: Console | None =
     reports: list[dict[str, Any]] = []
     for place, one in enumerate(asked):
         before = [other.folder for other in asked[:place]]
-        reports.append(run(one.config, one.folder, console, Inherited([source, *before], one.step)))
+        reports.append(run(one.config, one.folder, console, source, SearchTables([source, *before], one.step)))
     if len(reports) > 1:
         rows = [{key: report[key] for key in KEPT} for report in reports]
         reports[0] = write_record(asked[0].folder / "report.json", {**reports[0], "resolved": rows})

@@ -11,6 +11,7 @@ from search.pipeline.plan import PlannedStep, plan, steps_in_words
 from search.run.earlier_run import EarlierRun
 from search.run.run_folder import RunFolderError
 from search.run.stage_run import RESULT
+from search.run.steps import NETWORK
 
 if TYPE_CHECKING:
     from search.pipeline.start import Start
@@ -56,6 +57,31 @@ def reused(steps: Iterable[PlannedStep], earlier: EarlierRun, asynchronous: bool
             found.append(step)
             known.add(step.key)
     return found
+
+
+def require_taken(steps: Iterable[PlannedStep], taken: Iterable[PlannedStep], earlier: EarlierRun, search: str) -> None:
+    """Refuse to compute what stands before a search whose tables are another run's.
+
+    Args:
+        steps: All steps of the run.
+        taken: Those that are taken over.
+        earlier: The other run.
+        search: Place and name of the search, such as ``2-search``.
+
+    Raises:
+        RunFolderError: The network of a stage before it is missing there, or was made with other settings; with its path.
+    """
+    places = {step.place for step in taken}
+    for step in steps:
+        if step.placed.step == search:
+            return
+        if step.variant == RESULT and step.place not in places:
+            path = step.folder(earlier.folder / "checkpoints") / NETWORK
+            reason = earlier.reason or f"{path} is {'of other settings, or of other data' if path.exists() else 'missing'}"
+            raise RunFolderError(
+                f"{reason}; a search of that run can't be solved again without the networks before it: give back what was "
+                "changed since, and give the run's own command again, which makes them"
+            )
 
 
 def reuse_lines(steps: Sequence[PlannedStep], taken: Sequence[PlannedStep], earlier: EarlierRun) -> Iterator[str]:

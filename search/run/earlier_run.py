@@ -13,10 +13,10 @@ from typing_extensions import TypedDict
 from search.config.document import parse_value, to_yaml
 from search.output.log_records import PACKAGE
 from search.run.differences import Difference, differences
-from search.run.inherited import LATENCY
 from search.run.network import transformed
 from search.run.record_file import RecordFile, Tell, checked
 from search.run.run_records import CONFIG, ENVIRONMENT, FORMAT, Environment, RunFolderError, read_config
+from search.run.search_tables import LATENCY
 from search.run.stage_run import SECONDS, Stopwatch
 from search.run.steps import ASYNCHRONOUS, MOMENT, StageStep, StepData
 from search.trust.architecture import check_transformations
@@ -151,8 +151,7 @@ class EarlierRun:
 
     def _refused(self, error: Exception) -> RunFolderError:
         return RunFolderError(
-            f"{error}. Nothing of a damaged piece is taken over: go on with the run in {self.folder}, which makes it again, or "
-            "leave out --from"
+            f"{error}. Nothing of a damaged piece is taken over: go on with the run in {self.folder}, which makes it again"
         )
 
 

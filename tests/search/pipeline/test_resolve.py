@@ -17,10 +17,11 @@ from search.config.goal import parse_budgets
 from search.executors.trial_evaluator import TrialEvaluator
 from search.pipeline import run
 from search.pipeline.resolve import resolutions, resolve
-from search.run import inherited
+from search.run import earlier_run
 from search.stages.train import Train
 from search.study.storage import open_journal
 from spaces.errors import SecateursError
+from spaces.files.json_file import read_record, write_record
 from tests.integration.tiny_pipeline import read_report, timeless, write_config
 
 CONFIG = """\
@@ -127,9 +128,9 @@ def test_a_kill_between_pieces_trains_nothing_again(finished: Path, tmp_path: Pa
             raise Kill
         original(path, content)
 
-    original = inherited.replace_file
+    original = earlier_run.replace_file
     with monkeypatch.context() as patched:
-        patched.setattr(inherited, "replace_file", stop)
+        patched.setattr(earlier_run, "replace_file", stop)
         with pytest.raises(Kill):
             resolved(finished, "macs<=30%", runs=tmp_path)
     monkeypatch.setattr(Train, "run", None)
@@ -141,26 +142,35 @@ def copy(finished: Path, place: Path) -> Path:
     return Path(shutil.copytree(finished, place / "copy"))
 
 
-@pytest.mark.parametrize("piece", [TRAINED, Path("checkpoints/start/network.safetensors")])
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_network_that_is_missing_or_damaged_is_named(piece: Path, damaged: bool, finished: Path, tmp_path: Path) -> None:
+def test_a_network_that_is_missing_or_damaged_is_named(damaged: bool, finished: Path, tmp_path: Path) -> None:
     source = copy(finished, tmp_path)
     if damaged:
-        content = bytearray((source / piece).read_bytes())
+        content = bytearray((source / TRAINED).read_bytes())
         content[-3] ^= 1
-        (source / piece).write_bytes(content)
+        (source / TRAINED).write_bytes(content)
     else:
-        (source / piece).unlink()
-    with pytest.raises(SecateursError, match=str(piece)):
+        (source / TRAINED).unlink()
+    with pytest.raises(SecateursError, match=str(TRAINED)):
         resolved(source, "macs<=30%", runs=tmp_path / "runs")
 
 
-def test_a_network_of_other_settings_is_refused(finished: Path, tmp_path: Path) -> None:
+def test_a_configuration_that_was_edited_is_refused(finished: Path, tmp_path: Path) -> None:
     source = copy(finished, tmp_path)
     config = source / "config.yaml"
     config.write_text(config.read_text().replace("seed: 3", "seed: 4"))
-    with pytest.raises(SecateursError, match="other settings"):
+    with pytest.raises(SecateursError, match="does not match the digest"):
         resolved(source, "macs<=30%", runs=tmp_path / "runs")
+
+
+def test_steps_of_other_data_are_refused(finished: Path, tmp_path: Path) -> None:
+    source = copy(finished, tmp_path)
+    environment = source / "environment.json"
+    write_record(environment, {**read_record(environment), "task_fingerprint": "0"})
+    (asked,) = resolutions(source, parse_budgets(["macs<=30%"]), 0, tmp_path)
+    with pytest.raises(SecateursError, match="other data"):
+        resolve(source, [asked])
+    assert not asked.folder.exists()
 
 
 @pytest.mark.slow
