@@ -8,7 +8,8 @@ at as many image passes as the search had; with the layers solved by least squar
 Torch-Pruning (group L2, the same ratio everywhere, statistics of BatchNorm measured again) and ridge regression on channel
 Gram matrices, folded into the layers that read them (GRAIL, CPAL 2026: ridge 1e-3 of the mean diagonal, 128 samples), with the
 statistics of BatchNorm as they were, and measured again. ``evolution`` with its default number of generations is a row of its
-own for a ResNet-20 at 22 and 10 %, unless ``--passes`` asks for less than the default.
+own for a ResNet-20 at 22 and 10 %, unless ``--passes`` asks for less than the default. The CPU seconds of a row are those of
+its whole run, baselines included; the first run on a checkpoint measures the tables of levels for all.
 
 Torch-Pruning comes with ``uv sync --group benchmarks``. Every run is a run folder under ``--results``; a killed benchmark goes
 on in it, and what is done is not computed again. Prints mean and standard deviation over the seeds of test top-1, its distance
@@ -42,6 +43,7 @@ from search.config.document import to_yaml
 from search.config.loading import load
 from search.output.atomic import write_json
 from search.pipeline.pipeline import run
+from search.run.search_tables import SearchTables
 
 TARGETS = {"resnet20": (0.4, 0.22, 0.1, 0.05), "vgg_small": (0.3, 0.1), "mobilenet_v2_small": (0.5, 0.25)}
 PASSES = 200_000
@@ -140,6 +142,8 @@ def _run(case: Case, name: str, algorithm: Mapping[str, Any], solved: bool, base
 def run_stages(bench: Bench[Sizes], name: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the report of a run of the product on a checkpoint, gone on with where it was begun.
 
+    Tables of levels that another run on the checkpoint has measured with the same settings are taken over.
+
     Args:
         bench: Model, seed, sizes, data and folder.
         name: Name of the run folder.
@@ -161,7 +165,9 @@ def run_stages(bench: Bench[Sizes], name: str, stages: list[dict[str, Any]]) -> 
     }
     path = bench.folder / f"{name}.yaml"
     path.write_text(to_yaml(config))
-    return run(load(path), bench.folder / "runs" / name)
+    runs = bench.folder / "runs"
+    others = sorted(folder for folder in runs.glob(f"{bench.model}-{bench.seed}-*") if folder.name != name)
+    return run(load(path), runs / name, tables=SearchTables(others, "0-search") if others else None)
 
 
 def _peer(name: str, case: Case) -> tuple[float, float]:
