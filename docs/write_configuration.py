@@ -22,7 +22,8 @@ from search.config.document import read_document
 from search.config.loading import Config, Execution
 from search.config.registries import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE, Registered
 from search.config.schema import options_of
-from search.options import Option, block_with, description, in_yaml, own_options, plain_text, type_in_words
+from search.config.yaml_text import in_yaml
+from search.options import Option, block_with, description, own_options, plain_text, type_in_words
 from spaces.registry import resolve
 
 REPOSITORY = Path(__file__).resolve().parent.parent

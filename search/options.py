@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from search.config.registries import STAGE, LimitText, Registered
+from search.config.yaml_text import in_yaml
 from search.pipeline.inspection import REGISTRIES
 from spaces.registry import UnknownNameError, resolve, suggestion
 
@@ -127,17 +128,6 @@ def _default(field: dataclasses.Field[Any], inner: Any) -> str:
     else:
         return ""
     return "as below" if inner is not None and isinstance(value, inner) else in_yaml(value)
-
-
-def in_yaml(value: Any) -> str:
-    """Return a value as a configuration has it on one line."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{in_yaml(key)}: {in_yaml(entry)}" for key, entry in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(in_yaml, value))}]"
-    if isinstance(value, str) and re.search(r"^$|[*<>:,#{}\[\]%&!]|^(true|false|null|on|off|yes|no)$", value):
-        return f'"{value}"'
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def options_by_kind(name: str) -> dict[str, tuple[Any, list[Option]]]:

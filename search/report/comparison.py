@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.metrics import find_metric
+from search.config.yaml_text import in_yaml
 from search.report.targets import cost_of
 from search.report.view import described_metrics, error_of, primary_of, score_metric, score_of, search_views
 from search.run.differences import differences
 from search.run.run_records import read_config
 from spaces.errors import SecateursError
-from spaces.files.reading import FileError, shown
+from spaces.files.reading import FileError
 
 COSTS = ("macs", "parameters", "size_bytes", "latency_ms")
 """Costs in the table of results."""
 
+_LONGEST = 160
+"""Letters of a setting that are shown."""
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """Title, headings and rows of a table, as text."""
 
@@ -83,14 +86,28 @@ def _settings(configs: Mapping[str, Mapping[str, Any]]) -> Table:
         for one in differences(first, _by_stages(configs[label])):
             if one.path[0] != "name":
                 paths.setdefault(one.path, dict.fromkeys(labels, one.old))[label] = one.new
-    rows = [[".".join(path), *(shown(value) for value in values.values())] for path, values in paths.items()]
+    rows = [[".".join(path), *(_as_yaml(value) for value in values.values())] for path, values in paths.items()]
     return "Settings that differ", ["setting", *labels], rows
 
 
 def _by_stages(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with its stages by their places, so that lists of different lengths are compared one by one."""
+    """Return a configuration with its stages by name, so that those of lists of different lengths are compared one by one."""
     stages = config.get("stages")
-    return {**config, "stages": dict(enumerate(stages)) if isinstance(stages, list) else stages}
+    if not isinstance(stages, list):
+        return dict(config)
+    found: dict[str, Any] = {}
+    for stage in stages:
+        entries = dict(stage) if isinstance(stage, Mapping) else {str(stage): {}}
+        for name, settings in entries.items():
+            again = sum(key.split(" ")[0] == name for key in found)
+            found[f"{name} {again + 1}" if again else name] = settings
+    return {**config, "stages": found}
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a setting as a configuration has it on one line, cut where it is long; ``-`` for none."""
+    text = "-" if value is None else in_yaml(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def compare(folders: Sequence[Path], output: Path) -> Path:

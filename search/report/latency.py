@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluators.latency.backends import BACKENDS
-from search.report.view import Row, words
+from search.report.view import Row, network_words
 from spaces.registry import lookup
 
 
@@ -23,7 +23,7 @@ def latency_rows(report: Mapping[str, Any]) -> list[Row]:
             predicted, error = f"{latency['predicted']:.3f} ms", f"{latency['error'] * 100:+.1f} %"
         interval = f"{timing['low']:.3f} to {timing['high']:.3f} ms"
         cells = (f"{timing['median']:.3f} ms", interval, str(timing["repetitions"]), share, predicted, error)
-        rows.append(Row("this result" if role == "result" else words(role), cells, strong=role == "result"))
+        rows.append(Row(network_words(role, report), cells, strong=role == "result"))
     return rows
 
 

@@ -7,29 +7,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluators.metrics import METRICS, Metric, find_metric
 from search.config.extras import install_command, is_installed, require_extra
 from search.config.renamed import with_present_names
 from search.output.file_names import safe_file_name
 from search.output.log_records import PACKAGE
-from search.output.numbers import format_bytes, format_count, format_percent, metric_value, times
+from search.output.numbers import format_percent
 from search.report.bits import bit_rows, deployment_text
+from search.report.cards import headline
+from search.report.durations import stage_rows, whole_cost
 from search.report.latency import latency_rows, latency_text
+from search.report.networks import baseline_headings, baseline_rows, error_text, network_rows, shown_metrics
 from search.report.resolved import HEADINGS, resolved_rows
+from search.report.searches import program_rows, search_row, sensitivity_tables
 from search.report.seeds import seed_rows
-from search.report.summary import target_text
-from search.report.targets import search_targets, target_cells, target_headings, target_tiles
+from search.report.terms import explained
 from search.report.validation import check_report
-from search.report.view import (
-    Row,
-    described_metrics,
-    error_of,
-    primary_of,
-    score_metric,
-    score_of,
-    scores_of,
-    words,
-)
+from search.report.view import Row, network_words
 from search.run.failures import failures_of
 from spaces.errors import SecateursError
 from spaces.files.atomic import replace_file
@@ -85,16 +78,18 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
     page = fill_template(
         "report.html",
         report=report,
-        headline=_headline(report),
-        networks=_networks(report),
-        error_text=_error_text(report),
-        baselines=_baselines(report),
-        target_headings=target_headings(report),
+        headline=headline(report),
+        networks=network_rows(report),
+        error_text=error_text(report),
+        baselines=baseline_rows(report),
+        baseline_headings=baseline_headings(report),
+        metric_terms=explained(shown_metrics(report)),
+        search_terms=explained(name for entry in report.get("searches") or [] for name in entry.get("objectives") or {}),
         latency=latency_rows(report),
         latency_text=latency_text(report),
         pictures=pictures,
         sections=SECTIONS,
-        searches=[_search_row(entry, report) for entry in report.get("searches") or []],
+        searches=[search_row(entry, report) for entry in report.get("searches") or []],
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
         sparsifiers=[_sparsifier(entry) for entry in report.get("sparsifiers") or []],
         omegas=[
@@ -102,10 +97,10 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
             for entry in report.get("searches") or []
             if entry.get("omega")
         ],
-        sensitivity=[_sensitivity(entry) for entry in report.get("searches") or [] if entry.get("sensitivity")],
-        programs=[row for entry in report.get("searches") or [] for row in _programmes(entry)],
-        stages=_stages(report),
-        whole_cost=_whole_cost(report),
+        sensitivity=[sensitivity_tables(entry) for entry in report.get("searches") or [] if entry.get("sensitivity")],
+        programs=[row for entry in report.get("searches") or [] for row in program_rows(entry)],
+        stages=stage_rows(report),
+        whole_cost=whole_cost(report),
         seeds=seed_rows(report),
         resolved=resolved_rows(report),
         resolved_headings=["", *HEADINGS],
@@ -176,117 +171,6 @@ def fill_template(name: str, **content: Any) -> str:
     return environment.get_template(name).render(**content)
 
 
-def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
-    before, after = report.get("reference") or {}, report.get("result") or {}
-    met = report.get("target_met")
-    tiles = []
-    if before.get("macs") and after.get("macs") and before["macs"] != after["macs"]:
-        tiles.append(
-            (times(before["macs"], after["macs"]), "fewer MACs", f"{format_percent(after['macs'] / before['macs'])} left")
-        )
-    if before.get("parameters") and after.get("parameters") and before["parameters"] != after["parameters"]:
-        share = format_percent(after["parameters"] / before["parameters"])
-        tiles.append((times(before["parameters"], after["parameters"]), "fewer parameters", f"{share} left"))
-    first, last = (score_of(network, primary_of(report)) for network in (before, after))
-    if first and last and first[0] == last[0]:
-        metric = score_metric(first[0], report)
-        change = metric.difference(first[1], last[1])
-        values = f"{metric.text(first[1]).removesuffix(metric.style.unit)} to {metric.text(last[1])}"
-        if metric.is_share(first[1], last[1]):
-            tiles.append((change, f"points of {metric.label}", f"{values}, test split"))
-        else:
-            tiles.append((change, f"{metric.label} on the test split", values))
-    if before.get("size_bytes") and after.get("size_bytes"):
-        tiles.append((format_bytes(after["size_bytes"]), "of weights", f"from {format_bytes(before['size_bytes'])}"))
-    tiles += target_tiles(report)
-    verdict = {True: "target met", False: "target NOT met", None: "no target"}[met if isinstance(met, bool) else None]
-    target = target_text(report["target"]) if report.get("target") else ""
-    return {"tiles": tiles, "met": met, "verdict": verdict, "target": target}
-
-
-def _figures_of(network: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, tuple[Metric, float]]:
-    """Return description and value of every metric measured on a network, by name: scores, the loss, costs."""
-    described = described_metrics(report)
-    scores = scores_of(network, primary_of(report))
-    found = {name: (score_metric(name, report), value) for name, value in scores.items()}
-    for name in dict.fromkeys([*METRICS, *described]):
-        if name not in found and isinstance(network.get(name), int | float):
-            found[name] = find_metric(name, described), float(network[name])
-    return found
-
-
-def _networks(report: Mapping[str, Any]) -> list[Row]:
-    reference, result = (report.get(role) or {} for role in ("reference", "result"))
-    before = _figures_of(reference, report)
-    rows = []
-    for name, (metric, value) in _figures_of(result, report).items():
-        first = before[name][1] if name in before else None
-        after = metric.with_error(value, error_of(result, name))
-        cells = ("-", after, "-")
-        if first is not None:
-            cells = (metric.with_error(first, error_of(reference, name)), after, metric.change(first, value))
-        rows.append(Row(metric.label, cells))
-    return rows
-
-
-def _error_text(report: Mapping[str, Any]) -> str:
-    """Return what the standard errors of the test scores stand on, in words; nothing where none is known."""
-    networks = [report.get("reference"), report.get("result"), *(report.get("baselines") or {}).values()]
-    known = [network for network in networks if network and network.get("standard_errors")]
-    if not known:
-        return ""
-    draws = [network["resamples"] for network in known if network.get("resamples") is not None]
-    text = "± is the standard error over the samples of the test split"
-    if not draws:
-        return f"{text}."
-    from evaluators.tasks.bootstrap import RESAMPLES, SECONDS
-
-    fewer = "" if min(draws) >= RESAMPLES else f"; {min(draws)} where their time of {SECONDS:.0f} s was up"
-    return f"{text}, of metrics that accumulate by bootstrap ({max(draws)} resamples{fewer})."
-
-
-def _baselines(report: Mapping[str, Any]) -> list[Row]:
-    networks = {"result": report.get("result"), **(report.get("baselines") or {}), "reference": report.get("reference")}
-    base = (report.get("reference") or {}).get("macs")
-    own = score_of(report.get("result"), primary_of(report))
-    rows = []
-    for name, network in networks.items():
-        score = score_of(network, primary_of(report))
-        if not network or own is None or score is None:
-            continue
-        metric = score_metric(score[0], report)
-        difference = "" if name == "result" or score[0] != own[0] else metric.difference(own[1], score[1])
-        share = format_percent(network["macs"] / base) if base and network.get("macs") else "-"
-        cells = (
-            metric.with_error(score[1], error_of(network, score[0])),
-            difference,
-            share,
-            format_count(network.get("parameters")),
-            format_bytes(network.get("size_bytes")),
-            *target_cells(network, report),
-        )
-        rows.append(Row("this result" if name == "result" else words(name), cells, strong=name == "result"))
-    return rows if len(rows) > 2 else []
-
-
-def _search_row(entry: Mapping[str, Any], report: Mapping[str, Any]) -> Row:
-    trials = entry.get("trials") or []
-    full = sum(trial.get("fidelity", 1.0) >= 1.0 and trial.get("state") != "failed" for trial in trials)
-    front = str(len(entry.get("pareto") or []))
-    chosen = "-" if entry.get("chosen") is None else str(entry["chosen"])
-    cells = (
-        str(len(trials)),
-        str(full),
-        str(entry.get("failed") or 0),
-        front,
-        chosen,
-        _seconds(entry.get("worker_seconds") or 0.0) or "-",
-        search_targets(entry, report),
-        str(entry.get("ended_by") or "-"),
-    )
-    return Row(str(entry.get("stage", "search")), cells)
-
-
 def _sparsifier(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schedule and the table of shares of a stage that trained with a sparsifier."""
     rows = [
@@ -298,97 +182,6 @@ def _sparsifier(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _sensitivity(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tables of rank correlations between kinds of sensitivity and the measured loss."""
-    found = entry["sensitivity"]
-    kinds = list(found["rows"][0]["predicted"]) if found["rows"] else []
-    rows = [
-        Row(
-            row["decision"],
-            (
-                str(row["bits"]),
-                *(f"{row['predicted'][kind]:.2e}" for kind in kinds),
-                f"{row['measured']:.2e} ± {row['standard_error']:.1e}",
-            ),
-        )
-        for row in found["rows"]
-    ]
-    correlations = {(one["first"], one["second"], one["over"]): one["value"] for one in found["correlations"]}
-    pairs = [
-        Row(
-            f"{words(first)} and {words(second)}", tuple(_correlation(correlations.get((first, second, over))) for over in OVER)
-        )
-        for first, second in dict.fromkeys((first, second) for first, second, _ in correlations)
-    ]
-    return {
-        "stage": str(entry.get("stage", "search")),
-        "kind": f"{found['kind']} ({found['moments']})" if found.get("moments") else found["kind"],
-        "samples": found["samples"],
-        "kinds": kinds,
-        "rows": rows,
-        "pairs": pairs,
-        "negative": list(found["negative"]),
-    }
-
-
-OVER = ("weights", "all")
-"""Sets of decisions that rank correlations are taken over."""
-
-
-def _correlation(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _programmes(entry: Mapping[str, Any]) -> list[Row]:
-    """Return a row per integer program that a search solved."""
-    return [
-        Row(
-            ", ".join(f"{words(metric)} <= {metric_value(metric, limit)}" for metric, limit in one["limits"].items()),
-            (
-                words("omega" if "omega" in one else "divergence"),
-                f"{one.get('omega', one.get('divergence', float('nan'))):.4g}",
-                f"{one['bound']:.4g}" if one.get("exact", True) and "bound" in one else "-",
-                format_percent(one["gap"]),
-                one["fingerprint"],
-            ),
-        )
-        for one in (entry.get("algorithm") or {}).get("programmes") or []
-    ]
-
-
-def _stages(report: Mapping[str, Any]) -> list[tuple[str, float, str, str]]:
-    """Return, per stage: name, time as a share of the longest stage's, time in words, and time of its baselines in words."""
-    entries = [entry for entry in report.get("stages") or [] if isinstance(entry.get("seconds"), int | float)]
-    longest = max((entry["seconds"] for entry in entries), default=0.0) or 1.0
-    rows = []
-    for entry in entries:
-        beside = sum((entry.get("baseline_seconds") or {}).values())
-        share = entry["seconds"] / longest
-        rows.append((words(str(entry.get("name", ""))), share, _seconds(entry["seconds"]) or "-", _seconds(beside)))
-    return rows
-
-
-def _whole_cost(report: Mapping[str, Any]) -> str:
-    """Return the cost of the whole run in words: evaluations, epochs, time."""
-    searches = report.get("searches") or []
-    evaluations = sum(len(entry.get("trials") or []) for entry in searches)
-    workers = sum(entry.get("worker_seconds") or 0.0 for entry in searches)
-    epochs = sum(len(entry.get("epochs") or []) for entry in report.get("histories") or [])
-    own = sum(entry.get("seconds") or 0.0 for entry in report.get("stages") or [])
-    beside = sum(sum((entry.get("baseline_seconds") or {}).values()) for entry in report.get("stages") or [])
-    parts = [f"{evaluations} evaluations ({_seconds(workers)} of workers' time)"] if evaluations else []
-    parts += [f"{epochs} epochs of training"] if epochs else []
-    parts += [f"{_seconds(own)} in all"] if own else []
-    parts += [f"and {_seconds(beside)} for the baselines"] if beside else []
-    return ", ".join(parts)
-
-
-def _seconds(value: float) -> str:
-    if value <= 0:
-        return ""
-    return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
 def _frozen(report: Mapping[str, Any]) -> list[Row]:
@@ -406,7 +199,7 @@ def _retention(report: Mapping[str, Any]) -> dict[str, list[Row]]:
     found = {role: entry for role, entry in (report.get("retention") or {}).items() if "retained" in entry}
     networks = [
         Row(
-            "this result" if role == "result" else words(role),
+            network_words(role, report),
             (format_percent(entry["chosen"]), format_percent(entry["retained"])),
             strong=role == "result",
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from evaluators.metrics import Metric
 from search.output.numbers import format_bytes, format_percent
-from search.report.view import Row, primary_of, score_metric, score_of, words
+from search.report.view import Row, network_words, primary_of, score_metric, score_of
 
 
 def seed_rows(report: Mapping[str, Any]) -> list[Row]:
@@ -50,7 +50,7 @@ def _row(
         format_bytes(statistics.fmean(sizes)) if sizes else "-",
         ", ".join(_number(score, metric) for _, score in own),
     )
-    return Row("this result" if role == "result" else words(role), cells, strong=role == "result")
+    return Row(network_words(role, report), cells, strong=role == "result")
 
 
 def _spread(values: Sequence[float], metric: Metric, signed: bool = False) -> str:

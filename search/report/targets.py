@@ -8,9 +8,6 @@ from typing import Any
 from evaluators.metrics import Metric, find_metric
 from search.report.view import described_metrics
 
-ON_CARDS = ("macs", "parameters", "size_bytes")
-"""Costs that have a card in every report."""
-
 
 def limits_on_costs(report: Mapping[str, Any]) -> dict[str, tuple[Metric, float]]:
     """Return description and limit of every target on a cost, by name."""
@@ -22,17 +19,10 @@ def limits_on_costs(report: Mapping[str, Any]) -> dict[str, tuple[Metric, float]
     return found
 
 
-def target_tiles(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return a card (value, words, note) for every target on a cost that has none yet."""
-    found = []
-    for name, (metric, limit) in limits_on_costs(report).items():
-        value = cost_of(report.get("result"), name)
-        if name not in ON_CARDS and value is not None:
-            before = cost_of(report.get("reference"), name)
-            came = "" if before is None else f"from {metric.text(before)}; "
-            met = report["targets"][name].get("met")
-            found.append((metric.text(value), metric.label, f"{came}target {metric.text(limit)} {_met(bool(met))}"))
-    return found
+def limit_text(name: str, report: Mapping[str, Any]) -> str:
+    """Return the target on the cost ``name`` in its unit, and whether it is met: ``target <= 12.4 M met``."""
+    metric, limit = limits_on_costs(report)[name]
+    return f"target <= {metric.text(limit)} {_met(bool(report['targets'][name].get('met')))}"
 
 
 def target_headings(report: Mapping[str, Any]) -> list[str]:

@@ -155,9 +155,10 @@ class Epoch(TypedDict, total=False):
 
 
 class History(TypedDict, total=False):
-    """A training."""
+    """A training, of the result or of the baseline ``variant``."""
 
     stage: str
+    variant: str
     epochs: list[Epoch] | None
 
 
@@ -348,6 +349,7 @@ class ReportFile(TypedDict, total=False):
     remarks: list[str] | None
     failures: list[FailureRow] | None
     histories: list[History] | None
+    baseline_histories: list[History] | None
     seeds: list[SeedRow] | None
     resolved: list[ResolvedRow] | None
     environment: dict[str, Any] | None

@@ -191,6 +191,15 @@ def words(name: str) -> str:
     return WORDS.get(plain) or find_metric(plain).label
 
 
+def network_words(role: str, report: Json) -> str:
+    """Return the role of a network in plain words, which fit the method: ``this result``, ``uniform bits``."""
+    if role == "result":
+        return "this result"
+    if role == "uniform" and report.get("bits"):
+        return "uniform ratio and bits" if report.get("layers") else "uniform bits"
+    return words(role)
+
+
 def described_metrics(report: Json) -> dict[str, Metric]:
     """Return the metrics that ``report`` describes; entries that are no description are left out."""
     entries = report.get("metrics_described")

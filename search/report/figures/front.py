@@ -9,7 +9,7 @@ from search.output.numbers import format_count
 from search.report.figures.base import Drawing, Figure
 from search.report.figures.search_axes import draw_candidates, label_score_axis
 from search.report.figures.style import BASELINE_MARKS, BLUE, PAPER, RED, new_figure, outside_legend
-from search.report.view import SearchView, search_views, words
+from search.report.view import SearchView, network_words, search_views
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -23,14 +23,14 @@ class Front(Figure):
     section = "search"
 
     def applies(self, report: Mapping[str, Any]) -> bool:
-        """Return whether a search measured a candidate in full."""
-        return any(view.points for view in search_views(report))
+        """Return whether a search measured two candidates in full."""
+        return any(len(view.points) > 1 for view in search_views(report))
 
     def draw(self, report: Mapping[str, Any]) -> Iterator[Drawing]:
         """Yield a drawing per search; that of the last one has no suffix."""
         views = search_views(report)
         for view in views:
-            if view.points:
+            if len(view.points) > 1:
                 yield Drawing(front_figure(view, report), "" if view is views[-1] else f"_{view.stage}", view.stage)
 
 
@@ -48,7 +48,7 @@ def front_figure(view: SearchView, report: Mapping[str, Any]) -> Canvas:
     scale = label_score_axis(axes, view.score_metric)
     axes.set_ylabel(f"{axes.get_ylabel()}\nsearch split")
     draw_candidates(axes, view, lambda point: (point.cost / divisor, point.score * scale))
-    if view.front:
+    if len(view.front) > 1:
         xs, ys = [p.cost / divisor for p in view.front], [p.score * scale for p in view.front]
         axes.plot(xs, ys, color=BLUE, marker="o", markersize=5, linewidth=1.6, label=f"Pareto front ({len(view.front)})")
     chosen = view.chosen_point
@@ -59,7 +59,7 @@ def front_figure(view: SearchView, report: Mapping[str, Any]) -> Canvas:
         before = ((report.get("baselines") or {}).get(name) or {}).get("before_retraining") or {}
         if before.get(view.cost) is not None and before.get(view.score) is not None:
             place = ([before[view.cost] / divisor], [before[view.score] * scale])
-            axes.scatter(*place, marker=mark, s=60, color=color, edgecolors=PAPER, zorder=4, label=words(name))
+            axes.scatter(*place, marker=mark, s=60, color=color, edgecolors=PAPER, zorder=4, label=network_words(name, report))
     if view.limit is not None:
         axes.axvline(view.limit / divisor, color=RED, linestyle=(0, (4, 3)), linewidth=1.2)
         spot: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.report.figures.style import new_figure
+from search.report.figures.style import WIDTH, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ _MOST_NAMES = 80
 
 def wide_figure(layers: int, height: float = 4.4) -> Canvas:
     """Return an empty figure, in inches, as wide as a bar for each of ``layers`` needs."""
-    return new_figure(width=max(9.0, min(24.0, 0.3 * layers)), height=height)
+    return new_figure(width=max(WIDTH, min(24.0, 0.3 * layers)), height=height)
 
 
 def label_layers(axes: Axes, names: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from search.report.figures import FIGURES
 from search.report.figures.base import Drawing, Figure
-from search.report.figures.style import CSS_VARIABLES, STYLE
+from search.report.figures.style import CSS_VARIABLES, STYLE, WIDTH
 from spaces.registry import members, resolve
 
 
@@ -24,6 +24,7 @@ class Picture:
         stage: Name of the stage that it is about; empty for the whole run.
         svg: For the page, with the page's color variables.
         png: For ``figures/``.
+        wide: True for a figure that is wider than most, and so not made to fit a small screen.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Picture:
     stage: str
     svg: str
     png: bytes
+    wide: bool = False
 
 
 def draw(report: Mapping[str, Any]) -> list[Picture]:
@@ -55,7 +57,7 @@ def render_drawing(figure: Figure, drawing: Drawing) -> Picture:
     from matplotlib.figure import SubFigure
 
     name, canvas = f"{figure.name}{drawing.suffix}", drawing.canvas
-    png, svg = io.BytesIO(), io.StringIO()
+    png, svg, wide = io.BytesIO(), io.StringIO(), canvas.get_figwidth() > 1.4 * WIDTH
     # `savefig` would draw each of the two twice, once for the layout alone.
     canvas.set_dpi(120)
     FigureCanvasAgg(canvas).print_png(png)  # type: ignore[no-untyped-call]
@@ -70,4 +72,4 @@ def render_drawing(figure: Figure, drawing: Drawing) -> Picture:
     for color, variable in CSS_VARIABLES.items():
         text = text.replace(color, f"var({variable})")
     text = text.replace("<svg ", f'<svg role="img" aria-label="{figure.title}" ', 1)
-    return Picture(name, figure.title, figure.section, drawing.stage, text, png.getvalue())
+    return Picture(name, figure.title, figure.section, drawing.stage, text, png.getvalue(), wide)

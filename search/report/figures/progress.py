@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.report.figures.base import Drawing, Figure
 from search.report.figures.search_axes import draw_candidates, label_score_axis
-from search.report.figures.style import BLUE, new_figure, outside_legend
+from search.report.figures.style import BLUE, new_figure, outside_legend, whole_ticks
 from search.report.view import SearchView, search_views
 
 if TYPE_CHECKING:
@@ -49,7 +49,12 @@ def progress_figure(view: SearchView) -> Canvas:
         last = max(point.number for point in view.points)
         xs, ys = [*(x for x, _ in best), last], [*(y * scale for _, y in best), best[-1][1] * scale]
         axes.step(xs, ys, where="post", color=BLUE, linewidth=2, label="best so far")
-        title = f"Best found at trial {best[-1][0]} of {view.evaluated}, after {len(best) - 1} improvements"
+        title = f"Best found at trial {best[-1][0]} of {view.evaluated}, after {_improvements(len(best) - 1)}"
     axes.set_title(title)
+    whole_ticks(axes)
     outside_legend(axes)
     return figure
+
+
+def _improvements(number: int) -> str:
+    return "1 improvement" if number == 1 else f"{number} improvements"

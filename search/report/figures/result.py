@@ -17,7 +17,7 @@ from search.report.figures.style import (
     SKY,
     new_figure,
 )
-from search.report.view import error_of, primary_of, score_metric, score_of, words
+from search.report.view import error_of, network_words, primary_of, score_metric, score_of, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -27,7 +27,7 @@ class Result(Figure):
     """The test score of the result beside the reference and the baselines."""
 
     name = "result"
-    title = "After retraining, on the test split"
+    title = "Scores on the test split"
     section = "result"
 
     def applies(self, report: Mapping[str, Any]) -> bool:
@@ -40,7 +40,9 @@ class Result(Figure):
         name = "loss" if score is None else score[0]
         networks = {"reference": report.get("reference"), "result": report.get("result"), **(report.get("baselines") or {})}
         errors = {role: error for role, network in networks.items() if (error := error_of(network, name)) is not None}
-        yield Drawing(result_figure(test_scores(report), report.get("test_samples") or 0, score_metric(name, report), errors))
+        names = {role: network_words(role, report) for role in networks}
+        samples = report.get("test_samples") or 0
+        yield Drawing(result_figure(test_scores(report), samples, score_metric(name, report), errors, names))
 
 
 def test_scores(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
@@ -57,7 +59,11 @@ def test_scores(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
 
 
 def result_figure(
-    points: Sequence[tuple[str, float, float]], samples: int, metric: Metric, known: Mapping[str, float] | None = None
+    points: Sequence[tuple[str, float, float]],
+    samples: int,
+    metric: Metric,
+    known: Mapping[str, float] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Canvas:
     """Draw the test scores of all networks with their standard errors.
 
@@ -66,6 +72,7 @@ def result_figure(
         samples: Number of samples in the test split; 0 where that is not known.
         metric: Description of the score.
         known: Standard errors by name. Without any, those of means of values from 0 to 1 are drawn of a score of shares.
+        names: Plain words for the networks, by name.
     """
     points = sorted(points, key=lambda point: point[2])
     figure = new_figure(height=1.3 + 0.4 * len(points))
@@ -85,13 +92,12 @@ def result_figure(
         axes.scatter([score * scale], [place], marker=mark, s=big, color=color, edgecolors=PAPER, zorder=4)
         text = f"{metric.text(score)} at {format_count(macs)} MACs"
         axes.annotate(text, (score * scale, place), (11, 9), textcoords="offset points", va="center", fontsize=9)
-    names = ["this result" if name == "result" else words(name) for name, _, _ in points]
-    axes.set_yticks(range(len(points)), names)
+    axes.set_yticks(range(len(points)), [(names or {}).get(name) or words(name) for name, _, _ in points])
     axes.set_ylim(-0.6, len(points) - 0.4)
     low, high = points[0][2] * scale - errors[0], points[-1][2] * scale + errors[-1]
     spread = max(high - low, 1e-3 * abs(high), 1e-9)
-    axes.set_xlim(low - 0.1 * spread, high + 0.45 * spread)
-    rivals = [score for name, _, score in points if name in ("uniform", "global_magnitude", "random")]
+    axes.set_xlim(low - 0.1 * spread, high + 0.55 * spread)
+    rivals = [score for name, _, score in points if name not in ("reference", "result", "dense_same_training")]
     own = next((score for name, _, score in points if name == "result"), None)
     title = "Before and after, on the test split"
     if rivals and own is not None:

@@ -9,7 +9,7 @@ from search.output.numbers import format_percent
 from search.report.figures.base import Drawing, Figure
 from search.report.figures.layer_axis import label_layers, wide_figure
 from search.report.figures.style import BASELINE_MARKS, BLUE, GRID, MUTED, PAPER, SKY, outside_legend
-from search.report.view import words
+from search.report.view import network_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -28,14 +28,14 @@ class Retention(Figure):
 
     def draw(self, report: Mapping[str, Any]) -> Iterator[Drawing]:
         """Yield the one drawing."""
-        yield Drawing(relevance_kept(_with_layers(report)))
+        yield Drawing(relevance_kept(_with_layers(report), report))
 
 
 def _with_layers(report: Mapping[str, Any]) -> dict[str, Any]:
     return {role: found for role, found in (report.get("retention") or {}).items() if found.get("layers")}
 
 
-def relevance_kept(retention: Mapping[str, Any]) -> Canvas:
+def relevance_kept(retention: Mapping[str, Any], report: Mapping[str, Any]) -> Canvas:
     """Draw what every layer keeps of the reference's relevance: the result as bars, the baselines as marks."""
     layers = retention["result"]["layers"]
     figure = wide_figure(len(layers))
@@ -49,7 +49,7 @@ def relevance_kept(retention: Mapping[str, Any]) -> Canvas:
         if role != "result" and shown:
             mark, color = BASELINE_MARKS.get(role, ("X", SKY))
             xs, ys = [place for place, _ in shown], [share for _, share in shown]
-            axes.scatter(xs, ys, s=28, marker=mark, color=color, edgecolors=PAPER, zorder=4, label=words(role))
+            axes.scatter(xs, ys, s=28, marker=mark, color=color, edgecolors=PAPER, zorder=4, label=network_words(role, report))
     label_layers(axes, list(places))
     axes.axhline(100, color=MUTED, linewidth=0.8)
     axes.set_ylabel("of the reference's relevance [%]")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from search.report.figures.base import Drawing, Figure
-from search.report.figures.style import new_figure
+from search.report.figures.style import new_figure, outside_legend
 from search.report.view import words
 
 if TYPE_CHECKING:
@@ -83,5 +83,7 @@ def sensitivity_figure(found: Mapping[str, Any]) -> Canvas:
     axes.set_xlabel("predicted rise of the loss")
     axes.set_ylabel("measured rise of the loss")
     axes.set_title("One decision at its fewest bits, all others at their most")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    outside_legend(axes)
     return figure

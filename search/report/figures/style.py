@@ -48,6 +48,10 @@ STYLE: Any = {
     "legend.fontsize": 9,
     "svg.fonttype": "none",
 }
+WIDTH = 7.5
+"""Width of a figure, in inches: so narrow that its letters can be read on a small screen."""
+_LEGEND_COLUMNS = 96.0
+"""Letters beside each other in a legend, the space of marks and gaps counted."""
 BASELINE_MARKS = {
     "uniform": ("s", ORANGE),
     "global_magnitude": ("D", PURPLE),
@@ -57,7 +61,7 @@ BASELINE_MARKS = {
 }
 
 
-def new_figure(width: float = 9.0, height: float = 4.2) -> Figure:
+def new_figure(width: float = WIDTH, height: float = 4.2) -> Figure:
     """Return an empty figure of a size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -67,6 +71,22 @@ def new_figure(width: float = 9.0, height: float = 4.2) -> Figure:
     return figure
 
 
-def outside_legend(axes: Axes) -> None:
-    """Put the legend beside the axes."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+def outside_legend(axes: Axes, more: Axes | None = None) -> None:
+    """Put the legend below the axes, where it covers no curve and takes none of their width; of ``more`` axes, too."""
+    from matplotlib.figure import Figure
+
+    handles, labels = axes.get_legend_handles_labels()
+    for handle, label in zip(*more.get_legend_handles_labels(), strict=True) if more is not None else ():
+        if label not in labels:
+            handles, labels = [*handles, handle], [*labels, label]
+    figure = axes.figure
+    if labels and isinstance(figure, Figure):
+        columns = max(1, min(len(labels), int(_LEGEND_COLUMNS // (max(map(len, labels)) + 6))))
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+
+
+def whole_ticks(axes: Axes) -> None:
+    """Put the ticks of the x axis at whole numbers: epochs, trials."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -10,10 +10,15 @@ import pytest
 
 from search.report.figures import FIGURES
 from search.report.figures.base import Drawing, Figure
+from search.report.figures.front import Front
+from search.report.figures.pictures import render_drawing
+from search.report.figures.progress import Progress
+from search.report.figures.sensitivity import Sensitivity
 from search.report.figures.style import new_figure
 from search.report.figures.testing import check_figure
+from search.report.figures.training import Training
 from search.report.page import render
-from tests.search.report.report_sample import sample, write_run
+from tests.search.report.report_sample import full_sample, sample, write_run
 
 
 class Seconds(Figure):
@@ -82,3 +87,41 @@ def test_the_kit_passes_a_right_figure_and_names_what_is_wrong_with_another() ->
         check_figure(Always, reports)
     with pytest.raises(AssertionError, match="a report that the figure applies to among"):
         check_figure(Seconds, [{}])
+
+
+def test_no_legend_lies_over_the_axes_and_ticks_are_whole_epochs() -> None:
+    report = {**sample(trials=24), "baseline_histories": [{**sample()["histories"][-1], "variant": "uniform"}]}
+    for figure in (Front(), Progress(), Training()):
+        for drawing in figure.draw(report):
+            canvas = drawing.canvas
+            canvas.draw_without_rendering()
+            (legend,) = canvas.legends
+            area = legend.get_window_extent()
+            for axes in canvas.axes:
+                assert axes.get_legend() is None
+                assert not axes.get_window_extent().overlaps(area)
+            if not isinstance(figure, Front):
+                ticks = canvas.axes[0].get_xticks()
+                assert [*ticks] == [round(tick) for tick in ticks]
+
+
+def test_the_trainings_of_baselines_are_drawn_where_those_of_the_result_are() -> None:
+    report = sample(trials=24)
+    epochs = report["histories"][-1]["epochs"]
+    report["baseline_histories"] = [{"stage": "3-retrain", "variant": "uniform", "epochs": epochs}]
+    (drawing,) = Training().draw(report)
+    lines = {line.get_label(): line for line in drawing.canvas.axes[1].get_lines()}
+    before = sum(len(history["epochs"]) for history in report["histories"][:-1])
+    assert [*lines["uniform ratio, search split"].get_xdata()] == [before + 1 + index for index in range(len(epochs))]
+
+
+def test_a_search_of_one_candidate_has_no_figure() -> None:
+    report = sample(trials=24)
+    report["searches"][0]["trials"] = report["searches"][0]["trials"][:1]
+    assert not Front().applies(report)
+    assert not Progress().applies(report)
+
+
+def test_powers_of_ten_are_numbers() -> None:
+    (drawing,) = Sensitivity().draw(full_sample())
+    assert "mathdefault" not in render_drawing(Sensitivity(), drawing).svg
