@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
 import torch
@@ -22,6 +23,34 @@ Batch = tuple[Nested, Nested]
 """Inputs and targets, each a tensor with a row per sample or any nesting of them (:mod:`spaces.execution.batch`)."""
 
 
+@dataclass(frozen=True)
+class PixelScale:
+    """Normalization of images: of every channel, on a scale of 0 to 1, a mean that is subtracted and a deviation that divides.
+
+    Attributes:
+        mean: Means.
+        std: Standard deviations.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Return normalized images of shape ``(N, C, H, W)`` as bytes."""
+        mean, std = self._of(images)
+        return images.mul(std).add_(mean).mul_(255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+
+    def normalized(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return bytes of shape ``(..., C, H, W)`` as normalized images of type ``dtype``."""
+        images = pixels.to(dtype)
+        mean, std = self._of(images)
+        return images.div_(255.0).sub_(mean).div_(std)
+
+    def _of(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(values, dtype=images.dtype, device=images.device) for values in (self.mean, self.std))
+        return mean[:, None, None], std[:, None, None]
+
+
 class Task(ABC):
     """Interface of a task: the reference model, batches of the three splits, a loss and scores.
 
@@ -33,10 +62,12 @@ class Task(ABC):
         cost_length: Tokens that costs are counted at, ``task.length`` of a configuration; None for those of the example.
         model_gives_losses: True for a network that is called with inputs and targets in training mode and gives its losses by
             name, such as torchvision's detectors. :meth:`loss` gets these, :meth:`score` and :meth:`meters` its answers.
+        pixel_scale: Normalization of inputs that are images of shape ``(N, C, H, W)``; None where it is not known.
     """
 
     cost_length: int | None = None
     model_gives_losses: bool = False
+    pixel_scale: PixelScale | None = None
 
     @property
     @abstractmethod

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluators.task import Batch, MissingDataError, Split
+from evaluators.task import Batch, MissingDataError, PixelScale, Split
 from spaces.errors import SecateursError
 
 ROOT_VARIABLE = "SECATEURS_DATA"
@@ -126,6 +126,7 @@ class DataSet(ABC):
     Attributes:
         settings: The settings that it was built from.
         classes: Number of classes.
+        pixel_scale: Normalization of its images; None for other samples, or where it is not known.
 
     Class attributes:
         task: Import path of the task over the data, a subclass of :class:`evaluators.tasks.named_task.NamedTask`.
@@ -133,6 +134,7 @@ class DataSet(ABC):
 
     settings: DataSettings
     classes: int
+    pixel_scale: PixelScale | None = None
     task: ClassVar[str] = "evaluators.tasks.classification:Classification"
 
     @property

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from evaluators.task import Batch, Split
+from evaluators.task import Batch, PixelScale, Split
 from evaluators.tasks.data import Augmentation, DataError, DataSet, DataSettings, missing, split_indices
 from evaluators.tasks.image_files import (
     Bounds,
@@ -98,6 +98,7 @@ class ImageFolder(DataSet):
         mean, std = list(settings.mean or MEAN), list(settings.std or STD)
         if len(mean) != 3 or len(std) != 3:
             raise DataError(f"image_folder: expected 3 values for data.mean and data.std, got {mean} and {std}")
+        self.pixel_scale = PixelScale(tuple(mean), tuple(std))
         finish = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
         size = settings.image_size
         central = [v2.Resize(settings.resize or round(size / 0.875)), v2.CenterCrop(size)]

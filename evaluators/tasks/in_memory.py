@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from evaluators.task import Batch, Split
+from evaluators.task import Batch, PixelScale, Split
 from evaluators.tasks.augmentation import normalize, random_crop, random_flip
 from evaluators.tasks.batches import batch_places
 from evaluators.tasks.data import Augmentation, DataError, DataSet, DataSettings, split_indices
@@ -61,6 +61,7 @@ class InMemory(DataSet):
                 f"{type(self).__name__}: expected {len(self.mean)} values for data.mean and data.std, one per channel, got "
                 f"{list(self._mean)} and {list(self._std)}"
             )
+        self.pixel_scale = PixelScale(self._mean, self._std)
         self._splits: dict[str, Images] = {}
         self._ready: dict[str, Tensor] = {}
 

@@ -41,6 +41,7 @@ class NamedTask(Task):
         """Keep the settings; no weights and no data are read yet."""
         self.model = model
         self.data = data
+        self.pixel_scale = data.pixel_scale
         self._imported = score
 
     @property

@@ -33,6 +33,8 @@ class TrainingMoments:
     def of(state: OptimizerState, settings: TrainingSettings) -> TrainingMoments:
         """Return the second moments in the state of an optimizer at the end of a training with ``settings``."""
         values, most = {}, 0
+        if settings.optimizer.name not in ("adam", "adamw"):
+            return TrainingMoments(settings.optimizer.name, settings.batch_size)
         for position, name in enumerate(state.names):
             moment, step = state.tensors.get(f"{position}.exp_avg_sq"), state.tensors.get(f"{position}.step")
             if moment is None or step is None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from evaluators.training.average import EmaSettings
+from evaluators.training.image_operations import RandAugmentSettings
+from evaluators.training.imported import ImportedSettings
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.schedules import Schedule
 
@@ -67,7 +70,9 @@ class TrainingSettings:
         epochs: Passes over the training split.
         batch_size: Samples per step; a last incomplete batch is dropped.
         optimizer: The optimizer and its highest learning rate.
-        schedule: ``one_cycle``, ``cosine`` or ``constant``; see :mod:`evaluators.training.schedules`.
+        schedule: ``one_cycle``, ``cosine`` or ``constant``; see :mod:`evaluators.training.schedules`. Or an import path with
+            arguments, ``{name: ..., arguments: {...}}``: a function of (step, steps in all) that gives a multiple of
+            ``optimizer.lr``, or a class of ``torch.optim.lr_scheduler``, which is stepped after every step of the optimizer.
         warmup: Share of the steps in which the learning rate rises.
         label_smoothing: Share of the target spread over all classes, from 0 to below 1.
         distillation: Options of learning from the reference network as well, or None for the task's loss alone.
@@ -75,6 +80,17 @@ class TrainingSettings:
         channels_last: Whether networks on images run in channels-last layout while they train.
         early_stop: Condition for ending before ``epochs``, or None for never.
         clip_norm: Largest norm of the gradient, or None for no limit.
+        clip_value: Largest size of an element of the gradient, or None for no limit.
+        loss: A loss by import path, ``{name: ..., arguments: {...}}``: a function of outputs and targets, or a class of such
+            functions; None for the task's, which is also what is measured.
+        ema: Options of the moving average of the weights, which is then what is scored and handed on; None for none.
+        mixup: Parameter of the beta distribution of mixup (Zhang et al. 2018, arXiv 1710.09412); None for none.
+        cutmix: Parameter of the beta distribution of cutmix (Yun et al. 2019, arXiv 1905.04899); None for none. With both, each
+            batch has one of them, drawn with equal odds.
+        rand_augment: Options of RandAugment on every image, behind the augmentation of the data; None for none.
+        erasing: Probability of erasing a rectangle of an image (Zhong et al. 2020, arXiv 1708.04896); None for none.
+        train_only: Parameters that are trained, while others stay: the words ``norms``, ``biases`` and ``head``, and name
+            patterns; None for all. Statistics of BatchNorm follow the batches in any case.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -82,7 +98,7 @@ class TrainingSettings:
     epochs: int
     batch_size: int = 128
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    schedule: Schedule = "one_cycle"
+    schedule: Schedule | ImportedSettings = "one_cycle"
     warmup: float = 0.2
     label_smoothing: float = 0.0
     distillation: DistillationSettings | None = None
@@ -90,6 +106,14 @@ class TrainingSettings:
     channels_last: bool = True
     early_stop: EarlyStopSettings | None = None
     clip_norm: float | None = None
+    clip_value: float | None = None
+    loss: ImportedSettings | None = None
+    ema: EmaSettings | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    rand_augment: RandAugmentSettings | None = None
+    erasing: float | None = None
+    train_only: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the range of every option.
@@ -107,3 +131,16 @@ class TrainingSettings:
             raise ValueError(f"label_smoothing: expected a share from 0 to below 1, got {self.label_smoothing}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm: expected a number above 0, got {self.clip_norm}")
+        if self.clip_value is not None and not self.clip_value > 0:
+            raise ValueError(f"clip_value: expected a number above 0, got {self.clip_value}")
+        if self.loss is not None and self.label_smoothing:
+            raise ValueError("label_smoothing: expected 0 beside a loss of one's own, which it has no effect on")
+        for name in ("mixup", "cutmix"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"{name}: expected a number above 0, got {value}")
+        if self.erasing is not None and not 0 < self.erasing <= 1:
+            raise ValueError(f"erasing: expected a probability above 0 and up to 1, got {self.erasing}")
+        if self.train_only is not None and not self.train_only:
+            raise ValueError(
+                "train_only: expected norms, biases, head or name patterns, got an empty list; null trains everything"
+            )

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import Task
+from evaluators.training.average import Average
 from evaluators.training.checkpoint import JSON, Checkpoint, CheckpointError, require_same, unpack_checkpoint
-from evaluators.training.optimizers import optimizer_tensors, parameter_names, restore_optimizer
+from evaluators.training.optimizers import optimizer_numbers, optimizer_tensors, parameter_names, restore_optimizer
 from evaluators.training.settings import TrainingSettings
 from spaces.sparsifiers.base import Sparsifier
 
@@ -131,6 +132,7 @@ def save_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     sparsifier: Sparsifier | None,
+    average: Average | None,
     best: Mapping[str, Tensor],
     history: History,
     described: Mapping[str, JSON],
@@ -140,6 +142,7 @@ def save_state(
         "model": model.state_dict(),
         "optimizer": optimizer_tensors(optimizer),
         "sparsifier": sparsifier.state_dict() if sparsifier is not None else {},
+        "average": average.tensors if average is not None else {},
         "best": best,
         "begun": {} if history.begun is None else {"losses": history.begun.losses, **history.begun.random},
     }
@@ -151,6 +154,7 @@ def save_state(
         "stopped_early": history.stopped_early,
         "unsettled": history.unsettled,
         "trained": parameter_names(optimizer, model),
+        "numbers": optimizer_numbers(optimizer),
     }
     checkpoint.save(tensors, data)
 
@@ -160,6 +164,7 @@ def restore_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     sparsifier: Sparsifier | None,
+    average: Average | None,
     described: Mapping[str, JSON],
 ) -> tuple[History, dict[str, Tensor]]:
     """Restore the state of :func:`save_state`, and return the history and the best epoch's weights.
@@ -178,7 +183,9 @@ def restore_state(
     require_same(data["identity"], dict(described))
     parts = _parts(tensors)
     model.load_state_dict(parts["model"])
-    restore_optimizer(optimizer, parts["optimizer"])
+    restore_optimizer(optimizer, parts["optimizer"], data.get("numbers"))
+    if average is not None:
+        average.restore(parts["average"])
     if sparsifier is not None:
         sparsifier.load_state_dict(parts["sparsifier"])
     records: list[dict[str, Any]] = data["epochs"]
@@ -231,18 +238,20 @@ class OptimizerState:
 
 
 def end_of(content: bytes) -> tuple[dict[str, Tensor], OptimizerState]:
-    """Return the final weights of a training (with early stopping the best epoch's) and its optimizer's state.
+    """Return the final weights of a training (with early stopping the best epoch's, with ``ema`` averaged) and its optimizer's
+    state.
 
     Args:
         content: A packed checkpoint of :func:`save_state`.
     """
     tensors, data = unpack_checkpoint(content)
     parts = _parts(tensors)
-    return parts["best"] or parts["model"], OptimizerState(parts["optimizer"], data["trained"])
+    return parts["best"] or {**parts["model"], **parts["average"]}, OptimizerState(parts["optimizer"], data["trained"])
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "sparsifier": {}, "best": {}, "begun": {}}
+    names = ("model", "optimizer", "sparsifier", "average", "best", "begun")
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for path, tensor in tensors.items():
         part, _, name = path.partition("/")
         parts[part][name] = tensor

@@ -17,6 +17,7 @@ from evaluators.tasks.observations import require_labels
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.loop import TrainingSettings, train
 from evaluators.training.moments import TrainingMoments
+from evaluators.training.recipe import require_sparsifier
 from evaluators.training.state import OptimizerState, end_of
 from search.executors.attempt import attempt
 from search.executors.base import Job
@@ -148,6 +149,7 @@ class TrialEvaluator:
         if self.training is None:
             raise SecateursError(_UNTRAINED)
         require_labels(sparsifier, self.task)
+        require_sparsifier(self.training, sparsifier)
 
     def build(
         self,

@@ -64,7 +64,7 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     sizes = [f"{task.size(split)} {split}" for split in dict.fromkeys(("train", "search", task.calibration_split, "test"))]
     yield f"data: {', '.join(sizes)}"
     yield from task.check_data()
-    _check_batches(stages, task)
+    _check_trainings(stages, task, model)
     outputs = _forward(task, model)
     yield f"forward pass: outputs of {outputs}"
     for split in dict.fromkeys(cast("tuple[Split, ...]", ("train", task.calibration_split, "test"))):
@@ -76,14 +76,28 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     yield from _chance(stages, task, model)
 
 
-def _check_batches(stages: Iterable[PlacedStage], task: Task) -> None:
+def _check_trainings(stages: Iterable[PlacedStage], task: Task, model: nn.Module) -> None:
+    """Raise if a training's batches, recipe or name patterns don't fit the data and the network.
+
+    Where weights are quantized, layers have other names than here, so that patterns are left to the training.
+    """
+    from evaluators.training.parameter_groups import require_named
+    from evaluators.training.recipe import require_recipe
+
+    quantized = False
     for placed in stages:
+        quantized = quantized or placed.stage.quantizes
         for below, training in placed.stage.trainings.items():
             if training.batch_size > task.size("train"):
                 path = ".".join(filter(None, (placed.path, below, "batch_size")))
                 raise SecateursError(
                     f"{path}: expected at most the {task.size('train')} training samples, got {training.batch_size}"
                 )
+            with named(".".join(filter(None, (placed.path, below)))):
+                require_recipe(training, task)
+                if not quantized:
+                    optimizer = training.optimizer
+                    require_named(model, optimizer.no_decay or (), optimizer.rates or {}, training.train_only or ())
 
 
 def _check_batch_of(split: Split, task: Task, model: nn.Module, outputs: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from evaluators.tasks.observations import require_labels
 from evaluators.training.loop import TrainingSettings
+from evaluators.training.recipe import require_sparsifier
 from search.config.registries import SPARSIFIER, SparsifierBlock
 from search.run.network import Network
 from search.run.stage_run import DENSE, DryRun, StageRun
@@ -69,6 +70,7 @@ class SparseTraining(Stage[SparseTrainingSettings]):
         sparsifier = SPARSIFIER.build(self.settings.sparsifier)
         model = network.copy().model.to(run.device)
         require_labels(sparsifier, run.task)
+        require_sparsifier(self.settings, sparsifier)
         if sparsifier.remark:
             run.tell(f"note that {sparsifier.remark}")
         sparsifier.trace(model, to_device(run.task.traced_inputs(), run.device), run.task.forward)

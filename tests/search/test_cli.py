@@ -78,6 +78,10 @@ def test_usage_errors_end_with_2() -> None:
         (("check", QUICKSTART, "stages.search.target.macs=<= 1e9"), "within <= 1000000000.0"),
         (("check", QUICKSTART, "stages.search.evaluate=[accuracy, cost: {kv_cache: true}]"), "has no key-value cache"),
         (("check", QUICKSTART, "stages.train.batch_size=5000"), "expected at most the 1047 training samples"),
+        (
+            ("check", QUICKSTART, "stages.train.train_only=[featurs]"),
+            "stages.0.train: the name pattern 'featurs' matches no parameter",
+        ),
         (("check", QUICKSTART, "task.model.arguments={in_channels: 3}"), "forward pass"),
         (("check", QUICKSTART, "task.model.arguments.classes=7"), "classes"),
     ],

@@ -33,7 +33,7 @@ def test_options_within_options_are_named_by_their_path() -> None:
     options = {option.name: option for option in found}
     assert options["epochs"].default == ""
     assert options["optimizer"].default == "as below"
-    assert options["optimizer.name"].type == "sgd, adam or adamw"
+    assert options["optimizer.name"].type == "sgd, adam or adamw or text"
     assert options["early_stop.patience"].default == "5"
 
 
