@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.config.extras import install_command, is_installed, require_extra
 from search.config.renamed import with_present_names
@@ -29,6 +30,9 @@ from spaces.files.atomic import replace_file
 from spaces.files.json_file import is_digested, read_content, read_record, undigested, unpack_record
 from spaces.files.reading import FileError
 from spaces.files.text_file import read_commented
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 MAX_TEXT_LENGTH = 2**20
 """Longest configuration that a page shows, in characters."""
@@ -159,16 +163,21 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def fill_template(name: str, **content: Any) -> str:
     """Return a template of this package with its content filled in; texts are escaped."""
+    return _templates().get_template(name).render(**content)
+
+
+@cache
+def _templates() -> Environment:
+    """Return the templates of this package, each compiled when it is asked for first."""
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(name).render(**content)
 
 
 def _sparsifier(entry: Mapping[str, Any]) -> dict[str, Any]:
