@@ -87,7 +87,8 @@ def build_report(
     (null without such). A baseline also has, where it comes from a search stage: ``before_retraining`` (metrics on the search
     split), ``fingerprint`` and ``layers``. ``searches`` has, per search stage: ``stage``, ``objectives``, ``target`` (limits in
     the metric's unit), ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``,
-    ``feasible``, ``metrics`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``worker_seconds`` (what its trials
+    ``feasible``, ``metrics``, of a generation the number of
+    ``evaluations`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``worker_seconds`` (what its trials
     took, added up), ``asynchronous`` (trials were told as they were finished, not in batches), ``algorithm`` (what it tells of
     itself, such as the ``programmes`` of an integer program with their ``gap``), ``sensitivity``
     (:meth:`.sensitivity_tables.SensitivityTables.comparison`, or null), ``omega``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,13 +17,17 @@ from search.output.numbers import format_percent
 from search.report.bits import bit_rows, deployment_text
 from search.report.cards import headline
 from search.report.durations import stage_rows, whole_cost
+from search.report.finalists import finalist_table
 from search.report.latency import latency_rows, latency_text
 from search.report.networks import baseline_headings, baseline_rows, error_text, network_rows, shown_metrics
 from search.report.resolved import HEADINGS, resolved_rows
 from search.report.searches import program_rows, search_row, sensitivity_tables
 from search.report.seeds import seed_rows
 from search.report.terms import explained
+from search.report.trials import trial_table
+from search.report.units import given_and_kept
 from search.report.validation import check_report
+from search.report.verdict import verdict
 from search.report.view import Row, network_words
 from search.run.failures import failures_of
 from spaces.errors import SecateursError
@@ -45,7 +50,8 @@ class ReportError(SecateursError):
 def render(folder: str | Path) -> Path:
     """Write ``report.html`` and ``figures/*.png`` from the ``report.json`` in a run folder.
 
-    The page needs nothing but itself: no scripts, fonts or pictures from elsewhere.
+    The page needs nothing but itself: no scripts, fonts or pictures from elsewhere. Its own script, which sorts tables and
+    shows words beside the pointer, is the only one that browsers let it run.
 
     Returns:
         Path of the page.
@@ -79,6 +85,7 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
     figures.mkdir(exist_ok=True)
     for picture in pictures:
         replace_file(figures / f"{safe_file_name(picture.name)}.png", picture.png)
+    script = Path(__file__).with_name("templates").joinpath("report.js").read_text()
     page = fill_template(
         "report.html",
         report=report,
@@ -91,9 +98,17 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         search_terms=explained(name for entry in report.get("searches") or [] for name in entry.get("objectives") or {}),
         latency=latency_rows(report),
         latency_text=latency_text(report),
+        verdict=verdict(report),
+        units=given_and_kept(report),
         pictures=pictures,
         sections=SECTIONS,
         searches=[search_row(entry, report) for entry in report.get("searches") or []],
+        finalists=[
+            (str(entry.get("stage", "search")), *found)
+            for entry in report.get("searches") or []
+            if (found := finalist_table(entry, report)) is not None
+        ],
+        trials=[rows for entry in report.get("searches") or [] if (rows := trial_table(entry, report)) is not None],
         asynchronous=[str(entry.get("stage")) for entry in report.get("searches") or [] if entry.get("asynchronous")],
         sparsifiers=[_sparsifier(entry) for entry in report.get("sparsifiers") or []],
         omegas=[
@@ -120,6 +135,8 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         environment=_environment(report.get("environment") or _json(folder / "environment.json")),
         config=_text(folder / "config.yaml"),
         error=report.get("equivalence_max_abs_error"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         favicon=base64.b64encode(_FAVICON.encode()).decode(),
     )
     path = folder / "report.html"

@@ -50,7 +50,9 @@ class TrialRow(TypedDict, total=False):
 
     trial: int
     number: int
+    fingerprint: str
     fidelity: Number
+    evaluations: Count
     state: str
     feasible: bool | None
     metrics: dict[str, Number | None] | None
@@ -119,6 +121,16 @@ class AlgorithmNote(TypedDict, total=False):
     programmes: list[Program] | None
 
 
+class FinalistRow(TypedDict, total=False):
+    """A candidate that was trained, with its scores as (steps, score)."""
+
+    trial: int | None
+    steps: Count | None
+    search_score: Number | None
+    scores: list[Annotated[list[Number | None], Field(min_length=2, max_length=2)]] | None
+    error: str
+
+
 class SearchRow(TypedDict, total=False):
     """A search stage."""
 
@@ -129,6 +141,7 @@ class SearchRow(TypedDict, total=False):
     trials: list[TrialRow] | None
     pareto: list[FrontRow] | None
     chosen: int | None
+    finalists: list[FinalistRow] | None
     failed: Count | None
     ended_by: str | None
     worker_seconds: Amount | None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from evaluators.metrics import METRICS, Metric, find_metric, metric_from_json
@@ -31,12 +32,14 @@ class TrialPoint:
         cost: Its cost, in the metric's unit.
         score: Its score on the search split, before retraining.
         feasible: Whether it keeps all targets.
+        evaluations: Candidates measured up to it, itself included.
     """
 
     number: int
     cost: float
     score: float
     feasible: bool
+    evaluations: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class SearchView:
         front: The Pareto front, by rising cost.
         chosen: Number of the trial that was delivered, or None.
         evaluated: Number of trials of any kind.
+        generations: True where a trial is a generation: its parent's score, on inputs of its own.
     """
 
     stage: str
@@ -68,6 +72,7 @@ class SearchView:
     front: Sequence[TrialPoint]
     chosen: int | None
     evaluated: int
+    generations: bool = False
 
     @property
     def chosen_point(self) -> TrialPoint | None:
@@ -94,9 +99,10 @@ def search_view(search: Json, described: Mapping[str, Metric] | None = None) -> 
     if score is None or cost is None:
         return None
     limits = {name: value for name, value in (target or {}).items() if isinstance(value, int | float)}
+    counts = accumulate(trial.get("evaluations", 1) for trial in trials)
     points = [
-        TrialPoint(_number(trial), trial["metrics"][cost], trial["metrics"][score], _feasible(trial, limits))
-        for trial in trials
+        TrialPoint(_number(trial), trial["metrics"][cost], trial["metrics"][score], _feasible(trial, limits), count)
+        for trial, count in zip(trials, counts, strict=True)
         if trial.get("fidelity", 1.0) >= 1.0 and _finite(trial["metrics"], score, cost)
     ]
     measured = {point.number: point for point in points}
@@ -113,6 +119,7 @@ def search_view(search: Json, described: Mapping[str, Metric] | None = None) -> 
         front=sorted(listed, key=lambda point: point.cost),
         chosen=next((int(search[key]) for key in ("chosen", "best_trial", "best") if isinstance(search.get(key), int)), None),
         evaluated=len(search.get("trials") or []),
+        generations=any("evaluations" in trial for trial in trials),
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
+
+Tips = dict[str, list[str]]
+"""Words for the marks of an artist, in the order of drawing, by its gid."""
 
 SECTIONS = ("result", "search", "sensitivity", "kept", "bits", "retention", "training")
 """Sections of the page that have a place for figures."""
@@ -22,11 +25,13 @@ class Drawing:
         canvas: The drawing.
         suffix: End of the file name, where a report has several drawings of the figure.
         stage: Name of the stage that the drawing is about, such as ``2-search``; empty for the whole run.
+        tips: Words for the marks of artists, in the order of drawing, by the artist's gid: shown beside the pointer.
     """
 
     canvas: Canvas
     suffix: str = ""
     stage: str = ""
+    tips: Tips = field(default_factory=dict)
 
 
 class Figure(ABC):

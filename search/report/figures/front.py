@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search.output.numbers import format_count
-from search.report.figures.base import Drawing, Figure
+from search.report.figures.base import Drawing, Figure, Tips
 from search.report.figures.search_axes import draw_candidates, label_score_axis
 from search.report.figures.style import BASELINE_MARKS, BLUE, PAPER, RED, new_figure, outside_legend
 from search.report.view import SearchView, network_words, search_views
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Canvas
 
 
 class Front(Figure):
@@ -31,13 +28,14 @@ class Front(Figure):
         views = search_views(report)
         for view in views:
             if len(view.points) > 1:
-                yield Drawing(front_figure(view, report), "" if view is views[-1] else f"_{view.stage}", view.stage)
+                yield front_figure(view, report, "" if view is views[-1] else f"_{view.stage}")
 
 
-def front_figure(view: SearchView, report: Mapping[str, Any]) -> Canvas:
+def front_figure(view: SearchView, report: Mapping[str, Any], suffix: str = "") -> Drawing:
     """Draw every candidate by its cost and score, the front, the chosen one and the baselines."""
     figure = new_figure()
     axes = figure.add_subplot()
+    tips: Tips = {}
     reference = (report.get("reference") or {}).get(view.cost)
     if reference:
         divisor, label = reference / 100, f"{view.cost_metric.label} [% of the reference's {format_count(reference)}]"
@@ -47,7 +45,7 @@ def front_figure(view: SearchView, report: Mapping[str, Any]) -> Canvas:
     axes.set_xlabel(label)
     scale = label_score_axis(axes, view.score_metric)
     axes.set_ylabel(f"{axes.get_ylabel()}\nsearch split")
-    draw_candidates(axes, view, lambda point: (point.cost / divisor, point.score * scale))
+    draw_candidates(axes, view, lambda point: (point.cost / divisor, point.score * scale), tips)
     if len(view.front) > 1:
         xs, ys = [p.cost / divisor for p in view.front], [p.score * scale for p in view.front]
         axes.plot(xs, ys, color=BLUE, marker="o", markersize=5, linewidth=1.6, label=f"Pareto front ({len(view.front)})")
@@ -71,7 +69,7 @@ def front_figure(view: SearchView, report: Mapping[str, Any]) -> Canvas:
         title = f"Chosen: {view.score_metric.label} {value} at {cost}, before retraining"
     axes.set_title(title)
     outside_legend(axes)
-    return figure
+    return Drawing(figure, suffix, view.stage, tips)
 
 
 def _scaled(values: Sequence[float]) -> tuple[float, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from search.report.figures import FIGURES
@@ -71,5 +73,23 @@ def render_drawing(figure: Figure, drawing: Drawing) -> Picture:
     text = text[text.index("<svg") :]
     for color, variable in CSS_VARIABLES.items():
         text = text.replace(color, f"var({variable})")
+    for gid, tips in drawing.tips.items():
+        text = _with_tips(text, gid, tips)
     text = text.replace("<svg ", f'<svg role="img" aria-label="{figure.title}" ', 1)
     return Picture(name, figure.title, figure.section, drawing.stage, text, png.getvalue(), wide)
+
+
+def _with_tips(svg: str, gid: str, tips: Sequence[str]) -> str:
+    """Return a drawing whose marks in the group ``gid`` have titles, which browsers show beside the pointer."""
+    start = svg.find(f'<g id="{gid}">')
+    if start < 0:
+        return svg
+    end = svg.find('<g id="', start + 1)
+    head, marks, tail = svg[:start], svg[start:end], svg[end:]
+    defined, closing, drawn = marks.rpartition("</defs>")
+    words: Iterator[str] = iter(tips)
+
+    def titled(mark: re.Match[str]) -> str:
+        return f"<{mark[1]}{mark[2]}><title>{escape(next(words, ''))}</title></{mark[1]}>"
+
+    return f"{head}{defined}{closing}{re.sub(r'<(use|path)([^>]*)/>', titled, drawn)}{tail}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from evaluators.metrics import Metric
+from search.report.figures.base import Tips
 from search.report.figures.style import MUTED
 from search.report.view import SearchView, TrialPoint
 
@@ -13,17 +14,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_candidates(axes: Axes, view: SearchView, place: Callable[[TrialPoint], tuple[float, float]]) -> None:
-    """Draw every candidate: filled within the targets, hollow over them."""
+def draw_candidates(axes: Axes, view: SearchView, place: Callable[[TrialPoint], tuple[float, float]], tips: Tips) -> None:
+    """Draw every candidate: filled within the targets, hollow over them; the words for each of them go to ``tips``."""
     for kept, face, label in (
         (False, "none", "over the target"),
         (True, MUTED, "within the target" if view.limit else "tried"),
     ):
-        places = [place(point) for point in view.points if point.feasible is kept]
-        if places:
-            xs, ys = zip(*places, strict=True)
-            text = f"{label} ({len(places)})"
-            axes.scatter(xs, ys, s=16, facecolors=face, edgecolors=MUTED, alpha=0.6, linewidths=0.8, label=text)
+        points = [point for point in view.points if point.feasible is kept]
+        if points:
+            xs, ys = zip(*map(place, points), strict=True)
+            text = f"{label} ({len(points)})"
+            marks = axes.scatter(xs, ys, s=16, facecolors=face, edgecolors=MUTED, alpha=0.6, linewidths=0.8, label=text)
+            marks.set_gid(f"candidates-{int(kept)}")
+            tips[f"candidates-{int(kept)}"] = [point_text(view, point) for point in points]
+
+
+def point_text(view: SearchView, point: TrialPoint) -> str:
+    """Return a candidate in words: its trial, its score and its cost."""
+    score, cost = view.score_metric, view.cost_metric
+    return f"trial {point.number}: {score.label} {score.text(point.score)}, {cost.label} {cost.text(point.cost)}"
 
 
 def label_score_axis(axes: Axes, metric: Metric) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -23,6 +22,7 @@ from evaluators.task import Task
 from evaluators.training.moments import TrainingMoments
 from search.output.log_records import PACKAGE
 from search.run.record_file import RecordFile
+from search.study.rank_correlation import rank_correlation
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, first_channels
 
@@ -258,13 +258,3 @@ def _correlations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             value = rank_correlation(columns[first], columns[second])
             found.append({"first": first, "second": second, "over": over, "value": value})
     return found
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation, None for fewer than three values or such as don't differ."""
-    from scipy.stats import spearmanr
-
-    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
-        return None
-    value = float(spearmanr(first, second).statistic)
-    return value if math.isfinite(value) else None

@@ -374,5 +374,12 @@ def _row(trial: Trial, problem: Problem) -> dict[str, Any]:
         "state": trial.state,
         "metrics": dict(trial.metrics),
         "feasible": trial.state == "complete" and violation(trial, problem) == 0.0,
+        **_compared(trial),
         **({"error": trial.error} if trial.error else {}),
     }
+
+
+def _compared(trial: Trial) -> dict[str, int]:
+    """Return the number of candidates that were measured for a trial, where that is a generation of several."""
+    steps = trial.proposal.notes.get("steps") or ()
+    return {"evaluations": sum(len(step["candidates"]) for step in steps)} if steps else {}
