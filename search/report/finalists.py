@@ -46,10 +46,10 @@ def finalist_table(entry: Mapping[str, Any], report: Mapping[str, Any]) -> Table
         scores = _scores(one)
         cells = [score.text(scores[steps]) if steps in scores else "-" for steps in times]
         error = [str(one["error"])] if one.get("error") else []
-        steps = "-" if one.get("steps") is None else str(one["steps"])
+        trained = "-" if one.get("steps") is None else str(one["steps"])
         label = "uniform start" if one.get("trial") is None else f"trial {one['trial']}"
         chosen = one.get("trial") is not None and one.get("trial") == entry.get("chosen")
-        rows.append(Row(label, [steps, *own, *(error or cells)], strong=chosen))
+        rows.append(Row(label, [trained, *own, *(error or cells)], strong=chosen))
     if objective is not None and len(finalists) > 2:
         sign = 1.0 if (objectives[objective] == "maximize") == (score.direction == "maximize") else -1.0
         values = []
