@@ -107,7 +107,10 @@ def build_report(
     (``float_layers``), with its ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that
     pruned by probabilities: ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and
     quantile). ``sparsifiers`` has, per stage that trained with one: ``stage``, ``schedule`` (:attr:`.Sparsifier.schedule`, with
-    ``text``) and ``shares`` (:meth:`.Sparsifier.shares`: ``name``, ``channels``, ``asked``, ``reached``). ``latency`` is what
+    ``text``) and ``shares`` (:meth:`.Sparsifier.shares`: ``name``, ``channels``, ``asked``, ``reached``). ``blocks`` has, per
+    stage that trained blocks behind the least squares: ``stage``, ``text``, ``fits`` (``block``, ``before``, ``after``,
+    ``kept``; squared differences on held-back samples as shares of the dense outputs' squares), ``unmatched`` blocks and, of
+    the network's outputs, ``before``, ``after`` and ``kept``. ``latency`` is what
     :func:`.measure_latency` returns, or null where no search looked at it. ``test_samples`` is the size of the test split,
     ``metrics_described`` has per metric ``unit``, ``direction``, ``label``, ``format`` (a name in
     :data:`evaluators.metrics.FORMATS`) and ``is_cost``, and ``remarks`` are what a person should know of the result. The
@@ -158,7 +161,11 @@ def build_report(
         "output_changes": _output_changes(result),
         "participation": _participation(result),
         "sparsifiers": _sparsifiers(result),
-        "remarks": [entry.notes["remark"] for entry in result.entries if entry.notes.get("remark")],
+        "blocks": _blocks(result),
+        "remarks": [
+            *(entry.notes["remark"] for entry in result.entries if entry.notes.get("remark")),
+            *(f"{found['stage']}: {found['text']}" for found in _blocks(result)),
+        ],
         "histories": [history for history in histories if history["variant"] == RESULT],
         "baseline_histories": [history for history in histories if history["variant"] != RESULT],
     }
@@ -182,6 +189,11 @@ def _search(entry: Entry) -> dict[str, Any]:
         **{name: notes[name] for name in ("pareto", "trials", "failed", "ended_by", "fingerprint", "metrics")},
         **{name: notes[name] for name in ("layers", "frozen")},
     }
+
+
+def _blocks(result: Flow) -> list[dict[str, Any]]:
+    entries = [entry for entry in result.entries if "blocks" in entry.notes]
+    return [{"stage": entry.step, **entry.notes["blocks"]} for entry in entries]
 
 
 def _last(removals: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

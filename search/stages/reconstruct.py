@@ -1,4 +1,4 @@
-"""Reconstruct: solve the layers of a smaller network by least squares, without labels and without training."""
+"""Reconstruct: solve the layers of a smaller network by least squares, and train its blocks, without labels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from spaces.reconstruction.settings import ReconstructionSettings
 class Reconstruct(Stage[ReconstructionSettings]):
     """Least-squares solution of every layer against the network that entered the first compression.
 
-    Statistics of normalizations are those of that network from then on, and are not measured again. A network from which no
-    channels were cut stays as it is.
+    With ``steps``, its blocks are trained behind it against that network's activations. Statistics of normalizations are those
+    of that network from then on, and are not measured again. A network from which no channels were cut stays as it is.
     """
 
     Settings = ReconstructionSettings

@@ -13,6 +13,9 @@ from spaces.execution.batch import Nested, repeat
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward
 from spaces.execution.randomness import kept_randomness
+from spaces.reconstruction.block_fit import BATCH as BLOCK_BATCH
+from spaces.reconstruction.block_fit import HELD_BYTES
+from spaces.reconstruction.blocks import find_blocks
 from spaces.reconstruction.dense import IN_PARTS, MOST_BYTES, activation_bytes, at_once
 from spaces.reconstruction.moments import ENTRIES
 from spaces.reconstruction.reconstruct import LARGEST
@@ -21,6 +24,9 @@ from spaces.reconstruction.structure import linear_maps, solved_weights
 
 BATCH = 8
 """Samples of the batch by which the speed of the network is measured."""
+
+THRICE = 3.0
+"""Time of a pass forward and backward, in passes forward."""
 
 SIZE = 512
 """Rows and columns of the matrices by which the speed of products is measured."""
@@ -35,12 +41,14 @@ class Estimate:
         bytes: Memory beside the networks and the samples.
         passes: Forward passes over all samples, of either network, each counted as a whole one.
         fitting: Most samples that a single pass solves on; beyond it every layer takes one.
+        blocks: Number of blocks that are trained.
     """
 
     seconds: float
     bytes: float
     passes: float
     fitting: int
+    blocks: int = 0
 
 
 @torch.no_grad()
@@ -89,12 +97,17 @@ def estimate(
         return _seconds(run) / BATCH
 
     matrix = torch.ones(SIZE, SIZE, device=device)
-    networks = images * (dense_passes * speed(dense) + small_passes * speed(small))
+    blocks = len(find_blocks(small, sample, forward)) if settings.steps else 0
+    # A block reads the networks up to its end, half of them on average; all blocks together are at most the network, and a
+    # step goes through its block forward and backward.
+    dense_passes, small_passes = dense_passes + blocks / 2.0, small_passes + blocks / 2.0
+    trained = THRICE * settings.steps * BLOCK_BATCH if blocks else 0.0
+    networks = images * dense_passes * speed(dense) + (images * small_passes + trained) * speed(small)
     seconds = networks + products / SIZE**3 * _seconds(lambda: matrix @ matrix)
     held = images * of_one if images <= fitting else min(images * of_one, IN_PARTS)
-    return Estimate(
-        seconds, held + min(targets, MOST_BYTES) + 3.0 * squares + 8.0 * ENTRIES, dense_passes + small_passes, fitting
-    )
+    needed = held + min(targets, MOST_BYTES) + 3.0 * squares + 8.0 * ENTRIES
+    needed += min(HELD_BYTES, images * of_one) if blocks else 0.0
+    return Estimate(seconds, needed, dense_passes + small_passes, fitting, blocks)
 
 
 def _seconds(run: Callable[[], object]) -> float:

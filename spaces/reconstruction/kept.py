@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spaces.channels.groups import trace_groups
+from spaces.channels.labels.atoms import compact
 from spaces.channels.surgery import Cut
+from spaces.cloning.admission import admitted
+from spaces.execution.batch import Nested, plain_tensors
+from spaces.execution.comparison import eager
+from spaces.execution.forward import Forward
+from spaces.execution.randomness import kept_randomness
 from spaces.layers.layer_kind import kind_of
 from spaces.reconstruction.structure import linear_maps
 
@@ -29,4 +38,65 @@ def kept_outputs(dense: nn.Module, cuts: Sequence[Cut]) -> dict[str, Tensor]:
             rows = rows if stay is None else rows[torch.as_tensor(stay)]
         if len(rows) < layer.weight.shape[dim]:
             found[name] = layer.kept_outputs(rows)
+    return found
+
+
+@dataclass(frozen=True)
+class KeptOutput:
+    """Indices of a dense output that a smaller network's output still has.
+
+    Attributes:
+        dim: Dimension of the output that holds channels, from 0.
+        rows: Indices along it, int64 and ascending.
+    """
+
+    dim: int
+    rows: Tensor
+
+    def of(self, output: Tensor) -> Tensor:
+        """Return the part of a dense output that the smaller network has."""
+        return output.index_select(self.dim, self.rows.to(output.device))
+
+
+def kept_of_parts(
+    dense: nn.Module, cuts: Sequence[Cut], sample: Nested, forward: Forward, names: Collection[str]
+) -> dict[str, KeptOutput | None]:
+    """Return the indices that stay of the one floating-point tensor that each of some parts of a network returns.
+
+    Args:
+        dense: The network before the cuts; left unchanged.
+        cuts: Cuts, one after the other.
+        sample: A batch of a single sample.
+        forward: Runs the network on it.
+        names: Names of the parts.
+
+    Returns:
+        By name, None where all stay. Left out are parts that don't run once, and outputs of which no whole slices stay.
+    """
+    with kept_randomness(), eager():
+        traced = trace_groups(admitted(dense), plain_tensors(sample), (), (), forward)
+    stay = np.ones(traced.groups.width + 1, dtype=bool)  # One more for -1, the place of what always stays.
+    for tensor, dims in traced.groups.ties.items():
+        for dim, places in dims.items():
+            rows = np.arange(len(places))
+            for cut in cuts:
+                left = cut.kept.get(tensor, {}).get(dim)
+                rows = rows if left is None else rows[np.asarray(left)]
+            stay[np.delete(places, rows)] = False
+    stay[-1] = True
+    found: dict[str, KeptOutput | None] = {}
+    for name in names:
+        calls = traced.trace.outputs.get(name, [])
+        returned = [one for call in calls for one in call if one.dtype.is_floating_point]
+        if len(calls) != 1 or len(returned) != 1:
+            continue
+        labels = returned[0].labels
+        kept = torch.ones(1, dtype=torch.bool)
+        if labels is not None:
+            kept = torch.from_numpy(stay[traced.places[compact(labels).numpy()]])
+        if kept.all():
+            found[name] = None
+        elif max(kept.shape) == kept.numel():
+            dim = max(range(kept.dim()), key=lambda one: kept.shape[one])
+            found[name] = KeptOutput(dim, kept.reshape(-1).nonzero()[:, 0])
     return found

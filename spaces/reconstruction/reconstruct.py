@@ -15,7 +15,7 @@ time grows with the square of the depth. Memory holds the activations of one bat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -66,12 +66,15 @@ class Reconstruction:
         dense: The dense network's outputs, which several reconstructions may share.
         small: The network that is smaller by some channels, on the same device; :meth:`solve` changes it in place.
         kept: Output channels that stay, by dense layer, where some have gone.
+        without: Names of parts whose layers stay as they are.
     """
 
-    def __init__(self, dense: DenseOutputs, small: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, dense: DenseOutputs, small: nn.Module, kept: Mapping[str, Tensor], without: Collection[str] = ()
+    ) -> None:
         self._dense, self._small, self._kept = dense, small, kept
         self._maps = linear_maps(small)
-        weights = dense.weights(small)
+        weights = [one for one in dense.weights(small) if not any(_inside(layer.name, without) for layer in one.layers)]
         self._passes, self._windows = list(self._planned(weights)), self._windowed(weights)
 
     def __len__(self) -> int:
@@ -217,6 +220,11 @@ def closed_loop(dense: DenseOutputs) -> Callable[[nn.Module, Cut], None]:
             pass
 
     return solve
+
+
+def _inside(layer: str, parts: Collection[str]) -> bool:
+    """Return True for the name of a layer in one of the named parts."""
+    return any(layer == part or layer.startswith(f"{part}.") for part in parts)
 
 
 def _blocks(columns: int) -> list[slice]:

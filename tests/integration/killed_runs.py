@@ -133,7 +133,7 @@ RECONSTRUCTION = (
       importance: l2
       reconstruct: false
       baselines: [uniform]
-  - reconstruct: {images: 128, positions: 4000}
+  - reconstruct: {images: 128, positions: 4000, steps: 3}
 """
     + RETRAIN
 )

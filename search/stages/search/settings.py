@@ -89,9 +89,10 @@ class SearchSettings:
             ``bn_scale``, ``l1``, ``l2``, ``geometric_median``; or, learnt from training samples, ``taylor``,
             ``task_relevance`` or their product ``relevance_loss``; or, without labels, ``second_order`` (ours), which orders
             channels by what the layers that read them lose. CN111105035A has its scaling factors, ``bn_scale``.
-        reconstruct: How the layers of the network that is handed on, and of every baseline, are solved by least squares,
-            without labels (ours); false hands them on as measured, as the sources do. Candidates are measured without, but
-            those that ``evolution`` compares in steps; one that is trained is handed on as its training leaves it.
+        reconstruct: How the layers of the network that is handed on, and of every baseline, are solved by least squares, and
+            with ``steps`` its blocks trained behind it, without labels (ours); false hands them on as measured, as the sources
+            do. Candidates are measured without, but those that ``evolution`` compares in steps, by least squares; one that is
+            trained is handed on as its training leaves it.
         finalists: How the best few candidates are trained when the search is over, so that the best of them then is delivered;
             None delivers the best one of the search.
         training: How candidates are trained before they are measured; needed for a space that trains them, and else by default

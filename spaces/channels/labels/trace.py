@@ -132,6 +132,7 @@ class ChannelTrace:
         masked: Calls of functions in which removed channels must have no effect.
         units: Atoms that stand for more than a channel each, such as attention heads, with the kind of unit.
         macs: Multiply-accumulates of all operators by the module that runs them, those without channels to follow included.
+        outputs: By module, the tensors that each of its calls returned, those within a layer left out.
     """
 
     atoms: ChannelAtoms = field(default_factory=ChannelAtoms)
@@ -143,3 +144,4 @@ class ChannelTrace:
     masked: list[MaskedCall] = field(default_factory=list)
     units: list[tuple[UnitName, Tensor]] = field(default_factory=list)
     macs: Mapping[str, int] = field(default_factory=dict)
+    outputs: dict[str, list[tuple[TracedTensor, ...]]] = field(default_factory=dict)

@@ -101,6 +101,9 @@ class LabelTracker:
                         with self.memory.pause():
                             kind.trace(self, output, *args, **keywords)
                     self.suspended -= 1
+                if not self.suspended:
+                    returned = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+                    self.trace.outputs.setdefault(self.where, []).append(tuple(map(self._traced, returned)))
                 self.stack.pop()
                 self.masking.leave()
                 self.macs.leave(module, args, keywords, output)

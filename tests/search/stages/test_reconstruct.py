@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.base import EvaluationContext
+from evaluators.training.checkpoint import FileCheckpoint
 from search.config import load as load_config
 from search.export.saved_network import load
 from search.pipeline.pipeline import run
@@ -19,9 +22,11 @@ from search.stages import solving
 from search.stages.search import finalists
 from spaces.channels.surgery import Cut
 from spaces.cloning.clone import clone
+from spaces.execution.forward import call
 from spaces.joint import Joint, JointSettings
 from spaces.layers.batch_norm import keep_statistics, statistics_kept
 from spaces.reconstruction import dense as outputs
+from spaces.reconstruction.block_fit import BlockReconstruction
 from spaces.reconstruction.reconstruct import Reconstruction
 from spaces.reconstruction.settings import ReconstructionSettings
 from tests.integration.stage_pieces import HEAD
@@ -61,7 +66,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reconstruct")
     done(folder / "key", f"  - {SEARCH}reconstruct: {{images: 150}}}}\n")
-    done(folder / "stage", f"  - {SEARCH}reconstruct: false}}\n  - reconstruct: {{images: 150}}\n")
+    done(folder / "stage", f"  - {SEARCH}reconstruct: false}}\n  - reconstruct: {{images: 200, steps: 20}}\n")
     return folder
 
 
@@ -105,24 +110,71 @@ def test_a_reconstruction_that_was_cut_off_ends_the_same(
     class Killed(BaseException):
         pass
 
-    def killing(self: Reconstruction, *args: Any) -> Any:
-        for number, fits in enumerate(solve(self, *args)):
-            yield fits
-            if number == 0:
-                raise Killed
+    def killing(solve: Any) -> Any:
+        def solves(*args: Any, **options: Any) -> Any:
+            for number, fits in enumerate(solve(*args, **options)):
+                yield fits
+                if number == 0:
+                    raise Killed
 
-    solve = Reconstruction.solve
+        return solves
+
+    stages = f"  - {SEARCH}reconstruct: false}}\n  - reconstruct: {{images: 200, steps: 20}}\n"
+    left = tmp_path / "stage" / "run" / "checkpoints" / "2-reconstruct" / "result" / "reconstruction"
     with monkeypatch.context() as patch:
         patch.setattr(solving, "EVERY", 0.0)
-        patch.setattr(Reconstruction, "solve", killing)
+        patch.setattr(Reconstruction, "solve", killing(Reconstruction.solve))
         with pytest.raises(Killed):
-            done(tmp_path / "stage", f"  - {SEARCH}reconstruct: false}}\n  - reconstruct: {{images: 150}}\n")
-    left = tmp_path / "stage" / "run" / "checkpoints" / "2-reconstruct" / "result" / "reconstruction"
-    assert list(left.iterdir())
+            done(tmp_path / "stage", stages)
+    assert [path.name for path in left.iterdir()] == ["network.safetensors"]
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockReconstruction, "solve", killing(BlockReconstruction.solve))
+        with pytest.raises(Killed):
+            run(load_config(tmp_path / "stage" / "tiny.yaml"), tmp_path / "stage" / "run")
+    assert {path.name for path in left.iterdir()} == {"network.safetensors", "network-blocks.safetensors"}
     run(load_config(tmp_path / "stage" / "tiny.yaml"), tmp_path / "stage" / "run")
     assert not left.exists()
-    first, second = (of(folder / "stage", "2-reconstruct")[0].state_dict() for folder in (folders, tmp_path))
-    assert same(dict(first), dict(second))
+    for variant in ("result", "uniform"):
+        (first, told), (second, again) = (of(folder / "stage", "2-reconstruct", variant) for folder in (folders, tmp_path))
+        assert same(dict(first.state_dict()), dict(second.state_dict()))
+        assert told["blocks"] == again["blocks"]
+
+
+def test_blocks_are_trained_for_result_and_baselines_and_reported(folders: Path) -> None:
+    for variant in ("result", "uniform"):
+        model, notes = of(folders / "stage", "2-reconstruct", variant)
+        assert [fit["block"] for fit in notes["blocks"]["fits"]]
+        assert any(fit["kept"] for fit in notes["blocks"]["fits"])
+        assert notes["blocks"]["kept"] == (notes["blocks"]["after"] < notes["blocks"]["before"])
+        assert statistics_kept(model)
+    assert of(folders / "stage", "2-reconstruct", "uniform")[1]["blocks"]["kept"]
+    report = json.loads((folders / "stage" / "run" / "report.json").read_text())
+    (found,) = report["blocks"]
+    assert found["stage"] == "2-reconstruct"
+    assert f"2-reconstruct: {found['text']}" in report["remarks"]
+    assert "trained blocks are nearer to the dense ones" in found["text"]
+    assert "blocks" not in of(folders / "key", "1-search")[1]
+
+
+def test_a_network_without_blocks_says_so(tmp_path: Path) -> None:
+    dense = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    told: list[str] = []
+
+    class Quiet:
+        def update(self, done: int, note: str = "") -> None: ...
+
+    log = SimpleNamespace(bar=lambda *_: nullcontext(Quiet()), write=told.append)
+    stopwatch = SimpleNamespace(save=lambda: None)
+    stage: Any = SimpleNamespace(
+        training=lambda *names: FileCheckpoint(tmp_path.joinpath(*names)), log=log, label="here", stopwatch=stopwatch
+    )
+    small = clone(dense)
+    fitting = BlockReconstruction(dense, small, [], [torch.randn(8, 1, 8, 8)], call, steps=3, seed=0)
+    rest = Reconstruction(outputs.DenseOutputs(dense, []), small, {})
+    notes = solving.fit_blocks(fitting, rest, small, stage, "network")
+    assert notes["text"] == "no blocks with a nonlinearity inside were trained: it has none"
+    assert told == [f"here: {notes['text']}"]
+    assert same(dict(dense.state_dict()), dict(small.state_dict()))
 
 
 def test_a_check_tells_up_to_how_many_samples_a_pass_solves_many_layers(
@@ -133,6 +185,9 @@ def test_a_check_tells_up_to_how_many_samples_a_pass_solves_many_layers(
     check: Any = SimpleNamespace(task=task, device=torch.device("cpu"), tell=told.append)
     solving.tell_costs(task.build(), task.build(), check, ReconstructionSettings(images=40))
     assert len(told) == 1
+    solving.tell_costs(task.build(), task.build(), check, ReconstructionSettings(images=40, steps=5))
+    assert told.pop() == "reconstruction: trains 1 block, for 5 steps each"
+    assert told.pop().startswith("reconstruction: about")
     of_one = outputs.activation_bytes(task.build(), task.traced_inputs(), task.forward)
     monkeypatch.setattr(outputs, "AT_ONCE", int(30.5 * of_one))
     solving.tell_costs(task.build(), task.build(), check, ReconstructionSettings(images=40))
