@@ -148,6 +148,7 @@ EXAMPLES = {
     "resource": "phone",
     "root": "/data/mine",
     "seconds": "60",
+    "shards": "4",
     "std": "[0.229, 0.224, 0.225]",
     "storage": "sqlite:///studies.db",
     "tokenizer": "tokenizer.json",

@@ -126,6 +126,8 @@ def _epochs(
     if checkpoint is not None:
         history, best = restore_state(checkpoint, model, session.optimizer, sparsifier, session.average, described)
     history.sign = task.score_sign
+    session.profile.restore(history.seconds)
+    history.seconds = session.profile.seconds
     if moments is not None and not history.epochs and history.begun is None:
         moments.put_into(session.optimizer, model)
     with evaluation_mode(session.teacher):

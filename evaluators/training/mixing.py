@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spaces.execution.batch import Nested, reorder
+from spaces.execution.batch import Nested, reorder, select
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Mixed:
     targets: Nested
     others: Nested
     share: float
+
+    def part(self, start: int, stop: int) -> Mixed:
+        """Return the samples from ``start`` up to ``stop``."""
+        rows = (select(self.targets, start, stop), select(self.others, start, stop))
+        return Mixed(self.inputs[start:stop], *rows, self.share)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ from evaluators.training.mixing import Mixed, Mixing
 from evaluators.training.optimizers import make_optimizer
 from evaluators.training.schedules import learning_rate_factor
 from evaluators.training.settings import TrainingSettings
+from evaluators.training.shards import shard_statistics
 from evaluators.training.state import BegunEpoch
-from spaces.execution.batch import Nested, not_finite, to_device
+from evaluators.training.step_profile import StepProfile
+from spaces.execution.batch import Nested, not_finite, select, to_device
 from spaces.sparsifiers.base import Sparsifier
 
 # On an accelerator, reading the loss waits for it: look at several steps at once.
@@ -55,6 +57,7 @@ class Session:
         self.optimizer = make_optimizer(model, settings.optimizer)
         self.autocast = autocast(settings.autocast, device)
         self.lr = settings.optimizer.lr
+        self.profile = StepProfile()
         self.average = None if settings.ema is None else Average(model, settings.ema)
         self.own_loss = None if settings.loss is None else OwnLoss(settings.loss, device)
         self.own_schedule = OwnSchedule(settings.schedule) if isinstance(settings.schedule, ImportedSettings) else None
@@ -87,10 +90,13 @@ class Session:
                 torch.cuda.manual_seed(inner)
             batches = self.task.batches("train", self.settings.batch_size, generator)
             first = epoch * self.steps_per_epoch
+            self.profile.start()
             for number, (inputs, targets) in enumerate(batches, start=first):
+                self.profile.lap("data")
                 if begun is not None and number < first + skipped:
                     if number == first + skipped - 1:
                         begun.put_back(self.device)
+                    self.profile.start()
                     continue
                 losses.append(self.step(number, seed, inputs, targets))
                 if len(losses) - checked >= patience:
@@ -101,6 +107,7 @@ class Session:
                 if number + 1 == until_step and number + 1 < first + self.steps_per_epoch:
                     self.require_finite(losses[checked:], epoch, checked)
                     return BegunEpoch.of(losses, self.device)
+                self.profile.start()
         if not losses:
             raise TrainingError(f"the task gave no training batch of {self.settings.batch_size} samples; lower batch_size")
         self.require_finite(losses[checked:], epoch, checked)
@@ -127,14 +134,9 @@ class Session:
         mixed = None
         if self.mixing is not None and isinstance(inputs, Tensor):
             mixed = self.mixing.mix(inputs, targets, _seeds(draws.spawn(1)[0], 1)[0])
-        with self.autocast:
-            loss = self.loss(inputs, targets) if mixed is None else self.mixed_loss(mixed)
-        if sparsifier is not None:
-            penalty = sparsifier.penalty()
-            if penalty is not None:
-                loss = loss + penalty
+        self.profile.lap("data")
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self.gradients(inputs, targets, mixed)
         if sparsifier is not None:
             sparsifier.after_backward()
         if settings.clip_value is not None:
@@ -146,7 +148,33 @@ class Session:
             sparsifier.after_step()
         if self.average is not None:
             self.average.update(self.model, number)
-        return loss.detach()
+        self.profile.lap("optimizer")
+        return loss
+
+    def gradients(self, inputs: Nested, targets: Nested, mixed: Mixed | None) -> Tensor:
+        """Compute the gradients of a batch, shard by shard, and return its loss with the sparsifier's penalty, detached."""
+        shards = self.settings.shards or 1
+        size = self.settings.batch_size // shards
+        losses: list[Tensor] = []
+        for shard in range(shards):
+            start, stop = shard * size, (shard + 1) * size
+            with self.autocast, shard_statistics(self.model, shard, shards):
+                if mixed is not None:
+                    loss = self.mixed_loss(mixed if shards == 1 else mixed.part(start, stop))
+                elif shards == 1:
+                    loss = self.loss(inputs, targets)
+                else:
+                    loss = self.loss(select(inputs, start, stop), select(targets, start, stop))
+            if shards > 1:
+                loss = loss / shards
+            penalty = self.sparsifier.penalty() if self.sparsifier is not None and shard == 0 else None
+            if penalty is not None:
+                loss = loss + penalty
+            self.profile.lap("forward")
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.profile.lap("backward")
+            losses.append(loss.detach())
+        return losses[0] if shards == 1 else torch.stack(losses).sum()
 
     def set_rate(self, number: int) -> None:
         """Give every group of parameters its learning rate for step ``number``, from 0."""

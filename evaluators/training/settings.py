@@ -69,6 +69,9 @@ class TrainingSettings:
     Attributes:
         epochs: Passes over the training split.
         batch_size: Samples per step; a last incomplete batch is dropped.
+        shards: Parts that a batch is split into, computed one after the other and their gradients added up, for a step in the
+            memory of a part (gradient accumulation); each has statistics of BatchNorm of its own, and running ones move once a
+            step by their mean. None for whole batches.
         optimizer: The optimizer and its highest learning rate.
         schedule: ``one_cycle``, ``cosine`` or ``constant``; see :mod:`evaluators.training.schedules`. Or an import path with
             arguments, ``{name: ..., arguments: {...}}``: a function of (step, steps in all) that gives a multiple of
@@ -114,6 +117,7 @@ class TrainingSettings:
     rand_augment: RandAugmentSettings | None = None
     erasing: float | None = None
     train_only: tuple[str, ...] | None = None
+    shards: int | None = None
 
     def __post_init__(self) -> None:
         """Check the range of every option.
@@ -125,6 +129,8 @@ class TrainingSettings:
             raise ValueError(f"epochs: expected at least 1, got {self.epochs}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size: expected at least 2, got {self.batch_size}")
+        if self.shards is not None:
+            require_shards(self.batch_size, self.shards)
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup: expected a share from 0 to below 1, got {self.warmup}")
         if not 0 <= self.label_smoothing < 1:
@@ -144,3 +150,19 @@ class TrainingSettings:
             raise ValueError(
                 "train_only: expected norms, biases, head or name patterns, got an empty list; null trains everything"
             )
+
+
+def require_shards(batch_size: int, shards: int) -> None:
+    """Raise if a batch can't be split into so many equal parts of two samples and more.
+
+    Raises:
+        ValueError: It can't; the message begins with ``shards`` and names the nearest batch size that fits.
+    """
+    if shards < 1:
+        raise ValueError(f"shards: expected at least 1, got {shards}")
+    if batch_size % shards or batch_size < 2 * shards:
+        nearest = max(2, round(batch_size / shards)) * shards
+        raise ValueError(
+            f"shards: expected a batch_size that is a multiple of {shards}, with at least 2 samples in each part, got "
+            f"{batch_size}; the nearest is {nearest}"
+        )

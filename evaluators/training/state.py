@@ -81,6 +81,7 @@ class History:
         optimizer: State of the optimizer after the last epoch, with early stopping too; None before the end.
         uncut: Parameters and buffers from before a sparsifier that was not complete took the rest away; None else.
         begun: State of the epoch that the training stopped inside; None at an epoch's end.
+        seconds: Wall-clock seconds of all steps by part, as :class:`.StepProfile` has them.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -90,6 +91,7 @@ class History:
     optimizer: OptimizerState | None = None
     uncut: Mapping[str, Tensor] | None = None
     begun: BegunEpoch | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimizer steps so far."""
@@ -155,6 +157,7 @@ def save_state(
         "unsettled": history.unsettled,
         "trained": parameter_names(optimizer, model),
         "numbers": optimizer_numbers(optimizer),
+        "seconds": dict(history.seconds),
     }
     checkpoint.save(tensors, data)
 
@@ -190,6 +193,7 @@ def restore_state(
         sparsifier.load_state_dict(parts["sparsifier"])
     records: list[dict[str, Any]] = data["epochs"]
     history = History([EpochRecord(**record) for record in records], data["stopped_early"], data["unsettled"])
+    history.seconds = data.get("seconds", {})
     if inside := parts["begun"]:
         history.begun = BegunEpoch(inside.pop("losses"), inside)
     return history, parts["best"]

@@ -32,7 +32,21 @@ def whole_cost(report: Mapping[str, Any]) -> str:
     parts += [f"{_number(epochs, 'epoch')} of training"] if epochs else []
     parts += [f"{seconds_text(own)} in all"] if own else []
     parts += [f"and {seconds_text(beside)} for the baselines"] if beside else []
-    return ", ".join(parts)
+    profile = _steps_profile(report)
+    return ", ".join(parts) + (f"; {profile}" if parts and profile else "")
+
+
+def _steps_profile(report: Mapping[str, Any]) -> str:
+    """Return the parts of the result's training steps as shares of their time in words; nothing without a training."""
+    parts: dict[str, float] = {}
+    for history in report.get("histories") or []:
+        for name, seconds in (history.get("seconds") or {}).items():
+            parts[str(name)] = parts.get(str(name), 0.0) + (seconds if isinstance(seconds, int | float) else 0.0)
+    whole = sum(parts.values())
+    if whole <= 0:
+        return ""
+    shares = ", ".join(f"{words(name)} {100 * seconds / whole:.0f} %" for name, seconds in parts.items())
+    return f"training steps: {shares}"
 
 
 def seconds_text(value: float) -> str:

@@ -173,6 +173,7 @@ class History(TypedDict, total=False):
     stage: str
     variant: str
     epochs: list[Epoch] | None
+    seconds: dict[str, Number] | None
 
 
 class Retained(TypedDict, total=False):

@@ -60,6 +60,7 @@ def train_network(
             on_epoch=on_epoch,
         )
     run.notes["history"] = [asdict(record) for record in history.epochs]
+    run.notes["seconds"] = dict(history.seconds)
     if sparsifier is not None:
         run.notes["participation"] = sparsifier.record()
         run.notes["sparsifier"] = sparsifier_note(sparsifier)

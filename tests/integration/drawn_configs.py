@@ -58,6 +58,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "cutmix": (None, None, 1.0),
         "rand_augment": (None, None, {}, {"operations": 1, "magnitude": 3}),
         "erasing": (None, None, 0.3),
+        "shards": (None, None, 1),
         "train_only": (None, None, None, ["norms", "biases", "head"], ["features.0"], ["head"]),
     },
     "OptimizerSettings": {

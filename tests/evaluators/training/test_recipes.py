@@ -14,6 +14,7 @@ from evaluators.training.loop import TrainingError, train
 from evaluators.training.mixing import Mixing
 from evaluators.training.optimizers import OptimizerSettings, make_optimizer
 from evaluators.training.settings import DistillationSettings, EarlyStopSettings, TrainingSettings
+from evaluators.training.shards import shard_statistics
 from evaluators.training.state import end_of
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
@@ -31,6 +32,7 @@ RECIPES = {
     "ema": {"ema": EmaSettings(0.9), "early_stop": EarlyStopSettings(9)},
     "mixing": {"mixup": 0.4, "cutmix": 1.0},
     "operations": {"rand_augment": RandAugmentSettings(), "erasing": 0.5},
+    "shards": {"shards": 4, "mixup": 0.4},
     "clip": {"clip_value": 1e-3, "clip_norm": 1.0},
     "part": {"train_only": ("norms", "biases", "head"), "distillation": DistillationSettings()},
     "rates": {"optimizer": OptimizerSettings(no_decay=("classifier.*", "positions"), rates={"classifier": 3.0})},
@@ -181,6 +183,66 @@ def test_bytes_come_back_from_normalized_images():
     assert torch.equal(scale.pixels(scale.normalized(pixels, torch.float32)), pixels)
 
 
+def linear_task():
+    """Return a task whose network has no BatchNorm and no dropout, so that shards change nothing but the last bits."""
+    task = digits_task(train_size=64)
+    task.build = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    weights = task.build().state_dict()
+
+    def reference_model():
+        model = task.build()
+        model.load_state_dict(weights)
+        return model
+
+    task.reference_model = reference_model
+    return task
+
+
+@pytest.mark.parametrize("options", [{}, {"mixup": 1.0}, {"clip_norm": 0.1}, {"ema": EmaSettings(0.5)}])
+def test_the_gradients_of_shards_add_up_to_those_of_the_batch(options):
+    task, sizes = linear_task(), []
+    whole, history, _ = trained(replace(ONE_STEP, **options), task)
+    original = task.loss
+    task.loss = lambda outputs, targets, smoothing=0.0: sizes.append(len(outputs)) or original(outputs, targets, smoothing)
+    parts, again, _ = trained(replace(ONE_STEP, shards=4, **options), task)
+    assert sizes.count(16) == (8 if "mixup" in options else 4)
+    assert again.epochs[0].loss == pytest.approx(history.epochs[0].loss, rel=1e-5)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_penalty_of_a_sparsifier_counts_once_whatever_the_shards():
+    losses = {}
+    for shards in (None, 4):
+        for strength in (0.0, 0.1):
+            sparsifier = ScalingFactor(ScalingFactorSettings(strength=strength))
+            settings = replace(ONE_STEP, shards=shards, optimizer=replace(PLAIN, lr=1e-9))
+            losses[shards, strength] = trained(settings, digits_task(train_size=64), sparsifier=sparsifier)[1].epochs[0].loss
+    assert losses[None, 0.1] - losses[None, 0.0] == pytest.approx(losses[4, 0.1] - losses[4, 0.0], rel=1e-3)
+    assert losses[4, 0.1] > losses[4, 0.0] + 0.1
+
+
+def test_running_statistics_move_once_a_step_by_the_mean_over_the_shards():
+    layer, inputs = nn.BatchNorm1d(3, momentum=0.3), torch.randn(24, 3)
+    expected = 0.7 * layer.running_mean + 0.3 * inputs.reshape(4, 6, 3).mean((0, 1))
+    variance = 0.7 * layer.running_var + 0.3 * inputs.reshape(4, 6, 3).var(1).mean(0)
+    for shard in range(4):
+        with shard_statistics(layer, shard, 4):
+            layer(inputs[6 * shard : 6 * shard + 6])
+    torch.testing.assert_close(layer.running_mean, expected)
+    torch.testing.assert_close(layer.running_var, variance)
+    assert int(layer.num_batches_tracked) == 1
+    assert layer.momentum == 0.3
+
+
+def test_the_time_of_all_steps_is_known_by_part(tmp_path):
+    checkpoint = FileCheckpoint(tmp_path / "state.safetensors")
+    first = trained(replace(ONE_STEP, epochs=2), checkpoint=checkpoint, until=1)[1].seconds
+    both = trained(replace(ONE_STEP, epochs=2), checkpoint=checkpoint)[1].seconds
+    assert list(both) == ["data", "forward", "backward", "optimizer"]
+    assert all(both[part] > first[part] > 0 for part in both)
+
+
 def test_clip_value_limits_every_element_of_the_gradient():
     model, _, task = trained(replace(ONE_STEP, clip_value=1e-4), digits_task(train_size=64))
     moved = [
@@ -304,6 +366,12 @@ def test_schedules_of_ones_own_give_the_rate_of_every_step():
         (lambda: TrainingSettings(1, mixup=0.0), "^mixup: expected"),
         (lambda: TrainingSettings(1, cutmix=-1.0), "^cutmix: expected"),
         (lambda: TrainingSettings(1, erasing=2.0), "^erasing: expected"),
+        (lambda: TrainingSettings(1, 64, shards=0), "^shards: expected at least 1"),
+        (
+            lambda: TrainingSettings(1, 64, shards=7),
+            "^shards: expected .* multiple of 7.*got 64; the nearest is 63",
+        ),
+        (lambda: TrainingSettings(1, 4, shards=4), "^shards: expected .*the nearest is 8"),
         (lambda: TrainingSettings(1, train_only=()), "^train_only: expected"),
         (
             lambda: TrainingSettings(1, label_smoothing=0.1, loss=ImportedSettings("torch.nn.MSELoss")),
