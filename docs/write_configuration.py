@@ -20,7 +20,7 @@ from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.settings import OwnTaskSettings
 from search.config.document import read_document
 from search.config.loading import Config, Execution
-from search.config.registries import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE, Registered
+from search.config.registries import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE, TRACKER, Registered
 from search.config.schema import options_of
 from search.config.yaml_text import in_yaml
 from search.options import Option, block_with, description, own_options, plain_text, type_in_words
@@ -52,6 +52,7 @@ KINDS = (
     (SPARSIFIER, "Sparsifiers", "What a training does beside learning: `sparsifier:` of [sparse_training](#sparse_training)."),
     (DATASET, "Data sets", "`data:` of [task](#task)."),
     (EXECUTOR, "Executors", "Where candidates are measured: `executor:` of [execution](#execution), with its keys beside it."),
+    (TRACKER, "Trackers", "Who is told of the run: `trackers:` of [execution](#execution) ([tracking.md](tracking.md))."),
 )
 
 UNITS = {
@@ -98,6 +99,7 @@ TOP = {
     "storage": ("text, or null", "URL of a database for the trials; null for a file in the run folder."),
     "stages": ("list of stages", "The steps of the run, in order; see [stages](#stages)."),
     "executor": ("executor", "Name of the executor; see [executors](#executors)."),
+    "trackers": ("list of trackers", "Trackers that are told of the run while it goes on; see [trackers](#trackers)."),
 }
 TASK = {
     "model": ("mapping", "The network; see [task.model](#taskmodel)."),
@@ -119,10 +121,12 @@ EXAMPLES = {
     "cpus_per_trial": "2",
     "cutmix": "1.0",
     "clip_value": "0.01",
+    "entity": "my_team",
     "ema": "{decay: 0.999}",
     "erasing": "0.25",
     "evaluations": "200",
     "finalists": "{count: 3, training: {epochs: 2}}",
+    "folder": "/data/events",
     "folder_name": "novels",
     "gpus_per_trial": "0.25",
     "halving": "{keep: 0.3}",
@@ -152,6 +156,8 @@ EXAMPLES = {
     "std": "[0.229, 0.224, 0.225]",
     "storage": "sqlite:///studies.db",
     "tokenizer": "tokenizer.json",
+    "trackers": "[tensorboard]",
+    "uri": "http://tracking.example:5000",
     "train_only": "[norms, biases, head]",
     "train_size": "5000",
     "training": "{epochs: 2}",

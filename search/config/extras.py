@@ -18,6 +18,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "metrics": ("torchmetrics", "pycocotools"),
     "ray": ("ray",),
     "postgresql": ("psycopg",),
+    "mlflow": ("mlflow",),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
 }
 """Modules of each extra; pyproject.toml lists the packages under the same names."""
 
@@ -27,6 +30,9 @@ _NEEDS = (
     ("task.score.name", "torchmetrics.*", "metrics"),
     ("execution.executor", "ray", "ray"),
     ("storage", "postgresql*", "postgresql"),
+    ("execution.trackers.*.name", "mlflow", "mlflow"),
+    ("execution.trackers.*.name", "tensorboard", "tensorboard"),
+    ("execution.trackers.*.name", "wandb", "wandb"),
     ("stages.*.formats.*", "onnx", "onnx"),
     ("stages.*.backend", "onnxruntime", "onnx"),
     ("stages.*.resource", "?*", "ray"),

@@ -14,7 +14,7 @@ from search.config.block import Block, Limit, ScoreLimit
 from search.config.consistency import check_consistency
 from search.config.document import ConfigError, Document, Fault, read_document
 from search.config.overrides import apply_overrides
-from search.config.registries import EXECUTOR, STAGE
+from search.config.registries import EXECUTOR, STAGE, TrackerBlock
 from search.config.schema import validate
 from search.config.storage_url import StorageUrl
 from search.config.task_config import has_own_scores, read_task
@@ -47,6 +47,7 @@ class Execution(BaseModel):
         device: ``auto``, or a torch device such as ``cpu`` or ``cuda:0``.
         asynchronous: Whether proposals are asked for whenever a worker is free, and told as they are finished: nobody waits
             for a straggler, and the same run twice may find different networks.
+        trackers: Trackers that are told of the run while it goes on, each with its settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -55,6 +56,7 @@ class Execution(BaseModel):
     threads_per_trial: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Annotated[str, AfterValidator(_device)] = "auto"
     asynchronous: bool = False
+    trackers: tuple[TrackerBlock, ...] = ()
 
 
 class Config(BaseModel):
@@ -114,6 +116,7 @@ class Config(BaseModel):
             "threads_per_trial": self.execution.threads_per_trial,
             "device": self.execution.device,
             "asynchronous": self.execution.asynchronous,
+            "trackers": [_plain(tracker) for tracker in self.execution.trackers],
         }
         stages = [{stage.name: _plain(stage.settings)} for stage in self.stages]
         storage = None if self.storage is None else str(self.storage)

@@ -129,10 +129,12 @@ DATASET = Registered("evaluators", "DATASETS", "data set", "evaluators.tasks.dat
 EVALUATOR = Registered("evaluators", "EVALUATORS", "evaluator", "evaluators.base:Evaluator")
 ALGORITHM = Registered("search.algorithms", "ALGORITHMS", "algorithm", "search.algorithms.base:Algorithm")
 EXECUTOR = Registered("search.executors", "EXECUTORS", "executor", "search.executors.base:Executor")
+TRACKER = Registered("search.tracking", "TRACKERS", "tracker", "search.tracking.base:Tracker")
 STAGE = Registered("search.stages", "STAGES", "stage", "search.stages.base:Stage")
 
 SpaceBlock = Annotated[Block, SPACE]
 SparsifierBlock = Annotated[Block, SPARSIFIER]
 EvaluatorBlock = Annotated[Block, EVALUATOR]
 AlgorithmBlock = Annotated[Block, ALGORITHM]
+TrackerBlock = Annotated[Block, TRACKER]
 LimitField = Annotated[Limit | ScoreLimit, LimitText()]

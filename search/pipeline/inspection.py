@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from search.config.registries import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE
+from search.config.registries import ALGORITHM, DATASET, EVALUATOR, EXECUTOR, SPACE, SPARSIFIER, STAGE, TRACKER
 from search.output.numbers import format_bytes, format_count, format_percent
 from search.stages.base import placed_stages
 from search.stages.search.goals import build_space
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spaces.channels.groups import Group
     from spaces.frozen import Frozen
 
-REGISTRIES = (SPACE, SPARSIFIER, EVALUATOR, DATASET, ALGORITHM, EXECUTOR, STAGE)
+REGISTRIES = (SPACE, SPARSIFIER, EVALUATOR, DATASET, ALGORITHM, EXECUTOR, STAGE, TRACKER)
 
 
 def _first_space(config: Config) -> tuple[str, Block]:

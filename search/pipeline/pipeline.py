@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.hardware import torch_threads
 from search.config.extras import require_extras
 from search.config.loading import Config
+from search.config.registries import TRACKER
 from search.output.disk_errors import system_errors
 from search.output.progress import Log, duration
 from search.output.remarks import network_remarks
@@ -35,12 +36,15 @@ from search.run.failures import Failures
 from search.run.measurements import MeasuredRow, Measurements, measure_row
 from search.run.network import Network
 from search.run.run_folder import RunFolder, RunFolderError
+from search.run.run_records import without_password
 from search.run.search_tables import SearchTables
 from search.run.stage_run import DENSE, RESULT, SECONDS, StageRun, Stopwatch, device_of
 from search.run.steps import BEGUN, START, StageStep, key_of, start_key
 from search.stages.base import PlacedStage, following_training, placed_stages
 from search.study.storage import open_storage
 from search.study.taken_study import take_study
+from search.tracking.base import TrackedRun
+from search.tracking.trackers import Trackers
 from search.trust.canonical import canonical_origin
 from search.trust.known_code import remember_code
 from spaces.files.json_file import write_record
@@ -103,10 +107,16 @@ def run(
                     for line in reuse_lines(steps, taken, source):
                         log.write(line)
                 opened = open_storage(folder, config.name, config.storage, run_folder.run_id, warn)
-                with network_remarks(warn), opened as storage:
-                    report = _Pipeline(config, start, run_folder, log, storage, steps, taken, source, tables).run()
-                report = write_record(folder / REPORT, report)
-                render_where_installed(folder, warn)
+                trackers = Trackers([TRACKER.build(one) for one in config.execution.trackers], warn)
+                plain = without_password(config.canonical())
+                tracked = TrackedRun(config.name, run_folder.run_id, folder, run_folder.resumed, plain)
+                with trackers.following(tracked):
+                    with network_remarks(warn), opened as storage:
+                        pipeline = _Pipeline(config, start, run_folder, log, storage, steps, taken, source, tables, trackers)
+                        report = pipeline.run()
+                    report = write_record(folder / REPORT, report)
+                    render_where_installed(folder, warn)
+                    trackers.result(report, folder)
                 log.write("done")
     return report
 
@@ -124,6 +134,7 @@ class _Pipeline:
     taken: Sequence[PlannedStep]
     earlier: EarlierRun | None
     tables: SearchTables | None = None
+    trackers: Trackers = field(default_factory=Trackers)
 
     def __post_init__(self) -> None:
         self.task: Task = self.start.task
@@ -266,8 +277,10 @@ class _Pipeline:
                 found=found,
                 built=self.start.built,
                 following=following_training(stages, placed.index),
+                trackers=self.trackers,
                 begun=begun,
             )
+            self.trackers.stage(stage_run.label)
             network = stage.run(flow.network, stage_run)
             stopwatch.save(every=0.0)
             step.finish(network, stage_run.notes)

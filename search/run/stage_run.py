@@ -21,6 +21,7 @@ from search.run.best import Best
 from search.run.built import BuiltOnce
 from search.run.network import Network
 from search.run.record_file import RecordFile, Tell
+from search.tracking.trackers import Trackers
 from spaces.errors import SecateursError
 from spaces.files.json_file import write_record
 
@@ -109,6 +110,7 @@ class StageContext:
         folder: Folder of the files that the stage goes on from after a kill; None where it keeps none.
         built: Spaces and contexts of this process, each built once for one network.
         following: Training of the stage directly behind, where that goes on with a training that this stage has begun.
+        trackers: Told of epochs and trials.
     """
 
     step: str
@@ -121,6 +123,7 @@ class StageContext:
     folder: Path | None = None
     built: BuiltOnce = field(default_factory=BuiltOnce)
     following: TrainingSettings | None = None
+    trackers: Trackers = field(default_factory=Trackers)
 
     @property
     def label(self) -> str:

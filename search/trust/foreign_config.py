@@ -16,7 +16,7 @@ from spaces.files.reading import FileError, shown
 from spaces.registry import names_checked
 
 _OF_A_RUN = ("environment.json", "study.journal", "report.json", "checkpoints", "best")
-_REACHING = ("address", "cache", "storage")
+_REACHING = ("address", "cache", "storage", "trackers")
 """Options that name a place beyond the run folder, which is connected to or written."""
 
 _FETCHED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
@@ -79,7 +79,7 @@ def permitted(path: Path, overrides: Sequence[str], trust: Sequence[str]) -> Ite
 def _require_inside(document: Document, folder: Path) -> None:
     """Raise if the configuration reaches beyond its folder by an option that no override repeats."""
     for place, value in _places(document.data):
-        if place[-1] in _REACHING and value not in (None, "", "auto") and not _is_own_word(document, place):
+        if place[-1] in _REACHING and value not in (None, "", "auto", []) and not _is_own_word(document, place):
             key = ".".join(map(str, place))
             raise ForeignConfigError(
                 f"{key}: {folder} was not made by this account on this machine, and names a place beyond it, "

@@ -15,6 +15,7 @@ from search.algorithms.base import Algorithm
 from search.executors.base import Executor
 from search.pipeline.inspection import REGISTRIES, registered
 from search.stages.base import Stage
+from search.tracking.base import Tracker
 from spaces.base import SearchSpace
 from spaces.registry import resolve
 from spaces.sparsifiers.base import Sparsifier
@@ -27,6 +28,7 @@ BASES: dict[str, type] = {
     "algorithm": Algorithm,
     "executor": Executor,
     "stage": Stage,
+    "tracker": Tracker,
 }
 ENTRIES = [
     (registry.kind, name, path)

@@ -232,6 +232,7 @@ class Search(Stage[SearchSettings]):
                     note=SearchNote(problem, algorithm.incumbent),
                     log=lambda text, level: run.log.write(f"{run.label}: {text}", level),
                     on_batch=keep_best,
+                    on_trial=lambda trial: run.trackers.trial(run.label, trial.number, trial.metrics),
                 )
                 trials = loop.run()
         finally:

@@ -136,6 +136,7 @@ def search(
                 note=SearchNote(problem),
                 log=lambda text, level: log(text),
                 on_batch=on_batch,
+                on_trial=lambda trial: None,
             ).run()
     finally:
         executor.close()
