@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from evaluators.meters import Meter
 from evaluators.task import Batch, MeasurementError, Split, Task
+from evaluators.tasks.answers import Answers
 from evaluators.tasks.bootstrap import Bootstrap
 from spaces.execution.batch import Nested, to_device
 from spaces.execution.evaluation_mode import evaluation_mode
 
-Seen = Callable[[Any, Nested, int, Mapping[str, Tensor]], None]
-"""Takes outputs, targets, number of samples and scores of every batch."""
+Seen = Callable[[Nested, Any, Nested, int, Mapping[str, Tensor]], None]
+"""Takes inputs, outputs, targets, number of samples and scores of every batch."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,12 @@ def measure(
 
 
 def measure_with_errors(
-    model: nn.Module, task: Task, split: Split, batch_size: int = 256, device: torch.device | None = None
+    model: nn.Module,
+    task: Task,
+    split: Split,
+    batch_size: int = 256,
+    device: torch.device | None = None,
+    answers: Answers | None = None,
 ) -> Measured:
     """Return what :func:`measure` does over the whole ``split``, with standard errors.
 
@@ -80,14 +86,17 @@ def measure_with_errors(
         split: Which samples.
         batch_size: Samples per forward pass.
         device: Where to run; by default where the network's first parameter is.
+        answers: Place of the answers, sample by sample; None for none.
     """
     bootstrap = Bootstrap(task.meters, task.size(split)) if task.meters() else None
     squares: dict[str, float] = {}
     counted = 0
 
-    def seen(outputs: Any, expected: Nested, samples: int, scores: Mapping[str, Tensor]) -> None:
+    def seen(inputs: Nested, outputs: Any, expected: Nested, samples: int, scores: Mapping[str, Tensor]) -> None:
         nonlocal counted
         counted += samples
+        if answers is not None:
+            answers.add(inputs, outputs, expected)
         if bootstrap is not None:
             bootstrap.add(outputs, expected, samples)
         for name, score in scores.items():
@@ -129,7 +138,7 @@ def _measured(
                 for name, value in found.items():
                     sums[name] = sums[name] + value if name in sums else value
                 if seen is not None:
-                    seen(outputs, expected, number, scores)
+                    seen(inputs, outputs, expected, number, scores)
             samples += number
     if samples == 0:
         return {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from evaluators.task import Task
+from evaluators.tasks.answers import Answers
 from evaluators.tasks.settings import build_task
 from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.hardware import torch_threads
@@ -33,7 +34,7 @@ from search.report.validation import Retained
 from search.run.best import Best
 from search.run.earlier_run import ORIGIN, EarlierRun, origin_of
 from search.run.failures import Failures
-from search.run.measurements import MeasuredRow, Measurements, measure_row
+from search.run.measurements import DETAILS, MeasuredRow, Measurements, measure_row
 from search.run.network import Network
 from search.run.run_folder import RunFolder, RunFolderError
 from search.run.run_records import without_password
@@ -168,12 +169,17 @@ class _Pipeline:
         failures = Failures(self.log.write)
         attempt = failures.attempt
         measurements = Measurements(self.run_folder.checkpoints / "measurements.json", failures, self._warn)
-        rows, costs = {}, cost_evaluators(stages, self.task)
+        rows: dict[str, Any] = {}
+        costs = cost_evaluators(stages, self.task)
         self.log.write(f"measuring what came out on the test split, {len(flows) + 1} networks")
         for role, flow in {"reference": reference, **flows}.items():
             model = flow.network.stored().model.to(self.device)
-            measure = partial(measure_row, role, model, self.task, self.device, failures, costs)
+            before = (rows.get("reference", {}).get("answers") or {}).get("guesses")
+            answers = Answers(self.task, before) if role in ("reference", RESULT) else None
+            measure = partial(measure_row, role, model, self.task, self.device, failures, costs, answers)
             rows[role] = measurements.row(role, flow.key, measure, MeasuredRow)
+        details = {role: {name: row.get(name) for name in DETAILS} for role, row in rows.items()}
+        rows = {role: {name: value for name, value in row.items() if name not in DETAILS} for role, row in rows.items()}
         latency = None
         if (timed := latency_of(stages, self.config.execution)) is not None:
             key = key_of(reference.key, {role: flow.key for role, flow in flows.items()})
@@ -193,6 +199,7 @@ class _Pipeline:
             reference=reference,
             flows=flows,
             rows=rows,
+            details=details,
             retention=shares,
             latency=latency,
             stages=self._seconds(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.config.loading import Config
+from search.report.compared import compared_answers, compared_modules
 from search.run.network import Network
 from search.run.stage_run import RESULT
 
@@ -68,6 +69,7 @@ def build_report(
     reference: Flow,
     flows: Mapping[str, Flow],
     rows: Mapping[str, Any],
+    details: Mapping[str, Mapping[str, Any]],
     retention: Mapping[str, Any],
     latency: Mapping[str, Any] | None,
     stages: list[dict[str, Any]],
@@ -105,7 +107,9 @@ def build_report(
     per stage whose training made what it removed zero: ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and
     addition: ``name``, ``weight_bits``, ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and
     ``macs``; ``deployment`` how many layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float
-    (``float_layers``), with its ``version``, or null where nothing was exported to ONNX. ``participation`` has, per stage that
+    (``float_layers``), with its ``version``, or null where nothing was exported to ONNX. ``answers``
+    is what :func:`.compared_answers` returns, ``modules`` has, in the order of the forward pass, ``name``, ``before`` and
+    ``after``, the MACs of every module of the reference and of the result. ``participation`` has, per stage that
     pruned by probabilities: ``stage``, ``layers``, ``steps``, ``quantiles`` and ``values`` (a probability per step, layer and
     quantile). ``sparsifiers`` has, per stage that trained with one: ``stage``, ``schedule`` (:attr:`.Sparsifier.schedule`, with
     ``text``) and ``shares`` (:meth:`.Sparsifier.shares`: ``name``, ``channels``, ``asked``, ``reached``). ``blocks`` has, per
@@ -122,6 +126,7 @@ def build_report(
         reference: The network that entered the first compression stage.
         flows: The result and the baselines, at the end of the pipeline.
         rows: The figures of ``reference`` and of every flow on the test split.
+        details: The answers to test samples and the costs by module of the reference and of the result, as far as known.
         retention: Shares of the reference's task relevance that every flow keeps, None where they are not known.
         latency: The latency of all networks, None where it was not measured.
         stages: Name and seconds of every stage.
@@ -154,6 +159,8 @@ def build_report(
         "equivalence_max_abs_error": max(errors, default=None),
         "layers": _last(removals, "layers"),
         "bits": _last(removals, "bits"),
+        "answers": compared_answers(details["reference"].get("answers"), details[RESULT].get("answers")),
+        "modules": compared_modules(details["reference"].get("module_macs"), details[RESULT].get("module_macs")),
         "deployment": next((entry.notes["deployment"] for entry in result.entries if "deployment" in entry.notes), None),
         "frozen": removals[-1]["frozen"] if removals else [],
         "activations": _activations(result),

@@ -14,6 +14,7 @@ from search.config.renamed import with_present_names
 from search.output.file_names import safe_file_name
 from search.output.log_records import PACKAGE
 from search.output.numbers import format_percent
+from search.report.answers import answer_section
 from search.report.bits import bit_rows, deployment_text
 from search.report.cards import headline
 from search.report.durations import stage_rows, whole_cost
@@ -96,6 +97,7 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         baseline_headings=baseline_headings(report),
         metric_terms=explained(shown_metrics(report)),
         search_terms=explained(name for entry in report.get("searches") or [] for name in entry.get("objectives") or {}),
+        answers=answer_section(report),
         latency=latency_rows(report),
         latency_text=latency_text(report),
         verdict=verdict(report),

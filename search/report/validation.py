@@ -333,6 +333,53 @@ class ResolvedRow(TypedDict, total=False):
     result: NetworkRow | None
 
 
+class ClassRow(TypedDict):
+    """A class: the samples of the test split that were right before and are right after."""
+
+    label: int
+    samples: Count
+    before: Count
+    after: Count
+
+
+class ConfusionRow(TypedDict):
+    """Two classes: the samples of the first that were taken for the second."""
+
+    label: int
+    guess: int
+    before: Count
+    after: Count
+
+
+class SampleRow(TypedDict):
+    """A sample whose answer changed."""
+
+    index: Count
+    label: int
+    before: int
+    after: int
+    picture: dict[str, int | str] | None
+
+
+class AnswerTable(TypedDict):
+    """The answers of the networks before and after."""
+
+    became_wrong: Count
+    became_right: Count
+    other: Count
+    classes: list[ClassRow]
+    confusions: list[ConfusionRow]
+    samples: list[SampleRow]
+
+
+class ModuleRow(TypedDict):
+    """The MACs of a module."""
+
+    name: str
+    before: Amount
+    after: Amount
+
+
 class ReportFile(TypedDict, total=False):
     """The parts of report.json that are shown; others are left alone."""
 
@@ -352,6 +399,8 @@ class ReportFile(TypedDict, total=False):
     equivalence_max_abs_error: Amount | None
     layers: list[Layer] | None
     bits: list[BitRow] | None
+    answers: AnswerTable | None
+    modules: list[ModuleRow] | None
     deployment: Deployment | None
     frozen: list[FrozenRow] | None
     activations: list[FuseRow] | None

@@ -13,14 +13,15 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from evaluators.base import EvaluationContext, Evaluator, require_metrics
-from evaluators.cost import count_costs
+from evaluators.cost import count_costs, count_module_macs
 from evaluators.task import Task
+from evaluators.tasks.answers import Answers
 from evaluators.tasks.measure import Measured as Figures
 from evaluators.tasks.measure import measure_with_errors
 from search.output.log_records import PACKAGE
 from search.run.failures import Failures
 from search.run.record_file import RecordFile, Tell, checked
-from spaces.execution.batch import to_device
+from spaces.execution.batch import count_samples, to_device
 from spaces.files.reading import DamagedFileError
 
 T = TypeVar("T")
@@ -33,6 +34,24 @@ class Measured(TypedDict):
 
     key: Annotated[str, Field(min_length=1, max_length=64)]
     row: dict[str, Any] | None
+
+
+class MeasuredSample(TypedDict):
+    """A sample whose answer changed, as :class:`.Answers` keeps it."""
+
+    index: Count
+    label: int
+    before: int
+    after: int
+    picture: dict[str, int | str] | None
+
+
+class MeasuredAnswers(TypedDict):
+    """The answers of a network, as :class:`.Answers` returns them."""
+
+    labels: list[int]
+    guesses: list[int]
+    samples: list[MeasuredSample]
 
 
 class MeasuredRow(TypedDict):
@@ -48,10 +67,16 @@ class MeasuredRow(TypedDict):
     latency_ms: Annotated[float, Field(ge=0.0)] | None
     standard_errors: NotRequired[dict[str, Annotated[float, Field(ge=0.0)]]]
     resamples: NotRequired[Count | None]
+    module_macs: NotRequired[dict[str, Count]]
+    answers: NotRequired[MeasuredAnswers | None]
 
 
 COUNTED = ("parameters", "macs", "size_bytes", "bit_operations")
 """Costs that are counted on every network of a report, whole numbers."""
+
+
+DETAILS = ("answers", "module_macs")
+"""Parts of a row that the report has not under the network, but as comparisons of two."""
 
 
 class Measurements:
@@ -95,7 +120,13 @@ class Measurements:
 
 
 def measure_row(
-    role: str, model: nn.Module, task: Task, device: torch.device, failures: Failures, evaluators: Sequence[Evaluator] = ()
+    role: str,
+    model: nn.Module,
+    task: Task,
+    device: torch.device,
+    failures: Failures,
+    evaluators: Sequence[Evaluator] = (),
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """Return scores on the test split, and costs, of one network as report.json has them.
 
@@ -111,10 +142,14 @@ def measure_row(
         device: Device that the network runs on.
         failures: Place of what could not be measured.
         evaluators: Evaluators of costs that this project does not know.
+        answers: Place of the answers to test samples. With it the row has :data:`DETAILS`: ``answers``
+            (:meth:`.Answers.to_json`) and ``module_macs``, multiply-accumulates by module, in the order of the forward pass.
     """
     none: dict[str, float] = {}
     figures = failures.attempt(
-        f"{role}: scores on the test split", partial(measure_with_errors, model, task, "test", device=device), Figures({}, {})
+        f"{role}: scores on the test split",
+        partial(measure_with_errors, model, task, "test", device=device, answers=answers),
+        Figures({}, {}),
     )
     scores = dict(figures.values)
     costs = failures.attempt(f"{role}: costs", partial(_counted, model, task, device), none)
@@ -122,6 +157,11 @@ def measure_row(
     top1, loss = scores.pop("top1", None), scores.pop("loss", None)
     row = {"top1": top1, "loss": loss, "metrics": scores, **counted, "latency_ms": None}
     row |= {"standard_errors": figures.standard_errors, "resamples": figures.resamples}
+    if answers is not None:
+        count = partial(_by_module, model, task, device)
+        modules = failures.attempt(f"{role}: costs by module", count, dict[str, int]()) if costs else {}
+        details: dict[str, Any] = {"answers": answers.to_json(), "module_macs": modules}
+        row |= details
     for evaluator in evaluators:
         found = failures.attempt(
             f"{role}: {type(evaluator).__name__}", partial(_own_costs, evaluator, model, task, device), none
@@ -132,6 +172,12 @@ def measure_row(
 
 def _counted(model: nn.Module, task: Task, device: torch.device) -> dict[str, float]:
     return count_costs(model, to_device(task.traced_inputs(), device), task.forward)
+
+
+def _by_module(model: nn.Module, task: Task, device: torch.device) -> dict[str, int]:
+    inputs = to_device(task.traced_inputs(), device)
+    samples = count_samples(inputs)
+    return {name: macs // samples for name, macs in count_module_macs(model, inputs, task.forward).items()}
 
 
 def _own_costs(evaluator: Evaluator, model: nn.Module, task: Task, device: torch.device) -> dict[str, float]:

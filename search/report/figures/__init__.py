@@ -6,6 +6,7 @@ FIGURES = {
     "resolved": "search.report.figures.resolved:Resolved",
     "result": "search.report.figures.result:Result",
     "sensitivity": "search.report.figures.sensitivity:Sensitivity",
+    "blocks": "search.report.figures.blocks:Blocks",
     "layers": "search.report.figures.layers:Layers",
     "retention": "search.report.figures.retention:Retention",
     "participation": "search.report.figures.participation:Participation",

@@ -44,7 +44,8 @@ def front_figure(view: SearchView, report: Mapping[str, Any], suffix: str = "") 
         label = f"{view.cost_metric.label} [{prefix}]" if prefix else view.cost_metric.label
     axes.set_xlabel(label)
     scale = label_score_axis(axes, view.score_metric)
-    axes.set_ylabel(f"{axes.get_ylabel()}\nsearch split")
+    if view.score_metric.direction == "maximize":
+        axes.set_ylabel(f"{axes.get_ylabel()}\nsearch split")
     draw_candidates(axes, view, lambda point: (point.cost / divisor, point.score * scale), tips)
     if len(view.front) > 1:
         xs, ys = [p.cost / divisor for p in view.front], [p.score * scale for p in view.front]

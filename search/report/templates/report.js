@@ -28,7 +28,6 @@ box.hidden = true;
 document.body.append(box);
 for (const title of document.querySelectorAll("svg title")) {
   const mark = title.parentNode, words = title.textContent;
-  mark.setAttribute("aria-label", words);
   title.remove();
   mark.addEventListener("pointerenter", event => {
     box.textContent = words;

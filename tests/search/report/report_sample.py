@@ -168,6 +168,7 @@ def full_sample() -> dict[str, Any]:
             "values": np.sort(rng.uniform(size=(3, 3, 5)), axis=2).tolist(),
         }
     ]
+    report["modules"] = [{"name": f"block.{index}", "before": 100, "after": 40 + index} for index in range(4)]
     report["bits"] = [
         {"name": f"conv{index}", "weight_bits": 2 + index, "activation_bits": 8, "weights": 100, "macs": 1e6}
         for index in range(4)
