@@ -6,4 +6,5 @@ SPACES = {
     "bit_width": "spaces.bit_width:BitWidth",
     "joint": "spaces.joint:Joint",
     "filter_ratio": "spaces.filter_ratio:FilterRatio",
+    "depth": "spaces.depth:Depth",
 }

@@ -98,6 +98,11 @@ class SearchSpace(ABC, Generic[S]):
         return [Frozen(one.name, one.size, one.reason, one.macs_share, one.members) for one in groups]
 
     @cached_property
+    def removable(self) -> Sequence[Frozen]:
+        """Parts of the network that candidates may take away whole, with their parameters; the reason of each is empty."""
+        return ()
+
+    @cached_property
     def levels(self) -> Mapping[str, Sequence[Value]] | None:
         """Values of every decision from the cheapest to the costliest, named by the space itself; None where it names none.
 
@@ -128,6 +133,18 @@ class SearchSpace(ABC, Generic[S]):
     def budgeted(self) -> bool:
         """True if every candidate is brought to the space's own budget, so that levels only say how it is shared."""
         return False
+
+    @cached_property
+    def limits(self) -> Mapping[str, float]:
+        """Limits on costs that the space itself sets, where not all combinations of decisions are legal, by cost."""
+        return {}
+
+    def excess(self, candidate: Candidate) -> float:
+        """Return by how much a candidate of legal decisions exceeds :attr:`limits`, 0 for a legal one."""
+        if not self.limits:
+            return 0.0
+        costs = self.costs(candidate)
+        return sum(max(0.0, costs[name] - limit) for name, limit in self.limits.items())
 
     def gains(self) -> Mapping[str, np.ndarray]:
         """Return the worth of reaching each level: by decision name, float64 of shape ``(levels,)``, never rising."""
@@ -291,7 +308,8 @@ class SearchSpace(ABC, Generic[S]):
         """Return the report's rows on the network of ``candidate``, by table.
 
         ``layers`` has ``name``, ``channels`` and ``kept`` per channel group; ``bits`` has ``name``, ``weight_bits``,
-        ``activation_bits``, ``weights`` and ``macs`` per quantized layer or addition.
+        ``activation_bits``, ``weights`` and ``macs`` per quantized layer or addition; ``depth`` has ``name``, ``macs_share``
+        and ``kept`` per branch or block.
 
         Args:
             candidate: The candidate.

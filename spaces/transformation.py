@@ -20,6 +20,7 @@ TRANSFORMATIONS = {
     "merge_activations": "spaces.fusion.record:merge_activations",
     "quantize": "spaces.quantization.record:quantize",
     "reconstruct": "spaces.reconstruction.record:reconstruct",
+    "remove_branches": "spaces.residual.removal:remove_branches",
     "pack_weights": "spaces.quantization.record:pack_weights",
 }
 

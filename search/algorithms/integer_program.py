@@ -179,7 +179,7 @@ class MixedIntegerProgram:
             UnreachableTargetError: No candidate keeps all of them.
             SecateursError: The solver ends without an answer.
         """
-        asked = [*self._encoding.targets, *limits]
+        asked = [*self._encoding.targets, *self._encoding.caps, *limits]
         metrics = tuple(dict.fromkeys(target.metric for target in asked))
         best: Solution | None = None
         for number, stride in enumerate(self._encoding.strides(metrics)):

@@ -264,7 +264,7 @@ class OptunaSampler(Algorithm[OptunaSamplerSettings]):
         return candidate
 
     def _is_new(self, candidate: Candidate) -> bool:
-        if candidate.fingerprint in self._seen:
+        if candidate.fingerprint in self._seen or self._problem.space.excess(candidate) > 0.0:
             return False
         costs = self._problem.space.costs(candidate)
         return all(target.violation(costs) == 0.0 for target in self._problem.targets if target.metric in costs)

@@ -66,10 +66,11 @@ def examine(config: Config) -> dict[str, Any]:
         "input_shape": list(inputs.shape) if isinstance(inputs, Tensor) else describe(inputs),
         "groups": rows,
         "bits": [] if channels is None else bits,
+        "removable": [_row(part) for part in space.removable],
         "frozen": [{**_row(part), "reason": part.reason} for part in space.frozen],
         "channels": sum(row["size"] for row in rows),
         "by_norm": [] if channels is None else list(unread_groups(model, channels)),
-        "open_macs_share": space.open_share() if channels is not None else None,
+        "open_macs_share": space.open_share() if channels is not None or space.removable else None,
         "module_macs": {
             name: macs // count_samples(inputs) for name, macs in count_module_macs(model, inputs, task.forward).items()
         },
@@ -105,6 +106,9 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     if found["bits"]:
         columns = ("layer", "weights", "MACs", "may have")
         console.print(_table("layers and additions with bits to choose", columns, found["bits"]))
+    if found["removable"]:
+        columns = ("branch or block", "parameters", "MACs", "modules that leave with it")
+        console.print(_table("what may leave whole", columns, found["removable"]))
     if found["frozen"]:
         console.print(_table("frozen", ("group", "channels", "MACs touched", "reason"), found["frozen"]))
     costs = found["costs"]

@@ -106,7 +106,8 @@ def build_report(
     :class:`.Retention`) and ``layers``, each with ``name``, ``channels``, ``kept`` and the same two. ``output_changes`` has,
     per stage whose training made what it removed zero: ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and
     addition: ``name``, ``weight_bits``, ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and
-    ``macs``; ``deployment`` how many layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float
+    ``macs``; ``depth``, per branch or block that could leave: ``name``, ``macs_share`` and ``kept``;
+    ``deployment`` how many layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float
     (``float_layers``), with its ``version``, or null where nothing was exported to ONNX. ``answers``
     is what :func:`.compared_answers` returns, ``modules`` has, in the order of the forward pass, ``name``, ``before`` and
     ``after``, the MACs of every module of the reference and of the result. ``participation`` has, per stage that

@@ -28,6 +28,14 @@ class Layer(TypedDict):
     retained: NotRequired[Number | None]
 
 
+class UnitRow(TypedDict):
+    """A branch or block that could leave."""
+
+    name: str
+    macs_share: Amount
+    kept: bool
+
+
 class NetworkRow(TypedDict, total=False):
     """A network on the test split."""
 
@@ -401,6 +409,7 @@ class ReportFile(TypedDict, total=False):
     bits: list[BitRow] | None
     answers: AnswerTable | None
     modules: list[ModuleRow] | None
+    depth: list[UnitRow] | None
     deployment: Deployment | None
     frozen: list[FrozenRow] | None
     activations: list[FuseRow] | None

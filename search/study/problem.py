@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluators.base import Direction
 from spaces.base import SearchSpace
-from spaces.candidate import Candidate
+from spaces.candidate import Candidate, Value
 from spaces.levels.levels import Levels
 
 
@@ -74,6 +74,19 @@ class Problem:
             SecateursError: The importance of a keep-mask is missing or does not fit.
         """
         return self.space.leveled(self.tables.get("importance", {}))
+
+    @cached_property
+    def caps(self) -> list[Target]:
+        """Limits that the space itself sets, such as a largest number of removed branches."""
+        return [Target(metric, limit) for metric, limit in self.space.limits.items()]
+
+    def smallest(self) -> dict[str, Value]:
+        """Return the cheapest level of every decision, as far as the limits of the space allow."""
+        levels, cheapest = self.levels, self.space.cheapest() if self.caps else None
+        found = {name: values[0] for name, values in levels.items()}
+        if cheapest is not None:
+            found |= {name: one for name, one in cheapest.values.items() if one in levels[name]}
+        return found
 
     def violation(self, metrics: Mapping[str, float]) -> float:
         """Return the summed relative excess over all targets, 0 for a feasible candidate."""

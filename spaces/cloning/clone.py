@@ -80,17 +80,24 @@ class Cloning:
     Args:
         state: Makes the tensors of the state dict; by default copies.
         attributes: By module name, attributes that the clone has instead of the original's.
+        stubs: By module name, modules that the clone has instead of the original's; nothing of those is copied.
 
     Attributes:
         strays: Modules and parameters with weights that are held by plain attributes, and are not of the network's state.
         shared: Things that could not be copied, which clone and original share.
     """
 
-    def __init__(self, state: State = copied, attributes: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        state: State = copied,
+        attributes: Mapping[str, Mapping[str, Any]] | None = None,
+        stubs: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         self.strays: list[Held] = []
         self.shared: list[Held] = []
         self._state = state
         self._attributes = attributes or {}
+        self._stubs = stubs or {}
         self._memo: dict[int, Any] = {}
         self._made: list[tuple[str, nn.Module, nn.Module, list[tuple[str, dict[Any, Any]]]]] = []
         self._place = ("", "")
@@ -116,6 +123,9 @@ class Cloning:
         if id(module) in self._memo:
             found: nn.Module = self._memo[id(module)]
             return found
+        if (stub := self._stubs.get(prefix[:-1])) is not None:
+            self._memo[id(module)] = stub.train(module.training)
+            return stub
         if is_compiled(module):
             inside = self._registered(module.get_submodule("_orig_mod"), prefix)
             self._memo[id(module)] = inside

@@ -15,7 +15,7 @@ from tests.paths import REPOSITORY
 PUBLIC = """
 search.compress.compress search.config.load search.export.load search.fusing.fuse_file search.pipeline.run
 spaces.channel_mask.ChannelMask spaces.bit_width.BitWidth spaces.joint.Joint spaces.filter_ratio.FilterRatio
-spaces.pruning_schedule.PruningSchedule spaces.errors.SecateursError
+spaces.pruning_schedule.PruningSchedule spaces.depth.Depth spaces.errors.SecateursError
 spaces.networks.digits_cnn spaces.networks.resnet20 spaces.networks.resnet56 spaces.networks.vgg16_bn spaces.networks.vgg_small
 spaces.networks.mobilenet_v2_small
 secateurs.compress secateurs.Compressed secateurs.load secateurs.fuse_file secateurs.run secateurs.Config secateurs.Task

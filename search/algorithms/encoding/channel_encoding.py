@@ -43,6 +43,7 @@ class ChannelEncoding:
             the same on average.
         targets: Targets on analytic costs.
         constrained: Whether there are such targets.
+        capped: Whether the space sets limits of its own.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -56,6 +57,7 @@ class ChannelEncoding:
         self.problem = problem
         space = problem.space
         self._ordinal = space.levels
+        self.capped = bool(problem.caps)
         self.names = list(space.domains)
         self._levels = [ordered_levels(name, domain, space.levels) for name, domain in space.domains.items()]
         self.domains: list[Domain] = [
@@ -104,8 +106,16 @@ class ChannelEncoding:
         return [np.ones(domain.channels, dtype=bool) for domain in self.domains]
 
     def smallest(self) -> Masks:
-        """Return the masks that keep the smallest legal number of channels, the most important ones."""
-        return [self.strongest(layer, int(counts[0])) for layer, counts in enumerate(self.counts)]
+        """Return the masks that keep the smallest legal number of channels, the most important ones.
+
+        Decisions encoded as levels are those of the space's cheapest candidate, where the space sets limits of its own.
+        """
+        masks = [self.strongest(layer, int(counts[0])) for layer, counts in enumerate(self.counts)]
+        cheapest = self.problem.space.cheapest() if self.capped else None
+        if cheapest is not None:
+            fewest = self.masks(cheapest)
+            masks = [fewest[layer] if self.is_level(layer) else mask for layer, mask in enumerate(masks)]
+        return masks
 
     def candidate(self, masks: Masks) -> Candidate:
         """Return the candidate of ``masks``."""
@@ -133,6 +143,10 @@ class ChannelEncoding:
     def costs(self, masks: Masks) -> dict[str, float]:
         """Return the analytic costs of ``masks``, by metric."""
         return self.problem.space.costs(self.candidate(masks))
+
+    def excess(self, masks: Masks) -> float:
+        """Return by how much ``masks`` exceed the limits of the space itself, 0 for legal ones."""
+        return self.problem.space.excess(self.candidate(masks)) if self.capped else 0.0
 
     def load(self, masks: Masks) -> float:
         """Return the share of the budget that ``masks`` use.

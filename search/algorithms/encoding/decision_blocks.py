@@ -79,6 +79,7 @@ class Programmable(ABC):
     Attributes:
         problem: The problem.
         targets: Targets on the analytic costs.
+        caps: Limits that the space itself sets.
         metrics: Names of the analytic costs.
 
     Class attributes:
@@ -88,6 +89,7 @@ class Programmable(ABC):
 
     problem: Problem
     targets: Sequence[Target]
+    caps: Sequence[Target] = ()
     metrics: Sequence[str]
     loss_name: ClassVar[str]
     choice: ClassVar[str]

@@ -63,6 +63,7 @@ class LevelEncoding(Programmable):
         smallest = problem.space.costs(self.smallest())
         self.metrics = list(smallest)
         self.targets = [target for target in problem.targets if target.metric in smallest]
+        self.caps = problem.caps
         for target in self.targets:
             if smallest[target.metric] > target.limit:
                 raise UnreachableTargetError(
@@ -72,7 +73,7 @@ class LevelEncoding(Programmable):
 
     def smallest(self) -> Candidate:
         """Return the candidate of the cheapest levels."""
-        return Candidate({name: values[0] for name, values in self.levels.items()})
+        return Candidate(self.problem.smallest())
 
     def largest(self) -> Candidate:
         """Return the candidate of the costliest levels."""

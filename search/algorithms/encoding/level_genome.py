@@ -28,6 +28,7 @@ class LevelGenome:
 
     def __init__(self, problem: Problem, encoding: ChannelEncoding) -> None:
         self._problem, self._targets, self.budgeted = problem, encoding.targets, encoding.budgeted
+        self._capped = bool(problem.caps)
         self._names = list(problem.levels)
         self._levels = [problem.levels[name] for name in self._names]
         self._tops = np.array([len(levels) - 1 for levels in self._levels])
@@ -50,11 +51,12 @@ class LevelGenome:
         return found
 
     def excess(self, genome: Genome) -> float:
-        """Return the summed shares by which costs exceed their targets, 0 within the budget."""
-        if not self._targets:
+        """Return the summed shares by which costs exceed their targets and the space's own limits, 0 within the budget."""
+        candidate = self.candidate(genome) if self._targets or self._capped else None
+        if candidate is None:
             return 0.0
-        costs = self._problem.space.costs(self.candidate(genome))
-        return sum(target.violation(costs) for target in self._targets)
+        costs = self._problem.space.costs(candidate) if self._targets else {}
+        return sum(target.violation(costs) for target in self._targets) + self._problem.space.excess(candidate)
 
     def child(self, parent: Genome, rng: np.random.Generator, switches: int) -> Genome:
         """Return a genome that is some switches away from ``parent``, within the budget where that is to be reached.

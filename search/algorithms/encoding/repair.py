@@ -40,6 +40,7 @@ def fit_to_targets(
         Legal masks; the smallest ones if even those exceed ``limit``.
     """
     ladder = _Ladder(encoding, encoding.in_order(masks), scores)
+    ladder.legalize()
     if limit is None:
         return ladder.masks(ladder.counts)
     worth = np.ones(len(masks)) if preference is None else np.asarray(preference, dtype=np.float64)
@@ -47,6 +48,7 @@ def fit_to_targets(
         ladder.trim_each(worth, limit, per_cost)
     weights = worth / ladder.saving_per_channel() if per_cost else worth
     ladder.trim(weights, limit)
+    ladder.shrink(limit)
     if fill:
         ladder.fill(weights, limit)
     return ladder.masks(ladder.counts)
@@ -95,7 +97,35 @@ class _Ladder:
         """Take downward steps in ascending order of weighted score until the load is at most ``limit``."""
         if self.load(self.counts) <= limit:
             return
-        self._step_down(self._steps(weights, up=False), self.load, limit)
+        self._step_down(self._legal(self._steps(weights, up=False)), self.load, limit)
+
+    def legalize(self) -> None:
+        """Take upward steps in descending order of score until the limits of the space itself hold."""
+        left = self.encoding.excess(self.masks(self.counts))
+        for layer, count in self._steps(np.ones(len(self.counts)), up=True) if left > 0.0 else ():
+            moved = self._moved(layer, count)
+            if (after := self.encoding.excess(self.masks(moved))) < left:
+                self.counts, left = moved, after
+            if left == 0.0:
+                break
+
+    def shrink(self, limit: float) -> None:
+        """Take the smallest counts if the load exceeds ``limit`` though no step is left that the space's own limits allow."""
+        if self.encoding.capped and self.load(self.counts) > limit:
+            self.counts = np.array([int(mask.sum()) for mask in self.encoding.smallest()])
+
+    def _legal(self, steps: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return downward steps without those that the space's own limits do not allow behind the others."""
+        if not self.encoding.capped:
+            return list(steps)
+        counts, taken = self.counts.copy(), []
+        for layer, count in steps:
+            before, counts[layer] = counts[layer], count
+            if self.encoding.excess(self.masks(counts)) > 0.0:
+                counts[layer] = before
+            else:
+                taken.append((layer, count))
+        return taken
 
     def trim_each(self, worth: NDArray[np.float64], limit: float, per_cost: bool) -> None:
         """Meet one target after the other, the most exceeded first, by downward steps that reduce its cost."""
@@ -110,7 +140,8 @@ class _Ladder:
 
             savings = self._savings(load)
             weights = worth / np.maximum(savings, 1e-12) if per_cost else worth
-            self._step_down([step for step in self._steps(weights, up=False) if savings[step[0]] > 0.0], load, limit)
+            down = [step for step in self._steps(weights, up=False) if savings[step[0]] > 0.0]
+            self._step_down(self._legal(down), load, limit)
 
     def _step_down(self, steps: Sequence[tuple[int, int]], load: Callable[[NDArray[np.int64]], float], limit: float) -> None:
         """Take the shortest prefix of ``steps`` with a load of at most ``limit``; all steps if none has."""

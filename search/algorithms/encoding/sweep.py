@@ -57,6 +57,8 @@ class Sweep:
                 continue
             if self._encoding.constrained and self._encoding.load_of(candidate) > 1.0:
                 continue
+            if self._encoding.problem.space.excess(candidate) > 0.0:
+                continue
             found.append(masks)
             if len(found) == count:
                 break

@@ -8,6 +8,7 @@ FIGURES = {
     "sensitivity": "search.report.figures.sensitivity:Sensitivity",
     "blocks": "search.report.figures.blocks:Blocks",
     "layers": "search.report.figures.layers:Layers",
+    "depth": "search.report.figures.depth:Depth",
     "retention": "search.report.figures.retention:Retention",
     "participation": "search.report.figures.participation:Participation",
     "bits": "search.report.figures.bits:Bits",

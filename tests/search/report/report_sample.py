@@ -173,4 +173,5 @@ def full_sample() -> dict[str, Any]:
         {"name": f"conv{index}", "weight_bits": 2 + index, "activation_bits": 8, "weights": 100, "macs": 1e6}
         for index in range(4)
     ]
+    report["depth"] = [{"name": f"block{index}", "macs_share": 0.1 + index / 20, "kept": index != 1} for index in range(4)]
     return report
