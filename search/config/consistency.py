@@ -53,7 +53,7 @@ def check_consistency(document: Document, stages: Sequence[Block | None], own_sc
     """
     placed = _placed(document, stages)
     faults = [*_order(document, placed), *_quantized(document, placed), *_teacher_before_reference(document, placed)]
-    faults += _begun(document, placed)
+    faults += [*_begun(document, placed), *_between(document, placed)]
     surroundings = Surroundings(own_scores, _several_workers(document))
     for one in placed:
         if one.stage is not None:
@@ -120,6 +120,17 @@ def _begun(document: Document, placed: Sequence[_Placed]) -> Iterable[Fault]:
                 f"these are the first steps of the stage behind, which must be `retrain`, and {came} there: put `retrain` "
                 "directly behind, or say what is trained with: finalists.training: {epochs: ...}"
             )
+            yield document.fault(("stages", one.index, one.name, *option.split(".")), message)
+
+
+def _between(document: Document, placed: Sequence[_Placed]) -> Iterable[Fault]:
+    """Refuse to train between the passes of a stage with nothing to train by."""
+    for one, behind in zip_longest(placed, placed[1:]):
+        if one.stage is None or not (option := one.stage.trains_between):
+            continue
+        if behind is None or (behind.kind is not None and not behind.kind.goes_on):
+            came = "nothing is" if behind is None else f"{behind.name} is"
+            message = f"the network is trained between as by the stage behind, which must be `retrain`, and {came} there"
             yield document.fault(("stages", one.index, one.name, *option.split(".")), message)
 
 

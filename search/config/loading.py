@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -188,7 +188,7 @@ def _build(document: Document, given: Task | None = None) -> tuple[Config | None
     if faults:
         return None, faults
     seed = data["seed"] if data.get("seed") is not None else 0
-    valid = tuple(stage for stage in stages if stage is not None)
+    valid = tuple(_passes([stage for stage in stages if stage is not None]))
     config = Config(name=data["name"], seed=seed, task=task, execution=execution, storage=storage, stages=valid)
     return config, faults
 
@@ -255,6 +255,18 @@ def _stages(document: Document) -> tuple[list[Block | None], list[Fault]]:
         blocks.append(block)
         faults.extend(found)
     return blocks, faults
+
+
+def _passes(stages: Sequence[Block]) -> Iterator[Block]:
+    """Yield the stages, each that stands for several as these, with the training between them."""
+    for index, block in enumerate(stages):
+        stage = STAGE.build(block)
+        *earlier, last = stage.passes
+        for settings in earlier:
+            yield Block(block.name, settings)
+            if stage.trains_between:
+                yield stages[index + 1]
+        yield Block(block.name, last)
 
 
 def _plain(value: Any) -> Any:

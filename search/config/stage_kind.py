@@ -83,6 +83,21 @@ class StageKind(Generic[S]):
         return ""
 
     @property
+    def passes(self) -> tuple[S, ...]:
+        """Settings of the stages that this one stands for, one after the other; its own for a stage that is one."""
+        return (self.settings,)
+
+    @property
+    def trains_between(self) -> str:
+        """Dotted path of the option that repeats the stage behind after each of :attr:`passes`; empty if none does."""
+        return ""
+
+    @property
+    def passes_by(self) -> bool:
+        """True for a search that goes on with what one before has left, whose baselines stay as they are."""
+        return False
+
+    @property
     def quantizes(self) -> bool:
         """True if the network that leaves has quantized weights."""
         return False

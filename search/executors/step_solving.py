@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from evaluators.task import Task
 from search.study.trial import Form
 from spaces.base import Solve
+from spaces.channels.surgery import Cut
 from spaces.execution.batch import to_device
 from spaces.reconstruction.dense import DenseOutputs
 from spaces.reconstruction.reconstruct import closed_loop
@@ -24,6 +25,19 @@ On a ResNet-20 at 22 % of the MACs, ranks of 12 candidates in the rough form on 
 """
 
 _BATCH = 64
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A network that smaller ones are compared with.
+
+    Attributes:
+        model: The network.
+        cuts: Cuts between it and the network that candidates are cut from, in order.
+    """
+
+    model: nn.Module
+    cuts: tuple[Cut, ...] = ()
 
 
 class StepSolving:
@@ -41,17 +55,17 @@ class StepSolving:
         """Return the settings alone for another process, which reads the samples itself."""
         return {**self.__dict__, "_shared": {}}
 
-    def solve(self, dense: nn.Module, task: Task, seed: int, device: torch.device, form: Form) -> Solve:
+    def solve(self, dense: Dense, task: Task, seed: int, device: torch.device, form: Form) -> Solve:
         """Return what solves the layers of a smaller network against those of ``dense``.
 
         Args:
-            dense: The network that channels are cut from.
+            dense: The network whose outputs layers are solved for.
             task: Gives the samples, from the beginning of its calibration split.
             seed: Seed of the positions.
             device: Where networks run.
             form: Says on how many samples.
         """
-        solve = closed_loop(self._outputs(dense, task, seed, device, form))
+        solve = closed_loop(self._outputs(dense.model, task, seed, device, form), dense.cuts)
         return lambda small, cut: solve(small.to(device).eval(), cut)
 
     def _outputs(self, dense: nn.Module, task: Task, seed: int, device: torch.device, form: Form) -> DenseOutputs:

@@ -21,7 +21,7 @@ from evaluators.training.recipe import require_sparsifier
 from evaluators.training.state import OptimizerState, end_of
 from search.executors.attempt import attempt
 from search.executors.base import Job
-from search.executors.step_solving import StepSolving
+from search.executors.step_solving import Dense, StepSolving
 from search.executors.trial_checkpoints import Continued, EndState, MissingStateError
 from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace, Solve
@@ -86,6 +86,7 @@ class TrialEvaluator:
         training: How candidates are trained; None where they are measured as they are.
         tables: What evaluators may read of what was computed beforehand, such as ``omega``.
         solving: Solves the layers of candidates in steps; None where the search hands on unsolved networks.
+        dense: Network that candidates are compared with and solved against; None for ``model``.
     """
 
     space: SearchSpace[Any]
@@ -97,6 +98,12 @@ class TrialEvaluator:
     training: TrainingSettings | None = None
     tables: Mapping[str, Any] = field(default_factory=dict)
     solving: StepSolving | None = None
+    dense: Dense | None = None
+
+    @property
+    def compared(self) -> Dense:
+        """The network that candidates are compared with and solved against."""
+        return Dense(self.model) if self.dense is None else self.dense
 
     def evaluate(self, job: Job, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> Trial:
         """Return the measured trial; whatever goes wrong in it makes it a failed one, with the error's text.
@@ -170,7 +177,7 @@ class TrialEvaluator:
         """
         candidate, step = proposal.candidate, proposal.step
         if step is not None and self.solving is not None:
-            solve = self.solving.solve(self.model, self.task, self.seed, self.device, step.form)
+            solve = self.solving.solve(self.compared, self.task, self.seed, self.device, step.form)
         if not self.trains(candidate):
             space, model = self.space, self.model
             made = space.realize(model, candidate) if solve is None else space.reconstruct(model, candidate, solve)
@@ -249,7 +256,7 @@ class TrialEvaluator:
             generator=generator,
             device=self.device,
             fidelity=fidelity,
-            reference=self.model,
+            reference=self.compared.model,
             costs=costs,
             candidate=proposal.candidate,
             tables=self.tables,

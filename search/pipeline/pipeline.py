@@ -231,8 +231,8 @@ class _Pipeline:
             for baseline in stage.baselines:
                 if baseline != DENSE:
                     after[baseline] = self._step(placed, baseline, before, reference, found)
-            if DENSE in flows:
-                after[DENSE] = flows[DENSE]
+            passing = flows if stage.passes_by else {DENSE}
+            after |= {variant: flow for variant, flow in flows.items() if variant in passing and variant != RESULT}
         else:
             for variant, flow in flows.items():
                 if variant != RESULT:

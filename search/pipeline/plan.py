@@ -77,8 +77,8 @@ def plan(config: Config, task_fingerprint: str) -> list[PlannedStep]:
         after = {RESULT: add(placed, RESULT, before)}
         if stage.searches:
             after |= {baseline: add(placed, baseline, before) for baseline in stage.baselines if baseline != DENSE}
-            if DENSE in keys:
-                after[DENSE] = keys[DENSE]
+            passing = keys if stage.passes_by else {DENSE}
+            after |= {variant: key for variant, key in keys.items() if variant in passing and variant != RESULT}
         else:
             others = {variant: key for variant, key in keys.items() if variant != RESULT}
             after |= {variant: add(placed, variant, key) if stage.trains else key for variant, key in others.items()}

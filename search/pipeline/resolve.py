@@ -136,6 +136,11 @@ def _search_of(config: Config, source: Path, stage: str | None) -> PlacedStage:
             f"{source}: {found[0].step} trains its candidates, which no table tells the result of; search anew instead: "
             "`python -m search run` with the other target"
         )
+    if found[0].stage.settings.passes is not None:
+        raise SecateursError(
+            f"{source}: {found[0].step} is one of several searches of rounds or iterations, whose baselines keep the last "
+            "one's target; search anew instead: `python -m search run` with the other target"
+        )
     return found[0]
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
-
 from search.run.network import Network
 from search.run.stage_run import DryRun, StageRun
 from search.stages.base import Stage
-from search.stages.solving import solve_layers, tell_costs
-from spaces.channels.surgery import Cut
+from search.stages.solving import cuts_among, solve_layers, tell_costs
 from spaces.reconstruction.record import RECONSTRUCTED
 from spaces.reconstruction.settings import ReconstructionSettings
 
@@ -37,19 +33,10 @@ class Reconstruct(Stage[ReconstructionSettings]):
         """Return the network with solved weights."""
         reference = run.reference
         before = () if reference is None else reference.transformations
-        cuts = list(_cuts(network.transformations[len(before) :]))
+        cuts = list(cuts_among(network.transformations[len(before) :]))
         if reference is None or not cuts:
             run.log.write(f"{run.label}: no channels were cut, so that there is nothing to solve for")
             return network
         small = network.copy().model
         solve_layers(reference.model, small, cuts, run, self.settings, "network")
         return Network(small, (*network.transformations, RECONSTRUCTED))
-
-
-def _cuts(transformations: Iterable[Mapping[str, Any]]) -> Iterator[Cut]:
-    """Yield the cuts among recorded changes of structure, those inside sequences included."""
-    for one in transformations:
-        if one["kind"] == "slice_channels":
-            yield Cut.from_json(one)
-        elif one["kind"] == "sequence":
-            yield from _cuts(one["steps"])

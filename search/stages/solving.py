@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count
 from typing import Any
@@ -28,6 +28,15 @@ BATCH = 64
 
 EVERY = 10.0
 """Seconds between two writings of what is solved so far."""
+
+
+def cuts_among(transformations: Iterable[Mapping[str, Any]]) -> Iterator[Cut]:
+    """Yield the cuts among recorded changes of structure, those inside sequences included."""
+    for one in transformations:
+        if one["kind"] == "slice_channels":
+            yield Cut.from_json(one)
+        elif one["kind"] == "sequence":
+            yield from cuts_among(one["steps"])
 
 
 def tell_costs(dense: nn.Module, small: nn.Module, run: DryRun, settings: ReconstructionSettings) -> None:
@@ -61,7 +70,7 @@ def tell_costs(dense: nn.Module, small: nn.Module, run: DryRun, settings: Recons
         )
 
 
-def solver(dense: nn.Module, run: StageRun, settings: ReconstructionSettings, name: str) -> Solve:
+def solver(dense: nn.Module, run: StageRun, settings: ReconstructionSettings, name: str, before: Sequence[Cut] = ()) -> Solve:
     """Return what solves the layers of a smaller network against those of ``dense``, in place.
 
     A reconstruction that was cut off goes on behind the last pass that it has written.
@@ -72,10 +81,11 @@ def solver(dense: nn.Module, run: StageRun, settings: ReconstructionSettings, na
             blocks are trained ``blocks``, what came of it.
         settings: Options.
         name: Name of the checkpoint.
+        before: Cuts between ``dense`` and the network that the smaller one is cut from, in order.
     """
 
     def solve(small: nn.Module, cut: Cut) -> None:
-        solve_layers(dense, small, [cut], run, settings, name)
+        solve_layers(dense, small, [*before, cut], run, settings, name)
 
     return solve
 

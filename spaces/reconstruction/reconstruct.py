@@ -204,7 +204,7 @@ class Reconstruction:
         return shift
 
 
-def closed_loop(dense: DenseOutputs) -> Callable[[nn.Module, Cut], None]:
+def closed_loop(dense: DenseOutputs, before: Sequence[Cut] = ()) -> Callable[[nn.Module, Cut], None]:
     """Return what solves the layers of any smaller network of ``dense``, in place, for ``SearchSpace.reconstruct``.
 
     A search measures its candidates with it so::
@@ -213,10 +213,14 @@ def closed_loop(dense: DenseOutputs) -> Callable[[nn.Module, Cut], None]:
         network = space.reconstruct(model, candidate, closed_loop(outputs))
 
     The first candidate draws the dense outputs, the others find them there.
+
+    Args:
+        dense: The dense network's outputs.
+        before: Cuts between that network and the one that the smaller ones are cut from, in order.
     """
 
     def solve(small: nn.Module, cut: Cut) -> None:
-        for _ in Reconstruction(dense, small, kept_outputs(dense.model, [cut])).solve():
+        for _ in Reconstruction(dense, small, kept_outputs(dense.model, [*before, cut])).solve():
             pass
 
     return solve

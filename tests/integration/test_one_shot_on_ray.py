@@ -50,6 +50,16 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+def test_rounds_on_workers_find_what_one_process_finds(tmp_path: Path) -> None:
+    outcomes = []
+    for name, overrides in (("serial", []), ("ray", ["execution.executor=ray", "execution.workers=2"])):
+        (tmp_path / name).mkdir()
+        config = write_config(tmp_path / name, f"{CONFIG}      rounds: 2\n")
+        run(load(config, overrides), tmp_path / name / "tiny", None)
+        outcomes.append(outcome(tmp_path / name / "tiny"))
+    assert differences(*outcomes) == []
+
+
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_any_number_of_workers_finds_what_one_process_finds(serial: Path, tmp_path: Path, workers: int) -> None:
     config = write_config(tmp_path, CONFIG)

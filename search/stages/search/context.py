@@ -17,7 +17,7 @@ from search.algorithms.mixed_starts import mixed_starts
 from search.config.registries import ALGORITHM
 from search.executors.base import Evaluate, Workload
 from search.executors.remote_timer import evaluators_of
-from search.executors.step_solving import StepSolving
+from search.executors.step_solving import Dense, StepSolving
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.executors.trial_evaluator import TrialEvaluator
 from search.run.network import Network
@@ -30,6 +30,7 @@ from search.stages.search.settings import SearchSettings
 from search.stages.search.space import describe_frozen, require_fitting, space_of
 from search.stages.search.tables import search_tables
 from search.stages.search.targets import measured_targets, reachable_targets, reference_value, resolve_targets
+from search.stages.solving import cuts_among
 from search.stages.training import sparsifier_note
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Proposal
@@ -99,7 +100,18 @@ class SearchContext:
         tables = search_tables(levels, settings.importance, omega, settings.reads_divergence, dry)
         read = {name: table for name, table in tables.items() if name == "omega"}
         solving = None if settings.reconstruct is False else StepSolving(settings.reconstruct)
-        evaluator = TrialEvaluator(space, model, task, evaluators, run.seed, run.device, settings.training, read, solving)
+        evaluator = TrialEvaluator(
+            space,
+            model,
+            task,
+            evaluators,
+            run.seed,
+            run.device,
+            settings.training,
+            read,
+            solving,
+            _dense(network, reference, run, settings),
+        )
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         problem = Problem(space, objectives, reachable, tables, trains)
         starts = space.starting_points() if dry else starting_candidates(problem)
@@ -159,6 +171,14 @@ class SearchContext:
 def starting_candidates(problem: Problem) -> list[Candidate]:
     """Return the candidates to try first, each once: of integer programs where Omega is known, then the space's own."""
     return list(dict.fromkeys((*allocations(problem), *mixed_starts(problem), *problem.space.starting_points())))
+
+
+def _dense(network: Network, reference: Network, run: StageContext, settings: SearchSettings) -> Dense | None:
+    """Return the network that candidates are compared with, None for the one that enters the search."""
+    if settings.passes is None or not settings.passes.dense:
+        return None
+    cuts = cuts_among(network.transformations[len(reference.transformations) :])
+    return Dense(reference.model.to(run.device).eval(), tuple(cuts))
 
 
 def _latency_tables(

@@ -70,6 +70,24 @@ class FinalistSettings:
             )
 
 
+@dataclass(frozen=True)
+class PassSettings:
+    """Place of a search among the passes that ``rounds`` or ``iterations`` have made of one; a configuration leaves it out.
+
+    Attributes:
+        toward: Limits of the passes behind it; baselines keep the last of them.
+        goes_on: The search goes on with what the pass before has left; baselines pass by.
+        dense: Candidates are compared with, and solved against, the network that entered the first compression, not the one
+            that the pass before has left.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    toward: tuple[LimitField, ...] = ()
+    goes_on: bool = False
+    dense: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
     """Settings of the search stage.
@@ -97,6 +115,13 @@ class SearchSettings:
             None delivers the best one of the search.
         training: How candidates are trained before they are measured; needed for a space that trains them, and else by default
             they are not.
+        rounds: Number of searches one after the other, coarse to fine: each comes down by the same factor to the target, with
+            half the steps between levels, on the network that the one before has left solved, whose tables are made again;
+            all compare with the network that entered the first compression (ours).
+        iterations: Limits that searches come down to one after the other, the last one the target's, such as
+            ``[60%, 40%, 20%]``: prune, train, prune. Between them the network is trained as by the ``retrain`` stage directly
+            behind, and tables are made again; baselines are trained as often.
+        passes: Place among the searches that ``rounds`` or ``iterations`` have made of one, which a run records.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -113,6 +138,9 @@ class SearchSettings:
     reconstruct: ReconstructionSettings | Literal[False] = field(default_factory=ReconstructionSettings)
     finalists: FinalistSettings | None = None
     training: TrainingSettings | None = None
+    rounds: int = 1
+    iterations: tuple[LimitField, ...] = ()
+    passes: PassSettings | None = None
 
     @property
     def limits(self) -> dict[str, Limit]:
@@ -135,6 +163,8 @@ class SearchSettings:
         sought = {*self.objectives, *self.target}
         evaluate = [replace(one, settings=EVALUATOR.find(one.name).asked_for(one.settings, sought)) for one in self.evaluate]
         object.__setattr__(self, "evaluate", tuple(evaluate))
+        if self.rounds < 1:
+            raise ValueError(f"rounds: expected at least 1, got {self.rounds}")
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         if not self.objectives:

@@ -33,6 +33,7 @@ from search.stages.search.context import SearchContext
 from search.stages.search.finalists import Finalist, choose_finalists, train_finalists
 from search.stages.search.goals import goal_faults, require_scores, targets_within_reach
 from search.stages.search.loop import SearchFailedError
+from search.stages.search.passes import at_final, final_limits, pass_faults, pass_settings, whole_rows
 from search.stages.search.rungs import halve_finalists, tell_steps
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings, SearchSettings
@@ -72,6 +73,21 @@ class Search(Stage[SearchSettings]):
         return "finalists.steps" if finalists is not None and finalists.training is None else ""
 
     @property
+    def passes(self) -> tuple[SearchSettings, ...]:
+        """Settings of every pass of ``rounds`` and ``iterations``."""
+        return pass_settings(self.settings)
+
+    @property
+    def trains_between(self) -> str:
+        """The option ``iterations``."""
+        return "iterations" if self.settings.iterations else ""
+
+    @property
+    def passes_by(self) -> bool:
+        """True for a pass behind the first."""
+        return self.settings.passes is not None and self.settings.passes.goes_on
+
+    @property
     def space(self) -> Block:
         """The space that is searched."""
         return self.settings.space
@@ -104,8 +120,9 @@ class Search(Stage[SearchSettings]):
         return {path: training for path, training in found.items() if training is not None}
 
     def faults(self, surroundings: Surroundings) -> Iterable[tuple[Path, str]]:
-        """Yield the faults in evaluators, objectives, targets and budget."""
-        return goal_faults(self.settings, surroundings)
+        """Yield the faults in evaluators, objectives, targets, budget and passes."""
+        yield from goal_faults(self.settings, surroundings)
+        yield from pass_faults(self.settings)
 
     def depends_on(self, variant: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the settings that decide the network of ``variant``: without the algorithm for a greedy baseline."""
@@ -126,7 +143,7 @@ class Search(Stage[SearchSettings]):
             tell_steps(self.settings.finalists, run)
         for name in self.settings.baselines:
             if name in GREEDY:
-                GREEDY[name](context.problem)
+                GREEDY[name](at_final(context, self.settings).problem)
         space = context.problem.space
         candidate = next(iter(context.problem.starts), None) or space.sample(np.random.default_rng(run.seed))
         settings = self.settings.reconstruct
@@ -150,7 +167,8 @@ class Search(Stage[SearchSettings]):
         if not run.smaller:
             whole = count_costs(network.model, to_device(task.traced_inputs(), run.device), task.forward)
             whole["weight_bits"] = average_weight_bits(network.model)
-            for line in targets_within_reach(settings.limits, space, whole):
+            limits = settings.limits if settings.passes is None else final_limits(settings)
+            for line in targets_within_reach(limits, space, whole):
                 run.tell(line)
 
     def run(self, network: Network, run: StageRun) -> Network:
@@ -161,10 +179,13 @@ class Search(Stage[SearchSettings]):
             if run.variant == RESULT:
                 return self._within_score(context, run)
             context = at_budget(context, run.found)
+        if run.variant != RESULT:
+            context = at_final(context, self.settings)
         if run.variant in GREEDY:
             return self._finals(context, [Finalist(Proposal(GREEDY[run.variant](context.problem)))], run)
         if run.variant == "random":
-            spent = len(run.found["trials"])
+            behind = () if self.settings.passes is None else self.settings.passes.toward
+            spent = len(run.found["trials"]) * (1 + len(behind))
             algorithm = self._random(context, spent, run.seed)
             return self._search(context, algorithm, BudgetSettings(evaluations=spent), run)
         return self._search(context, context.algorithm(self.settings, run.seed), self.settings.budget, run)
@@ -282,15 +303,18 @@ class Search(Stage[SearchSettings]):
     ) -> Network:
         """Return the network of a proposal, and note what the report needs of it."""
         network, notes = context.realize(proposal, end, solve)
-        metrics = notes["metrics"]
+        metrics, rows = notes["metrics"], context.rows(network, proposal.candidate)
+        limits = self.settings.target if run.variant == RESULT else final_limits(self.settings)
+        if self.passes_by:
+            rows["layers"] = whole_rows(rows["layers"], context.network.transformations)
         run.notes.update(
             fingerprint=proposal.candidate.fingerprint,
             **notes,
-            **context.rows(network, proposal.candidate),
+            **rows,
             objectives=dict(self.settings.objectives),
             target={
                 target.metric: {
-                    "text": str(self.settings.target[target.metric]),
+                    "text": str(limits[target.metric]),
                     "limit": target.limit,
                     "value": metrics[target.metric],
                     "met": target.violation(metrics) == 0.0,
@@ -305,7 +329,8 @@ class Search(Stage[SearchSettings]):
         settings = self.settings.reconstruct
         if settings is False or context.evaluator.trains(proposal.candidate):
             return None
-        return solver(context.evaluator.model, run, settings, proposal.candidate.fingerprint)
+        dense = context.evaluator.compared
+        return solver(dense.model, run, settings, proposal.candidate.fingerprint, dense.cuts)
 
     def _keep_best(self, context: SearchContext, algorithm: Algorithm[Any], trials: list[Trial], run: StageRun) -> None:
         """Put the network of the trial to deliver on disk, unless it is there already."""
@@ -317,7 +342,7 @@ class Search(Stage[SearchSettings]):
             if (known.get("step"), known.get("fingerprint")) == (run.step, chosen.proposal.candidate.fingerprint):
                 return  # A parent that has stayed.
             if evaluator.solving is not None:
-                solve = evaluator.solving.solve(evaluator.model, evaluator.task, evaluator.seed, evaluator.device, "close")
+                solve = evaluator.solving.solve(evaluator.compared, evaluator.task, evaluator.seed, evaluator.device, "close")
         end = _end(context, _checkpoints(context, run, lambda: trials), chosen)
         network, notes = context.realize(chosen.proposal, end, solve)
         metrics = notes["metrics"]
