@@ -175,9 +175,9 @@ def show_options(name: str, console: Console) -> None:
 def _options_table(options: Sequence[Option]) -> Table:
     table = Table()
     table.add_column("option", overflow="fold")
-    table.add_column("type", ratio=2)
+    table.add_column("type", overflow="fold", ratio=2)
     table.add_column("default", overflow="fold", ratio=1)
-    table.add_column("meaning", ratio=4)
+    table.add_column("meaning", overflow="fold", ratio=4)
     for option in options:
         table.add_row(*map(escape, (option.name, option.type, option.default or "must be given", option.meaning)))
     return table

@@ -184,7 +184,7 @@ def show_registered(found: Mapping[str, Mapping[str, str]], console: Console) ->
     table = Table(show_lines=False)
     table.add_column("kind", no_wrap=True)
     table.add_column("name", no_wrap=True)
-    table.add_column("what it does", ratio=1)
+    table.add_column("what it does", ratio=1, overflow="fold")
     for kind, entries in found.items():
         for index, (name, words) in enumerate(entries.items()):
             table.add_row(kind if index == 0 else "", name, words, end_section=index + 1 == len(entries))

@@ -92,7 +92,7 @@ def summary_table(report: Mapping[str, Any], name: str, width: int) -> Table:
     targets = report.get("targets") or {}
     brief = bool(targets) and width < _WHOLE_TABLE
     for column in ("", "before", "after", "change", *(["target"] if targets else [])):
-        table.add_column(column, justify="left" if column in ("", "target") else "right")
+        table.add_column(column, overflow="fold", justify="left" if column in ("", "target") else "right")
     for row in summary_rows(report, brief):
         table.add_row(row.label, row.before, row.after, row.change, *([row.limit] if targets else []))
     return table
