@@ -258,9 +258,12 @@ class Depth(SearchSpace[DepthSettings]):
     def _faults(self, model: nn.Module) -> dict[str, str]:
         """Return why units must stay, by unit: the network without them fails, or answers or costs otherwise than expected."""
         reasons = dict.fromkeys((unit.name for unit in self.units), "")
-        if not self.units or not self._fault(model, self.units):
+        if not self.units:
             return reasons
-        return reasons | {unit.name: self._fault(model, [unit]) for unit in self.units}
+        # Code beside layers sees another network without one unit than without all.
+        wrong = bool(self._fault(model, self.units))
+        beside = [unit for unit in self.units if wrong or self._graph.macs_beside(self._graph.removal((unit,)), (unit,))]
+        return reasons | {unit.name: self._fault(model, [unit]) for unit in beside}
 
     def _fault(self, model: nn.Module, units: Sequence[Unit]) -> str:
         removal = self._graph.removal(units)

@@ -160,6 +160,7 @@ def build_report(
         "equivalence_max_abs_error": max(errors, default=None),
         "layers": _last(removals, "layers"),
         "bits": _last(removals, "bits"),
+        "depth": _last(removals, "depth"),
         "answers": compared_answers(details["reference"].get("answers"), details[RESULT].get("answers")),
         "modules": compared_modules(details["reference"].get("module_macs"), details[RESULT].get("module_macs")),
         "deployment": next((entry.notes["deployment"] for entry in result.entries if "deployment" in entry.notes), None),

@@ -178,6 +178,7 @@ WORDS = {
     "uniform": "uniform ratio",
     "global_magnitude": "global magnitude",
     "integer_program": "integer program",
+    "greedy_divergence": "greedy by divergence",
     "random": "random search",
     "dense_same_training": "dense, same training",
     "measured": "measured loss",

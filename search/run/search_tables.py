@@ -10,7 +10,7 @@ from search.run.stage_run import RESULT
 from search.run.steps import StageStep
 from spaces.files.atomic import replace_file
 
-TABLES = ("importance.json", "divergence.json", "sensitivity.json")
+TABLES = ("importance.json", "divergence.json", "sensitivity.json", "removal_order.json")
 """Tables that a search leaves in its folder, which say nothing of its target."""
 
 LATENCY = "latency.json"

@@ -167,11 +167,12 @@ class FlowGraph:
     def left_macs(self, removal: Removal, units: Sequence[Unit]) -> int:
         """Return the multiply-accumulates of one sample that are left."""
         left = sum(macs for name, macs in self.macs.items() if not removal.holds(name))
-        for number in self.dead(units) - self.idle:
-            node = self.flow.nodes[number]
-            if node.macs and not any(removal.holds(self.flow.calls[call].name) for call in node.calls):
-                left -= node.macs
-        return left
+        return left - self.macs_beside(removal, units)
+
+    def macs_beside(self, removal: Removal, units: Sequence[Unit]) -> int:
+        """Return the multiply-accumulates that go in the code of modules which stay, as they are products of zeros then."""
+        nodes = [self.flow.nodes[number] for number in self.dead(units) - self.idle if self.flow.nodes[number].macs]
+        return sum(node.macs for node in nodes if not any(removal.holds(self.flow.calls[call].name) for call in node.calls))
 
     def has_weight(self, name: str) -> bool:
         """Return True if a module has parameters or multiply-accumulates."""

@@ -133,8 +133,23 @@ class Zero:
         return Zero.__torch_function__(Tensor.__getitem__, (), (self, places))
 
 
+def _joined(parts: Any, dim: int) -> Any:
+    """Return what zeros, and tensors without elements, are when joined; NotImplemented where there is more.
+
+    So a key-value cache of transformers, which begins without elements, takes zeros as they are.
+    """
+    zeros = [one for one in parts if isinstance(one, Zero)]
+    if not all(isinstance(one, Zero) or one.numel() == 0 for one in parts) or not zeros:
+        return NotImplemented
+    shape = list(zeros[0].shape)
+    shape[dim] = sum(one.shape[dim] for one in parts if one.dim() == len(shape))
+    return Zero(shape, zeros[0])
+
+
 def _result(name: str, func: Callable[..., Any], args: list[Any], kwargs: Mapping[str, Any]) -> Any:
     """Return the result of a function by its name; NotImplemented for one that needs a tensor."""
+    if name == "cat":
+        return _joined(args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0))
     first: Any = args[0] if args else kwargs.get("input")
     second: Any = args[1] if len(args) > 1 else kwargs.get("other")
     if name in SUMS and isinstance(second, Zero) and isinstance(first, Tensor | Zero) and first.dim() >= second.dim():

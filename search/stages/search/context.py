@@ -97,7 +97,7 @@ class SearchContext:
         )
         omega = (sensitivity.zeros() if dry else sensitivity.table()) if sensitivity.wanted else None
         levels = LevelTables(space, model, task, run.device, run.folder, log, warn)
-        tables = search_tables(levels, settings.importance, omega, settings.reads_divergence, dry)
+        tables = search_tables(levels, settings.importance, omega, settings.reads_divergence, dry, settings.reads_removal_order)
         read = {name: table for name, table in tables.items() if name == "omega"}
         solving = None if settings.reconstruct is False else StepSolving(settings.reconstruct)
         evaluator = TrialEvaluator(

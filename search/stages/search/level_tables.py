@@ -23,7 +23,7 @@ from spaces.errors import SecateursError
 from spaces.importance import criterion as importance
 from spaces.levels.levels import Levels
 
-ORDER_FILE, DIVERGENCE_FILE = "importance.json", "divergence.json"
+ORDER_FILE, DIVERGENCE_FILE, REMOVAL_FILE = "importance.json", "divergence.json", "removal_order.json"
 BATCH = 256
 """Samples per forward pass."""
 
@@ -116,6 +116,55 @@ class LevelTables:
                     table[name] = [*values, 0.0]
                     _keep(file, made_with, table)
         return {name: table[name] for name in levels}
+
+    def removal_order(self, levels: Levels, dry: bool = False) -> list[str]:
+        """Return decisions in the order in which a greedy removal takes them to their cheapest level, one at a time.
+
+        Each is the one whose outputs are nearest to the whole network's, beside those that are gone already, measured as
+        :meth:`divergence` is; it ends where the space allows no more. Kept after every step.
+
+        Args:
+            levels: Levels of every decision.
+            dry: For a check: the order of the space's gains.
+        """
+        whole = Candidate({name: values[-1] for name, values in levels.items()})
+        if dry:
+            gains = self.space.gains()
+            return self._allowed(
+                whole, levels, sorted(levels, key=lambda name: float(gains[name][-1]) if name in gains else 0.0)
+            )
+        images = self.space.level_settings.divergence_images
+        made_with = {"images": images, "levels": {name: list(values) for name, values in levels.items()}}
+        file = self._file(REMOVAL_FILE)
+        table = _known(file, made_with)
+        order = sorted(table, key=lambda name: table[name][0])
+        here = whole.joined(Candidate({name: levels[name][0] for name in order}))
+        dense: ReferenceOutputs | None = None
+        while left := self._allowed(here, levels, [name for name in levels if name not in order], first=True):
+            if dense is None:
+                self.log("measuring which branch or block to remove next, one at a time")
+                dense = ReferenceOutputs(self._realized(whole), self.task, "train", images, "auto", BATCH, self.device)
+            places = torch.arange(len(dense))
+            found = {}
+            for name in left:
+                without = self._realized(here.joined(Candidate({name: levels[name][0]})))
+                found[name] = float(dense.distances(without, places).mean())
+            best = min(found, key=lambda name: found[name])
+            table[best] = [float(len(order)), found[best]]
+            _keep(file, made_with, table)
+            order.append(best)
+            here = here.joined(Candidate({best: levels[best][0]}))
+        return order
+
+    def _allowed(self, here: Candidate, levels: Levels, names: list[str], first: bool = False) -> list[str]:
+        """Return those of ``names`` that may go, each behind the others; with ``first`` each alone, beside what is gone."""
+        found: list[str] = []
+        for name in names:
+            candidate = here.joined(Candidate({name: levels[name][0]}))
+            if self.space.excess(candidate) == 0.0:
+                found.append(name)
+                here = here if first else candidate
+        return found
 
     def _realized(self, candidate: Candidate) -> nn.Module:
         return self.space.realize(self.model, candidate).to(self.device).eval()

@@ -12,7 +12,7 @@ from search.config.registries import ALGORITHM, EVALUATOR, AlgorithmBlock, Evalu
 from spaces.importance.criterion import CriterionName
 from spaces.reconstruction.settings import ReconstructionSettings
 
-Baseline = Literal["uniform", "global_magnitude", "integer_program", "random", "dense_same_training"]
+Baseline = Literal["uniform", "global_magnitude", "integer_program", "greedy_divergence", "random", "dense_same_training"]
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,11 @@ class SearchSettings:
         """True if the algorithm or a baseline reads the divergence of every level alone."""
         own = self.algorithm
         return bool(ALGORITHM.find(own.name).reads_divergence(own.settings)) or "integer_program" in self.baselines
+
+    @property
+    def reads_removal_order(self) -> bool:
+        """True if a baseline reads in which order a greedy removal takes branches or blocks."""
+        return "greedy_divergence" in self.baselines
 
     def __post_init__(self) -> None:
         """Raise ValueError for an option out of its range, with the option's name."""

@@ -14,6 +14,7 @@ from evaluators.cost import count_costs
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.settings import TrainingSettings
 from search.algorithms.base import Algorithm
+from search.algorithms.encoding.one_at_a_time import greedy_divergence
 from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.integer_program import optimum
 from search.config.block import Block
@@ -53,7 +54,12 @@ from spaces.quantization.cost import average_weight_bits
 LIMITS = ("generations", "evaluations", "seconds")
 """Options of an algorithm or a budget that say how long a search goes on."""
 
-GREEDY = {"uniform": uniform, "global_magnitude": global_magnitude, "integer_program": optimum}
+GREEDY = {
+    "uniform": uniform,
+    "global_magnitude": global_magnitude,
+    "integer_program": optimum,
+    "greedy_divergence": greedy_divergence,
+}
 
 
 class Search(Stage[SearchSettings]):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +13,19 @@ import torch
 from torch import nn
 
 from search.algorithms import ALGORITHMS
+from search.algorithms.encoding.channel_encoding import UnreachableTargetError
+from search.algorithms.encoding.one_at_a_time import greedy_divergence
 from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.integer_program import optimum
+from search.stages.search.level_tables import LevelTables
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Trial
 from spaces.candidate import Candidate
 from spaces.depth import Depth, DepthSettings
+from spaces.errors import SecateursError
 from spaces.networks import resnet20
 from spaces.registry import lookup
+from tests.search.small_space import PointTask
 
 LOSS = Objective("loss", "minimize")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -81,6 +89,57 @@ def test_it_keeps_both_limits(name: str, problem: Problem) -> None:
 def test_baselines_keep_both_limits(problem: Problem) -> None:
     for candidate in (uniform(problem), global_magnitude(problem), optimum(problem)):
         assert legal(problem, candidate)
+
+
+def test_the_greedy_order_is_gone_through_as_far_as_the_target_needs(problem: Problem) -> None:
+    names = list(problem.space.domains)
+    for order in (names[:3], names[4:7], names[2:5]):
+        found = greedy_divergence(replace(problem, tables={**problem.tables, "removal_order": order}))
+        gone = [name for name, value in found.values.items() if value == 0]
+        assert legal(problem, found)
+        assert set(gone) <= set(order)
+    far = replace(problem, tables={"removal_order": names[:1]})
+    assert greedy_divergence(far) == problem.space.cheapest()
+    with pytest.raises(SecateursError, match="expected the space depth"):
+        greedy_divergence(replace(problem, tables={}))
+    with pytest.raises(UnreachableTargetError, match="max_removed"):
+        greedy_divergence(replace(far, targets=[Target("macs", 1.0)]))
+
+
+class Residual(nn.Module):
+    """Three branches that scale by 1.2, 0.8 and 1.3: without the first, the second changes least; alone it changes most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(1, 4), nn.Linear(4, 2)
+        self.first, self.second, self.third = (nn.Linear(4, 4, bias=False) for _ in range(3))
+        with torch.no_grad():
+            for branch, change in ((self.first, 0.2), (self.second, -0.2), (self.third, 0.3)):
+                branch.weight.copy_(change * torch.eye(4))
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        values = self.stem(points)
+        for branch in (self.first, self.second, self.third):
+            values = values + branch(values)
+        found: torch.Tensor = self.head(values)
+        return found
+
+
+def test_the_order_is_measured_one_at_a_time_and_goes_on_behind_a_kill(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Residual().eval()
+    task, told = PointTask(), list[str]()
+    space = Depth(model, task.points[:1], DepthSettings(max_removed=2))
+    tables = LevelTables(space, model, task, torch.device("cpu"), tmp_path, told.append, told.append)
+    levels = space.leveled({})
+    assert tables.removal_order(levels) == ["first", "second"]
+    assert len(tables.removal_order(levels, dry=True)) == 2
+    stored = json.loads((tmp_path / "removal_order.json").read_text())
+    assert stored["table"]["second"][1] < stored["table"]["first"][1]
+    before = len(told)
+    assert tables.removal_order(levels) == ["first", "second"]
+    assert len(told) == before
 
 
 def test_the_optimum_is_the_best_of_all(problem: Problem) -> None:

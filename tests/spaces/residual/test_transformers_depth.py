@@ -22,6 +22,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 32},
     "gpt2": {**SMALL, "n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 32},
     "llama": {**SMALL, **LLAMA},
+    "t5": {
+        "d_model": 16,
+        "d_kv": 4,
+        "d_ff": 32,
+        "num_layers": 3,
+        "num_heads": 4,
+        "vocab_size": 32,
+        "decoder_start_token_id": 0,
+    },
     "gptj": {**SMALL, "n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 32, "rotary_dim": 4},
 }
 
@@ -37,7 +46,8 @@ def made(kind: str, auto: Any = None) -> nn.Module:
 
 def first(model: nn.Module, ids: Tensor) -> Tensor:
     """Run a network, and return the first of its outputs."""
-    output: Tensor = model(ids)[0]
+    given = {"decoder_input_ids": ids} if "T5" in type(model).__name__ else {}
+    output: Tensor = model(ids, **given)[0]
     return output
 
 
@@ -45,7 +55,7 @@ def first(model: nn.Module, ids: Tensor) -> Tensor:
 def test_attention_and_mlp_of_every_layer_are_branches(kind: str) -> None:
     model = made(kind)
     space = Depth(model, IDS, forward=first)
-    assert len(space.units) == 6
+    assert len(space.units) == (15 if kind == "t5" else 6)
     assert space.open_share() > 0.95
     rng = np.random.default_rng(0)
     for candidate in (space.sample(rng), space.sample(rng), space.cheapest()):
