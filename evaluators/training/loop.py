@@ -16,6 +16,7 @@ from evaluators.training.errors import DivergedError, TrainingError
 from evaluators.training.hardware import repeatable
 from evaluators.training.layout import channels_last
 from evaluators.training.parameter_groups import only_trained
+from evaluators.training.ranks import Ranks, require_ranks, synchronized_statistics
 from evaluators.training.recipe import require_trainable
 from evaluators.training.session import Session
 from evaluators.training.settings import TrainingSettings
@@ -51,6 +52,7 @@ def train(
     moments: OptimizerState | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> History:
     """Train ``model`` in place on the train split, scoring it on the search split after every epoch.
 
@@ -77,6 +79,9 @@ def train(
         moments: Optimizer state of another training to start with, if ``checkpoint`` holds no state.
         on_epoch: Called with every new epoch's record, after its checkpoint was saved.
         on_step: Called after every step with the number of steps done and the largest number there can be.
+        ranks: Place of this process among several that train the same network together, each called alike, with the weights
+            and the checkpoint's content of all; None for one alone. Without draws in the network the number of ranks changes
+            nothing but the last bits, unless BatchNorm takes its statistics ``per_rank``. The first rank alone saves.
 
     Returns:
         The records of all epochs, including those before a resume.
@@ -86,7 +91,12 @@ def train(
         DivergedError: The loss became infinite or not a number.
         CheckpointError: The checkpoint belongs to another training.
     """
+    ranks = Ranks() if ranks is None else ranks
     require_trainable(model, task, settings, teacher, sparsifier)
+    if ranks.size > 1:
+        require_ranks(settings, ranks.size)
+        if sparsifier is not None:
+            raise TrainingError(f"{type(sparsifier).__name__} decides in one process; train with it on one training worker")
     steps_per_epoch = task.size("train") // settings.batch_size
     model.to(device)
     if teacher is not None:
@@ -98,8 +108,9 @@ def train(
             only_trained(model, settings.train_only, task, device),
             repeatable(device),
             channels_last(model, settings.channels_last),
+            synchronized_statistics(model, ranks if _synchronized(settings) else Ranks()),
         ):
-            session = Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step)
+            session = Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step, ranks)
             last = settings.epochs if until is None else min(until, settings.epochs)
             return _epochs(session, seed, checkpoint, stop_when_finished, last, until_step, moments, on_epoch)
     finally:
@@ -123,6 +134,8 @@ def _epochs(
         sparsifier.bind(session.optimizer)
     history, best = History(), dict[str, Tensor]()
     described = training_identity(model, task, settings, seed, sparsifier, session.teacher) if checkpoint is not None else {}
+    if settings.batch_norm == "per_rank":
+        described = {**described, "ranks": session.ranks.size}
     if checkpoint is not None:
         history, best = restore_state(checkpoint, model, session.optimizer, sparsifier, session.average, described)
     history.sign = task.score_sign
@@ -138,12 +151,12 @@ def _epochs(
             loss = session.epoch(epoch, seed, history.begun, until_step)
             if isinstance(loss, BegunEpoch):
                 history.begun = loss
-                if checkpoint is not None:
+                if checkpoint is not None and session.ranks.first:
                     save_state(checkpoint, model, session.optimizer, sparsifier, session.average, best, history, described)
                 break
             history.begun = None
             with averaged(model, session.average):
-                measured = measure(model, task, "search", device=session.device)
+                measured = session.ranks.agreed(measure(model, task, "search", device=session.device), session.device)
             record = EpochRecord(
                 epoch=epoch + 1,
                 loss=loss,
@@ -167,7 +180,7 @@ def _epochs(
                     )
             if stop_when_finished and sparsifier is not None and sparsifier.finished and epoch + 1 < settings.epochs:
                 history.stopped_early = f"{type(sparsifier).__name__} has reached its aim"
-            if checkpoint is not None:
+            if checkpoint is not None and session.ranks.first:
                 save_state(checkpoint, model, session.optimizer, sparsifier, session.average, best, history, described)
             if on_epoch is not None:
                 on_epoch(record)
@@ -181,3 +194,7 @@ def _epochs(
         sparsifier.finish()
     history.optimizer = OptimizerState.of(session.optimizer, model)
     return history
+
+
+def _synchronized(settings: TrainingSettings) -> bool:
+    return settings.shards is None and settings.batch_norm != "per_rank"

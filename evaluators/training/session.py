@@ -18,6 +18,7 @@ from evaluators.training.image_operations import ImageOperations
 from evaluators.training.imported import ImportedSettings, OwnLoss, OwnSchedule
 from evaluators.training.mixing import Mixed, Mixing
 from evaluators.training.optimizers import make_optimizer
+from evaluators.training.ranks import Ranks
 from evaluators.training.schedules import learning_rate_factor
 from evaluators.training.settings import TrainingSettings
 from evaluators.training.shards import shard_statistics
@@ -43,6 +44,7 @@ class Session:
         sparsifier: Sparsifier | None,
         teacher: nn.Module | None,
         on_step: Callable[[int, int], None] | None,
+        ranks: Ranks,
     ) -> None:
         self.model = model
         self.task = task
@@ -54,6 +56,7 @@ class Session:
         self.distillation = settings.distillation if teacher is not None else None
         self.teacher = teacher if self.distillation is not None else None
         self.on_step = on_step
+        self.ranks = ranks
         self.optimizer = make_optimizer(model, settings.optimizer)
         self.autocast = autocast(settings.autocast, device)
         self.lr = settings.optimizer.lr
@@ -85,6 +88,7 @@ class Session:
         self.model.train()
         # Dropout and the like draw from torch's global generator: seed it for this epoch, and put it back.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            inner += self.ranks.rank
             torch.default_generator.manual_seed(inner)
             if self.device.type == "cuda":
                 torch.cuda.manual_seed(inner)
@@ -136,7 +140,11 @@ class Session:
             mixed = self.mixing.mix(inputs, targets, _seeds(draws.spawn(1)[0], 1)[0])
         self.profile.lap("data")
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.gradients(inputs, targets, mixed)
+        loss = self.ranks.mean(self.gradients(inputs, targets, mixed))
+        self.ranks.average_gradients(self.model.parameters())
+        if settings.shards is not None or settings.batch_norm == "per_rank":
+            self.ranks.average_statistics(self.model)
+        self.profile.lap("backward")
         if sparsifier is not None:
             sparsifier.after_backward()
         if settings.clip_value is not None:
@@ -152,16 +160,22 @@ class Session:
         return loss
 
     def gradients(self, inputs: Nested, targets: Nested, mixed: Mixed | None) -> Tensor:
-        """Compute the gradients of a batch, shard by shard, and return its loss with the sparsifier's penalty, detached."""
-        shards = self.settings.shards or 1
-        size = self.settings.batch_size // shards
+        """Compute the gradients of this rank's part of a batch, shard by shard.
+
+        Returns:
+            The mean loss of the part with the sparsifier's penalty, a detached scalar.
+        """
+        whole = (self.settings.shards or 1) == 1 and self.ranks.size == 1
+        shards = 1 if self.settings.shards is None else self.settings.shards // self.ranks.size
+        size = self.settings.batch_size // (shards * self.ranks.size)
         losses: list[Tensor] = []
         for shard in range(shards):
-            start, stop = shard * size, (shard + 1) * size
+            start = (self.ranks.rank * shards + shard) * size
+            stop = start + size
             with self.autocast, shard_statistics(self.model, shard, shards):
                 if mixed is not None:
-                    loss = self.mixed_loss(mixed if shards == 1 else mixed.part(start, stop))
-                elif shards == 1:
+                    loss = self.mixed_loss(mixed if whole else mixed.part(start, stop))
+                elif whole:
                     loss = self.loss(inputs, targets)
                 else:
                     loss = self.loss(select(inputs, start, stop), select(targets, start, stop))

@@ -72,6 +72,9 @@ class TrainingSettings:
         shards: Parts that a batch is split into, computed one after the other and their gradients added up, for a step in the
             memory of a part (gradient accumulation); each has statistics of BatchNorm of its own, and running ones move once a
             step by their mean. None for whole batches.
+        batch_norm: Statistics of BatchNorm where several training workers share a batch: ``synchronized``, of the whole batch,
+            as one worker has them; ``shards``, of every shard, wherever it is computed; or ``per_rank``, of each worker's part,
+            so that the network depends on their number. None for ``shards`` beside ``shards``, else ``synchronized``.
         optimizer: The optimizer and its highest learning rate.
         schedule: ``one_cycle``, ``cosine`` or ``constant``; see :mod:`evaluators.training.schedules`. Or an import path with
             arguments, ``{name: ..., arguments: {...}}``: a function of (step, steps in all) that gives a multiple of
@@ -118,6 +121,7 @@ class TrainingSettings:
     erasing: float | None = None
     train_only: tuple[str, ...] | None = None
     shards: int | None = None
+    batch_norm: Literal["synchronized", "shards", "per_rank"] | None = None
 
     def __post_init__(self) -> None:
         """Check the range of every option.
@@ -131,6 +135,11 @@ class TrainingSettings:
             raise ValueError(f"batch_size: expected at least 2, got {self.batch_size}")
         if self.shards is not None:
             require_shards(self.batch_size, self.shards)
+        if self.batch_norm is not None and (self.batch_norm == "shards") is not (self.shards is not None):
+            raise ValueError(
+                "batch_norm: expected shards exactly where shards says how many there are, got "
+                f"{self.batch_norm} with shards {self.shards}"
+            )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup: expected a share from 0 to below 1, got {self.warmup}")
         if not 0 <= self.label_smoothing < 1:

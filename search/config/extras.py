@@ -29,6 +29,8 @@ _NEEDS = (
     ("task.data.tokenizer", "*.json", "text"),
     ("task.score.name", "torchmetrics.*", "metrics"),
     ("execution.executor", "ray", "ray"),
+    ("execution.training_workers", "[2-9]", "ray"),
+    ("execution.training_workers", "[1-9][0-9]*", "ray"),
     ("storage", "postgresql*", "postgresql"),
     ("execution.trackers.*.name", "mlflow", "mlflow"),
     ("execution.trackers.*.name", "tensorboard", "tensorboard"),

@@ -45,6 +45,12 @@ class Execution(BaseModel):
         executor: The executor, with its settings.
         threads_per_trial: Torch threads of a trial, and of training.
         device: ``auto``, or a torch device such as ``cpu`` or ``cuda:0``.
+        training_workers: Processes that train a network together in ``train`` and ``retrain``, each on its part of every
+            batch: on the cluster, or with the serial executor on one of this machine alone. A sparsifier trains on one.
+        gpus_per_training_worker: GPUs that Ray sets aside for each; null for ``gpus_per_trial``.
+        training_timeout: Seconds that a training worker may be silent before all of them are ended and start again from the
+            last epoch.
+        retries: How often a trial is evaluated again, or a group of training workers started again, after a loss.
         asynchronous: Whether proposals are asked for whenever a worker is free, and told as they are finished: nobody waits
             for a straggler, and the same run twice may find different networks.
         trackers: Trackers that are told of the run while it goes on, each with its settings.
@@ -55,6 +61,10 @@ class Execution(BaseModel):
     executor: Block
     threads_per_trial: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Annotated[str, AfterValidator(_device)] = "auto"
+    training_workers: Annotated[int, Field(ge=1, le=4096)] = 1
+    gpus_per_training_worker: Annotated[float, Field(ge=0.0)] | None = None
+    training_timeout: Annotated[float, Field(ge=1.0)] = 60.0
+    retries: Annotated[int, Field(ge=0)] = 2
     asynchronous: bool = False
     trackers: tuple[TrackerBlock, ...] = ()
 
@@ -115,6 +125,10 @@ class Config(BaseModel):
             **_plain(self.execution.executor.settings),
             "threads_per_trial": self.execution.threads_per_trial,
             "device": self.execution.device,
+            "training_workers": self.execution.training_workers,
+            "gpus_per_training_worker": self.execution.gpus_per_training_worker,
+            "training_timeout": self.execution.training_timeout,
+            "retries": self.execution.retries,
             "asynchronous": self.execution.asynchronous,
             "trackers": [_plain(tracker) for tracker in self.execution.trackers],
         }
@@ -210,7 +224,7 @@ def _execution(document: Document) -> tuple[Execution | None, list[Fault]]:
     name = value.get("executor", "serial")
     own_keys = [key for key in Execution.model_fields if key != "executor"]
     own = {key: value[key] for key in own_keys if key in value}
-    rest = {key: option for key, option in value.items() if key not in own and key != "executor"}
+    rest = {key: option for key, option in value.items() if key not in own_keys and key != "executor"}
     faults: list[Fault] = []
     for key, given in own.items():
         faults.extend(validate(_hint(Execution, key), given, document, (*path, key))[1])
@@ -221,6 +235,8 @@ def _execution(document: Document) -> tuple[Execution | None, list[Fault]]:
     except SecateursError as error:
         return None, [*faults, document.fault((*path, "executor"), str(error))]
     known = [entry.name for entry in fields(hint)]
+    # A key of both is the executor's too.
+    rest |= {key: value[key] for key in known if key in own}
     for key in rest.keys() - set(known):
         words = suggestion(key, ["executor", *known, *own_keys])
         faults.append(document.fault((*path, key), f"unknown key; {words}"))

@@ -64,7 +64,7 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     sizes = [f"{task.size(split)} {split}" for split in dict.fromkeys(("train", "search", task.calibration_split, "test"))]
     yield f"data: {', '.join(sizes)}"
     yield from task.check_data()
-    _check_trainings(stages, task, model)
+    _check_trainings(stages, task, model, config.execution.training_workers)
     outputs = _forward(task, model)
     yield f"forward pass: outputs of {outputs}"
     for split in dict.fromkeys(cast("tuple[Split, ...]", ("train", task.calibration_split, "test"))):
@@ -76,12 +76,13 @@ def preflight(config: Config, start: Start | None = None) -> Iterator[str]:
     yield from _chance(stages, task, model)
 
 
-def _check_trainings(stages: Iterable[PlacedStage], task: Task, model: nn.Module) -> None:
+def _check_trainings(stages: Iterable[PlacedStage], task: Task, model: nn.Module, workers: int) -> None:
     """Raise if a training's batches, recipe or name patterns don't fit the data and the network.
 
     Where weights are quantized, layers have other names than here, so that patterns are left to the training.
     """
     from evaluators.training.parameter_groups import require_named
+    from evaluators.training.ranks import require_ranks
     from evaluators.training.recipe import require_recipe
 
     quantized = False
@@ -95,6 +96,8 @@ def _check_trainings(stages: Iterable[PlacedStage], task: Task, model: nn.Module
                 )
             with named(".".join(filter(None, (placed.path, below)))):
                 require_recipe(training, task)
+                if not below:
+                    require_ranks(training, workers)
                 if not quantized:
                     optimizer = training.optimizer
                     require_named(model, optimizer.no_decay or (), optimizer.rates or {}, training.train_only or ())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from evaluators.training.checkpoint import unpack_checkpoint
 from evaluators.training.loop import EpochRecord, History, TrainingSettings, train
 from evaluators.training.moments import TrainingMoments
+from evaluators.training.ranks import require_ranks
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.run.steps import TRAINING
@@ -50,17 +52,22 @@ def train_network(
             bar.update(record.epoch, f"loss {record.loss:.3f}, {run.task.score_name} {record.search_score:.4f}")
             run.stopwatch.save()
 
-        history = train(
-            trained.model,
-            run.task,
-            settings,
-            seed=run.seed,
-            device=run.device,
-            checkpoint=run.training(TRAINING),
-            sparsifier=sparsifier,
-            teacher=teacher,
-            on_epoch=on_epoch,
-        )
+        if run.execution.training_workers > 1 and sparsifier is None:
+            history = _trained_together(trained, run, settings, on_epoch)
+        else:
+            if run.execution.training_workers > 1:
+                run.log.write(f"{run.label}: trains on one worker, where {type(sparsifier).__name__} decides")
+            history = train(
+                trained.model,
+                run.task,
+                settings,
+                seed=run.seed,
+                device=run.device,
+                checkpoint=run.training(TRAINING),
+                sparsifier=sparsifier,
+                teacher=teacher,
+                on_epoch=on_epoch,
+            )
     run.notes["history"] = [asdict(record) for record in history.epochs]
     run.notes["seconds"] = dict(history.seconds)
     if sparsifier is not None:
@@ -69,6 +76,35 @@ def train_network(
         run.notes["remark"] = sparsifier.remark
     moments = None if history.optimizer is None else TrainingMoments.of(history.optimizer, settings)
     return replace(trained, moments=moments), history
+
+
+def _trained_together(
+    network: Network, run: StageRun, settings: TrainingSettings, on_epoch: Callable[[EpochRecord], None]
+) -> History:
+    """Train ``network`` in place on several workers, and return its history."""
+    # Only a training that leaves this process needs what takes it there.
+    from search.executors.group_training import PackedTraining, packed
+    from search.executors.training_group import TrainingGroup
+
+    execution = run.execution
+    require_ranks(settings, execution.training_workers)
+    reference = run.reference if settings.distillation is not None else None
+    training = PackedTraining(
+        network=packed(network),
+        teacher=None if reference is None else packed(reference),
+        settings=settings,
+        seed=run.seed,
+        build_task=run.build_task,
+        fingerprint=run.task.fingerprint,
+        device=execution.device,
+        threads=execution.threads_per_trial,
+    )
+    group = TrainingGroup(execution, run.warn)
+    content, history = group.train(training, run.training(TRAINING), on_epoch)
+    network.model.load_state_dict(unpack_checkpoint(content)[0])
+    network.model.to(run.device).eval()
+    found: History = history
+    return found
 
 
 def sparsifier_note(sparsifier: Sparsifier) -> dict[str, Any]:

@@ -59,6 +59,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "rand_augment": (None, None, {}, {"operations": 1, "magnitude": 3}),
         "erasing": (None, None, 0.3),
         "shards": (None, None, 1),
+        "batch_norm": (None, None, "synchronized", "per_rank"),
         "train_only": (None, None, None, ["norms", "biases", "head"], ["features.0"], ["head"]),
     },
     "OptimizerSettings": {

@@ -1,0 +1,64 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from evaluators.training.loop import TrainingError
+from evaluators.training.optimizers import OptimizerSettings
+from evaluators.training.ranks import Ranks, _Normalized, require_ranks
+from evaluators.training.settings import TrainingSettings
+from tests.evaluators.training.ranks_apart import SETTINGS, trained
+from tests.paths import REPOSITORY
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_ranks_train_the_network_of_one(tmp_path, name):
+    command = [sys.executable, "-m", "tests.evaluators.training.ranks_apart", name]
+    places = [str(tmp_path / "store"), str(tmp_path / "result")]
+    ranks = [subprocess.Popen([*command, str(rank), "2", *places], cwd=REPOSITORY) for rank in (0, 1)]
+    assert [process.wait(300) for process in ranks] == [0, 0]
+    one = trained(name, Ranks())
+    found = [torch.load(tmp_path / f"result.{rank}") for rank in (0, 1)]
+    for key, expected in one.items():
+        torch.testing.assert_close(found[0][key], expected, rtol=1e-8, atol=1e-8)
+        assert torch.equal(found[0][key], found[1][key])
+    # What two ranks have saved is the end of the same training for one.
+    again = trained(name, Ranks(), tmp_path / "result.state")
+    assert all(torch.equal(again[key], found[0][key]) for key in one)
+
+
+def test_normalization_by_sums_is_that_of_torch():
+    inputs = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
+    outputs, mean, variance, count = _Normalized.apply(inputs, 1e-5, Ranks())
+    expected = nn.functional.batch_norm(inputs, None, None, training=True)
+    torch.testing.assert_close(outputs, expected)
+    weights = torch.randn_like(outputs)
+    (own,), (wanted,) = (torch.autograd.grad((one * weights).sum(), inputs) for one in (outputs, expected))
+    torch.testing.assert_close(own, wanted)
+    assert int(count) == 20
+    torch.testing.assert_close(variance, inputs.detach().var((0, 2), correction=0))
+    torch.testing.assert_close(mean, inputs.detach().mean((0, 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "message"),
+    [
+        ({"batch_size": 64}, 3, "batch_size: expected a multiple of the 3 training workers.*got 64; the nearest is 63"),
+        ({"batch_size": 2}, 4, "batch_size: .*got 2; the nearest is 4"),
+        ({"batch_size": 4, "batch_norm": "per_rank"}, 4, "batch_size: .*the nearest is 8"),
+        ({"batch_size": 64, "shards": 2}, 4, "shards: expected a multiple of the 4 training workers, got 2; the nearest is 4"),
+    ],
+)
+def test_sizes_that_ranks_do_not_divide_are_named(options, size, message):
+    with pytest.raises(TrainingError, match=message):
+        require_ranks(TrainingSettings(epochs=1, optimizer=OptimizerSettings(), **options), size)
+
+
+def test_batch_norm_and_shards_belong_together():
+    with pytest.raises(ValueError, match="^batch_norm: expected shards exactly"):
+        TrainingSettings(epochs=1, batch_norm="shards")
+    with pytest.raises(ValueError, match="^batch_norm: expected shards exactly"):
+        TrainingSettings(epochs=1, shards=2, batch_norm="per_rank")
