@@ -132,8 +132,14 @@ class FlowGraph:
             self.calls.setdefault(call.name, []).append(call)
         used = {id(tensor): flow.parameters.get(name) for name, tensor in _state(model)}
         names = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-        self._values = {name: used.get(id(tensor)) for name, tensor in names}
-        self._weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        self._values: dict[str, set[int]] = {}
+        for name, tensor in names:
+            if (value := used.get(id(tensor))) is not None:
+                for holder in _holders(name):
+                    self._values.setdefault(holder, set()).add(value)
+        weights = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        counted = [f"{name}." for name, own in macs.items() if own]
+        self._weighted = {holder for name in (*weights, *counted) for holder in _holders(name)}
 
     @cached_property
     def idle(self) -> set[int]:
@@ -176,15 +182,11 @@ class FlowGraph:
 
     def has_weight(self, name: str) -> bool:
         """Return True if a module has parameters or multiply-accumulates."""
-        prefix = f"{name}." if name else ""
-        return any(one.startswith(prefix) for one in self._weights) or any(
-            f"{one}.".startswith(prefix) for one, macs in self.macs.items() if macs
-        )
+        return name in self._weighted
 
     def used_elsewhere(self, name: str, dead: Collection[int]) -> bool:
         """Return True if a parameter or buffer of a module is read by what stays."""
-        prefix = f"{name}."
-        return any(value is not None and value not in dead for one, value in self._values.items() if one.startswith(prefix))
+        return any(value not in dead for value in self._values.get(name, ()))
 
     def _stubs(
         self, name: str, dead: set[int], passes: Mapping[int, int], whole: Collection[str]
@@ -269,6 +271,12 @@ def _sizes(call: Call, shape: tuple[int, ...]) -> list[Any]:
         path = next((path for path, (_, other) in alike if other[dim : dim + 1] == (size,)), None)
         found.append(size if path is None else [path, dim, size])
     return found
+
+
+def _holders(name: str) -> list[str]:
+    """Return the names of all modules that hold a tensor, but for the network itself."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[: place + 1]) for place in range(len(parts))]
 
 
 def _inside(name: str, holder: str) -> bool:
