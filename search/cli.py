@@ -153,23 +153,28 @@ def check(
     earlier: From = None,
     trust: Trust = None,
 ) -> None:
-    """Validate a configuration, and show every error at once with its place in the file; with --from, what would be reused."""
+    """Show every error of a configuration with its place, and estimate time, memory and disk; with --from, what is reused."""
     from search.config.extras import require_extras
 
     loaded = _load(config, overrides, trust)
     typer.echo(f"{config}: {len(loaded.stages)} stages: {', '.join(stage.name for stage in loaded.stages)}")
     require_extras(loaded.canonical())
     if model or earlier is not None:
+        from evaluators.training.hardware import torch_threads
         from search.output.remarks import network_remarks
+        from search.pipeline.estimate import Passage, estimate
         from search.pipeline.rehearsal import rehearse
         from search.pipeline.reuse import tell_reuse
         from search.pipeline.start import Start
 
         start = Start(loaded)
-        with network_remarks(lambda remark: typer.echo(f"note: {remark}")):
+        passages: list[Passage] = []
+        with network_remarks(lambda remark: typer.echo(f"note: {remark}")), torch_threads(loaded.execution.threads_per_trial):
             for line in tell_reuse(start, earlier):
                 typer.echo(line)
-            for line in rehearse(loaded, start) if model else ():
+            for line in rehearse(loaded, start, passages) if model else ():
+                typer.echo(line)
+            for line in estimate(loaded, start, passages) if model else ():
                 typer.echo(line)
     typer.echo("ok")
 

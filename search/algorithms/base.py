@@ -132,6 +132,11 @@ class Algorithm(ABC, Generic[S]):
         """True if there are no more proposals, whatever is told."""
 
     @property
+    def passes_per_trial(self) -> float:
+        """Measurements of a candidate that a trial comes to: more than 1 where a trial compares several."""
+        return 1.0
+
+    @property
     def budget(self) -> int | None:
         """Largest possible number of trials, for the estimated time of arrival; None if unknown."""
         return None

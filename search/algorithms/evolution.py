@@ -208,6 +208,11 @@ class Evolution(Algorithm[EvolutionSettings]):
         return self._over
 
     @property
+    def passes_per_trial(self) -> float:
+        """Measurements of a generation, in those of a candidate in the last step."""
+        return self._settings.passes
+
+    @property
     def budget(self) -> int | None:
         """Number of generations, and the first and the last comparison with the starting points."""
         return None if self._settings.generations is None else self._settings.generations + 2

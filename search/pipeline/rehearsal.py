@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from search.algorithms.encoding.channel_encoding import UnreachableTargetError
 from search.output.progress import Log
+from search.pipeline.estimate import Passage
 from search.pipeline.preflight import named, preflight
 from search.pipeline.start import Start
 from search.run.stage_run import DryRun, device_of
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from search.config.loading import Config
 
 
-def rehearse(config: Config, start: Start | None = None) -> Iterator[str]:
+def rehearse(config: Config, start: Start | None = None, passages: list[Passage] | None = None) -> Iterator[str]:
     """Check a whole run before anything is written, and yield a line per check that passed.
 
     Behind a search, stages are checked on the network of one of its candidates, whose structure is about the one they will get.
@@ -25,6 +26,7 @@ def rehearse(config: Config, start: Start | None = None) -> Iterator[str]:
     Args:
         config: The configuration.
         start: Task, network and spaces, for a run that goes on with what is built here.
+        passages: Filled with the stages and the networks on which they were checked, and with times; None to time nothing.
 
     Raises:
         SecateursError: The run can't work as configured.
@@ -49,6 +51,7 @@ def rehearse(config: Config, start: Start | None = None) -> Iterator[str]:
             smaller=smaller,
             built=start.built,
             following=following_training(stages, placed.index),
+            timed=passages is not None,
         )
         try:
             with named(placed.step):
@@ -59,6 +62,8 @@ def rehearse(config: Config, start: Start | None = None) -> Iterator[str]:
             # Nothing more can be said of what comes behind.
             return
         yield from run.passed
+        if passages is not None:
+            passages.append(Passage(placed, network, tuple(run.seconds)))
         smaller = smaller or stage.removes
         unknown = unknown or (stage.removes and checked is network)
         network = checked

@@ -146,10 +146,14 @@ class DryRun(StageContext):
     Attributes:
         smaller: True behind a stage that removes something, so that a target may be out of reach for reasons of that stage.
         passed: A line per check that passed, for a person.
+        timed: True where the check also times, on this machine, what the stage will do.
+        seconds: What the stage will do, and the estimated seconds of each.
     """
 
     smaller: bool = False
     passed: list[str] = field(default_factory=list)
+    timed: bool = False
+    seconds: list[tuple[str, float]] = field(default_factory=list)
 
     def tell(self, text: str) -> None:
         """Add a line on a check that passed, to be shown."""

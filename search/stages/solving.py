@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from search.output.numbers import format_percent
-from search.run.stage_run import DryRun, StageRun
+from search.run.stage_run import DENSE, DryRun, StageRun
 from search.run.steps import RECONSTRUCTION
 from spaces.base import Solve
 from spaces.channels.surgery import Cut
@@ -39,7 +39,9 @@ def cuts_among(transformations: Iterable[Mapping[str, Any]]) -> Iterator[Cut]:
             yield from cuts_among(one["steps"])
 
 
-def tell_costs(dense: nn.Module, small: nn.Module, run: DryRun, settings: ReconstructionSettings) -> None:
+def tell_costs(
+    dense: nn.Module, small: nn.Module, run: DryRun, settings: ReconstructionSettings, baselines: Sequence[str] = ()
+) -> None:
     """Tell, in a check, about how long a reconstruction takes and how much memory it needs at most.
 
     Args:
@@ -47,6 +49,7 @@ def tell_costs(dense: nn.Module, small: nn.Module, run: DryRun, settings: Recons
         small: A network with as many channels as those that will be solved.
         run: What a check may use.
         settings: Options.
+        baselines: Baselines that are solved, too.
     """
     task = run.task
     samples = task.size(task.calibration_split)
@@ -58,6 +61,8 @@ def tell_costs(dense: nn.Module, small: nn.Module, run: DryRun, settings: Recons
         settings,
         samples,
     )
+    networks = 1 + sum(name != DENSE for name in baselines)
+    run.seconds.append((f"reconstruction of {networks} network{'s' if networks > 1 else ''}", networks * found.seconds))
     run.tell(f"reconstruction: about {found.seconds:.0f} s and {found.bytes / 2**20:.0f} MB for every network")
     if settings.steps:
         several = f"{found.blocks} block{'s' if found.blocks > 1 else ''}, for {settings.steps} steps each"

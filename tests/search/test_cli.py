@@ -99,6 +99,7 @@ def test_check_says_what_it_found() -> None:
     assert "outputs of shape (2, 10)" in result.output
     assert "macs <= 40% is within reach" in result.output
     assert result.output.endswith("ok\n")
+    assert "estimate for this machine as busy as now: " in result.output
 
 
 def test_inspect_shows_groups_what_is_frozen_and_costs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -46,6 +47,7 @@ from search.study.study import Study
 from search.study.trial import Proposal, Trial
 from search.study.trial_note import costs_of
 from spaces.base import Solve
+from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from spaces.execution.batch import to_device
 from spaces.files.atomic import replace_file
@@ -53,6 +55,9 @@ from spaces.quantization.cost import average_weight_bits
 
 LIMITS = ("generations", "evaluations", "seconds")
 """Options of an algorithm or a budget that say how long a search goes on."""
+
+TIMED_SAMPLES = 512
+"""Samples on which a candidate is timed in a check."""
 
 GREEDY = {
     "uniform": uniform,
@@ -144,7 +149,7 @@ class Search(Stage[SearchSettings]):
         if self.settings.score_limits:
             context = halfway(context, self.settings)
         context.evaluator.require_training()
-        context.algorithm(self.settings, run.seed)
+        algorithm = context.algorithm(self.settings, run.seed)
         if self.settings.finalists is not None and self.settings.finalists.steps:
             tell_steps(self.settings.finalists, run)
         for name in self.settings.baselines:
@@ -152,12 +157,36 @@ class Search(Stage[SearchSettings]):
                 GREEDY[name](at_final(context, self.settings).problem)
         space = context.problem.space
         candidate = next(iter(context.problem.starts), None) or space.sample(np.random.default_rng(run.seed))
+        if run.timed and self.settings.training is None and not self.settings.score_limits:
+            self._tell_time(context, algorithm, candidate, run)
         settings = self.settings.reconstruct
         if settings is not False and space.channels is not None and self.settings.training is None:
-            space.reconstruct(network.model, candidate, lambda small, cut: tell_costs(network.model, small, run, settings))
+            space.reconstruct(
+                network.model, candidate, lambda small, cut: tell_costs(network.model, small, run, settings, self.baselines)
+            )
         return Network(
             space.realize(context.evaluator.model, candidate), (*network.transformations, space.transformation(candidate))
         )
+
+    def _tell_time(self, context: SearchContext, algorithm: Algorithm[Any], candidate: Candidate, run: DryRun) -> None:
+        """Time one candidate on a part of the samples, and note the seconds of the whole search, and of a random baseline."""
+        limits = [limit for limit in (algorithm.budget, self.settings.budget.evaluations) if limit is not None]
+        seconds = self.settings.budget.seconds
+        asked = next((proposal for proposal in algorithm.ask(1)), Proposal(candidate))
+        share = 1.0 if asked.step is not None else min(1.0, TIMED_SAMPLES / run.task.size("search"))
+        proposal = replace(asked, fidelity=share, warm_start=None)
+        context.evaluator.measure(proposal)
+        began = time.perf_counter()
+        made = context.evaluator.build(proposal)
+        built = time.perf_counter()
+        context.evaluator.score(made.model, proposal)
+        one = built - began + (time.perf_counter() - built) / share
+        whole = one * algorithm.passes_per_trial * min(limits) if limits else seconds
+        if whole is not None:
+            whole = whole if seconds is None else min(whole, seconds)
+            run.seconds.append((f"at most {min(limits)} trials" if limits else "trials", whole))
+            if "random" in self.settings.baselines:
+                run.seconds.append(("random search beside it", whole))
 
     def _check_goals(self, network: Network, run: DryRun) -> None:
         """Check that the space has decisions, that all goals are measured, and that targets are within reach."""
