@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +24,14 @@ from spaces.execution.batch import (
     to_device,
 )
 from spaces.execution.evaluation_mode import evaluation_mode
+from spaces.execution.replay import Recording
 from spaces.layers.batch_norm import batch_statistics
 
 MOST_BYTES = 2**30
 """Most bytes of the stored outputs, and of the inputs that belong to them."""
+
+MOST_RECORDED = 2**29
+"""Most bytes of the outputs of layers that networks with the same beginning share."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,28 @@ class ReferenceOutputs:
         """Return the number of samples held."""
         return sum(map(len, self._chunks))
 
-    def distances(self, model: nn.Module, places: Tensor, own_statistics: bool = False) -> Tensor:
+    def record(self, model: nn.Module, places: Tensor) -> list[Recording]:
+        """Return what the layers of a network give on samples, batch by batch, for :meth:`distances` of networks like it.
+
+        Args:
+            model: The network, in evaluation mode meanwhile; left unchanged.
+            places: Places of samples, int64 of shape ``(M,)``.
+        """
+        most = MOST_RECORDED / max(1, -(-len(places) // self._batch_size))
+        with evaluation_mode(model), torch.inference_mode():
+            return [Recording(model, self._run_on(inputs), most) for inputs, _ in self._batches(places)]
+
+    def distances(
+        self, model: nn.Module, places: Tensor, own_statistics: bool = False, recorded: Sequence[Recording] = ()
+    ) -> Tensor:
         """Return the distance of a network's outputs from the stored ones, float64 of shape ``(M,)``, in no stated order.
 
         Args:
             model: The network, in evaluation mode meanwhile; left unchanged.
             places: Places of samples, int64 of shape ``(M,)``.
             own_statistics: Let BatchNorm layers whose statistics are not kept take those of each batch.
+            recorded: What :meth:`record` has returned for the same places: what the network has in common with the one that
+                was recorded is not run again.
 
         Raises:
             MeasurementError: Its outputs have other shapes.
@@ -107,10 +127,15 @@ class ReferenceOutputs:
         found = []
         mode = batch_statistics if own_statistics else evaluation_mode
         with mode(model), torch.inference_mode():
-            for inputs, stored in self._batches(places):
-                outputs = self._task.forward(model, to_device(inputs, self._device, channels_last=True))
+            for number, (inputs, stored) in enumerate(self._batches(places)):
+                with recorded[number].shared_with(model) if recorded else nullcontext():
+                    outputs = self._run_on(inputs)(model)
                 found.append(self._distance.of(outputs, stored).double().cpu())
         return torch.cat(found)
+
+    def _run_on(self, inputs: Nested) -> Callable[[nn.Module], Any]:
+        """Return what runs a network on a batch."""
+        return lambda model: self._task.forward(model, to_device(inputs, self._device, channels_last=True))
 
     def _batches(self, places: Tensor) -> Iterator[tuple[Nested, Sequence[Tensor]]]:
         first = 0

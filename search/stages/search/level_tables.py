@@ -107,12 +107,17 @@ class LevelTables:
         table = _known(file, made_with)
         if set(table) != set(levels):
             self.log("measuring the divergence of every level")
-            dense = ReferenceOutputs(self._realized(whole), self.task, "train", images, "auto", BATCH, self.device)
+            network = self._realized(whole)
+            dense = ReferenceOutputs(network, self.task, "train", images, "auto", BATCH, self.device)
             places = torch.arange(len(dense))
+            # A level changes what lies behind its first layer alone.
+            recorded = dense.record(network, places)
             for name in levels:
                 if name not in table:
                     one_changed = (whole.joined(Candidate({name: level})) for level in levels[name][:-1])
-                    values = [float(dense.distances(self._realized(one), places).mean()) for one in one_changed]
+                    values = [
+                        float(dense.distances(self._realized(one), places, recorded=recorded).mean()) for one in one_changed
+                    ]
                     table[name] = [*values, 0.0]
                     _keep(file, made_with, table)
         return {name: table[name] for name in levels}

@@ -69,12 +69,12 @@ def test_divergence_falls_to_nothing_and_goes_on_behind_a_kill(
     file.unlink()
     left = 4
 
-    def killed(outputs: ReferenceOutputs, model: nn.Module, places: Tensor) -> Tensor:
+    def killed(outputs: ReferenceOutputs, model: nn.Module, places: Tensor, **options: Any) -> Tensor:
         nonlocal left
         left -= 1
         if left < 0:
             raise KeyboardInterrupt
-        return measured(outputs, model, places)
+        return measured(outputs, model, places, **options)
 
     monkeypatch.setattr(ReferenceOutputs, "distances", killed)
     with pytest.raises(KeyboardInterrupt):
