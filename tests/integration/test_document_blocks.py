@@ -104,6 +104,17 @@ def test_a_task_in_a_document_is_valid(block: CodeBlock, tmp_path: Path) -> None
     assert load(config).task is not None
 
 
+EXECUTIONS = [block for block in BLOCKS if block.text.strip().startswith("execution:")]
+
+
+@pytest.mark.parametrize("block", EXECUTIONS, ids=str)
+def test_an_execution_in_a_document_is_valid(block: CodeBlock, tmp_path: Path) -> None:
+    config = tmp_path / "shown.yaml"
+    task = "task: {model: {factory: spaces.networks.digits_cnn}, data: digits}"
+    config.write_text(f"name: shown\n{task}\n{textwrap.dedent(block.text)}\nstages: [train: {{epochs: 1}}]\n")
+    assert load(config).execution is not None
+
+
 def test_a_marker_is_read_and_its_absence_is_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("Words: <!-- not run: no reason -->\n\n    a call\n\nMore words:\n```\nanother\n```\n")

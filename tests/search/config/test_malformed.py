@@ -269,9 +269,10 @@ def test_a_sampler_that_breeds_nothing_needs_no_budget_for_a_generation(tmp_path
         ({"images": 1}, "stages.0.search.reconstruct.images: expected at least 2, got 1"),
         (
             {"imagez": 9},
-            "stages.0.search.reconstruct.imagez: unknown key; did you mean 'images'? known: images, positions, damping, sums",
+            "stages.0.search.reconstruct.imagez: unknown key; did you mean 'images'? "
+            "known: images, positions, damping, sums, steps",
         ),
-        (True, "expected a mapping with keys of: images, positions, damping, sums or false, got True"),
+        (True, "expected a mapping with keys of: images, positions, damping, sums, steps or false, got True"),
     ],
 )
 def test_settings_that_false_switches_off_are_one_fault(tmp_path: Path, given: Any, words: str) -> None:
