@@ -14,7 +14,7 @@ from evaluators.training.checkpoint import Checkpoint, pack_checkpoint, unpack_c
 from evaluators.training.loop import EpochRecord, History, train
 from evaluators.training.ranks import Ranks
 from evaluators.training.settings import TrainingSettings
-from search.executors.shipment import ShipmentError
+from search.executors.shipment import same_task
 from search.run.network import Network, restore
 from search.run.stage_run import device_of
 
@@ -50,12 +50,7 @@ class PackedTraining:
             ShipmentError: Model or data are not the driver's.
         """
         torch.set_num_threads(self.threads)
-        task = self.build_task()
-        if task.fingerprint != self.fingerprint:
-            raise ShipmentError(
-                f"a training worker has another model or other data than the driver: task has fingerprint {task.fingerprint} "
-                f"there and {self.fingerprint} here; every node needs the same checkpoint, data and code"
-            )
+        task = same_task(self.build_task, self.fingerprint)
         teacher = None if self.teacher is None else unpacked(self.teacher, task)
         device = device_of(self.device)
         return RankTraining(unpacked(self.network, task), teacher, task, self.settings, self.seed, device)

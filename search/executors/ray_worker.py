@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import queue
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.executors.base import Evaluate, Job
+from search.executors.driver_place import take_over
 from search.study.trial import Trial
 
 if TYPE_CHECKING:
@@ -43,9 +42,7 @@ class RayWorker:
     """
 
     def __init__(self, folder: str, paths: Sequence[str]) -> None:
-        if Path(folder).is_dir():
-            os.chdir(folder)
-        sys.path.extend(path for path in paths if path not in sys.path)
+        take_over(folder, paths)
         # Jobs have a thread of their own, so that the epochs of a training can be handed out while it goes on.
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._evaluate: Evaluate | None = None

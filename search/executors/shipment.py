@@ -76,12 +76,7 @@ class Shipment:
             ShipmentError: Model or data are not the driver's.
         """
         torch.set_num_threads(self.threads)
-        task = self.build_task()
-        if task.fingerprint != self.fingerprint:
-            raise ShipmentError(
-                f"a worker on {os.uname().nodename} has another model or other data than the driver: task has fingerprint "
-                f"{task.fingerprint} there and {self.fingerprint} here; every node needs the same checkpoint, data and code"
-            )
+        task = same_task(self.build_task, self.fingerprint)
         device = torch.device(self.device)
         tensors, data = unpack_checkpoint(self.network)
         network = restore(task, data["transformations"], tensors)
@@ -91,6 +86,25 @@ class Shipment:
         reader = _Reader(io.BytesIO(self.evaluator), kept, _parts(network), placed)
         evaluator: Evaluation = reader.load()
         return evaluator.evaluate
+
+
+def same_task(build_task: Callable[[], Task], fingerprint: str) -> Task:
+    """Return the driver's task, built in this process.
+
+    Args:
+        build_task: Returns the task; it finds its data where this process is.
+        fingerprint: The fingerprint of the driver's.
+
+    Raises:
+        ShipmentError: Model or data are others here.
+    """
+    task = build_task()
+    if task.fingerprint != fingerprint:
+        raise ShipmentError(
+            f"a worker on {os.uname().nodename} has another model or other data than the driver: task has fingerprint "
+            f"{task.fingerprint} there and {fingerprint} here; every node needs the same checkpoint, data and code"
+        )
+    return task
 
 
 def ship(

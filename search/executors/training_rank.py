@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import queue
 import socket
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.executors.driver_place import take_over
 from search.executors.ray_worker import SentCheckpoint, TrainedSoFar
 from spaces.errors import SecateursError, error_line
 
@@ -57,9 +56,7 @@ class TrainingRank:
     """
 
     def __init__(self, folder: str, paths: Sequence[str]) -> None:
-        if Path(folder).is_dir():
-            os.chdir(folder)
-        sys.path.extend(path for path in paths if path not in sys.path)
+        take_over(folder, paths)
         # The thread of the training; this one hands out what it tells, and shows that the process is alive.
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._work: Work | None = None

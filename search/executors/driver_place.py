@@ -1,0 +1,20 @@
+"""The driver's working folder and import paths in another process. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def take_over(folder: str, paths: Sequence[str]) -> None:
+    """Work in the driver's folder, where this machine has it, and find modules of the user's own as the driver does.
+
+    Args:
+        folder: The driver's working folder, in which relative paths are looked for.
+        paths: The driver's import paths.
+    """
+    if Path(folder).is_dir():
+        os.chdir(folder)
+    sys.path.extend(path for path in paths if path not in sys.path)
