@@ -86,6 +86,7 @@ def uninterrupted(recorded: Callable[[str], Path]) -> Path:
     return recorded(SHORT)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_again_and_again_loses_nothing(disk: Disk, uninterrupted: Path, tmp_path: Path) -> None:
     config, folder = load(write_config(tmp_path, SHORT)), disk.path / "tiny"
     report, size, messages = None, 4 * 1024, []

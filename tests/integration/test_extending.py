@@ -140,6 +140,7 @@ def test_they_are_listed() -> None:
     assert "Largest absolute value that a weight may keep" in re.sub(r"[\s│|]+", " ", described)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_all_of_them_runs_to_its_report(site: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text(CONFIG)

@@ -118,6 +118,7 @@ def test_the_exports_have_no_connected_activations(finished: tuple[Path, dict[st
     assert fuse_program(program)[1].merges == ()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_alike(finished: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     import shutil
 

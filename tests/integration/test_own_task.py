@@ -21,6 +21,7 @@ SMALLER = (
 )
 
 
+@pytest.mark.slow
 def test_shapes_are_found_by_a_smaller_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(REPOSITORY), *sys.path])
     folder = tmp_path / "shapes"

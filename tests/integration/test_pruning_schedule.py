@@ -55,6 +55,7 @@ class Kill(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_search_over_the_schedule_ends_the_same_when_killed_inside_a_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

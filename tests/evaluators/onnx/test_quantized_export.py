@@ -45,7 +45,7 @@ def test_biases_of_dead_channels_fit_in_32_bits(tmp_path: Path, dead: float) -> 
     assert float((answer - expected).abs().max()) <= 0.01 * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("bits", [pytest.param(3, marks=pytest.mark.slow), 8])
 def test_torch_exports_a_packed_network(tmp_path: Path, bits: int) -> None:
     network, path = stored(bits), tmp_path / "small.onnx"
     with quiet(), warnings.catch_warnings():

@@ -32,7 +32,7 @@ def traces(model, batches, seed=0, weights=None, loss=F.cross_entropy, **setting
     return hessian_traces(model, weights, batches, loss, call, generator, TraceSettings(**settings) if settings else None)
 
 
-@pytest.mark.parametrize("network", ["mlp", "attention"])
+@pytest.mark.parametrize("network", ["mlp", pytest.param("attention", marks=pytest.mark.slow)])
 def test_equals_the_trace_of_the_whole_hessian(network):
     model = seeded(mlp if network == "mlp" else Attention)
     batches = batches_of(4 if network == "mlp" else 12, sizes=(2, 2, 2, 1))

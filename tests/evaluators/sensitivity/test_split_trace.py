@@ -29,7 +29,7 @@ def traces(model, batches, weights=None, loss=F.cross_entropy, seed=0, **setting
     return split_traces(model, weights, batches, loss, call, torch.Generator().manual_seed(seed), chosen)
 
 
-@pytest.mark.parametrize("network", ["mlp", "attention"])
+@pytest.mark.parametrize("network", ["mlp", pytest.param("attention", marks=pytest.mark.slow)])
 def test_equals_the_trace_of_the_whole_hessian(network):
     model = seeded(mlp if network == "mlp" else Attention)
     batches = batches_of(4 if network == "mlp" else 12, sizes=(2, 2, 2, 1))

@@ -42,6 +42,7 @@ def test_starts_from_the_greedy_masks_and_beats_random_search(encoding, objectiv
     assert reached > max(fitness(make(problem), 1.0)["top1"] for make in (uniform, global_magnitude)) + 0.005
 
 
+@pytest.mark.slow
 def test_mask_encoding_goes_beyond_what_thresholds_can_reach():
     problem = problem_of(MEDIUM, 0.4)
     fitness = Interacting(problem, strength=2.0)

@@ -57,6 +57,7 @@ def test_candidates_are_legal_keep_every_target_and_follow_from_the_seed(name: s
     assert front(trials, problem)
 
 
+@pytest.mark.slow
 def test_the_genetic_search_is_ahead_of_its_starts_and_of_chance() -> None:
     problem = mixed_problem(SPACE, **SHARES)
     fitness = Saturating(problem)

@@ -78,6 +78,7 @@ def test_it_beats_chance_on_decisions_of_every_kind(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.slow
 def test_it_finds_better_masks_than_a_uniform_ratio(sampler):
     for seed in (0,):
         problem = problem_of(SyntheticSpace([12, 16, 16]), 0.5, seed=seed)

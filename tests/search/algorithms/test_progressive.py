@@ -37,6 +37,7 @@ def cases():
         yield space, bit_problem(space, size_bytes=share)
 
 
+@pytest.mark.slow
 def test_ends_near_the_integer_programme_where_raw_omega_does_not():
     per_saving = [excess(space, problem) for space, problem in cases()]
     raw = [excess(space, problem, indicator="raw", candidates=8) for space, problem in cases()]
@@ -124,6 +125,7 @@ def test_a_failed_training_gives_way_to_the_next_best():
     assert set(tried) <= set(judged)
 
 
+@pytest.mark.slow
 def test_refining_lowers_omega_within_the_target():
     space = BitSpace(8)
     problem = bit_problem(space, size_bytes=0.45)

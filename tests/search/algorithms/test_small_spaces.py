@@ -34,6 +34,7 @@ def test_finds_the_true_optimum_of_a_dozen_bits(seed):
 
 
 @pytest.mark.parametrize(("target", "seed"), [(0.5, 0), (0.5, 1), (0.5, 2), (None, 0), (None, 1), (None, 2)])
+@pytest.mark.slow
 def test_nsga2_finds_the_true_front_of_a_dozen_bits(seed, target):
     problem = problem_of(DOZEN, target, [TOP1, MACS], seed=seed)
     fitness = Interacting(problem, seed, strength=3.0)

@@ -151,7 +151,10 @@ def test_rungs_train_on_from_the_end_of_the_rung_before(tmp_path: Path) -> None:
     assert kept(tmp_path / "rungs") == [5]
 
 
-@pytest.mark.parametrize(("rung", "epoch"), [(0, 0), (1, 1), (2, 2)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(("rung", "epoch"), [(1, 1), pytest.param(0, 0, marks=SLOW), pytest.param(2, 2, marks=SLOW)])
 def test_a_kill_within_a_rung_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rung: int, epoch: int) -> None:
     whole = serially(tmp_path / "whole", tmp_path / "whole.log", Rungs)
     strength = whole[5].proposal.candidate.values["strength"]

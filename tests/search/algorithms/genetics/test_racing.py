@@ -26,6 +26,7 @@ def search(problem, racing, seed, generations=14):
 
 
 @pytest.mark.parametrize("objectives", [[TOP1], [TOP1, MACS]], ids=["one objective", "front"])
+@pytest.mark.slow
 def test_racing_reaches_the_same_end_with_two_fifths_of_the_effort(objectives):
     efforts, scores, volumes = [], [], []
     for seed in range(3):
@@ -46,6 +47,7 @@ def test_racing_reaches_the_same_end_with_two_fifths_of_the_effort(objectives):
     assert raced_volume >= 0.97 * full_volume
 
 
+@pytest.mark.slow
 def test_spending_the_saved_effort_without_racing_is_worse():
     problems = [problem_of(SPACE, 0.4, [TOP1], seed, IMAGES) for seed in range(3)]
     raced, cut = [], []
