@@ -107,7 +107,12 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "exclude": LAYERS,
         "max_ratio": SHARES,
     },
-    "ReconstructionSettings": {"images": (2, 16, 768), "positions": (2, 500, 32768), "damping": (1e-6, 1e-2, 1.0)},
+    "ReconstructionSettings": {
+        "images": (2, 16, 768),
+        "positions": (2, 500, 32768),
+        "damping": (1e-6, 1e-2, 1.0),
+        "steps": (0, 2),
+    },
     "LevelSettings": {"steps": (2, 5, 16), "images": (2, 32), "divergence_images": (2, 16)},
     "ChannelMaskSettings": {
         "compensate": (True, False, "channel"),
@@ -220,8 +225,12 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "steps": (1, 3),
         "refine": (0, 2),
     },
+    "DepthSettings": {"max_removed": (None, 1, 3), "include": LAYERS, "exclude": LAYERS},
     "SearchSettings": {
         "target": ({},),
+        "rounds": (1, 1, 2),
+        "iterations": ([], [], ["90%", "80%"]),
+        "passes": (None,),
         "baselines": (
             [],
             ["uniform"],
@@ -270,6 +279,7 @@ ALGORITHMS = {
     "channel_mask": ("genetic", "genetic", "optuna", "random"),
     "filter_ratio": ("genetic", "optuna", "random"),
     "pruning_schedule": ("optuna",),
+    "depth": ("genetic", "optuna", "random"),
     "bit_width": ("genetic", "optuna", "random", "integer_program", "progressive"),
     "joint": ("genetic", "genetic", "optuna", "random"),
 }

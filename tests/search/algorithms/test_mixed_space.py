@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_the_genetic_search_is_ahead_of_its_starts_and_of_chance() -> None:
     found = {}
     for name in ("genetic", "random"):
         options = {"evaluations": 150, **({"generations": None, "racing": None} if name == "genetic" else {})}
-        trials = drive(make(name, Problem(**{**vars(problem), "starts": mixed_starts(problem)}), **options), fitness)
+        trials = drive(make(name, replace(problem, starts=mixed_starts(problem)), **options), fitness)
         chosen = best(trials, problem)
         assert chosen is not None
         found[name] = chosen.metrics["top1"]
@@ -147,7 +148,7 @@ def test_starts_keep_the_targets_and_come_first() -> None:
     kept = [sum(str(v).count("1") for v in one.values.values() if isinstance(v, str)) for one in starts]
     assert max(kept) > 1.5 * min(kept)
     assert all(problem.violation(SPACE.costs(one)) == 0.0 for one in starts)
-    given = Problem(**{**vars(problem), "starts": starts})
+    given = replace(problem, starts=starts)
     for name in ("genetic", "optuna"):
         first = make(name, given).ask(2)
         assert [proposal.candidate for proposal in first] == starts[:2]

@@ -182,7 +182,7 @@ def test_a_check_tells_up_to_how_many_samples_a_pass_solves_many_layers(
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(HEAD + TRAIN)
     task, told = load_config(tmp_path / "tiny.yaml").build_task(), []
-    check: Any = SimpleNamespace(task=task, device=torch.device("cpu"), tell=told.append)
+    check: Any = SimpleNamespace(task=task, device=torch.device("cpu"), tell=told.append, seconds=[])
     solving.tell_costs(task.build(), task.build(), check, ReconstructionSettings(images=40))
     assert len(told) == 1
     solving.tell_costs(task.build(), task.build(), check, ReconstructionSettings(images=40, steps=5))
@@ -193,6 +193,7 @@ def test_a_check_tells_up_to_how_many_samples_a_pass_solves_many_layers(
     solving.tell_costs(task.build(), task.build(), check, ReconstructionSettings(images=40))
     assert len(told) == 3
     assert "a pass over its 40 samples; with images: 30 or fewer" in told[2]
+    assert [what for what, _ in check.seconds] == ["reconstruction of 1 network"] * 3
 
 
 PRUNING = "sparsifier: {name: probabilistic, macs: 0.5, largest: 0.5, share: 1.0}, epochs: 1, batch_size: 50"
