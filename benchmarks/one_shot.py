@@ -108,13 +108,16 @@ def compute(case: Case) -> list[dict[str, Any]]:
     for name, algorithm, random in case.searches():
         for solved in (True, False):
             words = f"{bench.model}-{bench.seed}-{case.target:g}-{name.replace(', ', '-').replace(' ', '-')}-{solved}"
-            start = time.process_time()
-            baselines = [*(["uniform", "integer_program"] if name == "evolution" else []), *(["random"] if random else [])]
-            report = _run(case, words, algorithm, solved, baselines)
-            ending = ", reconstructed" if solved else ""
-            rows = {name: report["result"], **report["baselines"]}
-            for role, row in rows.items():
-                found.append(_row(case, role + ending, row["top1"], row["macs"], dense, time.process_time() - start))
+            path = bench.folder / f"{words}.json"
+            if not path.exists():
+                start = time.process_time()
+                baselines = [*(["uniform", "integer_program"] if name == "evolution" else []), *(["random"] if random else [])]
+                report = _run(case, words, algorithm, solved, baselines)
+                ending, seconds = ", reconstructed" if solved else "", time.process_time() - start
+                rows = {name: report["result"], **report["baselines"]}
+                made = [_row(case, role + ending, row["top1"], row["macs"], dense, seconds) for role, row in rows.items()]
+                write_json(path, {"rows": made})
+            found += json.loads(path.read_text())["rows"]
     return found
 
 
