@@ -165,6 +165,11 @@ BEYOND: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "execution.address: ",
         ["execution.address=10.0.0.1:6379"],
     ),
+    "a tracker": (
+        config(execution={"trackers": [{"name": "mlflow", "uri": "http://evil.example"}]}),
+        "execution.trackers: ",
+        ["execution.trackers=[tensorboard]"],
+    ),
     "a file": (
         search(evaluate=["accuracy", "cost", {"latency": {"cache": "/root/.profile"}}]),
         "stages.0.search.evaluate.2.latency.cache: ",
