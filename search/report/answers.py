@@ -41,9 +41,10 @@ def answer_section(report: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     samples = sum(entry["samples"] for entry in found["classes"])
     changed = found["became_wrong"] + found["became_right"] + found["other"]
+    answers = "answer" if changed == 1 else "answers"
     text = (
         f"Of {samples:,} test samples {found['became_wrong']:,} were right before and are wrong now, {found['became_right']:,} "
-        f"the other way round; {changed:,} answers changed in all ({format_percent(changed / samples)})."
+        f"the other way round; {changed:,} {answers} changed in all ({format_percent(changed / samples)})."
     )
     return {
         "text": text,

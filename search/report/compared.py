@@ -20,7 +20,8 @@ def compared_answers(before: Mapping[str, Any] | None, after: Mapping[str, Any] 
     Returns:
         ``became_wrong``, ``became_right`` and ``other`` (both wrong, in two ways): numbers of samples; ``classes``: per class
         ``label``, ``samples``, ``before`` and ``after``, the samples that were right; ``confusions``: ``label``, ``guess``,
-        ``before`` and ``after``, the samples of a class that were taken for another one; ``samples``: some that changed.
+        ``before`` and ``after``, the samples of a class that were taken for another one, where the two numbers differ;
+        ``samples``: some that changed.
     """
     if before is None or after is None or before["labels"] != after["labels"]:
         return None
@@ -30,7 +31,7 @@ def compared_answers(before: Mapping[str, Any] | None, after: Mapping[str, Any] 
     now = Counter(label for label, _, last in triples if last == label)
     confused = [Counter((row[0], row[place]) for row in triples if row[place] != row[0]) for place in (1, 2)]
     pairs = sorted(
-        {*confused[0], *confused[1]},
+        (pair for pair in {*confused[0], *confused[1]} if confused[0][pair] != confused[1][pair]),
         key=lambda pair: (-abs(confused[1][pair] - confused[0][pair]), -confused[1][pair], pair),
     )
     return {

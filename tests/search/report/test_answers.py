@@ -35,6 +35,8 @@ def test_answers_before_and_after_are_counted_by_change_by_class_and_by_confusio
         {"label": 1, "samples": 3, "before": 1, "after": 0},
     ]
     assert found["confusions"][0] == {"label": 1, "guess": 0, "before": 1, "after": 3}
+    same = compared(guesses=[0, 1, 1, 0, 2])
+    assert same["confusions"] == [], "only those whose number changed"
     assert compared(labels=[0, 0, 1, 1, 0]) == {}
     assert compared_answers(None, {"labels": []}) is None
 
