@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.channel_gram import folded_uniform
 from benchmarks.pruning_bench import CPU, Bench, Sizes
@@ -142,15 +143,17 @@ def _run(case: Case, name: str, algorithm: Mapping[str, Any], solved: bool, base
     return run_stages(bench, name, [{"search": search}])
 
 
-def run_stages(bench: Bench[Sizes], name: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
+def run_stages(bench: Bench[Sizes], name: str, stages: list[dict[str, Any]], earlier: str | None = None) -> dict[str, Any]:
     """Return the report of a run of the product on a checkpoint, gone on with where it was begun.
 
-    Tables of levels that another run on the checkpoint has measured with the same settings are taken over.
+    Tables of levels that another run on the checkpoint has measured with the same settings are taken over, or all steps of
+    ``earlier`` that are the same.
 
     Args:
         bench: Model, seed, sizes, data and folder.
         name: Name of the run folder.
         stages: The pipeline, as in a configuration.
+        earlier: Name of another run folder; None for none.
     """
     checkpoint = bench.checkpoint_path.resolve()
     model = {"factory": f"spaces.networks.{bench.model}", "arguments": {"in_channels": 1, "classes": 10}}
@@ -169,26 +172,34 @@ def run_stages(bench: Bench[Sizes], name: str, stages: list[dict[str, Any]]) -> 
     path = bench.folder / f"{name}.yaml"
     path.write_text(to_yaml(config))
     runs = bench.folder / "runs"
+    if earlier is not None:
+        return run(load(path), runs / name, earlier=runs / earlier)
     others = sorted(folder for folder in runs.glob(f"{bench.model}-{bench.seed}-*") if folder.name != name)
     return run(load(path), runs / name, tables=SearchTables(others, "0-search") if others else None)
 
 
 def _peer(name: str, case: Case) -> tuple[float, float]:
     """Return test top-1 and MACs of a peer's network."""
+    model, task = peer_network(name, case.bench, case.target), case.bench.task()
+    return measure(model, task, "test")["top1"], count_costs(model, task.example_inputs())["macs"]
+
+
+def peer_network(name: str, bench: Bench[Sizes], target: float) -> nn.Module:
+    """Return a peer's network at a share ``target`` of the checkpoint's MACs."""
     import torch_pruning as tp
 
     from benchmarks.torch_pruning_peers import prune_to
 
-    task = case.bench.task()
-    reference, inputs = case.bench.reference(task), task.example_inputs()
-    limit = count_costs(reference, inputs)["macs"] * case.target
+    task = bench.task()
+    reference, inputs = bench.reference(task), task.example_inputs()
+    limit = count_costs(reference, inputs)["macs"] * target
     if name == PEERS[0]:
         model = prune_to(reference, inputs, limit, lambda: tp.importance.GroupMagnitudeImportance(p=2), False)
     else:
         model = folded_uniform(task, reference, limit)
     if name != PEERS[1]:
         recalibrate(model, task.batches("train", 256, limit=2048), task.forward, CPU)
-    return measure(model, task, "test")["top1"], count_costs(model, inputs)["macs"]
+    return model
 
 
 def table(results: list[dict[str, Any]]) -> str:
