@@ -102,7 +102,6 @@ def timed(executor: Executor[Any], problem: Problem, count: int, batch: int) -> 
                 note=SearchNote(problem),
                 log=lambda text, level: None,
                 on_batch=lambda trials: None,
-                on_trial=lambda trial: None,
             ).run()
 
         wanted = executor.free if isinstance(executor, RayExecutor) else 1

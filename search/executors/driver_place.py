@@ -1,4 +1,4 @@
-"""The driver's working folder and import paths in another process. Imports nothing heavy."""
+"""The driver's working folder and import paths, and their use in another process. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+
+def import_paths() -> list[str]:
+    """Return the import paths of this process, the driver, for :func:`take_over`."""
+    return [str(Path(path).absolute()) for path in sys.path]
 
 
 def take_over(folder: str, paths: Sequence[str]) -> None:

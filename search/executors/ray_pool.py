@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.executors.base import Evaluate, Job
+from search.executors.driver_place import import_paths
 from search.executors.ray_cluster import ClusterError, Share, connect, describe, room
 from search.executors.ray_settings import RaySettings
 from search.executors.ray_worker import Begun, RayWorker, TrainedSoFar
@@ -190,7 +190,7 @@ class Pool:
         import ray
 
         actor_class: Any = ray.remote(num_cpus=self._share.cpus, num_gpus=self._share.gpus, max_restarts=0)(RayWorker)
-        actor = actor_class.remote(str(Path.cwd()), [str(Path(path).absolute()) for path in sys.path])
+        actor = actor_class.remote(str(Path.cwd()), import_paths())
         return Worker(actor, actor.prepare.remote(self._factory))
 
     def _answer(self, worker: Worker) -> Answer | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluators.base import Evaluator
@@ -14,6 +13,7 @@ from evaluators.latency.timers import LayerRequest, LocalTimer
 from evaluators.latency.timing import Timing
 from search.config.block import Block
 from search.config.registries import EVALUATOR
+from search.executors.driver_place import import_paths
 from search.executors.ray_cluster import ClusterError, Share, connect, require_ray
 from search.executors.ray_settings import RaySettings
 
@@ -76,7 +76,7 @@ class RemoteTimer:
             )
         worker_class: Any = ray.remote(num_cpus=0, resources={resource: 1.0}, max_restarts=3, max_task_retries=3)(TimingWorker)
         options = {"name": f"secateurs-latency-{resource}", "namespace": "secateurs", "get_if_exists": True}
-        return RemoteTimer(worker_class.options(**options).remote([str(Path(path).absolute()) for path in sys.path]), resource)
+        return RemoteTimer(worker_class.options(**options).remote(import_paths()), resource)
 
     def time(self, programs: Sequence[Program], conditions: Conditions) -> list[Timing]:
         """Return the measured times of the programs there, timed in turn."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.executors.driver_place import import_paths
 from search.executors.ray_cluster import ClusterError, Share, connect, describe, room
 from search.executors.ray_pool import why
 from search.executors.ray_settings import RaySettings
@@ -101,10 +101,11 @@ class TrainingGroup:
 
         size = self.execution.training_workers
         actor_class: Any = ray.remote(num_cpus=aside.cpus, num_gpus=aside.gpus, max_restarts=0)(TrainingRank)
-        paths = [str(Path(path).absolute()) for path in sys.path]
-        actors = [actor_class.remote(str(Path.cwd()), paths) for _ in range(size)]
+        actors = [actor_class.remote(str(Path.cwd()), import_paths()) for _ in range(size)]
+        # Networks are large: they are put where all can read them once.
+        work = ray.put(factory)
         try:
-            prepared = self._got([actor.prepare.remote(ray.put(factory)) for actor in actors], PREPARE_SECONDS)
+            prepared = self._got([actor.prepare.remote(work) for actor in actors], PREPARE_SECONDS)
             for answer in prepared:
                 if isinstance(answer, Refused):
                     raise answer.error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ class Study:
         problem: Objectives, targets and the space that describes candidates.
         reference: Costs of the reference network by metric, for the notes of trials.
         entered: Key of the network that is searched: trials that were recorded on another one are given up. Empty keeps all.
+        told: Called with every trial that is added, once it is recorded.
 
     Raises:
         StudyError: A study of this name has other objectives.
@@ -57,11 +58,13 @@ class Study:
         problem: Problem,
         reference: Mapping[str, float] | None = None,
         entered: str = "",
+        told: Callable[[Trial], None] = lambda trial: None,
     ) -> None:
         import optuna
 
         self.name = name
         self.problem = problem
+        self._told = told
         self._reference = dict(reference or {})
         directions = [objective.direction for objective in problem.objectives]
         self._storage = storage
@@ -89,6 +92,7 @@ class Study:
     def add(self, trial: Trial) -> None:
         """Record a finished trial; numbers must come in order."""
         self._storage.record(self._study, self._freeze(trial))
+        self._told(trial)
 
     def _freeze(self, trial: Trial) -> FrozenTrial:
         from optuna.trial import TrialState, create_trial

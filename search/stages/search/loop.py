@@ -51,7 +51,6 @@ class SearchLoop(ABC):
         note: What is shown beside it.
         log: Takes a line about something out of the ordinary, and its level.
         on_batch: Called with all trials after every batch that was not only read from the record.
-        on_trial: Called with every trial when it is recorded.
     """
 
     algorithm: Algorithm[Any]
@@ -65,7 +64,6 @@ class SearchLoop(ABC):
     note: SearchNote
     log: Callable[[str, int], None]
     on_batch: Callable[[list[Trial]], None]
-    on_trial: Callable[[Trial], None]
     trials: list[Trial] = field(default_factory=list)
     ended_by: str = ""
     _unrecorded: list[Trial] = field(default_factory=list)
@@ -147,7 +145,6 @@ class SearchLoop(ABC):
             for waiting in self._unrecorded:
                 self.study.add(waiting)
                 self.checkpoints.keep(waiting)
-                self.on_trial(waiting)
             self._unrecorded.clear()
         self.stopwatch.save()
 

@@ -227,8 +227,7 @@ class Search(Stage[SearchSettings]):
 
     def _within_score(self, context: SearchContext, run: StageRun) -> Network:
         """Return the smallest network that keeps the limit on a score."""
-        reference = costs_of(run.reference if run.reference is not None else context.network, run.task, run.device)
-        study = Study(run.storage, f"{run.name}/{run.step}", context.problem, reference)
+        study = _study(context, run)
         bisection = Bisection(context, self.settings, run, study, partial(self._solve, context, run))
         found, trials = bisection.run(), bisection.trials
         run.notes.update(
@@ -257,9 +256,7 @@ class Search(Stage[SearchSettings]):
 
     def _search(self, context: SearchContext, algorithm: Algorithm[Any], budget: BudgetSettings, run: StageRun) -> Network:
         problem = context.problem
-        suffix = "" if run.variant == RESULT else f"/{run.variant}"
-        reference = costs_of(run.reference if run.reference is not None else context.network, run.task, run.device)
-        study = Study(run.storage, f"{run.name}/{run.step}{suffix}", problem, reference, run.entered)
+        study = _study(context, run)
         known = len(study.trials())
         if known == 0 and run.stopwatch.before > 0.0:
             run.warn(f"the record of the study {study.name!r} is empty: its trials are evaluated anew")
@@ -288,7 +285,6 @@ class Search(Stage[SearchSettings]):
                     note=SearchNote(problem, algorithm.incumbent),
                     log=lambda text, level: run.log.write(f"{run.label}: {text}", level),
                     on_batch=keep_best,
-                    on_trial=lambda trial: run.trackers.trial(run.label, trial.number, trial.metrics),
                 )
                 trials = loop.run()
         finally:
@@ -386,6 +382,17 @@ class Search(Stage[SearchSettings]):
         names = [objective.metric for objective in context.problem.objectives]
         words = ", ".join(f"{name} {metrics[name]:.6g}" for name in names)
         run.log.write(f"{run.label}: best is trial {chosen.number}: {words}", logging.DEBUG)
+
+
+def _study(context: SearchContext, run: StageRun) -> Study:
+    """Return the record of a search, which tells the run's trackers of every new trial."""
+    suffix = "" if run.variant == RESULT else f"/{run.variant}"
+    reference = costs_of(run.reference if run.reference is not None else context.network, run.task, run.device)
+
+    def tell(trial: Trial) -> None:
+        run.trackers.trial(run.label, trial.number, trial.metrics)
+
+    return Study(run.storage, f"{run.name}/{run.step}{suffix}", context.problem, reference, run.entered, tell)
 
 
 def _checkpoints(context: SearchContext, run: StageRun, trials: Callable[[], Sequence[Trial]]) -> TrialCheckpoints:

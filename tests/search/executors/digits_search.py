@@ -136,7 +136,6 @@ def search(
                 note=SearchNote(problem),
                 log=lambda text, level: log(text),
                 on_batch=on_batch,
-                on_trial=lambda trial: None,
             ).run()
     finally:
         executor.close()

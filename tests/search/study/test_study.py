@@ -32,6 +32,15 @@ def test_trials_come_back_as_they_were(tmp_path: Path) -> None:
     assert Study(open_journal(tmp_path / "s"), "r/2-search", small_problem()).trials() == trials
 
 
+def test_a_new_trial_is_told_once_and_a_recorded_one_is_not(tmp_path: Path) -> None:
+    told: list[int] = []
+    for number in (0, 1):
+        study = Study(open_journal(tmp_path / "s"), "r/2-search", small_problem(), told=lambda one: told.append(one.number))
+        assert len(study.trials()) == number
+        study.add(trial(number))
+    assert told == [0, 1]
+
+
 def test_what_a_person_reads(tmp_path: Path) -> None:
     storage = open_journal(tmp_path / "s")
     study = Study(storage, "r/2-search", small_problem())

@@ -133,7 +133,6 @@ def search(
             note=SearchNote(small_problem()),
             log=lambda text, level: None,
             on_batch=lambda trials: best.append(len(trials)) if best is not None else None,
-            on_trial=lambda trial: None,
         ).run()
 
 

@@ -63,7 +63,6 @@ def search(folder: Path, executor: Measuring | None = None, loop_class: Any = Ba
                 note=SearchNote(PROBLEM, algorithm.incumbent),
                 log=options.pop("log", lambda text, level: None),
                 on_batch=options.pop("on_batch", lambda trials: None),
-                on_trial=lambda trial: None,
             ).run()
         )
 
