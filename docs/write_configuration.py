@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from pydantic_core import PydanticUndefined
 
 from evaluators.meters import MeterSettings
+from evaluators.tasks.imported_data import ImportedDataSettings
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.settings import OwnTaskSettings
 from search.config.document import read_document
@@ -105,10 +106,28 @@ TOP = {
 }
 TASK = {
     "model": ("mapping", "The network; see [task.model](#taskmodel)."),
-    "data": ("data set", "The data; see [data sets](#data-sets)."),
+    "data": (
+        "data set, or mapping",
+        "The data: one of the [data sets](#data-sets), or a function of your own; see [task.data](#taskdata-by-import-path).",
+    ),
+    "loss": (
+        "text, or null",
+        "Of data by import path: import path of a function of outputs and targets to the mean loss, or to a value per sample, "
+        "or of a class of such; `model` for a network that gives its losses itself; null for cross-entropy. Without a score it "
+        "is what is minimized and shown.",
+    ),
     "score": ("mapping, or null", "A metric of your choice instead of accuracy; see [task.score](#taskscore)."),
 }
-TASK_EXAMPLES = {"model": "{factory: torchvision.models.resnet18}", "data": "{name: digits}", "score": "see below"}
+IMPORTED = """\
+A function of your own that returns torch data sets or data loaders. Of a `DataLoader` its data set, sampler, `drop_last`,
+`collate_fn` and workers are used; batch size and order are the run's. Inputs that are floating-point numbers become float32.
+[models.md](models.md#data-of-your-own-by-import-path) shows one."""
+TASK_EXAMPLES = {
+    "model": "{factory: torchvision.models.resnet18}",
+    "data": "{name: digits}",
+    "score": "see below",
+    "loss": "torch.nn.functional.mse_loss",
+}
 
 EXAMPLES = {
     "activations": "true",
@@ -128,6 +147,7 @@ EXAMPLES = {
     "erasing": "0.25",
     "evaluations": "200",
     "finalists": "{count: 3, training: {epochs: 2}}",
+    "factory": "my_package.my_data.splits",
     "folder": "/data/events",
     "folder_name": "novels",
     "gpus_per_trial": "0.25",
@@ -186,7 +206,8 @@ LONGEST_EXAMPLE = 60
 def page() -> str:
     """Return docs/configuration.md."""
     parts = [HEAD, "## The file", _models_table(Config, TOP), "## task", _task_table()]
-    parts += ["### task.model", _table(ModelSettings), "### task.score", _table(MeterSettings)]
+    parts += ["### task.model", _table(ModelSettings), "### task.data by import path", IMPORTED, _table(ImportedDataSettings)]
+    parts += ["### task.score", _table(MeterSettings)]
     parts += ["## execution", _models_table(Execution, TOP)]
     shown: dict[type, str] = {}
     for registry, title, words in KINDS:
@@ -247,7 +268,7 @@ def _models_table(model: Any, words: Mapping[str, tuple[str, str]]) -> str:
 def _task_table() -> str:
     """Return the tables of both forms of a task."""
     named = [
-        (Option(name, kind, "null" if name == "score" else "", words), TASK_EXAMPLES[name])
+        (Option(name, kind, "null" if name in ("score", "loss") else "", words), TASK_EXAMPLES[name])
         for name, (kind, words) in TASK.items()
     ]
     own = [

@@ -1,4 +1,4 @@
-"""Settings of a task, and the task built from them: classification of named data, or a user's own class."""
+"""Settings of a task, and the task built from them: a network on named data or on data of a function, or a user's own class."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from evaluators import DATASETS
 from evaluators.meters import MeterSettings
 from evaluators.task import Task, is_task_class
 from evaluators.tasks.data import DataSet, DataSettings
+from evaluators.tasks.imported_data import ImportedDataSettings, ImportedDataTask
 from evaluators.tasks.model_factory import ModelSettings
 from spaces.errors import SecateursError
 from spaces.registry import is_import_path, lookup, resolve, resolve_named
@@ -34,11 +35,19 @@ class NamedData:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """A network on named data, and perhaps a metric: ``task: {model: {...}, data: {name: ...}, score: {name: ...}}``."""
+    """A network on data, and perhaps a metric: ``task: {model: {...}, data: {name: ...}, score: {name: ...}}``.
+
+    Attributes:
+        model: Factory, arguments and checkpoint of the network.
+        data: A registered data set, or a function of the user's own that returns data sets.
+        score: A metric that accumulates, the primary score; None for the task's own.
+        loss: Import path of the loss on data of such a function, or ``model``; None for cross-entropy.
+    """
 
     model: ModelSettings
-    data: NamedData
+    data: NamedData | ImportedDataSettings
     score: MeterSettings | None = None
+    loss: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class OwnTaskSettings:
 
 
 def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
-    """Return the task described by ``settings``, or ``settings`` where that is a task; no data is read yet.
+    """Return the task described by ``settings``, or ``settings`` where that is a task; registered data are not read yet.
 
     Raises:
         UnknownNameError: The data set or the class is not known.
@@ -68,6 +77,8 @@ def build_task(settings: TaskSettings | OwnTaskSettings | Task) -> Task:
     if isinstance(settings, Task):
         return settings
     if isinstance(settings, TaskSettings):
+        if isinstance(settings.data, ImportedDataSettings):
+            return ImportedDataTask(settings.model, settings.data, settings.score, settings.loss)
         data: DataSet = _data_class(settings.data.name)(settings.data.settings)
         named: Task = resolve(data.task)(settings.model, data, settings.score)
         return named

@@ -116,9 +116,11 @@ class Config(BaseModel):
             length = self.task.length
         else:
             length = None
-            task["data"] = {"name": task["data"]["name"], **task["data"]["settings"]}
-            if task["score"] is None:
-                del task["score"]
+            if "settings" in task["data"]:
+                task["data"] = {"name": task["data"]["name"], **task["data"]["settings"]}
+            for key in ("score", "loss"):
+                if task[key] is None:
+                    del task[key]
         task |= {} if length is None else {"length": length}
         execution = {
             "executor": self.execution.executor.name,

@@ -25,12 +25,14 @@ class Registered:
         registry: Name of the registry, a literal dict of that module.
         kind: Noun for its members in error messages.
         base: Import path of the class that members derive from.
+        otherwise: Words on what to write for something else at an import path; empty for none.
     """
 
     module: str
     registry: str
     kind: str
     base: str
+    otherwise: str = ""
 
     @property
     def members(self) -> dict[str, str]:
@@ -51,7 +53,9 @@ class Registered:
         """Return a person's own class at an import path."""
         found, wanted = resolve_named(path), f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}"
         if not isinstance(found, type) or not issubclass(found, resolve(self.base)):
-            raise UnknownNameError(f"{path!r}: expected {wanted}, a class that derives from {self.base}, got {found!r:.80}")
+            raise UnknownNameError(
+                f"{path!r}: expected {wanted}, a class that derives from {self.base}, got {found!r:.80}{self.otherwise}"
+            )
         try:
             described = is_dataclass(found.Settings)  # type: ignore[attr-defined]
         except AttributeError:
@@ -125,7 +129,13 @@ def _validated_by(parse: Callable[[object], Any]) -> CoreSchema:
 
 SPACE = Registered("spaces", "SPACES", "space", "spaces.base:SearchSpace")
 SPARSIFIER = Registered("spaces.sparsifiers", "SPARSIFIERS", "sparsifier", "spaces.sparsifiers.base:Sparsifier")
-DATASET = Registered("evaluators", "DATASETS", "data set", "evaluators.tasks.data:DataSet")
+DATASET = Registered(
+    "evaluators",
+    "DATASETS",
+    "data set",
+    "evaluators.tasks.data:DataSet",
+    "; a function that returns torch data sets is written as {factory: ..., arguments: {...}}",
+)
 EVALUATOR = Registered("evaluators", "EVALUATORS", "evaluator", "evaluators.base:Evaluator")
 ALGORITHM = Registered("search.algorithms", "ALGORITHMS", "algorithm", "search.algorithms.base:Algorithm")
 EXECUTOR = Registered("search.executors", "EXECUTORS", "executor", "search.executors.base:Executor")

@@ -27,7 +27,7 @@ def read_task(document: Document) -> tuple[TaskSettings | OwnTaskSettings | None
     if not isinstance(value, Mapping):
         message = f"expected {{model: ..., data: ...}} or {{class: package.module.Class, arguments: ...}}, got {value!r}"
         return None, [document.fault(path, message)]
-    known = ["class", "arguments", "length"] if "class" in value else ["model", "data", "score"]
+    known = ["class", "arguments", "length"] if "class" in value else ["model", "data", "score", "loss"]
     faults = [document.fault((*path, key), f"unknown key; {suggestion(key, known)}") for key in value if key not in known]
     task, found = (_own if "class" in value else _named)(document, value)
     return task, [*faults, *found]
@@ -37,7 +37,7 @@ def has_own_scores(task: Any) -> bool:
     """Return True for the task of a configuration whose scores are others than those of image classification."""
     if not isinstance(task, Mapping):
         return False
-    if "class" in task or "score" in task:
+    if "class" in task or "score" in task or _is_imported(task.get("data")):
         return True
     name, _, _ = options_of(task.get("data"))
     if name is None:
@@ -49,8 +49,14 @@ def has_own_scores(task: Any) -> bool:
         return False
 
 
+def _is_imported(data: Any) -> bool:
+    """Return True for data that a function of the user's own returns."""
+    return isinstance(data, Mapping) and "factory" in data
+
+
 def _named(document: Document, value: Mapping[str, Any]) -> tuple[TaskSettings | None, list[Fault]]:
     from evaluators.meters import MeterSettings
+    from evaluators.tasks.imported_data import ImportedDataSettings
     from evaluators.tasks.model_factory import ModelSettings
     from evaluators.tasks.settings import NamedData, TaskSettings
 
@@ -63,9 +69,18 @@ def _named(document: Document, value: Mapping[str, Any]) -> tuple[TaskSettings |
     if value.get("model") is not None:
         model, found = validate(ModelSettings, value["model"], document, (*path, "model"))
         faults.extend(found or _check_factory(document, model))
-    if value.get("data") is not None:
+    imported = _is_imported(value.get("data"))
+    if imported:
+        data, found = validate(ImportedDataSettings, value["data"], document, (*path, "data"))
+        below = (*path, "data")
+        faults.extend(
+            found or _check_callable(document, data.factory, (*below, "factory"), data.arguments, (*below, "arguments"))
+        )
+    elif value.get("data") is not None:
         data, found = validate(Annotated[Block, DATASET], value["data"], document, (*path, "data"))
         faults.extend(found)
+        data = None if found else NamedData(data.name, data.settings)
+    faults.extend(_check_loss(document, value.get("loss"), imported))
     score: Any = None
     if value.get("score") is not None:
         score, found = validate(MeterSettings, value["score"], document, (*path, "score"))
@@ -74,7 +89,29 @@ def _named(document: Document, value: Mapping[str, Any]) -> tuple[TaskSettings |
         )
     if faults:
         return None, faults
-    return TaskSettings(model, NamedData(data.name, data.settings), score), faults
+    return TaskSettings(model, data, score, value.get("loss")), faults
+
+
+def _check_loss(document: Document, loss: Any, imported: bool) -> list[Fault]:
+    """Return the faults of ``task.loss``, the import path of a function, or ``model``."""
+    path = ("task", "loss")
+    if loss is None or (imported and loss == "model"):
+        return []
+    if not imported:
+        message = "a registered data set has its own loss; expected none, or data by import path: data: {factory: ...}"
+        return [document.fault(path, message)]
+    if not isinstance(loss, str):
+        return [document.fault(path, f"expected an import path such as torch.nn.functional.mse_loss, or model, got {loss!r}")]
+    try:
+        found = resolve_named(loss)
+    except SecateursError as error:
+        return [document.fault(path, str(error))]
+    if isinstance(found, type):
+        return _check_callable(document, loss, path, {}, path)
+    if not callable(found):
+        came = f"a {type(found).__name__}"
+        return [document.fault(path, f"{loss}: expected a function of outputs and targets, or a class, got {came}")]
+    return []
 
 
 def _check_factory(document: Document, model: Any) -> list[Fault]:

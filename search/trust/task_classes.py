@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MADE_FROM_OBJECTS = (
     "evaluators.tasks.loader_task:LoaderTask",
+    "evaluators.tasks.imported_data:ImportedDataTask",
     "evaluators.tasks.classification:Classification",
     "evaluators.tasks.next_token:NextToken",
     "evaluators.tasks.segmentation:Segmentation",
