@@ -9,15 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import datasets
-from torchvision.transforms import v2
 
 from evaluators.tasks.data import DataError
+
+if TYPE_CHECKING:
+    # It loads for seconds, which those that have no such images need not wait for.
+    from torchvision.transforms import v2
 
 REMEDY = "replace or remove it, or set data.damaged_images: skip"
 
@@ -100,13 +103,16 @@ def hidden_folders(place: Path) -> list[str]:
     return sorted(entry.name for entry in place.iterdir() if entry.is_dir() and entry.name.startswith("."))
 
 
-class VisibleFolders(datasets.ImageFolder):  # type: ignore[misc]
-    """Images of a folder whose hidden folders are no classes."""
+def list_images(place: Path) -> tuple[list[Sample], list[str]]:
+    """Return the images in the class folders of ``place``, class by class in the order of names, and the names of the classes.
 
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Return the names of the classes, sorted, and their numbers."""
-        names = sorted(entry.name for entry in Path(directory).iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        return names, {name: number for number, name in enumerate(names)}
+    Hidden folders are no classes; a class may be empty.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+    names = sorted(entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    numbers = {name: number for number, name in enumerate(names)}
+    return make_dataset(str(place), numbers, extensions=IMG_EXTENSIONS, allow_empty=True), names
 
 
 class PreparedImages(Dataset[tuple[Tensor, int]]):

@@ -12,8 +12,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import v2
 
 from evaluators.task import Batch, PixelScale, Split
 from evaluators.tasks.data import Augmentation, DataError, DataSet, DataSettings, missing, split_indices
@@ -22,9 +20,9 @@ from evaluators.tasks.image_files import (
     DamagedImageError,
     PreparedImages,
     Sample,
-    VisibleFolders,
     header_problems,
     hidden_folders,
+    list_images,
     read_image,
 )
 
@@ -94,6 +92,8 @@ class ImageFolder(DataSet):
         Raises:
             DataError: ``mean`` or ``std`` has not 3 values.
         """
+        from torchvision.transforms import v2
+
         self.settings = settings
         mean, std = list(settings.mean or MEAN), list(settings.std or STD)
         if len(mean) != 3 or len(std) != 3:
@@ -151,7 +151,7 @@ class ImageFolder(DataSet):
         """
         for part in ("train", "val"):
             place = self.settings.folder() / part
-            samples: list[Sample] = VisibleFolders(str(place), allow_empty=True).samples
+            samples, _ = list_images(place)
             damaged = self._damaged_of(part, samples)
             left = [path for path, _ in samples if path not in damaged]
             sample = [left[index * len(left) // SAMPLED] for index in range(SAMPLED)] if len(left) > SAMPLED else left
@@ -255,15 +255,16 @@ class ImageFolder(DataSet):
                 f"image_folder: expected a folder per class in {place}, got hidden ones: "
                 f"{', '.join(hidden[:5])}; move them elsewhere, or set data.damaged_images: skip"
             )
-        scanned = VisibleFolders(str(place), allow_empty=True)
-        samples = scanned.samples
+        samples, names = list_images(place)
         if self._skips:
             damaged = self._damaged_of(part, samples)
             samples = [sample for sample in samples if sample[0] not in damaged]
         filled = {label for _, label in samples}
-        if empty := [name for name, label in scanned.class_to_idx.items() if label not in filled]:
+        if empty := [name for label, name in enumerate(names) if label not in filled]:
+            from torchvision.datasets.folder import IMG_EXTENSIONS
+
             raise DataError(
                 f"image_folder: expected images ({', '.join(IMG_EXTENSIONS)}) in every class folder of {place}; none in "
                 f"{', '.join(empty[:5])}. Put some there, or remove the folder, in train as in val"
             )
-        return samples, scanned.classes
+        return samples, names

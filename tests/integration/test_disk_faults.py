@@ -107,6 +107,7 @@ def test_a_disk_that_fills_up_again_and_again_loses_nothing(disk: Disk, uninterr
     assert load(folder / "config.yaml").canonical() == config.canonical()
 
 
+@pytest.mark.slow
 def test_a_read_only_run_folder_is_refused_with_2(tmp_path: Path) -> None:
     disk = small_disk(tmp_path / "disk")
     try:

@@ -16,6 +16,7 @@ from search.report import page
 from tests.integration.killed_runs import BITS, be_the_command, differences, outcome
 from tests.integration.test_failing_scores import Score, call
 from tests.integration.tiny_pipeline import finish, start_call, timeless, write_config
+from tests.variants import few
 
 NO_MEMORY = [
     MemoryError(),
@@ -39,7 +40,7 @@ class Lacking(Score):
         return super().__call__(outputs, targets)
 
 
-@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", few(NO_MEMORY), ids=lambda error: type(error).__name__)
 def test_without_memory_at_any_call_nothing_is_lost(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "render_where_installed", lambda folder, say: None)
     whole = timeless(call(tmp_path / "whole" / "mine", "mended").report)

@@ -18,6 +18,7 @@ from search.export import load as load_best
 from search.pipeline import run
 from tests.integration.tiny_pipeline import read_report, write_config
 from tests.paths import REPOSITORY
+from tests.variants import few
 
 pytestmark = pytest.mark.usefixtures("no_pictures_in_module")
 
@@ -41,7 +42,7 @@ stages:
 """
 
 
-@pytest.fixture(scope="module", params=["modules", "functions"])
+@pytest.fixture(scope="module", params=few(["modules", "functions"]))
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     """Return a finished run's folder, its report, and which network it was."""
     folder = tmp_path_factory.mktemp("runs")

@@ -82,6 +82,7 @@ def test_killed_in_every_stage(tmp_path: Path, recorded: Callable[[str], Path]) 
     assert_ended_alike(folder, recorded(CONFIG))
 
 
+@pytest.mark.slow
 def test_a_second_driver_is_refused(tmp_path: Path) -> None:
     config, folder = write_config(tmp_path, SHORT), tmp_path / "tiny"
     with RunFolder(folder) as first:

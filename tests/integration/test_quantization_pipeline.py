@@ -107,6 +107,7 @@ def test_training_goes_on_from_float_weights(finished: tuple[Path, dict[str, Any
     assert all(name.removesuffix("_quantizer.scale") in weights for name in steps)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_changes_nothing_and_the_report_shows_the_bits(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, report = finished
     again = run(load(folder.parent / "tiny.yaml"), folder, None)

@@ -33,6 +33,7 @@ def test_it_is_short_and_the_reader_s_own_network_comes_early() -> None:
     assert lines.index("## Your own network and data") < 45
 
 
+@pytest.mark.slow
 def test_the_objects_one_at_a_time() -> None:
     (block,) = [block for block in blocks(PYTHON, "python") if "hessian_traces" in block]
     found: dict[str, object] = {}

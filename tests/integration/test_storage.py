@@ -70,6 +70,7 @@ def test_a_run_in_postgresql_keeps_its_password_to_itself(
     assert PASSWORD not in everything_written(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_wrong_password_ends_with_2_before_anything_is_made(tmp_path: Path, server: PostgresServer) -> None:
     config = with_storage(tmp_path / "a", server.url("wr0ng-password"))
     done = command(config, tmp_path / "runs", "seed=4")

@@ -28,6 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_report_is_written_beside_files_that_look_like_libraries(folder: Path) -> None:
     import shutil
 

@@ -27,6 +27,7 @@ from spaces.quantization.layers import quantized_layers
 from spaces.quantization.record import PACK, pack_weights
 from spaces.transformation import apply
 from tests.spaces.zoo import ZOO, example, network
+from tests.variants import few
 
 BITS = BitWidthSettings(weight_bits=(2, 4, 8), activation_bits=(4, 8))
 BATCH = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -59,7 +60,7 @@ def test_costs_known_beforehand_are_those_of_the_network_and_of_its_file(name: s
     }
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@pytest.mark.parametrize("name", few(ZOO, 4))
 def test_the_small_network_is_the_masked_one_and_its_stored_form_answers_alike(name: str) -> None:
     model, inputs, space = joint(name)
     rng = np.random.default_rng(1)

@@ -58,6 +58,7 @@ def test_the_standard_error_is_that_of_the_estimates():
 
 
 # Forward-mode derivatives, which it uses, load a module of torch that torch itself warns of.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 def test_batch_norm_in_evaluation_mode_equals_curvlinops():
     model = seeded(lambda: resnet20(in_channels=1, classes=3, width=2), gain=1.0).train()

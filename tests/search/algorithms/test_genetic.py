@@ -19,6 +19,7 @@ from search.algorithms.random import RandomSearch, RandomSettings
 from search.study import pareto
 from spaces.candidate import Candidate
 from tests.search.algorithms.synthetic_space import MACS, TOP1, Interacting, SyntheticSpace, drive, problem_of
+from tests.variants import few
 
 MEDIUM = SyntheticSpace([16, 16, 24, 24])
 
@@ -27,7 +28,7 @@ def small(evaluations, **settings):
     return GeneticSettings(**{"population": 24, "generations": None, "evaluations": evaluations, "racing": None, **settings})
 
 
-@pytest.mark.parametrize("encoding", ["mask", "factor"])
+@pytest.mark.parametrize("encoding", few(["mask", "factor"]))
 @pytest.mark.parametrize("objectives", [[TOP1], [TOP1, MACS]])
 def test_starts_from_the_greedy_masks_and_beats_random_search(encoding, objectives):
     problem = problem_of(MEDIUM, 0.4, objectives)
@@ -160,7 +161,7 @@ def test_deap_draws_from_a_private_generator():
     assert tools.mutation.random is random
 
 
-@pytest.mark.parametrize("objectives", [[TOP1], [TOP1, MACS]])
+@pytest.mark.parametrize("objectives", few([[TOP1], [TOP1, MACS]]))
 def test_other_threads_that_draw_neither_change_a_search_nor_are_changed_by_it(objectives):
     problem, ended = problem_of(MEDIUM, 0.5, objectives), threading.Event()
     alone = [one.proposal for one in drive(GeneticAlgorithm(problem, small(96), 0), Interacting(problem))]

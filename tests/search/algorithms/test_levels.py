@@ -72,7 +72,7 @@ def problem_of(space: Ratios, share: float = 0.5, objectives: Sequence[Objective
     return Problem(space, objectives, [Target("macs", share * space.costs(costliest(space))["macs"])], {})
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("genetic", 80), ("random", 40)])
+@pytest.mark.parametrize(("name", "evaluations"), [("genetic", 80), pytest.param("random", 40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("objectives", [(TOP1,), (TOP1, MACS)])
 def test_they_find_the_best_levels_within_the_target(name: str, evaluations: int, objectives: Sequence[Objective]) -> None:
     space = Ratios()

@@ -25,6 +25,7 @@ from spaces.domains import Mask
 from spaces.registry import lookup
 from tests.search.algorithms.mixed_space import SIZE, TOP1, MixedSpace, Saturating, mixed_problem
 from tests.search.algorithms.synthetic_space import drive
+from tests.variants import few
 
 SPACE = MixedSpace([8, 12, 16])
 SHARES = {"size_bytes": 0.4, "bit_operations": 0.15}
@@ -36,7 +37,7 @@ def make(name: str, problem: Problem, seed: int = 0, **options: Any) -> Any:
     return algorithm(problem, algorithm.Settings(**{**SMALL[name], **options}), seed)
 
 
-@pytest.mark.parametrize("omega", [True, False])
+@pytest.mark.parametrize("omega", few([True, False]))
 @pytest.mark.parametrize("objectives", [(TOP1,), (TOP1, SIZE)])
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_candidates_are_legal_keep_every_target_and_follow_from_the_seed(name: str, objectives: Any, omega: bool) -> None:

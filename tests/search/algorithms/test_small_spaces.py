@@ -9,6 +9,7 @@ from search.algorithms.genetics.settings import GeneticSettings
 from search.study import pareto
 from search.study.trial import Proposal, Trial
 from tests.search.algorithms.synthetic_space import MACS, TOP1, Interacting, SyntheticSpace, drive, problem_of
+from tests.variants import few
 
 DOZEN = SyntheticSpace([4, 4, 4])
 
@@ -23,7 +24,7 @@ def small(evaluations, **settings):
     return GeneticSettings(**{"population": 24, "generations": None, "evaluations": evaluations, "racing": None, **settings})
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", few(range(4)))
 def test_finds_the_true_optimum_of_a_dozen_bits(seed):
     problem = problem_of(DOZEN, 0.5, seed=seed)
     fitness = Interacting(problem, seed, strength=3.0)

@@ -127,11 +127,11 @@ def nothing_measured(report: dict[str, Any]) -> None:
     [
         (without_search, "no target"),
         (without_top1, "61.00 %"),
-        (only_loss, "loss on the test split"),
+        pytest.param(only_loss, "loss on the test split", marks=pytest.mark.slow),
         (bare, "no target"),
-        (failed_trials, "2-search"),
-        (nothing_feasible_in_many_layers, "of 7200 coupled channels kept"),
-        (two_searches, "1-search"),
+        pytest.param(failed_trials, "2-search", marks=pytest.mark.slow),
+        pytest.param(nothing_feasible_in_many_layers, "of 7200 coupled channels kept", marks=pytest.mark.slow),
+        pytest.param(two_searches, "1-search", marks=pytest.mark.slow),
         (nothing_measured, "<h2>Could not be measured</h2>"),
     ],
 )
@@ -191,6 +191,7 @@ def test_only_full_measurements_are_points() -> None:
     assert view.chosen_point is not None
 
 
+@pytest.mark.slow
 def test_a_metric_of_ones_own_is_shown_as_it_is_described(tmp_path: Path) -> None:
     report = sample(trials=24)
     described = {

@@ -152,6 +152,7 @@ def test_of_two_runs_that_begin_at_once_one_is_refused(open_database: Open) -> N
     assert all("is another run's" in text for text in refused)
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_and_comes_back_loses_nothing(
     server: PostgresServer, postgres: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_commit_whose_answer_was_lost_adds_nothing_twice(postgres: Open, monke
     assert study_of(postgres()).trials() == [trial(number) for number in range(5)]
 
 
+@pytest.mark.slow
 def test_connections_ended_at_any_moment_lose_nothing(server: PostgresServer, postgres: Open) -> None:
     database = postgres()
     study = study_of(database)

@@ -13,6 +13,7 @@ from spaces.channels.check import equivalence_error, half_mask, randomize_batch_
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.execution.forward import call
+from tests.variants import few
 
 OPEN_FAMILIES = tuple(
     "resnet wide_resnet resnext vgg densenet mobilenet efficientnet regnet convnext googlenet inception squeezenet "
@@ -61,7 +62,7 @@ def check(name: str) -> str:
     return f"{name:22} {counts}  {shares}  {error:8.1e}  {'; '.join(reasons)[:90]}"
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"])
+@pytest.mark.parametrize("name", few(["resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5"], 2))
 def test_small_models(name: str) -> None:
     check(name)
 

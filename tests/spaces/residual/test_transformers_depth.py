@@ -51,7 +51,7 @@ def first(model: nn.Module, ids: Tensor) -> Tensor:
     return output
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "t5" else kind for kind in KINDS])
 def test_attention_and_mlp_of_every_layer_are_branches(kind: str) -> None:
     model = made(kind)
     space = Depth(model, IDS, forward=first)

@@ -17,6 +17,7 @@ from spaces.sparsifiers.channel_split import ChannelSplit
 from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
 from spaces.sparsifiers.zeroing import largest_weights, lossless_groups
 from tests.spaces.zoo import ZOO, example, network
+from tests.variants import few
 
 
 class Mixed(nn.Module):
@@ -99,7 +100,7 @@ def removed_change(model: nn.Module, sparsifier: GradientCut) -> float:
 @pytest.mark.parametrize(
     "optimizer", [sgd(0.9), sgd(0.98), adamw(0.9), adamw(0.98)], ids=["sgd.9", "sgd.98", "adamw.9", "adamw.98"]
 )
-@pytest.mark.parametrize("importance", ["relevance_loss", "l2"])
+@pytest.mark.parametrize("importance", few(["relevance_loss", "l2"]))
 def test_cut_filters_are_zero_at_the_end_whatever_the_optimizer(optimizer, importance: str) -> None:
     model = mixed()
     sparsifier = GradientCut(GradientCutSettings(ratio=0.5, importance=importance))
