@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from evaluators.cost import count_costs
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.settings import TrainingSettings
 from search.algorithms.base import Algorithm
@@ -22,42 +20,30 @@ from search.config.block import Block
 from search.config.document import Path
 from search.config.registries import ALGORITHM, EXECUTOR, SPACE
 from search.config.stage_kind import Surroundings
-from search.executors.remote_timer import evaluators_of
-from search.executors.trial_checkpoints import TrialCheckpoints
 from search.run.network import Network
 from search.run.stage_run import RESULT, DryRun, StageRun
-from search.run.steps import ASYNCHRONOUS, TRIALS
 from search.stages.base import Stage
 from search.stages.search.asynchronous_loop import AsynchronousLoop
 from search.stages.search.batch_loop import BatchLoop
 from search.stages.search.bisection import Bisection, at_budget, halfway
+from search.stages.search.check import check_goals, tell_time
 from search.stages.search.context import SearchContext
 from search.stages.search.finalists import Finalist, choose_finalists, train_finalists
-from search.stages.search.goals import goal_faults, require_scores, targets_within_reach
+from search.stages.search.goals import goal_faults
 from search.stages.search.loop import SearchFailedError
 from search.stages.search.passes import at_final, final_limits, pass_faults, pass_settings, whole_rows
+from search.stages.search.records import end_of, is_asynchronous, study_of, trial_checkpoints
 from search.stages.search.rungs import halve_finalists, tell_steps
 from search.stages.search.search_note import SearchNote
 from search.stages.search.settings import BudgetSettings, SearchSettings
-from search.stages.search.space import require_informative_objective, space_of
+from search.stages.search.trial_rows import front_point, trial_row
 from search.stages.solving import solver, tell_costs
-from search.study.pareto import front, violation
-from search.study.problem import Problem
-from search.study.study import Study
+from search.study.pareto import front
 from search.study.trial import Proposal, Trial
-from search.study.trial_note import costs_of
 from spaces.base import Solve
-from spaces.candidate import Candidate
-from spaces.errors import SecateursError
-from spaces.execution.batch import to_device
-from spaces.files.atomic import replace_file
-from spaces.quantization.cost import average_weight_bits
 
 LIMITS = ("generations", "evaluations", "seconds")
 """Options of an algorithm or a budget that say how long a search goes on."""
-
-TIMED_SAMPLES = 512
-"""Samples on which a candidate is timed in a check."""
 
 GREEDY = {
     "uniform": uniform,
@@ -142,7 +128,7 @@ class Search(Stage[SearchSettings]):
 
     def check(self, network: Network, run: DryRun) -> Network:
         """Build the space, the algorithm and the greedy baselines, and return the network of a first candidate."""
-        self._check_goals(network, run)
+        check_goals(self.settings, network, run)
         executor = run.execution.executor
         EXECUTOR.find(executor.name).check(executor.settings, run.execution.threads_per_trial)
         context = SearchContext.of(network, run, self.settings, dry=True)
@@ -158,7 +144,7 @@ class Search(Stage[SearchSettings]):
         space = context.problem.space
         candidate = next(iter(context.problem.starts), None) or space.sample(np.random.default_rng(run.seed))
         if run.timed and self.settings.training is None and not self.settings.score_limits:
-            self._tell_time(context, algorithm, candidate, run)
+            tell_time(self.settings, context, algorithm, candidate, run)
         settings = self.settings.reconstruct
         if settings is not False and space.channels is not None and self.settings.training is None:
             space.reconstruct(
@@ -167,44 +153,6 @@ class Search(Stage[SearchSettings]):
         return Network(
             space.realize(context.evaluator.model, candidate), (*network.transformations, space.transformation(candidate))
         )
-
-    def _tell_time(self, context: SearchContext, algorithm: Algorithm[Any], candidate: Candidate, run: DryRun) -> None:
-        """Time one candidate on a part of the samples, and note the seconds of the whole search, and of a random baseline."""
-        limits = [limit for limit in (algorithm.budget, self.settings.budget.evaluations) if limit is not None]
-        seconds = self.settings.budget.seconds
-        asked = next((proposal for proposal in algorithm.ask(1)), Proposal(candidate))
-        share = 1.0 if asked.step is not None else min(1.0, TIMED_SAMPLES / run.task.size("search"))
-        proposal = replace(asked, fidelity=share, warm_start=None)
-        context.evaluator.measure(proposal)
-        began = time.perf_counter()
-        made = context.evaluator.build(proposal)
-        built = time.perf_counter()
-        context.evaluator.score(made.model, proposal)
-        one = built - began + (time.perf_counter() - built) / share
-        whole = one * algorithm.passes_per_trial * min(limits) if limits else seconds
-        if whole is not None:
-            whole = whole if seconds is None else min(whole, seconds)
-            run.seconds.append((f"at most {min(limits)} trials" if limits else "trials", whole))
-            if "random" in self.settings.baselines:
-                run.seconds.append(("random search beside it", whole))
-
-    def _check_goals(self, network: Network, run: DryRun) -> None:
-        """Check that the space has decisions, that all goals are measured, and that targets are within reach."""
-        settings, task = self.settings, run.task
-        evaluators = evaluators_of(settings.evaluate, run.execution)
-        require_scores(settings, evaluators, task)
-        space = space_of(network, run, settings.space)
-        for evaluator in evaluators:
-            evaluator.check(space)
-            evaluator.check_network(network.model, task)
-        require_informative_objective(space, list(settings.objectives))
-        run.tell(f"{len(space.domains)} decisions open")
-        if not run.smaller:
-            whole = count_costs(network.model, to_device(task.traced_inputs(), run.device), task.forward)
-            whole["weight_bits"] = average_weight_bits(network.model)
-            limits = settings.limits if settings.passes is None else final_limits(settings)
-            for line in targets_within_reach(limits, space, whole):
-                run.tell(line)
 
     def run(self, network: Network, run: StageRun) -> Network:
         """Search, or make the baseline that ``run.variant`` names, and return its network."""
@@ -227,16 +175,16 @@ class Search(Stage[SearchSettings]):
 
     def _within_score(self, context: SearchContext, run: StageRun) -> Network:
         """Return the smallest network that keeps the limit on a score."""
-        study = _study(context, run)
+        study = study_of(context, run)
         bisection = Bisection(context, self.settings, run, study, partial(self._solve, context, run))
         found, trials = bisection.run(), bisection.trials
         run.notes.update(
-            trials=[_row(trial, context.problem) for trial in trials],
+            trials=[trial_row(trial, context.problem) for trial in trials],
             failed=0,
             worker_seconds=sum(trial.seconds for trial in trials),
             ended_by="algorithm",
             asynchronous=False,
-            pareto=[_point(trial, context.problem) for trial in front(trials, context.problem)],
+            pareto=[front_point(trial, context.problem) for trial in front(trials, context.problem)],
             algorithm={"bisection": bisection.note},
             trial=found.number,
         )
@@ -256,11 +204,11 @@ class Search(Stage[SearchSettings]):
 
     def _search(self, context: SearchContext, algorithm: Algorithm[Any], budget: BudgetSettings, run: StageRun) -> Network:
         problem = context.problem
-        study = _study(context, run)
+        study = study_of(context, run)
         known = len(study.trials())
         if known == 0 and run.stopwatch.before > 0.0:
             run.warn(f"the record of the study {study.name!r} is empty: its trials are evaluated anew")
-        checkpoints = _checkpoints(context, run, study.trials)
+        checkpoints = trial_checkpoints(context, run, study.trials)
         executor = EXECUTOR.build(run.execution.executor, context.workload(run, checkpoints))
         limits = [limit for limit in (algorithm.budget, budget.evaluations) if limit is not None]
 
@@ -269,7 +217,7 @@ class Search(Stage[SearchSettings]):
                 self._keep_best(context, algorithm, trials, run)
 
         seconds_left = None if budget.seconds is None else lambda: (budget.seconds or 0.0) - run.stopwatch.seconds
-        loop_class = AsynchronousLoop if _asynchronous(run) else BatchLoop
+        loop_class = AsynchronousLoop if is_asynchronous(run) else BatchLoop
         try:
             with run.log.bar(run.label, min(limits, default=None), seconds_left, at_most=True) as bar:
                 bar.update(known)
@@ -296,12 +244,12 @@ class Search(Stage[SearchSettings]):
                 f"{next((trial.error for trial in reversed(trials) if trial.error), 'none')}. Raise the search's budget"
             )
         run.notes.update(
-            trials=[_row(trial, replace(problem, targets=context.targets)) for trial in trials],
+            trials=[trial_row(trial, replace(problem, targets=context.targets)) for trial in trials],
             failed=sum(trial.state == "failed" for trial in trials),
             worker_seconds=sum(trial.seconds for trial in trials),
             ended_by=loop.ended_by or "algorithm",
             asynchronous=run.execution.asynchronous,
-            pareto=[_point(trial, problem) for trial in front(trials, problem)],
+            pareto=[front_point(trial, problem) for trial in front(trials, problem)],
             algorithm=dict(algorithm.notes),
         )
         if (groups := context.problem.space.channels) is not None and groups.remarks:
@@ -312,7 +260,7 @@ class Search(Stage[SearchSettings]):
         finals = self.settings.finalists
         order = algorithm.preferred(trials)
         last = [chosen] if finals is None else choose_finalists(trials, problem, finals.count, chosen, order)
-        found = [Finalist(trial.proposal, _end(context, checkpoints, trial), trial.number) for trial in last]
+        found = [Finalist(trial.proposal, end_of(context, checkpoints, trial), trial.number) for trial in last]
         return self._finals(context, found, run)
 
     def _finals(self, context: SearchContext, finalists: list[Finalist], run: StageRun) -> Network:
@@ -374,7 +322,7 @@ class Search(Stage[SearchSettings]):
                 return  # A parent that has stayed.
             if evaluator.solving is not None:
                 solve = evaluator.solving.solve(evaluator.compared, evaluator.task, evaluator.seed, evaluator.device, "close")
-        end = _end(context, _checkpoints(context, run, lambda: trials), chosen)
+        end = end_of(context, trial_checkpoints(context, run, lambda: trials), chosen)
         network, notes = context.realize(chosen.proposal, end, solve)
         metrics = notes["metrics"]
         fingerprint = chosen.proposal.candidate.fingerprint
@@ -382,72 +330,3 @@ class Search(Stage[SearchSettings]):
         names = [objective.metric for objective in context.problem.objectives]
         words = ", ".join(f"{name} {metrics[name]:.6g}" for name in names)
         run.log.write(f"{run.label}: best is trial {chosen.number}: {words}", logging.DEBUG)
-
-
-def _study(context: SearchContext, run: StageRun) -> Study:
-    """Return the record of a search, which tells the run's trackers of every new trial."""
-    suffix = "" if run.variant == RESULT else f"/{run.variant}"
-    reference = costs_of(run.reference if run.reference is not None else context.network, run.task, run.device)
-
-    def tell(trial: Trial) -> None:
-        run.trackers.trial(run.label, trial.number, trial.metrics)
-
-    return Study(run.storage, f"{run.name}/{run.step}{suffix}", context.problem, reference, run.entered, tell)
-
-
-def _checkpoints(context: SearchContext, run: StageRun, trials: Callable[[], Sequence[Trial]]) -> TrialCheckpoints:
-    """Return the trainings of trials, of which one that is lost is made again as the ``trials`` of the record say."""
-
-    def remake(number: int) -> None:
-        (trial,) = [trial for trial in trials() if trial.number == number]
-        context.evaluator.prepare(trial.proposal, found.end_of(trial), found.start(trial.proposal))
-
-    found = TrialCheckpoints(run.folder / TRIALS, run.warn, remake)
-    return found
-
-
-def _end(context: SearchContext, checkpoints: TrialCheckpoints, trial: Trial) -> Checkpoint | None:
-    """Return the end state of a trial, made again where it is lost; None for a trial that has none."""
-    proposal = trial.proposal
-    if not context.evaluator.trains(proposal.candidate) or proposal.fidelity == 0.0:
-        return checkpoints.end(trial.number)
-    if checkpoints.end_of(trial).packed() is None and checkpoints.remake is not None:
-        checkpoints.remake(trial.number)
-    return checkpoints.end_of(trial)
-
-
-def _asynchronous(run: StageRun) -> bool:
-    """Return whether proposals are told as they are finished; what was recorded like that can't be replayed in batches."""
-    marker = run.folder / ASYNCHRONOUS
-    if run.execution.asynchronous:
-        replace_file(marker, b"")
-    elif marker.exists():
-        raise SecateursError(
-            f"{run.label} was begun with execution.asynchronous: true, so that its trials are recorded in the order in which "
-            "they were finished: go on with execution.asynchronous=true, or give the run another name"
-        )
-    return bool(run.execution.asynchronous)
-
-
-def _point(trial: Trial, problem: Problem) -> dict[str, Any]:
-    values = {objective.metric: trial.metrics[objective.metric] for objective in problem.objectives}
-    return {"trial": trial.number, "fingerprint": trial.proposal.candidate.fingerprint, **values}
-
-
-def _row(trial: Trial, problem: Problem) -> dict[str, Any]:
-    return {
-        "trial": trial.number,
-        "fingerprint": trial.proposal.candidate.fingerprint,
-        "fidelity": trial.proposal.fidelity,
-        "state": trial.state,
-        "metrics": dict(trial.metrics),
-        "feasible": trial.state == "complete" and violation(trial, problem) == 0.0,
-        **_compared(trial),
-        **({"error": trial.error} if trial.error else {}),
-    }
-
-
-def _compared(trial: Trial) -> dict[str, int]:
-    """Return the number of candidates that were measured for a trial, where that is a generation of several."""
-    steps = trial.proposal.notes.get("steps") or ()
-    return {"evaluations": sum(len(step["candidates"]) for step in steps)} if steps else {}
