@@ -31,6 +31,7 @@ from spaces.execution.randomness import kept_randomness
 from spaces.latency.layer_latency import Load, OpenLayer
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shape_inference import layer_shapes
+from spaces.layers.split_attention import split_attention
 from spaces.levels.settings import LevelSettings
 
 PREPARED = "channel_keep_mask"
@@ -115,7 +116,7 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
             )
         self._cost = ChannelCost(model, self.groups)
         with kept_randomness(), eager():
-            own = clone(model)
+            own = split_attention(clone(model))
             self._shapes = layer_shapes(own, inputs, forward)
             self._compensation = Compensation(own, self.groups, batches if settings.compensate else (), forward)
 

@@ -22,6 +22,7 @@ from spaces.execution.forward import Forward, call
 from spaces.execution.randomness import kept_randomness
 from spaces.frozen import Frozen
 from spaces.layers.macs import FLOAT_BITS
+from spaces.layers.split_attention import split_encoders
 from spaces.patterns import reason_left_out, require_matches
 from spaces.residual.additions import branches_zeroed
 from spaces.residual.finding import blocks, branches, flow_graph
@@ -100,7 +101,7 @@ class Depth(SearchSpace[DepthSettings]):
         super().__init__(model, inputs, settings, forward=forward)
         settings = self.settings
         with kept_randomness(), eager():
-            own = admitted(model)
+            own = split_encoders(admitted(model))
             self._graph = flow_graph(own, self._inputs, forward)
             found = blocks(self._graph) if settings.unit == "block" else branches(self._graph)
             require_matches((*settings.include, *settings.exclude), (unit.name for unit in found), settings.unit)
@@ -279,7 +280,7 @@ class Depth(SearchSpace[DepthSettings]):
         return "" if counted == expected else f"{counted - expected:,} MACs of it are left, in code around its layers"
 
     def _difference(self, model: nn.Module, units: Sequence[Unit]) -> float:
-        small, masked = remove(model, self._graph.removal(units)), clone(model)
+        small, masked = remove(model, self._graph.removal(units)), split_encoders(clone(model))
         zeroed = [place for unit in units for place in unit.zeroed]
         skipped = {name: path for unit in units for name, path in unit.skipped.items()}
 

@@ -20,6 +20,7 @@ from spaces.execution.forward import Forward
 from spaces.execution.hooks import temporary_hooks
 from spaces.layers.call_masks import makes_tensors, name_of
 from spaces.layers.layer_kind import kind_of
+from spaces.layers.split_attention import of_torch
 
 _DRAWS = frozenset("dropout bernoulli bernoulli_ rand randn rand_like randn_like uniform_ normal normal_ multinomial".split())
 _SCALING = frozenset(
@@ -130,7 +131,7 @@ class _Record(TorchFunctionMode):
     def hooks(self, model: nn.Module) -> Iterator[RemovableHandle]:
         """Yield hooks that follow the running modules."""
         for name, module in model.named_modules():
-            if type(module).__module__.startswith("torch."):
+            if of_torch(module):
                 self.of_torch.add(name or WHOLE)
             kind = kind_of(module)
             whole = kind is not None and not kind.functions

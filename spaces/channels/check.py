@@ -25,6 +25,7 @@ from spaces.execution.code_places import failed_place
 from spaces.execution.comparison import SINGLE_TOLERANCE, compare, eager, output_difference, probe
 from spaces.execution.forward import Forward, call
 from spaces.execution.randomness import kept_randomness
+from spaces.layers.split_attention import of_torch, split_attention
 
 
 def equivalence_error(
@@ -112,7 +113,7 @@ def find_checked_groups(
     those of :func:`spaces.channels.groups.find_groups`.
     """
     with kept_randomness(), eager():
-        own, inputs = admitted(model), plain_tensors(inputs)
+        own, inputs = split_attention(admitted(model)), plain_tensors(inputs)
         traced = trace_groups(own, inputs, include, exclude, forward)
         remarks = tuple(untried_branches(own, inputs, forward))
         for remark in remarks:
@@ -160,7 +161,7 @@ def _touched(groups: ChannelGroups, sliced: nn.Module, error: EquivalenceError) 
         return {}
     kind = type(sliced.get_submodule(place))
     alike = [place]
-    if not kind.__module__.startswith("torch."):
+    if not of_torch(sliced.get_submodule(place)):
         alike = [name for name, module in sliced.named_modules() if type(module) is kind]
     inside = [layer for layer in groups.layers if any(layer.name.startswith(f"{name}.") for name in alike)]
     touched = np.unique(np.concatenate([np.zeros(0, np.int64), *(np.append(one.inputs, one.outputs) for one in inside)]))

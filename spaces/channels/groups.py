@@ -20,6 +20,7 @@ from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested, describe
 from spaces.execution.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
+from spaces.layers.split_attention import split_form
 from spaces.patterns import NOT_INCLUDED, first_match, reason_left_out, require_matches
 
 ALWAYS = np.asarray([-1])
@@ -230,7 +231,7 @@ def find_groups(
     Raises:
         UnsupportedModelError: The forward pass fails, or a pattern matches no layer.
     """
-    return trace_groups(model, inputs, include, exclude, forward).groups
+    return trace_groups(split_form(model), inputs, include, exclude, forward).groups
 
 
 def trace_groups(

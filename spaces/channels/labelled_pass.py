@@ -182,7 +182,8 @@ class _Functions(TorchFunctionMode):
                         self._label(kind, func, args, kwargs, output)
                     tracker.memory.alike(made, (output, *args, *kwargs.values()))
         if makes_tensors(func, output):
-            tracker.called(name_of(func), (args, kwargs), output)
+            with tracker.memory.pause():
+                tracker.called(name_of(func), (args, kwargs), output)
         return output
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from spaces.channels.groups import ChannelGroups
 from spaces.cloning.clone import clone
 from spaces.layers.call_masks import CallMask, CallMasks
 from spaces.layers.mask_hooks import remove_masks
+from spaces.layers.split_attention import split_attention
 
 
 def masked_copy(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn.Module:
@@ -24,7 +25,7 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn
         groups: Its channel groups.
         mask: Whole keep-mask, boolean of shape ``(groups.width,)``.
     """
-    masked = clone(model)
+    masked = split_attention(clone(model))
     extended = np.append(mask, True)
     seen: set[tuple[str, str]] = set()
     for layer in groups.layers:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from spaces.channels.groups import ChannelGroups
 from spaces.cloning.clone import Cloning, copied
 from spaces.layers.batch_norm import open_statistics
+from spaces.layers.split_attention import split_attention
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None 
 
     smaller = Cloning(sliced, cut.attributes).clone(model)
     open_statistics(smaller)
-    return smaller
+    return split_attention(smaller)
 
 
 def state_names(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -14,6 +14,7 @@ from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward, call
 from spaces.execution.randomness import kept_randomness, seed_of
 from spaces.layers.activation_memory import peak_bytes, watched_memory
+from spaces.layers.split_attention import split_form
 from spaces.reconstruction.passage import Call
 from spaces.reconstruction.passes import DensePass, Target, calls_of
 from spaces.reconstruction.settings import ReconstructionSettings
@@ -67,15 +68,15 @@ class DenseOutputs:
         settings: ReconstructionSettings | None = None,
         seed: int = 0,
     ) -> None:
-        self.model, self.forward, self.seed = model, forward, seed
+        self.model, self.forward, self.seed = split_form(model), forward, seed
         self.settings = ReconstructionSettings() if settings is None else settings
-        self.maps = linear_maps(model)
+        self.maps = linear_maps(self.model)
         used = list(_first(batches, self.settings.images))
         self.samples = sum(map(count_samples, used))
         self.batches: list[Nested] = []
         if used:
             device = next(model.parameters()).device
-            self.batches = _fitting(used, activation_bytes(model, select(used[0], 0, 1), forward), at_once(device))
+            self.batches = _fitting(used, activation_bytes(self.model, select(used[0], 0, 1), forward), at_once(device))
         self._known: dict[tuple[Call, int], _Drawn] = {}
         self._weights: tuple[SharedWeight, ...] | None = None
 

@@ -18,6 +18,7 @@ from spaces.execution.comparison import eager
 from spaces.execution.forward import Forward
 from spaces.execution.randomness import kept_randomness
 from spaces.layers.layer_kind import kind_of
+from spaces.layers.split_attention import split_attention
 from spaces.reconstruction.structure import linear_maps
 
 
@@ -74,7 +75,7 @@ def kept_of_parts(
         By name, None where all stay. Left out are parts that don't run once, and outputs of which no whole slices stay.
     """
     with kept_randomness(), eager():
-        traced = trace_groups(admitted(dense), plain_tensors(sample), (), (), forward)
+        traced = trace_groups(split_attention(admitted(dense)), plain_tensors(sample), (), (), forward)
     stay = np.ones(traced.groups.width + 1, dtype=bool)  # One more for -1, the place of what always stays.
     for tensor, dims in traced.groups.ties.items():
         for dim, places in dims.items():

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from spaces.cloning.clone import Cloning, copied
+from spaces.layers.split_attention import split_encoders
 from spaces.records import RecordError, entries, integer, one_of
 from spaces.residual.stub import stub_of
 from spaces.residual.units import Removal
@@ -19,7 +20,7 @@ KIND = "remove_branches"
 def remove(model: nn.Module, removal: Removal) -> nn.Module:
     """Return a clone of ``model`` without the modules that leave; ``model`` is left unchanged."""
     stubs = {name: stub_of(record, f"{KIND}: {name}") for name, record in removal.stubs.items()}
-    return Cloning(copied, removal.attributes, stubs).clone(model)
+    return split_encoders(Cloning(copied, removal.attributes, stubs).clone(model))
 
 
 def remove_branches(model: nn.Module, transformation: Mapping[str, Any]) -> nn.Module:

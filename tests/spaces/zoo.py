@@ -156,7 +156,7 @@ class Shared(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention is frozen; the MLP beside it is open."""
+    """Multi-head attention and an MLP, each added to what it reads."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,12 +21,14 @@ class OwnProduct(LayerKind):
         bias: Name of the parameter that is added; empty for none.
         rows: Dimension of ``weight`` along which the output channels lie.
         columns: Dimension along which the input channels lie.
+        first: Place of the first output channel along ``rows``: other than 0 where the product is with a part of the parameter.
     """
 
     weight: str
     bias: str
     rows: int
     columns: int
+    first: int = 0
 
     name = "own_product"
     modules = ()
@@ -39,16 +41,18 @@ class OwnProduct(LayerKind):
         return None
 
     def writers(self, groups: int) -> tuple[tuple[str, int], ...]:
-        """Return the parameter and the one that is added."""
+        """Return the parameter and the one that is added, whole; none for a part of them behind the first."""
+        if self.first:
+            return ()
         return ((self.weight, self.rows), *(((self.bias, 0),) if self.bias else ()))
 
     def readers(self, groups: int) -> tuple[tuple[str, int], ...]:
-        """Return the parameter."""
-        return ((self.weight, self.columns),) if groups == 1 else ()
+        """Return the parameter, whole; none for a part of it behind the first."""
+        return ((self.weight, self.columns),) if groups == 1 and not self.first else ()
 
     def filters(self, module: nn.Module, outputs: int, groups: int) -> Tensor:
         """Return the parameter as one row per output channel, of shape ``(outputs, weights)``."""
-        return module.get_parameter(self.weight).movedim(self.rows, 0).reshape(outputs, -1)
+        return module.get_parameter(self.weight).movedim(self.rows, 0)[self.first : self.first + outputs].reshape(outputs, -1)
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,11 @@ class OwnNorm(LayerKind):
         return True
 
 
-def own_product(tracker: LabelTracker, weight: Tensor, bias: Tensor | None, rows: int, columns: int) -> OwnProduct:
-    """Return the kind of a product with a parameter of the running module."""
-    return OwnProduct(_local(tracker, weight), "" if bias is None else _local(tracker, bias), rows, columns)
+def own_product(
+    tracker: LabelTracker, weight: Tensor, bias: Tensor | None, rows: int, columns: int, first: int = 0
+) -> OwnProduct:
+    """Return the kind of a product with a parameter of the running module, or with its rows from ``first`` on."""
+    return OwnProduct(_local(tracker, weight), "" if bias is None else _local(tracker, bias), rows, columns, first)
 
 
 def own_layer(

@@ -66,7 +66,7 @@ class _Product:
     ) -> None:
         self.tracker, self.name, self.view, self.inputs, self.added, self.output = tracker, name, view, inputs, added, output
         self.read, self.written = read % inputs.dim(), written % output.dim()
-        self.rows, self.columns = (view.dim_at(dim) for dim in dims)
+        self.part, self.columns = view.part_at(dims[0]), view.dim_at(dims[1])
 
     def label(self) -> None:
         """Tie the parameter to the channels, label the output and record the layer."""
@@ -93,14 +93,17 @@ class _Product:
             return False
         count = self.output.shape[self.written]
         outputs = torch.zeros(count, dtype=torch.int64)
-        if self.rows is not None:
-            outputs = output_atoms(tracker, weight, self.rows, count)
-            tracker.tie(weight, self.rows, outputs)
+        rows, first = 0, 0
+        if self.part is not None:
+            rows, places = self.part
+            whole = output_atoms(tracker, weight, rows, weight.shape[rows])
+            tracker.tie(weight, rows, whole)
+            outputs, first = whole[places], int(places[0])
         if self.columns is not None:
             tracker.tie(weight, self.columns, atoms)
         bias = self._add(outputs)
         label_output(tracker, self.output, outputs, self.written, "output")
-        kind = own_product(tracker, weight, bias, self.rows or 0, self.columns or 0)
+        kind = own_product(tracker, weight, bias, rows, self.columns or 0, first)
         macs = self.output.numel() // count
         tracker.record(kind, atoms, outputs, float(macs), 1, channel_dim(tracker, atoms))
         return True

@@ -22,10 +22,12 @@ class StoredView:
     Attributes:
         parameter: The parameter.
         places: By dimension of it, the place along this dimension of every element, int64 of the tensor's shape.
+        fixed: True where code has picked the elements by the numbers of their places.
     """
 
     parameter: Tensor
     places: tuple[Tensor, ...]
+    fixed: bool = False
 
     def dim_at(self, dim: int) -> int | None:
         """Return the dimension of the parameter that lies whole and in order along ``dim``; None if there is none."""
@@ -33,6 +35,20 @@ class StoredView:
             line = vector(places, dim)
             if line is not None and torch.equal(line, torch.arange(self.parameter.shape[own])):
                 return own
+        return None
+
+    def part_at(self, dim: int) -> tuple[int, Tensor] | None:
+        """Return the dimension of the parameter of which places lie along ``dim``, and these places; None if there is none.
+
+        They lie next to each other and in order, such as the rows of one projection among those of three.
+        """
+        if self.fixed:
+            whole = self.dim_at(dim)
+            return None if whole is None else (whole, torch.arange(self.parameter.shape[whole]))
+        for own, places in enumerate(self.places):
+            line = vector(places, dim)
+            if line is not None and (len(line) > 1 or self.parameter.shape[own] == 1) and bool((line.diff() == 1).all()):
+                return own, line
         return None
 
     def is_whole(self, tensor: Tensor) -> bool:
@@ -56,13 +72,14 @@ class StoredViews:
         places = (along(torch.arange(size), dim, tensor.shape) for dim, size in enumerate(tensor.shape))
         return StoredView(tensor, tuple(places))
 
-    def follow(self, view: StoredView, moved: Any, output: Any) -> None:
+    def follow(self, view: StoredView, moved: Any, output: Any, fixed: bool = False) -> None:
         """Note that an operator has made ``output`` of a view.
 
         Args:
             view: The view.
             moved: From places of the view's shape to those of ``output``, a tensor.
             output: Result of the operator.
+            fixed: True where the operator picks elements by the numbers of their places.
         """
         if isinstance(output, Tensor):
-            self._views[output] = StoredView(view.parameter, tuple(map(moved, view.places)))
+            self._views[output] = StoredView(view.parameter, tuple(map(moved, view.places)), view.fixed or fixed)

@@ -181,7 +181,7 @@ def _pass_stored(
     """Follow a stored tensor, which has met no channels yet, through a slice, a change of its size, or arithmetic."""
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor) and value.numel() > 1]
     if base in POSITIONS and base != "roll":
-        follow_part(tracker, args[0], lambda places: operator(places, *args[1:], **kwargs), output)
+        follow_part(tracker, args[0], lambda places: operator(places, *args[1:], **kwargs), output, base == "select")
     elif base.lstrip("_").startswith(WINDOWS) and isinstance(output, Tensor):
         follow_part(tracker, args[0], lambda places: resized(places, _spatial(base), output), output)
     elif base in PICKS:

@@ -68,7 +68,7 @@ def position(
         dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % labels.dim()
         if output.shape != labels.shape and dim in varying(labels):
             _follow_positions(tracker, name, vector(labels, dim), labels, args[2:])
-    follow_part(tracker, args[0], lambda places: operator(places, *args[1:], **kwargs), output)
+    follow_part(tracker, args[0], lambda places: operator(places, *args[1:], **kwargs), output, name == "select")
     tracker.set_labels(output, operator(labels, *args[1:], **kwargs))
 
 

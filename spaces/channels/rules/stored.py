@@ -29,11 +29,16 @@ def joined_labels(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], k
     return labels_of
 
 
-def follow_part(tracker: LabelTracker, tensor: Tensor, moved: Callable[[Tensor], Tensor], output: Any) -> None:
-    """Note that ``output`` is a part of a stored tensor, which ``moved`` picks out of the places of its elements."""
+def follow_part(
+    tracker: LabelTracker, tensor: Tensor, moved: Callable[[Tensor], Tensor], output: Any, equal: bool = False
+) -> None:
+    """Note that ``output`` is a part of a stored tensor, which ``moved`` picks out of the places of its elements.
+
+    It is one of ``equal`` parts, or picked by numbers of places.
+    """
     view = tracker.view_of(tensor)
     if view is not None:
-        tracker.views.follow(view, moved, output)
+        tracker.views.follow(view, moved, output, not equal)
 
 
 def resized(places: Tensor, spatial: int, output: Tensor) -> Tensor:

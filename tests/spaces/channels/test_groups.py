@@ -31,7 +31,7 @@ def sizes(groups: ChannelGroups) -> dict[str, int]:
         ("transposed_grouped", {"down": 4, "skip.0": 6}),
         ("layer_normed", {"stem": 8, "wide": 16}),
         ("shared", {"stem.0": 8}),
-        ("attention", {"wide": 12}),
+        ("attention", {"embed": 8, "attention": 2, "wide": 12}),
         ("fixed_split", {"left": 6}),
     ],
 )
@@ -86,9 +86,14 @@ def test_a_group_that_fails_the_check_is_frozen_with_the_reason() -> None:
 
 
 def test_frozen_groups_have_named_reasons() -> None:
-    groups = find_groups(network("attention"), example("attention"))
+    class Own(nn.MultiheadAttention):
+        """Attention by a class of somebody's own, which may compute anything."""
+
+    model = network("attention")
+    model.attention = Own(8, 2, batch_first=True)
+    groups = find_groups(model, example("attention"))
     reasons = {group.name: group.reason for group in groups.frozen}
-    assert "attention" in reasons["embed"]
+    assert "multi_head_attention_forward" in reasons["embed"]
     assert reasons["head"] == "network output"
     assert "unequal size" in find_groups(network("fixed_split"), example("fixed_split")).frozen[0].reason
 

@@ -17,6 +17,7 @@ from evaluators.cost import Cost, CostSettings, count_peak_activation_bytes
 from spaces import networks
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.execution.operator_mode import OperatorMode, Unfused
+from spaces.layers.split_attention import split_attention
 from tests.evaluators.small_task import digits_task
 from tests.spaces.zoo import example, network
 
@@ -78,7 +79,7 @@ def test_the_predicted_peak_is_that_of_live_tensors_on_the_built_network(name: s
     factory, inputs = SMALL[name]
     inputs = example(name) if inputs is None else inputs
     torch.manual_seed(0)
-    model = factory().eval()
+    model = split_attention(factory().eval())
     space = ChannelMask(model, inputs, ChannelMaskSettings(compensate=False))
     dense = space._cost.of(np.ones(space.groups.width, dtype=bool))["peak_activation_bytes"]
     assert dense == count_peak_activation_bytes(model, inputs) == pytest.approx(counted(model, inputs), rel=0.01)

@@ -137,7 +137,7 @@ def test_a_narrower_network_has_the_structure_that_was_traced_on_the_dense_one(n
     model, inputs = network(name), example(name)
     small, _ = cut(model, inputs)
     outputs = DenseOutputs(model, [inputs])
-    assert outputs.weights(small) == outputs.weights(model) == solved_weights(small, inputs, call)
+    assert outputs.weights(small) == outputs.weights(outputs.model) == solved_weights(small, inputs, call)
 
 
 def test_a_network_with_other_parameters_is_traced_itself() -> None:
