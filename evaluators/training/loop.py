@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from evaluators.training.average import averaged
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.errors import DivergedError, TrainingError
 from evaluators.training.hardware import repeatable
+from evaluators.training.kept_epoch import clearly_better, samples_of_score
 from evaluators.training.layout import channels_last
 from evaluators.training.parameter_groups import only_trained
 from evaluators.training.ranks import Ranks, require_ranks, synchronized_statistics
@@ -57,8 +59,8 @@ def train(
     """Train ``model`` in place on the train split, scoring it on the search split after every epoch.
 
     All randomness (shuffling, augmentation, dropout) derives from ``seed`` and the epoch's number, so that a killed
-    training resumes from its checkpoint to the same bits. With ``early_stop`` the model ends with the best epoch's
-    weights, with ``ema`` with averaged ones. Afterwards the model is in evaluation mode, on ``device``, in the default
+    training resumes from its checkpoint to the same bits. The model ends with the last epoch's weights or the best one's, as
+    ``keep_epoch`` says, with ``ema`` averaged ones. Afterwards the model is in evaluation mode, on ``device``, in the default
     memory layout.
 
     Args:
@@ -137,8 +139,10 @@ def _epochs(
     if settings.batch_norm == "per_rank":
         described = {**described, "ranks": session.ranks.size}
     if checkpoint is not None:
-        history, best = restore_state(checkpoint, model, session.optimizer, sparsifier, session.average, described)
+        history, best = restore_state(checkpoint, model, session.optimizer, sparsifier, session.average, described, settings)
     history.sign = task.score_sign
+    follows_best = _follows_best(settings, sparsifier)
+    samples = samples_of_score(task) if follows_best else None
     session.profile.restore(history.seconds)
     history.seconds = session.profile.seconds
     if moments is not None and not history.epochs and history.begun is None:
@@ -168,16 +172,17 @@ def _epochs(
             history.epochs.append(record)
             if sparsifier is not None and not sparsifier.complete:
                 history.unsettled = record.epoch
-            elif settings.early_stop is not None:
-                leader = history.best
+            elif follows_best and (leader := history.best) is not None:
+                patience = math.inf if settings.early_stop is None else settings.early_stop.patience
                 if leader is record:
                     with averaged(model, session.average):
                         best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-                elif leader is not None and record.epoch - leader.epoch >= settings.early_stop.patience:
+                elif record.epoch - leader.epoch >= patience:
                     history.stopped_early = (
                         f"{task.score_name} on the search split has not {'risen' if task.score_sign > 0 else 'fallen'} for "
-                        f"{settings.early_stop.patience} epochs"
+                        f"{patience} epochs"
                     )
+                history.keeps_best = bool(best) and _keeps_best(settings, history, leader, samples)
             if stop_when_finished and sparsifier is not None and sparsifier.finished and epoch + 1 < settings.epochs:
                 history.stopped_early = f"{type(sparsifier).__name__} has reached its aim"
             if checkpoint is not None and session.ranks.first:
@@ -186,7 +191,7 @@ def _epochs(
                 on_epoch(record)
     if session.average is not None:
         session.average.put_into(model)
-    if settings.early_stop is not None and best and (until_step is None or history.stopped_early):
+    if history.keeps_best and (until_step is None or history.stopped_early):
         model.load_state_dict(best)
     if sparsifier is not None:
         if not sparsifier.complete:
@@ -194,6 +199,22 @@ def _epochs(
         sparsifier.finish()
     history.optimizer = OptimizerState.of(session.optimizer, model)
     return history
+
+
+def _follows_best(settings: TrainingSettings, sparsifier: Sparsifier | None) -> bool:
+    """Return True if the weights of the best epoch so far are held; a sparsifier reaches what it trains towards last."""
+    if settings.early_stop is not None or settings.keep_epoch == "best":
+        return True
+    return settings.keep_epoch == "auto" and sparsifier is None
+
+
+def _keeps_best(settings: TrainingSettings, history: History, best: EpochRecord, samples: int | None) -> bool:
+    if settings.keep_epoch == "best" or (settings.keep_epoch == "auto" and settings.early_stop is not None):
+        return True
+    if settings.keep_epoch == "last":
+        return False
+    sign = history.sign
+    return clearly_better(sign * best.search_score, sign * history.epochs[-1].search_score, samples)
 
 
 def _synchronized(settings: TrainingSettings) -> bool:

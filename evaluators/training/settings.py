@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from evaluators.training.average import EmaSettings
 from evaluators.training.image_operations import RandAugmentSettings
 from evaluators.training.imported import ImportedSettings
+from evaluators.training.kept_epoch import KeepEpoch
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.schedules import Schedule
 
@@ -95,6 +96,9 @@ class TrainingSettings:
             batch has one of them, drawn with equal odds.
         rand_augment: Options of RandAugment on every image, behind the augmentation of the data; None for none.
         erasing: Probability of erasing a rectangle of an image (Zhong et al. 2020, arXiv 1708.04896); None for none.
+        keep_epoch: Epoch whose weights are handed on: ``last``; ``best``, by the score on the search split; or ``auto``, the
+            best where its lead over the last is more than two standard errors of their difference (of a score that is no share,
+            more than 2 %), and with ``early_stop``, else the last. Of a training with a sparsifier ``auto`` is the last.
         train_only: Parameters that are trained, while others stay: the words ``norms``, ``biases`` and ``head``, and name
             patterns; None for all. Statistics of BatchNorm follow the batches in any case.
     """
@@ -122,6 +126,7 @@ class TrainingSettings:
     train_only: tuple[str, ...] | None = None
     shards: int | None = None
     batch_norm: Literal["synchronized", "shards", "per_rank"] | None = None
+    keep_epoch: KeepEpoch = "auto"
 
     def __post_init__(self) -> None:
         """Check the range of every option.

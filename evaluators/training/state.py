@@ -16,6 +16,8 @@ from evaluators.training.average import Average
 from evaluators.training.checkpoint import JSON, Checkpoint, CheckpointError, require_same, unpack_checkpoint
 from evaluators.training.optimizers import optimizer_numbers, optimizer_tensors, parameter_names, restore_optimizer
 from evaluators.training.settings import TrainingSettings
+from spaces.files.json_file import mapping
+from spaces.files.recorded_settings import as_recorded
 from spaces.sparsifiers.base import Sparsifier
 
 FORMAT = 2
@@ -82,6 +84,7 @@ class History:
         uncut: Parameters and buffers from before a sparsifier that was not complete took the rest away; None else.
         begun: State of the epoch that the training stopped inside; None at an epoch's end.
         seconds: Wall-clock seconds of all steps by part, as :class:`.StepProfile` has them.
+        keeps_best: True if the best epoch's weights are those that the training hands on.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -92,6 +95,7 @@ class History:
     uncut: Mapping[str, Tensor] | None = None
     begun: BegunEpoch | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    keeps_best: bool = False
 
     def steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimizer steps so far."""
@@ -101,6 +105,12 @@ class History:
     def best(self) -> EpochRecord | None:
         """The first epoch with the best search score after ``unsettled``, NaN the worst; None if there is none yet."""
         return max(self.epochs[self.unsettled :], key=self._order, default=None)
+
+    @property
+    def kept(self) -> EpochRecord:
+        """The epoch whose weights the training hands on."""
+        best = self.best if self.keeps_best else None
+        return self.epochs[-1] if best is None else best
 
     def _order(self, record: EpochRecord) -> float:
         return -math.inf if math.isnan(record.search_score) else self.sign * record.search_score
@@ -158,6 +168,7 @@ def save_state(
         "trained": parameter_names(optimizer, model),
         "numbers": optimizer_numbers(optimizer),
         "seconds": dict(history.seconds),
+        "keeps_best": history.keeps_best,
     }
     checkpoint.save(tensors, data)
 
@@ -169,8 +180,11 @@ def restore_state(
     sparsifier: Sparsifier | None,
     average: Average | None,
     described: Mapping[str, JSON],
+    settings: TrainingSettings,
 ) -> tuple[History, dict[str, Tensor]]:
     """Restore the state of :func:`save_state`, and return the history and the best epoch's weights.
+
+    An option that the checkpoint does not know counts as at its default.
 
     Raises:
         CheckpointError: The checkpoint belongs to another training; the message names the difference.
@@ -183,7 +197,7 @@ def restore_state(
         raise CheckpointError(
             f"expected a training checkpoint of format {FORMAT}, got {data.get('format')!r}; start in a new run folder"
         )
-    require_same(data["identity"], dict(described))
+    require_same(data["identity"], _as_saved(described, data["identity"], settings, sparsifier))
     parts = _parts(tensors)
     model.load_state_dict(parts["model"])
     restore_optimizer(optimizer, parts["optimizer"], data.get("numbers"))
@@ -194,9 +208,22 @@ def restore_state(
     records: list[dict[str, Any]] = data["epochs"]
     history = History([EpochRecord(**record) for record in records], data["stopped_early"], data["unsettled"])
     history.seconds = data.get("seconds", {})
+    history.keeps_best = data.get("keeps_best", bool(parts["best"]))
     if inside := parts["begun"]:
         history.begun = BegunEpoch(inside.pop("losses"), inside)
     return history, parts["best"]
+
+
+def _as_saved(
+    described: Mapping[str, JSON], saved: JSON, settings: TrainingSettings, sparsifier: Sparsifier | None
+) -> dict[str, JSON]:
+    """Return the identity of a training without options at their default that a checkpoint's identity does not know."""
+    known = dict(described)
+    groups = {"training": settings, "sparsifier_settings": None if sparsifier is None else sparsifier.settings}
+    for group, options in groups.items():
+        if options is not None and isinstance(recorded := mapping(saved, "identity").get(group), Mapping):
+            known[group] = json.loads(json.dumps(as_recorded(options, recorded)))
+    return known
 
 
 def steps_of(data: Mapping[str, JSON], tensors: Mapping[str, Tensor], steps_per_epoch: int) -> int:
@@ -242,7 +269,7 @@ class OptimizerState:
 
 
 def end_of(content: bytes) -> tuple[dict[str, Tensor], OptimizerState]:
-    """Return the final weights of a training (with early stopping the best epoch's, with ``ema`` averaged) and its optimizer's
+    """Return the weights that a training hands on (of the last epoch or of the best, with ``ema`` averaged) and its optimizer's
     state.
 
     Args:
@@ -250,7 +277,10 @@ def end_of(content: bytes) -> tuple[dict[str, Tensor], OptimizerState]:
     """
     tensors, data = unpack_checkpoint(content)
     parts = _parts(tensors)
-    return parts["best"] or {**parts["model"], **parts["average"]}, OptimizerState(parts["optimizer"], data["trained"])
+    keeps_best = parts["best"] and data.get("keeps_best", True)
+    return parts["best"] if keeps_best else {**parts["model"], **parts["average"]}, OptimizerState(
+        parts["optimizer"], data["trained"]
+    )
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

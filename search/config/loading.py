@@ -182,6 +182,21 @@ def configure(data: Mapping[str, Any], task: Task) -> Config:
     return config
 
 
+def read_back(config: Config, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return plain data as the whole configuration that it reads to, or None where something of it is wrong.
+
+    Args:
+        config: The configuration that ``data`` comes from; its task is taken where a program gave it.
+        data: What a file would say.
+    """
+    from evaluators.task import Task
+
+    given = config.task if isinstance(config.task, Task) else None
+    document = Document("configuration", {name: value for name, value in data.items() if name != "task" or given is None})
+    found, faults = _build(document, given)
+    return None if faults or found is None else found.canonical()
+
+
 def _build(document: Document, given: Task | None = None) -> tuple[Config | None, list[Fault]]:
     data = document.data
     known = Config.model_fields

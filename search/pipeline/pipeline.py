@@ -18,6 +18,7 @@ from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.hardware import torch_threads
 from search.config.extras import require_extras
 from search.config.loading import Config
+from search.config.recorded import as_recorded
 from search.config.registries import TRACKER
 from search.output.disk_errors import system_errors
 from search.output.progress import Log, duration
@@ -84,7 +85,7 @@ def run(
         start = Start(config)
         source = find_earlier(earlier, folder, start)
         steps = plan(config, start.task.fingerprint)
-        taken = [] if source is None else reused(steps, source, config.execution.asynchronous)
+        taken = [] if source is None else reused(steps, source, start)
         if source is not None and tables is not None:
             require_taken(steps, taken, source, tables.step)
         if not (folder / "config.yaml").exists():
@@ -93,7 +94,10 @@ def run(
                     log.write(line)
         with system_errors(folder), RunFolder(folder) as run_folder:
             damaged: list[str] = []
-            changes = run_folder.adopt(config.canonical(), start.task.fingerprint, damaged.append)
+            form = partial(as_recorded, config)
+            changes = run_folder.adopt(config.canonical(), start.task.fingerprint, damaged.append, form)
+            steps = plan(config, start.task.fingerprint, run_folder.record)
+            taken = [] if source is None else reused(steps, source, start)
             remember_code(run_folder.run_id, config.canonical())
             with Log(folder / "log.txt", console) as log:
                 warn = partial(log.write, level=logging.WARNING)
@@ -102,7 +106,7 @@ def run(
                     warn(line)
                 for change in changes:
                     log.write(f"changed: {change}")
-                for line in again_lines(steps, run_folder.checkpoints, changed_stages(run_folder.before, config.canonical())):
+                for line in again_lines(steps, run_folder.checkpoints, changed_stages(run_folder.before, run_folder.record)):
                     log.write(line)
                 if source is not None:
                     for line in reuse_lines(steps, taken, source):

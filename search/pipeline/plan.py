@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,15 +47,16 @@ class PlannedStep:
         return checkpoints.joinpath(*self.place)
 
 
-def plan(config: Config, task_fingerprint: str) -> list[PlannedStep]:
+def plan(config: Config, task_fingerprint: str, recorded: Mapping[str, Any] | None = None) -> list[PlannedStep]:
     """Return the steps of a run, in the order in which they are computed.
 
     Args:
         config: The configuration.
         task_fingerprint: Hash of model and data.
+        recorded: The configuration in the form of a run folder's record, for the keys of that folder; None for a new one's.
     """
     stages = placed_stages(config)
-    settings: list[dict[str, Any]] = config.canonical()["stages"]
+    settings: list[dict[str, Any]] = (config.canonical() if recorded is None else recorded)["stages"]
     dense_asked = any(DENSE in placed.stage.baselines for placed in stages)
     keys, reference = {RESULT: start_key(config.seed, task_fingerprint)}, ""
     steps: list[PlannedStep] = []

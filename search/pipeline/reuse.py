@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.config.recorded import as_recorded
 from search.output.progress import duration
 from search.pipeline.plan import PlannedStep, plan, steps_in_words
 from search.run.earlier_run import EarlierRun
@@ -32,10 +34,10 @@ def find_earlier(earlier: Path | None, folder: Path | None, start: Start) -> Ear
         return None
     if folder is not None and folder.exists() and earlier.exists() and folder.samefile(earlier):
         raise RunFolderError(f"--from {earlier} is this run's own folder: the same command without --from goes on with it")
-    return EarlierRun(earlier, start.config.canonical(), start.task.fingerprint)
+    return EarlierRun(earlier, partial(as_recorded, start.config), start.task.fingerprint)
 
 
-def reused(steps: Iterable[PlannedStep], earlier: EarlierRun, asynchronous: bool) -> list[PlannedStep]:
+def reused(steps: Iterable[PlannedStep], earlier: EarlierRun, start: Start) -> list[PlannedStep]:
     """Return the steps that another run has computed, each from a network that is taken over or that the run starts from.
 
     What a last stage writes into ``best/`` is never taken over.
@@ -43,17 +45,21 @@ def reused(steps: Iterable[PlannedStep], earlier: EarlierRun, asynchronous: bool
     Args:
         steps: All steps of the run.
         earlier: The other run.
-        asynchronous: The mode of the run's searches: other trials would come of another one.
+        start: Configuration and task of the run, whose searches must be of the other one's mode: another has other trials.
 
     Raises:
         SecateursError: A file of one of them is damaged.
     """
     found: list[PlannedStep] = []
     known: set[str] = set()
+    theirs = (
+        {} if earlier.reason else {step.place: step.key for step in plan(start.config, start.task.fingerprint, earlier.own)}
+    )
     for step in steps:
         known = known or {step.entered}
-        mode = asynchronous if step.placed.stage.searches else None
-        if step.entered in known and not step.placed.stage.last and earlier.has(*step.place, step.key, mode):
+        mode = start.config.execution.asynchronous if step.placed.stage.searches else None
+        key = theirs.get(step.place, step.key)
+        if step.entered in known and not step.placed.stage.last and earlier.has(*step.place, key, mode):
             found.append(step)
             known.add(step.key)
     return found
@@ -117,4 +123,4 @@ def tell_reuse(start: Start, earlier: Path | None) -> Iterator[str]:
     source = find_earlier(earlier, None, start)
     if source is not None:
         steps = plan(start.config, start.task.fingerprint)
-        yield from reuse_lines(steps, reused(steps, source, start.config.execution.asynchronous), source)
+        yield from reuse_lines(steps, reused(steps, source, start), source)

@@ -98,8 +98,9 @@ def build_report(
     ``fingerprint`` and ``search_score`` after its training, or its ``error``; where they were halved also ``steps`` trained and
     ``scores``, as (steps, score on the search split)), ``fingerprint``, ``metrics``, ``layers``
     (``name``, ``channels``, ``kept``) and ``frozen`` (``name``, ``size``, ``reason``, ``macs_share``). ``histories`` are the
-    result's trainings, each ``stage``, ``variant``, ``epochs`` and ``seconds`` of all steps by part (``data``, ``forward``,
-    ``backward``, ``optimizer``); ``baseline_histories`` those of the baselines.
+    result's trainings, each ``stage``, ``variant``, ``epochs``, ``kept_epoch`` (number of the one handed on, 0 for none) and
+    ``seconds`` of all steps by part (``data``, ``forward``, ``backward``, ``optimizer``); ``baseline_histories`` those of the
+    baselines.
     ``activations`` has, per fuse stage: ``stage``, ``merges`` (``where``, ``nodes``, ``activations``, ``result``, ``exact``),
     ``left`` (``where``, ``nodes``, ``reason``) and ``max_abs_error``. ``retention`` has, for the result and the baselines from
     which channels were removed, by role: ``chosen`` and ``retained`` (shares of the reference's task relevance, see
@@ -253,5 +254,6 @@ def _histories(flows: Mapping[str, Flow]) -> list[dict[str, Any]]:
         for entry in flow.entries[start + 1 :]:
             if "history" in entry.notes:
                 history = {"stage": entry.step, "variant": variant, "epochs": entry.notes["history"]}
-                found[entry.step, variant] = {**history, "seconds": entry.notes.get("seconds", {})}
+                kept = entry.notes.get("kept_epoch", len(entry.notes["history"]))
+                found[entry.step, variant] = {**history, "kept_epoch": kept, "seconds": entry.notes.get("seconds", {})}
     return list(found.values())

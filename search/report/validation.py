@@ -181,6 +181,7 @@ class History(TypedDict, total=False):
     stage: str
     variant: str
     epochs: list[Epoch] | None
+    kept_epoch: int | None
     seconds: dict[str, Number] | None
 
 

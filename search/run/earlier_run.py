@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from spaces.cloning.plain_network import without_wrappers
 from spaces.files.atomic import replace_file
 from spaces.files.json_file import read_record, write_record
 from spaces.files.reading import DamagedFileError, FileError, opened
-from spaces.files.tensor_file import unpack_tensors
+from spaces.files.tensor_file import pack_tensors, unpack_tensors
 
 if TYPE_CHECKING:
     from evaluators.task import Task
@@ -49,20 +49,27 @@ class EarlierRun:
 
     Args:
         folder: The run folder.
-        config: The configuration of the run that takes over, as plain data.
+        as_recorded: Returns the configuration of the run that takes over, as plain data in the form of a recorded one.
         task_fingerprint: Hash of that run's model and data.
         tell: Takes a line about something lost.
 
     Attributes:
         folder: The run folder.
         name: Name of its run.
+        own: The configuration of the run that takes over, in the form of this run's record.
         reason: The first field that keeps every step from being taken over, in words; empty where there is none.
 
     Raises:
         RunFolderError: It is no folder of a run, one of an earlier version, or its two records are damaged.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], task_fingerprint: str, tell: Tell = PACKAGE.warning) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        as_recorded: Callable[[Mapping[str, Any]], dict[str, Any]],
+        task_fingerprint: str,
+        tell: Tell = PACKAGE.warning,
+    ) -> None:
         self.folder, self._tell = folder, tell
         try:
             self._config = read_config(folder / CONFIG)
@@ -75,12 +82,12 @@ class EarlierRun:
         if recorded["format"] != FORMAT:
             raise RunFolderError(f"{folder} was made by an earlier version: --from expects the folder of a run of this one")
         self.name, self._run_id = str(self._config.get("name")), recorded["run_id"]
-        self._own: dict[str, Any] = parse_value(to_yaml(dict(config)))
+        self.own: dict[str, Any] = parse_value(to_yaml(as_recorded(self._config)))
         self.reason = self._difference(recorded["task_fingerprint"], task_fingerprint)
 
     def _difference(self, theirs: str, own: str) -> str:
         for field in ("seed", "task"):
-            for found in differences({field: self._config.get(field)}, {field: self._own.get(field)}):
+            for found in differences({field: self._config.get(field)}, {field: self.own.get(field)}):
                 return str(found)
         if theirs != own:
             return "task: it was made with another model or other data (the content of task.data, a checkpoint or the model)"
@@ -88,7 +95,7 @@ class EarlierRun:
 
     def changes(self, index: int) -> Iterator[Difference]:
         """Yield the fields in which the stages up to the place ``index`` differ from the other run's."""
-        theirs, own = (list(config.get("stages") or [])[: index + 1] for config in (self._config, self._own))
+        theirs, own = (list(config.get("stages") or [])[: index + 1] for config in (self._config, self.own))
         for place in range(max(len(theirs), len(own))):
             first, second = (stages[place] if place < len(stages) else None for stages in (theirs, own))
             yield from differences(first, second, ("stages", str(place)))
@@ -99,7 +106,7 @@ class EarlierRun:
         Args:
             label: Place and name of the stage.
             variant: ``result``, or the baseline.
-            key: Hash of everything that the step's network depends on.
+            key: Hash of everything that the step's network depends on, in the form of this run's record.
             asynchronous: The mode of a search, which its marker must have, too; None for another stage.
 
         Raises:
@@ -133,7 +140,7 @@ class EarlierRun:
         """
         there = StageStep(self._folder(label, variant), step.key, self._tell)
         try:
-            content = _fitting(there.path, task)
+            content = _fitting(there.path, task, step.key)
             for name in KEPT_BESIDE:
                 beside, own = there.folder.parent / name, step.folder.parent / name
                 if beside.exists() and not own.exists():
@@ -161,8 +168,10 @@ def origin_of(folder: Path, tell: Tell) -> str:
     return "" if found is None else found["name"]
 
 
-def _fitting(path: Path, task: Task) -> bytes:
+def _fitting(path: Path, task: Task, key: str) -> bytes:
     """Return the bytes of a step's network, once its records are of known kinds and its shapes those of the task's network.
+
+    The key inside becomes that of the run that takes over: it is another one where the record lacks an option.
 
     Raises:
         FileError: They are not.
@@ -172,7 +181,7 @@ def _fitting(path: Path, task: Task) -> bytes:
     with opened(path) as file:
         header = read_header(file, name)
         content = file.read()
-    _, data = unpack_tensors(content, name)
+    tensors, data = unpack_tensors(content, name)
     step: StepData = checked(data, StepData, name)
     check_transformations(step["transformations"], name)
     try:
@@ -182,7 +191,7 @@ def _fitting(path: Path, task: Task) -> bytes:
     weights = {key: shape for key, shape in header.shapes.items() if not key.startswith(MOMENT)}
     require_same_shapes(model, replace(header, shapes=weights), name)
     _require_moments(header, weights, name)
-    return content
+    return content if step.get("key", key) == key else pack_tensors(tensors, {**data, "key": key})
 
 
 def _require_moments(header: Header, weights: Mapping[str, tuple[int, ...]], name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,7 @@ class RunFolder:
         path: The folder, ``runs/NAME``.
         resumed: True if the folder held a run already.
         before: The configuration that a resumed run had, as plain data, set by :meth:`adopt`; empty for a new one.
+        record: The configuration as plain data, as the folder's record has it, set by :meth:`adopt`.
         run_id: Random identity of the run, hexadecimal, set by :meth:`adopt`; differs between runs of the same name.
 
     Raises:
@@ -38,6 +40,7 @@ class RunFolder:
         self.path = path
         self.run_id = ""
         self.before: dict[str, Any] = {}
+        self.record: dict[str, Any] = {}
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file; expected a folder, or nothing: give the run another name")
         strange = path.is_dir() and not self.config_path.exists() and _content(path)
@@ -71,13 +74,21 @@ class RunFolder:
         """Folder of the stages' files, one folder per stage."""
         return self.path / "checkpoints"
 
-    def adopt(self, config: dict[str, Any], task_fingerprint: str, tell: Tell = PACKAGE.warning) -> list[str]:
+    def adopt(
+        self,
+        config: dict[str, Any],
+        task_fingerprint: str,
+        tell: Tell = PACKAGE.warning,
+        as_recorded: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+    ) -> list[str]:
         """Record configuration, model and data of a new run, or check that a resumed run has the same.
 
         Args:
             config: The configuration as plain data.
             task_fingerprint: Hash of model and data.
             tell: Takes a line about a damaged file.
+            as_recorded: Returns the configuration in the form of the recorded one, without options that it does not know and
+                that are at their default; None for the configuration as it is.
 
         Returns:
             The differences that are allowed, in words.
@@ -87,13 +98,17 @@ class RunFolder:
                 damaged, and nothing else does.
         """
         records = RunRecords(self.path, config, task_fingerprint, tell)
+        self.record = config
         if not self.resumed:
             self.run_id = records.begin()
             return []
         recorded = records.environment()
         self.run_id = recorded["run_id"]
-        before, after = records.configuration(recorded), parse_value(to_yaml(config))
-        self.before = before
+        self.before = before = records.configuration(recorded)
+        if as_recorded is not None:
+            self.record = as_recorded(before)
+            records = RunRecords(self.path, self.record, task_fingerprint, tell)
+        after = parse_value(to_yaml(self.record))
         found = list(differences(without_password(before), without_password(after)))
         refused = [difference for difference in found if not difference.allowed]
         if refused:

@@ -70,12 +70,23 @@ def train_network(
             )
     run.notes["history"] = [asdict(record) for record in history.epochs]
     run.notes["seconds"] = dict(history.seconds)
+    run.notes["kept_epoch"] = history.kept.epoch
+    if history.kept is not history.epochs[-1]:
+        run.log.write(f"{run.label}: {_kept(history, run.task.score_name)}")
     if sparsifier is not None:
         run.notes["participation"] = sparsifier.record()
         run.notes["sparsifier"] = sparsifier_note(sparsifier)
         run.notes["remark"] = sparsifier.remark
     moments = None if history.optimizer is None else TrainingMoments.of(history.optimizer, settings)
     return replace(trained, moments=moments), history
+
+
+def _kept(history: History, score: str) -> str:
+    kept, last = history.kept, history.epochs[-1]
+    return (
+        f"epoch {kept.epoch} of {last.epoch} is kept ({score} on the search split {kept.search_score:.4f}, after the last "
+        f"{last.search_score:.4f})"
+    )
 
 
 def _trained_together(

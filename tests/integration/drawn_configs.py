@@ -60,6 +60,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "erasing": (None, None, 0.3),
         "shards": (None, None, 1),
         "batch_norm": (None, None, "synchronized", "per_rank"),
+        "keep_epoch": ("auto", "best", "last"),
         "train_only": (None, None, None, ["norms", "biases", "head"], ["features.0"], ["head"]),
     },
     "OptimizerSettings": {

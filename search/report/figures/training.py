@@ -67,10 +67,16 @@ def training_figure(report: Mapping[str, Any], metric: Metric | None = None) -> 
     _plot(left, _curve(histories, "loss", starts), 1, {**solid, "color": MUTED}, "this result, train split")
     _plot(left, _curve(histories, "search_loss", starts), 1, solid, "this result, search split")
     _plot(right, scores, 100 if share else 1, solid, "this result, search split")
+    kept = _kept(histories, starts)
+    ring = {"color": BLUE, "marker": "o", "markersize": 9, "markerfacecolor": "none", "linestyle": "none"}
+    _plot(right, [point for point in scores if point[0] in kept], 100 if share else 1, ring, "this result, epoch handed on")
     left.set_ylabel("loss")
     right.set_ylabel(f"{'score' if metric is None else metric.label}, search split{' [%]' if share else ''}")
     outside_legend(left, right)
-    ending = f": {scores[-1][1] * (100 if share else 1):.4g}{' %' if share else ''} at the end" if scores else ""
+    end = next((point for point in scores if kept and point[0] == kept[-1] > starts[str(histories[-1].get("stage", ""))]), None)
+    when = "at the end" if end is None else f"in epoch {end[0]}, which was handed on"
+    last = scores[-1:] if end is None else [end]
+    ending = "".join(f": {value * (100 if share else 1):.4g}{' %' if share else ''} {when}" for _, value in last)
     length = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     figure.suptitle(f"{length} of training{ending}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
@@ -93,6 +99,15 @@ def _label_stages(panels: Sequence[Axes], histories: Sequence[Mapping[str, Any]]
             name = words(str(histories[index].get("stage", "")))
             axes.annotate(name, place, (0, height), fontsize=8, color=MUTED, **over)
     return {str(history.get("stage", "")): edge for history, edge in zip(histories, edges, strict=False)}
+
+
+def _kept(histories: Sequence[Mapping[str, Any]], starts: Mapping[str, int]) -> list[int]:
+    """Return the epochs that were handed on and were not the last of their training, counted over all stages."""
+    return [
+        starts[str(history.get("stage", ""))] + history["kept_epoch"]
+        for history in histories
+        if 0 < (history.get("kept_epoch") or 0) < len(history["epochs"])
+    ]
 
 
 def _of_baselines(report: Mapping[str, Any], starts: Mapping[str, int]) -> dict[str, list[Mapping[str, Any]]]:

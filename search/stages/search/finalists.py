@@ -135,5 +135,4 @@ def _trained(
         checkpoint=run.training(FINALISTS, f"{finalist.proposal.candidate.fingerprint}.safetensors"),
         teacher=reference.copy().model if training.distillation is not None else None,
     )
-    record = history.best if training.early_stop is not None else history.epochs[-1]
-    return network, (record if record is not None else history.epochs[-1]).search_score
+    return network, history.kept.search_score

@@ -25,6 +25,7 @@ from spaces.candidate import Candidate, KeepMask, Value, first_channels
 from spaces.domains import Domain
 from spaces.errors import SecateursError
 from spaces.execution.batch import describe
+from spaces.files.recorded_settings import as_recorded
 from spaces.latency.layer_latency import MeasuredLatency
 
 FILE = "latency.json"
@@ -106,11 +107,13 @@ class LatencyTables:
         again = "latency is measured again; where it differs, the search can't go on with the trials that it has, and says so"
         self._warn = warn
         self._file = None if folder is None else RecordFile(folder / FILE, LatencyFile, again, warn)
-        described = {**asdict(latency.settings), "model": self._key(model), "reference": self._key(reference)}
-        self._stored: dict[str, Any] = {"of": described}
+        networks = {"model": self._key(model), "reference": self._key(reference)}
+        self._stored: dict[str, Any] = {"of": {**asdict(latency.settings), **networks}}
         found: Any = None if self._file is None else self._file.read()
         # As JSON has it, which knows no tuples.
-        if found is not None and found["of"] == json.loads(json.dumps(described)):
+        if found is not None and found["of"] == json.loads(
+            json.dumps({**as_recorded(latency.settings, found["of"]), **networks})
+        ):
             self._stored = {**found}
 
     @property

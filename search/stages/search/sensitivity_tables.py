@@ -25,6 +25,7 @@ from search.run.record_file import RecordFile
 from search.study.rank_correlation import rank_correlation
 from spaces.base import SearchSpace
 from spaces.candidate import Candidate, first_channels
+from spaces.files.recorded_settings import as_recorded
 
 FILE = "sensitivity.json"
 
@@ -150,7 +151,8 @@ class SensitivityTables:
         """Return the file's content, measured where it is not there."""
         described = {**dataclasses.asdict(settings), "seed": self._seed}
         found: Any = self._file.read() if self._file is not None else None
-        if found is None or not self._fits(found) or found["settings"] != described or "source" not in found:
+        known = None if found is None else {**as_recorded(settings, found["settings"]), "seed": self._seed}
+        if found is None or not self._fits(found) or found["settings"] != known or "source" not in found:
             self._log(f"measuring sensitivity ({settings.sensitivity})")
             found = {"settings": described, **self._measured(settings)}
             if settings.sensitivity == "adam":
