@@ -90,6 +90,13 @@ class Config(BaseModel):
     storage: StorageUrl | None = None
     stages: Annotated[tuple[Block, ...], Field(min_length=1)]
 
+    @property
+    def given_task(self) -> Task | None:
+        """The task that a program gave; None where a file describes it."""
+        from evaluators.task import Task
+
+        return self.task if isinstance(self.task, Task) else None
+
     def build_task(self) -> Task:
         """Return the task: the built-in one, or one of the user's own class.
 
@@ -105,12 +112,10 @@ class Config(BaseModel):
 
         Of a task that a program gave there is its class alone.
         """
-        from evaluators.task import Task
-
-        task = _plain(self.task)
-        if isinstance(self.task, Task):
+        given, task = self.given_task, _plain(self.task)
+        if given is not None:
             task = {"class": f"{type(self.task).__module__}.{type(self.task).__qualname__}", "arguments": {}}
-            length = self.task.cost_length
+            length = given.cost_length
         elif "path" in task:
             task = {"class": task["path"], "arguments": task["arguments"]}
             length = self.task.length
@@ -189,9 +194,7 @@ def read_back(config: Config, data: Mapping[str, Any]) -> dict[str, Any] | None:
         config: The configuration that ``data`` comes from; its task is taken where a program gave it.
         data: What a file would say.
     """
-    from evaluators.task import Task
-
-    given = config.task if isinstance(config.task, Task) else None
+    given = config.given_task
     document = Document("configuration", {name: value for name, value in data.items() if name != "task" or given is None})
     found, faults = _build(document, given)
     return None if faults or found is None else found.canonical()

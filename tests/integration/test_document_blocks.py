@@ -97,8 +97,12 @@ TASKS = [block for block in BLOCKS if block.text.strip().startswith("task:")]
 
 
 @pytest.mark.parametrize("block", TASKS, ids=str)
-def test_a_task_in_a_document_is_valid(block: CodeBlock, tmp_path: Path) -> None:
+def test_a_task_in_a_document_is_valid(block: CodeBlock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchmetrics")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in (other.text for other in BLOCKS if other.document == block.document):
+        if named := re.match(r"# (\w+\.py)\b", module):
+            (tmp_path / named[1]).write_text(module)
     config = tmp_path / "shown.yaml"
     config.write_text(f"name: shown\n{textwrap.dedent(block.text)}\nstages: [train: {{epochs: 1}}]\n")
     assert load(config).task is not None
