@@ -68,8 +68,15 @@ def run(
     earlier: From = None,
     trust: Trust = None,
 ) -> None:
-    """Run a pipeline, or go on with one that was stopped."""
-    loaded = _load(config, overrides, trust)
+    """Run a pipeline, or go on with one that was stopped; with torchrun, its trainings in several processes."""
+    from search.launch import sharing
+
+    with sharing() as share:
+        if share is not None:
+            _run(share(_load(config, overrides, trust)), runs, seeds, strict, earlier)
+
+
+def _run(loaded: Config, runs: Path, seeds: int, strict: bool, earlier: Path | None) -> None:
     from search.output.endings import MISTAKE, NOT_MET, UnexpectedError
     from search.pipeline.repeat import repeat
     from search.report.summary import show_summary

@@ -95,10 +95,8 @@ def train(
     """
     ranks = Ranks() if ranks is None else ranks
     require_trainable(model, task, settings, teacher, sparsifier)
-    if ranks.size > 1:
+    if ranks.together:
         require_ranks(settings, ranks.size)
-        if sparsifier is not None:
-            raise TrainingError(f"{type(sparsifier).__name__} decides in one process; train with it on one training worker")
     steps_per_epoch = task.size("train") // settings.batch_size
     model.to(device)
     if teacher is not None:
@@ -134,6 +132,8 @@ def _epochs(
     if sparsifier is not None:
         sparsifier.start(model, session.total_steps)
         sparsifier.bind(session.optimizer)
+        if session.ranks.together:
+            sparsifier.join(session.ranks.gather)
     history, best = History(), dict[str, Tensor]()
     described = training_identity(model, task, settings, seed, sparsifier, session.teacher) if checkpoint is not None else {}
     if settings.batch_norm == "per_rank":
@@ -151,6 +151,7 @@ def _epochs(
         for epoch in range(len(history.epochs), last):
             if history.stopped_early or (until_step is not None and history.steps(session.steps_per_epoch) >= until_step):
                 break
+            session.ranks.require_present(settings)
             began = time.perf_counter()
             loss = session.epoch(epoch, seed, history.begun, until_step)
             if isinstance(loss, BegunEpoch):
@@ -159,6 +160,7 @@ def _epochs(
                     save_state(checkpoint, model, session.optimizer, sparsifier, session.average, best, history, described)
                 break
             history.begun = None
+            session.ranks.require_same(model, sparsifier)
             with averaged(model, session.average):
                 measured = session.ranks.agreed(measure(model, task, "search", device=session.device), session.device)
             record = EpochRecord(

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from evaluators.training.errors import TrainingError
 from evaluators.training.settings import TrainingSettings
+from spaces.sparsifiers.base import Sparsifier
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,22 @@ class Ranks:
     Attributes:
         rank: Number of this process, from 0.
         size: Number of processes.
+        behind: True for a process that takes part no more, and only takes up the end of what so many have trained.
     """
 
     rank: int = 0
     size: int = 1
+    behind: bool = False
+
+    @property
+    def together(self) -> bool:
+        """True for one of several processes that train at the same time."""
+        return self.size > 1 and not self.behind
+
+    @property
+    def parts(self) -> int:
+        """Number of processes that share every batch."""
+        return self.size if self.together else 1
 
     @property
     def first(self) -> bool:
@@ -35,17 +48,17 @@ class Ranks:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over the ranks, in place, and return it."""
-        if self.size > 1:
+        if self.together:
             torch.distributed.all_reduce(tensor)
         return tensor
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Average a tensor over the ranks, in place, and return it."""
-        return self.sum(tensor).div_(self.size) if self.size > 1 else tensor
+        return self.sum(tensor).div_(self.size) if self.together else tensor
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients over the ranks; a parameter that no rank has a gradient of is left without one."""
-        if self.size == 1:
+        if not self.together:
             return
         by_type: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
         for parameter in parameters:
@@ -62,14 +75,71 @@ class Ranks:
 
     def average_statistics(self, model: nn.Module) -> None:
         """Average the running statistics of BatchNorm over the ranks."""
-        for layer in _layers(model) if self.size > 1 else ():
+        for layer in _layers(model) if self.together else ():
             for statistic in (layer.running_mean, layer.running_var):
                 if statistic is not None:
                     self.mean(statistic)
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the rows that all ranks have of a batch, in order of the ranks; each has as many."""
+        if not self.together:
+            return rows
+        rows = rows.contiguous()
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @contextmanager
+    def draws(self, device: torch.device) -> Iterator[None]:
+        """Let the network's draws inside the context be this rank's own, and leave the global generators as they were.
+
+        So what is drawn outside, such as by a sparsifier, is the same on all ranks. A single rank draws as ever.
+        """
+        if not self.together:
+            yield
+            return
+        # Behind the context the common generators move on, or the next step would draw the same.
+        base = int(torch.randint(2**62, (), dtype=torch.int64))
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            seed = base + self.rank
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(seed)
+            yield
+
+    def require_present(self, settings: TrainingSettings) -> None:
+        """Raise where a network that depends on the number of ranks would be trained without them.
+
+        Raises:
+            TrainingError: It would; the end of a training of several ranks is lost.
+        """
+        if self.behind and self.size > 1 and settings.batch_norm == "per_rank":
+            raise TrainingError(
+                f"the end of a training on {self.size} workers with batch_norm: per_rank is not there any more, and one process"
+                " can't train the same network; run the same command again, or set batch_norm: synchronized"
+            )
+
+    def require_same(self, model: nn.Module, sparsifier: Sparsifier | None) -> None:
+        """Raise unless all ranks have the same parameters.
+
+        Raises:
+            TrainingError: They differ.
+        """
+        if not self.together:
+            return
+        with torch.no_grad():
+            sums = torch.stack([parameter.sum(dtype=torch.float64) for parameter in model.parameters()]).nan_to_num()
+        if (self.gather(sums[None]) == sums).all():
+            return
+        name = type(model if sparsifier is None else sparsifier).__name__
+        raise TrainingError(
+            f"the training workers have different weights: {name} does other things in each of the {self.size}; train with "
+            "execution.training_workers: 1, or let it decide by weights and gradients alone"
+        )
+
     def agreed(self, values: Mapping[str, float], device: torch.device) -> dict[str, float]:
         """Return the first rank's values, in double precision."""
-        if self.size == 1:
+        if not self.together:
             return dict(values)
         tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
         torch.distributed.broadcast(tensor, 0)
@@ -104,7 +174,7 @@ def synchronized_statistics(model: nn.Module, ranks: Ranks) -> Iterator[None]:
 
     torch's own synchronized layer runs on GPUs alone; this one needs sums over the ranks only.
     """
-    if ranks.size == 1:
+    if not ranks.together:
         yield
         return
     layers: list[Any] = list(_layers(model))

@@ -59,11 +59,6 @@ def require_sparsifier(settings: TrainingSettings, sparsifier: Sparsifier) -> No
     if settings.train_only is not None:
         raise TrainingError(f"train_only: {name} acts on the weights of all layers, which must all be trained; remove it here")
     criterion = None if sparsifier.importance is None else resolve(CRITERIA[sparsifier.importance])
-    if (settings.shards or 1) > 1 and criterion is not None and (criterion.labels or criterion.gradients):
-        raise TrainingError(
-            f"shards: importance by {sparsifier.importance} looks at whole batches; remove shards here, or take an importance "
-            "by weights"
-        )
     mixed = [name for name in ("mixup", "cutmix") if getattr(settings, name) is not None]
     if mixed and criterion is not None and criterion.labels:
         raise TrainingError(

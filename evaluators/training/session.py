@@ -88,7 +88,6 @@ class Session:
         self.model.train()
         # Dropout and the like draw from torch's global generator: seed it for this epoch, and put it back.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            inner += self.ranks.rank
             torch.default_generator.manual_seed(inner)
             if self.device.type == "cuda":
                 torch.cuda.manual_seed(inner)
@@ -140,7 +139,9 @@ class Session:
             mixed = self.mixing.mix(inputs, targets, _seeds(draws.spawn(1)[0], 1)[0])
         self.profile.lap("data")
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.ranks.mean(self.gradients(inputs, targets, mixed))
+        with self.ranks.draws(self.device):
+            loss = self.gradients(inputs, targets, mixed)
+        loss = self.ranks.mean(loss)
         self.ranks.average_gradients(self.model.parameters())
         if settings.shards is not None or settings.batch_norm == "per_rank":
             self.ranks.average_statistics(self.model)
@@ -165,13 +166,15 @@ class Session:
         Returns:
             The mean loss of the part with the sparsifier's penalty, a detached scalar.
         """
-        whole = (self.settings.shards or 1) == 1 and self.ranks.size == 1
-        shards = 1 if self.settings.shards is None else self.settings.shards // self.ranks.size
-        size = self.settings.batch_size // (shards * self.ranks.size)
+        whole = (self.settings.shards or 1) == 1 and self.ranks.parts == 1
+        shards = 1 if self.settings.shards is None else self.settings.shards // self.ranks.parts
+        size = self.settings.batch_size // (shards * self.ranks.parts)
         losses: list[Tensor] = []
         for shard in range(shards):
             start = (self.ranks.rank * shards + shard) * size
             stop = start + size
+            if self.sparsifier is not None and not whole:
+                self.sparsifier.before_part(size)
             with self.autocast, shard_statistics(self.model, shard, shards):
                 if mixed is not None:
                     loss = self.mixed_loss(mixed if whole else mixed.part(start, stop))

@@ -226,6 +226,16 @@ def _as_saved(
     return known
 
 
+def is_complete(data: Mapping[str, JSON], settings: TrainingSettings) -> bool:
+    """Return whether a saved training has come to its end.
+
+    Args:
+        data: Data of a checkpoint of :func:`save_state`.
+        settings: The training.
+    """
+    return bool(data["stopped_early"]) or len(data["epochs"]) >= settings.epochs
+
+
 def steps_of(data: Mapping[str, JSON], tensors: Mapping[str, Tensor], steps_per_epoch: int) -> int:
     """Return the number of optimizer steps of a saved training.
 

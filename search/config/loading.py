@@ -45,8 +45,8 @@ class Execution(BaseModel):
         executor: The executor, with its settings.
         threads_per_trial: Torch threads of a trial, and of training.
         device: ``auto``, or a torch device such as ``cpu`` or ``cuda:0``.
-        training_workers: Processes that train a network together in ``train`` and ``retrain``, each on its part of every
-            batch: on the cluster, or with the serial executor on one of this machine alone. A sparsifier trains on one.
+        training_workers: Processes that train a network together, each on its part of every batch: on the cluster, or with
+            the serial executor on one of this machine alone. Candidates that train do so one after the other.
         gpus_per_training_worker: GPUs that Ray sets aside for each; null for ``gpus_per_trial``.
         training_timeout: Seconds that a training worker may be silent before all of them are ended and start again from the
             last epoch.

@@ -140,6 +140,8 @@ class Workload:
         checkpoints: Saved trainings of trials; None for trials that do not train.
         threads: Torch threads of a trial.
         device: The configuration's device.
+        pack_together: Returns, for a device, a picklable factory of the same evaluation for one of several processes that
+            train a network together; None for an evaluation that does not train.
     """
 
     evaluate: Evaluate
@@ -147,6 +149,7 @@ class Workload:
     checkpoints: SavedTrainings | None = None
     threads: int = 1
     device: str = "auto"
+    pack_together: Callable[[str], Callable[[], Any]] | None = None
 
 
 class Executor(ABC, Generic[S]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +12,16 @@ from torch import nn
 
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint, pack_checkpoint, unpack_checkpoint
-from evaluators.training.loop import EpochRecord, History, train
+from evaluators.training.loop import EpochRecord, train
 from evaluators.training.ranks import Ranks
 from evaluators.training.settings import TrainingSettings
-from search.executors.shipment import same_task
+from search.executors.base import Job
+from search.executors.shipment import Evaluation, Shipment, same_task
+from search.executors.trial_checkpoints import EndState
 from search.run.network import Network, restore
 from search.run.stage_run import device_of
+from search.study.trial import Trial
+from spaces.sparsifiers.base import Sparsifier
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class PackedTraining:
     Attributes:
         network: Weights and changes of structure of the network, packed.
         teacher: Those of the network to learn from; None without distillation.
+        sparsifier: The sparsifier, which has seen no network yet; None without one.
         settings: The training.
         seed: Its seed.
         build_task: Returns the task; it finds its data where the other process is.
@@ -36,6 +42,7 @@ class PackedTraining:
 
     network: bytes
     teacher: bytes | None
+    sparsifier: Sparsifier | None
     settings: TrainingSettings
     seed: int
     build_task: Callable[[], Task]
@@ -53,7 +60,7 @@ class PackedTraining:
         task = same_task(self.build_task, self.fingerprint)
         teacher = None if self.teacher is None else unpacked(self.teacher, task)
         device = device_of(self.device)
-        return RankTraining(unpacked(self.network, task), teacher, task, self.settings, self.seed, device)
+        return RankTraining(unpacked(self.network, task), teacher, self.sparsifier, task, self.settings, self.seed, device)
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class RankTraining:
     Attributes:
         model: The network.
         teacher: The network to learn from, or None.
+        sparsifier: The sparsifier, or None.
         task: Data, loss and score.
         settings: The training.
         seed: Its seed.
@@ -71,6 +79,7 @@ class RankTraining:
 
     model: nn.Module
     teacher: nn.Module | None
+    sparsifier: Sparsifier | None
     task: Task
     settings: TrainingSettings
     seed: int
@@ -81,24 +90,74 @@ class RankTraining:
         """True for a training on CUDA devices."""
         return self.device.type == "cuda"
 
-    def __call__(self, checkpoint: Checkpoint, ranks: Ranks, on_epoch: Callable[[EpochRecord], None]) -> tuple[bytes, History]:
-        """Train, and return the weights, packed, and the history."""
-        history = train(
+    def __call__(self, order: None, checkpoint: Checkpoint, ranks: Ranks, on_epoch: Callable[[EpochRecord], None]) -> None:
+        """Train; all that comes of it is what the first process saves."""
+        train(
             self.model,
             self.task,
             self.settings,
             seed=self.seed,
             device=self.device,
             checkpoint=checkpoint,
+            sparsifier=copy.copy(self.sparsifier),
             teacher=self.teacher,
             on_epoch=on_epoch,
             ranks=ranks,
         )
-        if history.optimizer is not None:
-            # On the wire, tensors are the CPU's.
-            tensors = {name: tensor.cpu() for name, tensor in history.optimizer.tensors.items()}
-            history.optimizer = replace(history.optimizer, tensors=tensors)
-        return pack_checkpoint(Network(self.model).tensors(), {}), history
+
+
+@dataclass(frozen=True)
+class PackedEvaluation:
+    """Evaluation of jobs that train, for processes that train together.
+
+    Attributes:
+        shipment: The evaluation.
+        device: The configuration's device.
+    """
+
+    shipment: Shipment
+    device: str
+
+    def __call__(self) -> RankEvaluation:
+        """Return the evaluation with its network and data, in this process.
+
+        Raises:
+            ShipmentError: Model or data are not the driver's.
+        """
+        return RankEvaluation(replace(self.shipment, device=str(device_of(self.device))).evaluation())
+
+
+@dataclass(frozen=True)
+class RankEvaluation:
+    """Evaluation of jobs in one of the processes that train together.
+
+    Attributes:
+        evaluation: What every process carries out; the first one alone measures.
+    """
+
+    evaluation: Evaluation
+
+    @property
+    def on_accelerator(self) -> bool:
+        """True for trainings on CUDA devices."""
+        return self.evaluation.device.type == "cuda"
+
+    def __call__(self, order: Order, checkpoint: Checkpoint, ranks: Ranks, on_epoch: Callable[[EpochRecord], None]) -> Trial:
+        """Return the trial of a job, which only the first process has measured."""
+        return self.evaluation.among(ranks).evaluate(order.job, checkpoint, order.start)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Job on its way to the processes that evaluate it together.
+
+    Attributes:
+        job: The job.
+        start: End state that its training starts from; None for none.
+    """
+
+    job: Job
+    start: EndState | None
 
 
 def packed(network: Network) -> bytes:

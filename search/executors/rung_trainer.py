@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from evaluators.task import Task
 from evaluators.tasks.measure import measure
 from evaluators.training.checkpoint import Checkpoint, FileCheckpoint, unpack_checkpoint
 from evaluators.training.loop import train
+from evaluators.training.ranks import Ranks
 from evaluators.training.settings import TrainingSettings
 from search.executors.attempt import attempt
 from search.executors.base import Job
@@ -64,6 +65,7 @@ class RungTrainer:
         device: Device of the networks.
         training: The training, of which these are the first steps.
         teacher: The network to learn from; None without distillation.
+        ranks: Place of this process among those that train a finalist together.
     """
 
     model: nn.Module
@@ -72,6 +74,11 @@ class RungTrainer:
     device: torch.device
     training: TrainingSettings
     teacher: nn.Module | None
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def among(self, ranks: Ranks) -> RungTrainer:
+        """Return the same trainer for one of several processes that train a finalist together; the first one measures."""
+        return replace(self, ranks=ranks)
 
     def evaluate(self, job: Job, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> Trial:
         """Return the trial of a finalist: its score on the search split; see :func:`.attempt`.
@@ -88,13 +95,7 @@ class RungTrainer:
             raise MissingStateError(
                 f"expected the network of finalist {proposal.candidate.fingerprint} to start from, got none"
             )
-        network = self.train(start, checkpoint, proposal.notes[STEPS])
-        return {self.task.score_name: measure(network.model, self.task, "search", device=self.device)[self.task.score_name]}
-
-    def train(self, start: EndState, checkpoint: Checkpoint | None, until_step: int | None = None) -> Network:
-        """Return a finalist's network, trained up to a step, or to the end of the training."""
-        tensors, data = unpack_checkpoint(start.content)
-        network = restore(self.task, data["transformations"], tensors)
+        network = self.network(start)
         train(
             network.model,
             self.task,
@@ -103,6 +104,14 @@ class RungTrainer:
             device=self.device,
             checkpoint=checkpoint,
             teacher=self.teacher,
-            until_step=until_step,
+            until_step=proposal.notes[STEPS],
+            ranks=self.ranks,
         )
-        return network
+        if not self.ranks.first:
+            return {}
+        return {self.task.score_name: measure(network.model, self.task, "search", device=self.device)[self.task.score_name]}
+
+    def network(self, start: EndState) -> Network:
+        """Return the network that a finalist's training starts from."""
+        tensors, data = unpack_checkpoint(start.content)
+        return restore(self.task, data["transformations"], tensors)

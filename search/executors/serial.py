@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from search.executors.base import Event, Executor, Job, Result, Workload
+from search.study.trial import Trial
+
+if TYPE_CHECKING:
+    from evaluators.training.checkpoint import FileCheckpoint
+    from search.executors.trial_checkpoints import EndState
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,14 @@ class SerialExecutor(Executor[SerialSettings]):
             job = self._jobs[0]
             checkpoint = checkpoints.of(job.proposal) if checkpoints is not None else None
             start = checkpoints.start(job.proposal) if checkpoints is not None else None
-            result = Result(self._workload.evaluate(job, checkpoint, start))
+            result = Result(self.evaluated(job, checkpoint, start))
             if self._jobs:
                 self._jobs.popleft()
             yield result
+
+    def evaluated(self, job: Job, checkpoint: FileCheckpoint | None, start: EndState | None) -> Trial:
+        """Return the trial of a job."""
+        return self._workload.evaluate(job, checkpoint, start)
 
     def cancel(self) -> None:
         """Drop the queued jobs."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint, pack_checkpoint, unpack_checkpoint
+from evaluators.training.ranks import Ranks
 from search.executors.base import Evaluate, Job
 from search.executors.trial_checkpoints import EndState
 from search.run.network import Network, restore
@@ -42,6 +43,9 @@ class Evaluation(Protocol):
 
     def evaluate(self, job: Job, checkpoint: Checkpoint | None = None, start: EndState | None = None) -> Trial:
         """Return the trial of a job."""
+
+    def among(self, ranks: Ranks) -> Evaluation:
+        """Return the same evaluation for one of several processes that train together."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,14 @@ class Shipment:
         Raises:
             ShipmentError: Model or data are not the driver's.
         """
+        return self.evaluation().evaluate
+
+    def evaluation(self) -> Evaluation:
+        """Return the trial evaluator, in this process.
+
+        Raises:
+            ShipmentError: Model or data are not the driver's.
+        """
         torch.set_num_threads(self.threads)
         task = same_task(self.build_task, self.fingerprint)
         device = torch.device(self.device)
@@ -85,7 +97,7 @@ class Shipment:
         kept = {"task": task, "device": device}
         reader = _Reader(io.BytesIO(self.evaluator), kept, _parts(network), placed)
         evaluator: Evaluation = reader.load()
-        return evaluator.evaluate
+        return evaluator
 
 
 def same_task(build_task: Callable[[], Task], fingerprint: str) -> Task:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from search.executors.driver_place import import_paths
 from search.executors.ray_cluster import ClusterError, Share, connect, describe, room
@@ -30,29 +30,82 @@ class LostGroupError(SecateursError):
     """Training whose processes were lost more often than they may be."""
 
 
+class TrainingGroup(ABC):
+    """Several processes that train a network together."""
+
+    @abstractmethod
+    def train(
+        self,
+        factory: Callable[[], Any],
+        checkpoint: FileCheckpoint,
+        on_epoch: Callable[[Any], None] = lambda record: None,
+        order: Any = None,
+    ) -> Any:
+        """Return what the first process returns.
+
+        Args:
+            factory: Made in every process, once for several calls with the same one: takes ``order``, a checkpoint, the place
+                among the ranks and ``on_epoch``, and trains.
+            checkpoint: Place of the training so far; what the first process saves is written there.
+            on_epoch: Called with the record of every new epoch.
+            order: What to do, where one factory serves several things.
+
+        Raises:
+            SecateursError: The training can't be carried out as configured.
+        """
+
+    def close(self) -> None:
+        """End the processes."""
+
+    def __enter__(self) -> Self:
+        """Return the group."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes."""
+        self.close()
+
+
+def training_group(execution: Execution, tell: Callable[[str], None]) -> TrainingGroup:
+    """Return the processes that train together in this run: those that torchrun has started, or else some on Ray.
+
+    Args:
+        execution: The configuration's execution.
+        tell: Takes a line on every loss.
+    """
+    from search.executors.launched import LaunchedGroup, launched
+
+    post = launched()
+    return RayGroup(execution, tell) if post is None else LaunchedGroup(post, execution)
+
+
 class _LostError(Exception):
     """A process was lost, or is silent."""
 
 
-@dataclass(frozen=True)
-class TrainingGroup:
-    """Processes that train a network together.
+class RayGroup(TrainingGroup):
+    """Processes on a Ray cluster, which are there until they are closed or one of them is lost.
 
-    Attributes:
+    Args:
         execution: Their number, what is set aside for each, their patience and how often they start again.
         tell: Takes a line on every loss.
     """
 
-    execution: Execution
-    tell: Callable[[str], None]
+    def __init__(self, execution: Execution, tell: Callable[[str], None]) -> None:
+        """Keep the settings; nothing is started before :meth:`train`."""
+        self.execution = execution
+        self.tell = tell
+        self._actors: list[Any] = []
+        self._prepared: Callable[[], Any] | None = None
 
-    def train(self, factory: Callable[[], Any], checkpoint: FileCheckpoint, on_epoch: Callable[[Any], None]) -> Any:
-        """Return what the first process returns.
-
-        Args:
-            factory: Made in every process: takes a checkpoint, the place among the ranks and ``on_epoch``, and trains.
-            checkpoint: Place of the training so far; what the first process saves is written there.
-            on_epoch: Called with the record of every new epoch.
+    def train(
+        self,
+        factory: Callable[[], Any],
+        checkpoint: FileCheckpoint,
+        on_epoch: Callable[[Any], None] = lambda record: None,
+        order: Any = None,
+    ) -> Any:
+        """Return what the first process returns; see :meth:`.TrainingGroup.train`.
 
         Raises:
             ClusterError: There is no cluster, or no room on it.
@@ -62,8 +115,9 @@ class TrainingGroup:
         share, aside = self._connect()
         for attempt in range(self.execution.retries + 1):
             try:
-                return self._attempt(factory, checkpoint, on_epoch, aside)
+                return self._attempt(factory, checkpoint, on_epoch, aside, order)
             except _LostError as error:
+                self.close()
                 if attempt == self.execution.retries:
                     raise LostGroupError(
                         f"training on {self.execution.training_workers} workers of {share}: {error}, {attempt + 1} times in "
@@ -96,30 +150,40 @@ class TrainingGroup:
         checkpoint: FileCheckpoint,
         on_epoch: Callable[[Any], None],
         aside: Share,
+        order: Any,
     ) -> Any:
         import ray
 
         size = self.execution.training_workers
-        actor_class: Any = ray.remote(num_cpus=aside.cpus, num_gpus=aside.gpus, max_restarts=0)(TrainingRank)
-        actors = [actor_class.remote(str(Path.cwd()), import_paths()) for _ in range(size)]
-        # Networks are large: they are put where all can read them once.
-        work = ray.put(factory)
-        try:
-            prepared = self._got([actor.prepare.remote(work) for actor in actors], PREPARE_SECONDS)
-            for answer in prepared:
+        if not self._actors:
+            actor_class: Any = ray.remote(num_cpus=aside.cpus, num_gpus=aside.gpus, max_restarts=0)(TrainingRank)
+            self._actors = [actor_class.remote(str(Path.cwd()), import_paths()) for _ in range(size)]
+        actors = self._actors
+        if factory is not self._prepared:
+            # Networks are large: they are put where all can read them once.
+            work = ray.put(factory)
+            for answer in self._got([actor.prepare.remote(work) for actor in actors], PREPARE_SECONDS):
                 if isinstance(answer, Refused):
                     raise answer.error
-            (place,) = self._got([actors[0].listen.remote()], PREPARE_SECONDS)
-            trained, timeout = checkpoint.packed(), self.execution.training_timeout
-            ranks = [
-                actor.run.options(num_returns="streaming").remote(rank, size, place, trained, timeout)
-                for rank, actor in enumerate(actors)
-            ]
-            return self._followed(ranks, checkpoint, on_epoch)
-        finally:
-            for actor in actors:
-                with contextlib.suppress(ray.exceptions.RayError, ValueError):
-                    ray.kill(actor)
+            self._prepared = factory
+        (place,) = self._got([actors[0].listen.remote()], PREPARE_SECONDS)
+        trained, timeout = checkpoint.packed(), self.execution.training_timeout
+        ranks = [
+            actor.run.options(num_returns="streaming").remote(rank, size, place, order, trained, timeout)
+            for rank, actor in enumerate(actors)
+        ]
+        return self._followed(ranks, checkpoint, on_epoch)
+
+    def close(self) -> None:
+        """End the processes."""
+        if not self._actors:
+            return
+        import ray
+
+        for actor in self._actors:
+            with contextlib.suppress(ray.exceptions.RayError, ValueError):
+                ray.kill(actor)
+        self._actors, self._prepared = [], None
 
     def _got(self, references: Sequence[Any], timeout: float) -> list[Any]:
         import ray

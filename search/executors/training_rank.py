@@ -8,17 +8,27 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from search.executors.driver_place import take_over
 from search.executors.ray_worker import SentCheckpoint, TrainedSoFar
 from spaces.errors import SecateursError, error_line
 
 if TYPE_CHECKING:
+    from evaluators.training.checkpoint import Checkpoint
     from evaluators.training.ranks import Ranks
     from evaluators.training.state import EpochRecord
 
-    Work = Callable[[SentCheckpoint, Ranks, Callable[[EpochRecord], None]], Any]
+
+class Work(Protocol):
+    """Training in one of its processes."""
+
+    @property
+    def on_accelerator(self) -> bool:
+        """True for a training on CUDA devices."""
+
+    def __call__(self, order: Any, checkpoint: Checkpoint, ranks: Ranks, on_epoch: Callable[[EpochRecord], None]) -> Any:
+        """Train, and return what the driver wants of it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class TrainingRank:
         return host, int(self._listening.getsockname()[1])
 
     def run(
-        self, rank: int, size: int, place: tuple[str, int], trained: bytes | None, timeout: float
+        self, rank: int, size: int, place: tuple[str, int], order: Any, trained: bytes | None, timeout: float
     ) -> Iterator[Alive | TrainedSoFar | EpochRecord | Refused | Failed | Ended]:
         """Train, and yield what the first rank saves and tells, signs of life, and the end.
 
@@ -89,11 +99,12 @@ class TrainingRank:
             rank: Number of this process, from 0.
             size: Number of processes.
             place: Address at which the first one listens.
+            order: What to do, where one work does several things.
             trained: The training so far, packed.
             timeout: Seconds that the others may be silent.
         """
         told: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        done = self._thread.submit(self._train, rank, size, place, trained, timeout, told.put)
+        done = self._thread.submit(self._train, rank, size, place, order, trained, timeout, told.put)
         done.add_done_callback(lambda _: told.put(None))
         while True:
             try:
@@ -114,35 +125,70 @@ class TrainingRank:
         rank: int,
         size: int,
         place: tuple[str, int],
+        order: Any,
         trained: bytes | None,
         timeout: float,
-        tell: Callable[[Any], None],
+        tell: Callable[[str], None],
     ) -> Refused | Ended:
         from datetime import timedelta
 
-        import torch
         import torch.distributed
-
-        from evaluators.training.ranks import Ranks
 
         if self._work is None:
             raise RuntimeError("run was called before prepare")
         host, port = place
         if host.startswith("127.") or host == "::1":
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        wait = timedelta(seconds=timeout)
         # Without a socket of its own the store would listen on every interface.
         listening = None if self._listening is None else self._listening.detach()
         store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-            host, port, size, rank == 0, wait, master_listen_fd=listening
+            host, port, size, rank == 0, timedelta(seconds=timeout), master_listen_fd=listening
         )
-        backend = "nccl" if torch.cuda.is_available() and self._work.on_accelerator else "gloo"  # type: ignore[attr-defined]
-        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
-        try:
-            result = self._work(SentCheckpoint(0, trained, tell), Ranks(rank, size), tell if rank == 0 else lambda _: None)
-            # Nobody leaves while another one still waits for what it sends.
-            torch.distributed.barrier()
-        except SecateursError as error:
-            return Refused(error)
+        told = tell if rank == 0 else lambda _: None
+        return take_part(self._work, order, SentCheckpoint(0, trained, told), rank, size, store, timeout, told)
+
+
+def take_part(
+    work: Work,
+    order: Any,
+    checkpoint: Checkpoint,
+    rank: int,
+    size: int,
+    store: Any,
+    timeout: float,
+    on_epoch: Callable[[Any], None],
+) -> Refused | Ended:
+    """Train as one of several processes.
+
+    Args:
+        work: The training.
+        order: What to do, where one work does several things.
+        checkpoint: The training so far, the same for all.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        store: Store of torch's by which they find each other.
+        timeout: Seconds that the others may be silent.
+        on_epoch: Called with the record of every new epoch.
+
+    Raises:
+        RuntimeError: One of the others is lost or silent.
+    """
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed
+
+    from evaluators.training.ranks import Ranks
+
+    backend = "nccl" if torch.cuda.is_available() and work.on_accelerator else "gloo"
+    wait = timedelta(seconds=timeout)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+    try:
+        result = work(order, checkpoint, Ranks(rank, size), on_epoch)
+        # Nobody leaves while another one still waits for what it sends.
+        torch.distributed.barrier()
+    except SecateursError as error:
+        return Refused(error)
+    finally:
         torch.distributed.destroy_process_group()
-        return Ended(result if rank == 0 else None)
+    return Ended(result if rank == 0 else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from evaluators.tasks.observations import require_labels
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.loop import TrainingSettings, train
 from evaluators.training.moments import TrainingMoments
+from evaluators.training.ranks import Ranks
 from evaluators.training.recipe import require_sparsifier
 from evaluators.training.state import OptimizerState, end_of
 from search.executors.attempt import attempt
@@ -87,6 +88,7 @@ class TrialEvaluator:
         tables: What evaluators may read of what was computed beforehand, such as ``omega``.
         solving: Solves the layers of candidates in steps; None where the search hands on unsolved networks.
         dense: Network that candidates are compared with and solved against; None for ``model``.
+        ranks: Place of this process among those that train candidates together.
     """
 
     space: SearchSpace[Any]
@@ -99,6 +101,11 @@ class TrialEvaluator:
     tables: Mapping[str, Any] = field(default_factory=dict)
     solving: StepSolving | None = None
     dense: Dense | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def among(self, ranks: Ranks) -> TrialEvaluator:
+        """Return the same evaluator for one of several processes that train candidates together; the first one measures."""
+        return replace(self, ranks=ranks)
 
     @property
     def compared(self) -> Dense:
@@ -120,6 +127,8 @@ class TrialEvaluator:
     ) -> tuple[nn.Module, dict[str, float]]:
         """Return the network as it was measured, and what was measured."""
         made = self.build(proposal, checkpoint, start)
+        if not self.ranks.first:
+            return made.model, {}
         return made.model, self.score(made.model, proposal, made.moments)
 
     def score(self, model: nn.Module, proposal: Proposal, moments: TrainingMoments | None = None) -> dict[str, float]:
@@ -239,6 +248,7 @@ class TrialEvaluator:
             teacher=self.model if training.distillation is not None else None,
             until=math.ceil(proposal.fidelity * training.epochs - 1e-9),
             moments=moments,
+            ranks=self.ranks,
         )
         if continued is not None:
             continued.settle()

@@ -96,8 +96,7 @@ def _check_trainings(stages: Iterable[PlacedStage], task: Task, model: nn.Module
                 )
             with named(".".join(filter(None, (placed.path, below)))):
                 require_recipe(training, task)
-                if not below:
-                    require_ranks(training, workers)
+                require_ranks(training, workers)
                 if not quantized:
                     optimizer = training.optimizer
                     require_named(model, optimizer.no_decay or (), optimizer.rates or {}, training.train_only or ())

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from evaluators.training.checkpoint import unpack_checkpoint
+from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.loop import EpochRecord, History, TrainingSettings, train
 from evaluators.training.moments import TrainingMoments
-from evaluators.training.ranks import require_ranks
+from evaluators.training.ranks import Ranks, require_ranks
+from evaluators.training.state import is_complete
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.run.steps import TRAINING
@@ -38,7 +39,6 @@ def train_network(
 ) -> tuple[Network, History]:
     """Return a trained copy of ``network`` and its epochs; the reference is the teacher where distillation is asked for."""
     trained = network.copy()
-    teacher = run.reference.model if run.reference is not None and settings.distillation is not None else None
     epochs: list[EpochRecord] = []
     with run.log.bar(run.label, settings.epochs, at_most=settings.early_stop is not None) as bar:
         bar.update(0)
@@ -52,22 +52,11 @@ def train_network(
             bar.update(record.epoch, f"loss {record.loss:.3f}, {run.task.score_name} {record.search_score:.4f}")
             run.stopwatch.save()
 
-        if run.execution.training_workers > 1 and sparsifier is None:
-            history = _trained_together(trained, run, settings, on_epoch)
-        else:
-            if run.execution.training_workers > 1:
-                run.log.write(f"{run.label}: trains on one worker, where {type(sparsifier).__name__} decides")
-            history = train(
-                trained.model,
-                run.task,
-                settings,
-                seed=run.seed,
-                device=run.device,
-                checkpoint=run.training(TRAINING),
-                sparsifier=sparsifier,
-                teacher=teacher,
-                on_epoch=on_epoch,
-            )
+        reference = run.reference if settings.distillation is not None else None
+        history = carry_out(trained, run, settings, run.training(TRAINING), reference, sparsifier, on_epoch)
+    if sparsifier is not None and run.execution.training_workers > 1 and (used := sparsifier.schedule.get("text")):
+        # Where it decided in other processes, this one knows of it now.
+        run.log.write(f"{run.label}: {used}")
     run.notes["history"] = [asdict(record) for record in history.epochs]
     run.notes["seconds"] = dict(history.seconds)
     run.notes["kept_epoch"] = history.kept.epoch
@@ -89,33 +78,60 @@ def _kept(history: History, score: str) -> str:
     )
 
 
-def _trained_together(
-    network: Network, run: StageRun, settings: TrainingSettings, on_epoch: Callable[[EpochRecord], None]
+def carry_out(
+    network: Network,
+    run: StageRun,
+    settings: TrainingSettings,
+    checkpoint: FileCheckpoint,
+    teacher: Network | None = None,
+    sparsifier: Sparsifier | None = None,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> History:
-    """Train ``network`` in place on several workers, and return its history."""
-    # Only a training that leaves this process needs what takes it there.
-    from search.executors.group_training import PackedTraining, packed
-    from search.executors.training_group import TrainingGroup
+    """Train ``network`` in place, here or on several workers, and return its history.
 
+    Args:
+        network: The network.
+        run: Task, seed and execution.
+        settings: The training.
+        checkpoint: Place of the training so far.
+        teacher: The network to learn from; None without distillation.
+        sparsifier: The sparsifier, which has seen no network yet; at the end, that of the whole training.
+        on_epoch: Called with the record of every new epoch.
+    """
     execution = run.execution
-    require_ranks(settings, execution.training_workers)
-    reference = run.reference if settings.distillation is not None else None
-    training = PackedTraining(
-        network=packed(network),
-        teacher=None if reference is None else packed(reference),
-        settings=settings,
+    known = checkpoint.load() if execution.training_workers > 1 else None
+    if execution.training_workers > 1 and (known is None or not is_complete(known[1], settings)):
+        # Only a training that leaves this process needs what takes it there.
+        from search.executors.group_training import PackedTraining, packed
+        from search.executors.training_group import training_group
+
+        require_ranks(settings, execution.training_workers)
+        training = PackedTraining(
+            network=packed(network),
+            teacher=None if teacher is None else packed(teacher),
+            sparsifier=sparsifier,
+            settings=settings,
+            seed=run.seed,
+            build_task=run.build_task,
+            fingerprint=run.task.fingerprint,
+            device=execution.device,
+            threads=execution.threads_per_trial,
+        )
+        with training_group(execution, run.warn) as group:
+            group.train(training, checkpoint, on_epoch)
+    # Of a training by several processes the last checkpoint is there, whose end is taken up here.
+    return train(
+        network.model,
+        run.task,
+        settings,
         seed=run.seed,
-        build_task=run.build_task,
-        fingerprint=run.task.fingerprint,
-        device=execution.device,
-        threads=execution.threads_per_trial,
+        device=run.device,
+        checkpoint=checkpoint,
+        sparsifier=sparsifier,
+        teacher=None if teacher is None else teacher.model,
+        on_epoch=on_epoch,
+        ranks=Ranks(0, execution.training_workers, behind=True),
     )
-    group = TrainingGroup(execution, run.warn)
-    content, history = group.train(training, run.training(TRAINING), on_epoch)
-    network.model.load_state_dict(unpack_checkpoint(content)[0])
-    network.model.to(run.device).eval()
-    found: History = history
-    return found
 
 
 def sparsifier_note(sparsifier: Sparsifier) -> dict[str, Any]:

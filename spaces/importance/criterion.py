@@ -24,6 +24,9 @@ CriterionName = Literal[
     "bn_scale", "l1", "l2", "geometric_median", "taylor", "task_relevance", "relevance_loss", "second_order"
 ]
 
+Gather = Callable[[Tensor], Tensor]
+"""Puts the rows that the processes of a training have of a batch together, in order: the same tensor in all of them."""
+
 CRITERIA = {
     "bn_scale": "spaces.importance.weights:BatchNormScale",
     "l1": "spaces.importance.weights:L1Norm",
@@ -59,7 +62,8 @@ class Criterion(ABC):
     """Scores the coupled channels of one network from its weights, or from batches shown to the criterion.
 
     A criterion that learns from batches is told of each before its forward pass (:meth:`begin`) and after its backward
-    pass (:meth:`end`); between the two it may have hooks on the network, and at no other time.
+    pass (:meth:`end`); between the two it may have hooks on the network, and at no other time. A batch that is computed in
+    parts is told of by :meth:`part` before each, and gradients are those of the whole batch at its end.
 
     Class attributes:
         labels: True if class labels are needed.
@@ -81,6 +85,7 @@ class Criterion(ABC):
         self.groups = groups
         self.options = options or CriterionOptions()
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.gather: Gather = lambda rows: rows
 
     @property
     def learns(self) -> bool:
@@ -93,6 +98,13 @@ class Criterion(ABC):
         Raises:
             MissingLabelsError: Labels are needed and are None.
         """
+
+    def join(self, gather: Gather) -> None:
+        """Receive the gathering of rows over the processes of a training, each of which computes a part of every batch."""
+        self.gather = gather
+
+    def part(self, rows: int) -> None:
+        """Get ready for the forward pass of so many samples, the next ones of the batch."""
 
     def end(self) -> None:
         """Accumulate the batch, after its backward pass and before gradients are changed."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
-from spaces.importance.criterion import Criterion, CriterionOptions, relative
+from spaces.importance.criterion import Criterion, CriterionOptions, Gather, relative
 from spaces.importance.loss_effect import Taylor
 from spaces.importance.task_relevance import TaskRelevance
 
@@ -30,6 +30,14 @@ class RelevanceLoss(Criterion):
     def begin(self, labels: Tensor | None) -> None:
         """Start the relevance term on a batch with class labels of shape ``(N,)``."""
         self.relevance.begin(labels)
+
+    def join(self, gather: Gather) -> None:
+        """Hand the gathering of rows to the relevance term: the other has the gradients of all rows."""
+        self.relevance.join(gather)
+
+    def part(self, rows: int) -> None:
+        """Start the relevance term on the next ``rows`` samples."""
+        self.relevance.part(rows)
 
     def end(self) -> None:
         """Add the batch to both terms, after its backward pass."""

@@ -50,6 +50,7 @@ class SecondOrder(Criterion):
         self._readers = _readers(model, groups)
         self._seen = {name: _Inputs(one.columns, one.weight.device) for name, (_, one) in self._readers.items()}
         self._handles: list[RemovableHandle] = []
+        self._calls: dict[str, list[list[tuple[Tensor, Tensor]]]] = {}
         self._batch = 0
 
     @property
@@ -64,33 +65,48 @@ class SecondOrder(Criterion):
 
     def begin(self, labels: Tensor | None) -> None:
         """Watch the inputs of the readers."""
+        self._calls, self._parted = {name: [[]] for name in self._readers}, False
         self._handles = [
             one.module.register_forward_hook(self._hook(name), with_kwargs=True) for name, (_, one) in self._readers.items()
         ]
 
+    def part(self, rows: int) -> None:
+        """Watch the forward pass of the next ``rows`` samples of the batch."""
+        for passes in self._calls.values() if self._parted else ():
+            passes.append([])
+        self._parted = True
+
+    @torch.no_grad()
     def end(self) -> None:
-        """Stop watching."""
+        """Stop watching, and take in the inputs of the whole batch."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        for name, passes in self._calls.items():
+            # A layer may run several times in a pass: of each run, the parts of the batch come together.
+            for calls in zip(*passes, strict=False):
+                inputs, outputs = (self.gather(torch.cat(parts)) for parts in zip(*calls, strict=True))
+                self._take(name, inputs, outputs)
+        self._calls = {}
         self._batch += 1
 
     def _hook(self, name: str) -> Any:
-        layer, seen = self._readers[name][1], self._seen[name]
-
         def see(module: nn.Module, args: Any, keywords: Any, output: Any) -> None:
             inputs = first_tensor(args, keywords)
-            if inputs is None or not isinstance(output, Tensor) or seen.count >= POSITIONS:
-                return
-            with torch.no_grad():
-                if not is_linear(layer, inputs.detach(), output.detach()):
-                    return
-                patches = layer.patches(inputs.detach(), output)
-                shape = patches.shape[: output.dim() - 1]
-                places = drawn_places(int(np.prod(shape)), PER_BATCH, seed_of(f"{name}/{self._batch}")).to(output.device)
-                seen.add(layer.rows(patches[torch.unravel_index(places, shape)])[0])
+            if inputs is not None and isinstance(output, Tensor) and self._seen[name].count < POSITIONS:
+                self._calls[name][-1].append((inputs.detach(), output.detach()))
 
         return see
+
+    def _take(self, name: str, inputs: Tensor, outputs: Tensor) -> None:
+        """Add rows of one run of a reader on the whole batch."""
+        layer, seen = self._readers[name][1], self._seen[name]
+        if seen.count >= POSITIONS or not is_linear(layer, inputs, outputs):
+            return
+        patches = layer.patches(inputs, outputs)
+        shape = patches.shape[: outputs.dim() - 1]
+        places = drawn_places(int(np.prod(shape)), PER_BATCH, seed_of(f"{name}/{self._batch}")).to(outputs.device)
+        seen.add(layer.rows(patches[torch.unravel_index(places, shape)])[0])
 
     @torch.no_grad()
     def values(self) -> Tensor:

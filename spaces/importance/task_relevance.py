@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -69,6 +70,19 @@ class ClassStatistics:
         return between / (within + floor)
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """A forward pass, of a batch or of a part of it.
+
+    Attributes:
+        samples: Number of its samples.
+        pooled: Pooled inputs of shape ``(samples, places)``, by the name of the layer that read them.
+    """
+
+    samples: int
+    pooled: dict[str, Tensor] = field(default_factory=dict)
+
+
 class TaskRelevance(Criterion):
     """Fisher's discriminant ratio of the channel's activation, averaged over positions, between the classes.
 
@@ -93,27 +107,33 @@ class TaskRelevance(Criterion):
             self._readers.append((layer, places, position))
         self._places = torch.cat([places for _, places, _ in self._readers] or [torch.zeros(0, dtype=torch.int64)])
         self._statistics = ClassStatistics(len(self._places), self.device)
-        self._pooled: dict[str, Tensor] = {}
+        self._passes: list[_Pass] = []
+        self._parted = False
         self._handles: list[RemovableHandle] = []
         self._labels: Tensor | None = None
 
     def begin(self, labels: Tensor | None) -> None:
         """Watch the activations of a forward pass on a batch with class labels of shape ``(N,)``."""
         self._labels = self.require(labels)
-        self._pooled = {}
+        self._passes, self._parted = [_Pass(len(self._labels))], False
         for layer, places, position in self._readers:
             module = self.model.get_submodule(layer.name)
-            hook = self._pool(layer, len(places), position, len(self._labels))
+            hook = self._pool(layer, len(places), position)
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
-    def _pool(self, layer: Layer, size: int, position: Tensor, samples: int) -> Callable[..., None]:
+    def part(self, rows: int) -> None:
+        """Watch the forward pass of the next ``rows`` samples of the batch."""
+        self._passes = [*(self._passes if self._parted else []), _Pass(rows)]
+        self._parted = True
+
+    def _pool(self, layer: Layer, size: int, position: Tensor) -> Callable[..., None]:
         order = None if bool((position[1:] > position[:-1]).all()) else position.argsort()
 
         def see(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             entering = first_tensor(args, keywords)
             if entering is None:
                 return
-            inputs = entering.detach()
+            inputs, samples = entering.detach(), self._passes[-1].samples
             rest = [dim for dim in range(1, inputs.dim()) if dim != inputs.dim() + layer.channel_dim]
             pooled = inputs.mean(rest) if rest else inputs
             if len(pooled) != samples and len(pooled) % samples == 0:
@@ -127,7 +147,7 @@ class TaskRelevance(Criterion):
             elif order is not None:
                 pooled = pooled[:, order]
             # A layer that runs twice counts by its last run.
-            self._pooled[layer.name] = pooled
+            self._passes[-1].pooled[layer.name] = pooled
 
         return see
 
@@ -138,15 +158,21 @@ class TaskRelevance(Criterion):
             handle.remove()
         self._handles = []
         labels, self._labels = self._labels, None
-        if labels is None or not self._pooled:
+        passes, self._passes = self._passes, []
+        if labels is None or not any(one.pooled for one in passes):
             return
-        blank = [labels.new_zeros(len(labels), len(places), dtype=torch.float64) for _, places, _ in self._readers]
+        features = torch.cat([self._features(one, labels) for one in passes])
+        self._statistics.add(self.gather(features), labels, self.options.smoothing)
+
+    def _features(self, one: _Pass, labels: Tensor) -> Tensor:
+        """Return the pooled inputs of all readers in a pass, float64 of shape ``(samples, places)``, 0 where none ran."""
         parts = [
-            self._pooled.get(layer.name, nothing).to(torch.float64)
-            for (layer, _, _), nothing in zip(self._readers, blank, strict=True)
+            one.pooled[layer.name].to(torch.float64)
+            if layer.name in one.pooled
+            else labels.new_zeros(one.samples, len(places), dtype=torch.float64)
+            for layer, places, _ in self._readers
         ]
-        self._pooled = {}
-        self._statistics.add(torch.cat(parts, 1), labels, self.options.smoothing)
+        return torch.cat(parts, 1)
 
     def values(self) -> Tensor:
         """Return Fisher's ratios, float64 of shape ``(groups.width,)``; 0 for channels that no layer reads."""

@@ -12,16 +12,20 @@ from torch import Tensor, nn
 from spaces.channels.groups import ChannelGroups
 from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward
+from spaces.importance.criterion import Gather
 
 
 class Sparsifier(ABC):
     """Drives a network towards sparsity while the training loop trains it.
 
-    The loop calls, once: :meth:`trace`, :meth:`start` and :meth:`bind`; then in every step, in this order:
-    :meth:`before_forward`, the forward pass, :meth:`penalty` (added to the loss), the backward pass, :meth:`after_backward`,
-    the optimizer's step,
-    :meth:`after_step`; and at the end :meth:`finish`. Every hook does nothing unless overridden. Plain tensors in,
-    nothing from the evaluators.
+    The loop calls, once: :meth:`trace`, :meth:`start`, :meth:`bind` and, in one of several processes, :meth:`join`; then in
+    every step, in this order: :meth:`before_forward`, the forward pass, :meth:`penalty` (added to the loss), the backward
+    pass, :meth:`after_backward`, the optimizer's step, :meth:`after_step`; and at the end :meth:`finish`. Every hook does
+    nothing unless overridden. Plain tensors in, nothing from the evaluators.
+
+    Where several processes train a network together, each has a sparsifier of its own, and all must decide alike. Weights,
+    gradients in :meth:`after_backward`, the batch in :meth:`before_forward` and draws from torch's global generator in a hook
+    are the same in all of them; activations are those of a part of the batch, and are put together by :meth:`join`.
 
     Made as ``Sparsifier(settings)``, with the frozen dataclass ``Settings`` of its class.
 
@@ -60,8 +64,14 @@ class Sparsifier(ABC):
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
         """Receive the optimizer, after :meth:`start`, for sparsifiers that keep its moments from moving."""
 
+    def join(self, gather: Gather) -> None:
+        """Receive the gathering of a batch's rows over the processes that train the network together, after :meth:`start`."""
+
     def before_forward(self, inputs: Nested, targets: Tensor | None) -> None:
         """Receive the batch before the forward pass; ``targets`` is None for a task without class labels."""
+
+    def before_part(self, rows: int) -> None:
+        """Receive the number of samples of the next forward pass, before each of a batch that is computed in parts."""
 
     def penalty(self) -> Tensor | None:
         """Return the scalar added to the loss, or None."""

@@ -17,7 +17,7 @@ from spaces.channels.groups import ChannelGroups
 from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward
-from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion, places_on, writers
+from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, Gather, make_criterion, places_on, writers
 from spaces.sparsifiers.allocation import require_ratios
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.channel_split import ChannelSplit, Scope
@@ -187,10 +187,19 @@ class GradientCut(Sparsifier):
                 "0, got 0; set it, or decay_by: schedule"
             )
 
+    def join(self, gather: Gather) -> None:
+        """Let the importance criterion see whole batches."""
+        self._criterion.join(gather)
+
     def before_forward(self, inputs: Nested, targets: Tensor | None) -> None:
         """Show the batch to the importance criterion, while the split may still change."""
         if not self._frozen:
             self._criterion.begin(targets)
+
+    def before_part(self, rows: int) -> None:
+        """Show a part of the batch to the importance criterion."""
+        if not self._frozen:
+            self._criterion.part(rows)
 
     @torch.no_grad()
     def after_backward(self) -> None:

@@ -15,7 +15,7 @@ from spaces.channels.groups import ChannelGroups
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested, first_tensor_of
 from spaces.execution.forward import Forward
-from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, make_criterion
+from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, Gather, make_criterion
 from spaces.patterns import require_matches, value_of
 from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile, require_ratios
 from spaces.sparsifiers.base import Sparsifier
@@ -209,6 +209,11 @@ class Probabilistic(Sparsifier):
         """Receive the optimizer whose moments are restored with masked weights."""
         self._masking.bind(optimizer)
 
+    def join(self, gather: Gather) -> None:
+        """Let an importance criterion that learns from batches see whole ones."""
+        if self._criterion is not None:
+            self._criterion.join(gather)
+
     def before_forward(self, inputs: Nested, targets: Tensor | None) -> None:
         """Update the probabilities where it is time, and draw the masks of this step."""
         if not self._fixed and self._step and self._step % self._interval == 0:
@@ -222,6 +227,11 @@ class Probabilistic(Sparsifier):
         # The epoch's seed, which the loop has set: so a step's masks are the same after a kill.
         generator.manual_seed((torch.initial_seed() * 1_000_003 + self._step) % 2**63)
         self._masking.apply(generator)
+
+    def before_part(self, rows: int) -> None:
+        """Show a part of the batch to the importance criterion."""
+        if self._criterion is not None and not self._fixed:
+            self._criterion.part(rows)
 
     def after_backward(self) -> None:
         """Remember the moments of masked weights."""

@@ -11,6 +11,7 @@ from typing import Any
 from evaluators.base import Evaluator
 from evaluators.latency.latency import latencies
 from evaluators.training.checkpoint import Checkpoint
+from evaluators.training.ranks import Ranks
 from search.algorithms.base import Algorithm
 from search.algorithms.integer_program import allocations
 from search.algorithms.mixed_starts import mixed_starts
@@ -111,6 +112,7 @@ class SearchContext:
             read,
             solving,
             _dense(network, reference, run, settings),
+            Ranks(0, run.execution.training_workers, behind=True),
         )
         objectives = [Objective(metric, direction) for metric, direction in settings.objectives.items()]
         problem = Problem(space, objectives, reachable, tables, trains)
@@ -132,7 +134,16 @@ class SearchContext:
 
             return ship(self.evaluator, self.network.transformations, run.build_task, threads, device)
 
-        return Workload(self.evaluator.evaluate, pack, checkpoints, threads, run.execution.device)
+        def pack_together(device: str) -> Callable[[], Any]:
+            from search.executors.group_training import PackedEvaluation
+            from search.executors.shipment import ship
+
+            shipment = ship(self.evaluator, self.network.transformations, run.build_task, threads, device)
+            return PackedEvaluation(shipment, device)
+
+        trains = self.evaluator.training is not None
+        device = run.execution.device
+        return Workload(self.evaluator.evaluate, pack, checkpoints, threads, device, pack_together if trains else None)
 
     def realize(
         self, proposal: Proposal, end: Checkpoint | None = None, solve: Solve | None = None

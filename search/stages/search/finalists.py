@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evaluators.training.checkpoint import Checkpoint
-from evaluators.training.loop import train
 from evaluators.training.settings import TrainingSettings
 from search.output.disk_errors import is_disk_error
 from search.output.exhaustion import exhausted
@@ -16,6 +15,7 @@ from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.run.steps import FINALISTS
 from search.stages.search.context import SearchContext
+from search.stages.training import carry_out
 from search.study.pareto import front, ranked
 from search.study.problem import Problem
 from search.study.trial import Proposal, Trial
@@ -126,13 +126,6 @@ def _trained(
     """Return the trained network of a finalist and its score on the search split."""
     network, _ = context.realize(finalist.proposal, finalist.end, solve)
     reference = run.reference if run.reference is not None else context.network
-    history = train(
-        network.model,
-        run.task,
-        training,
-        seed=run.seed,
-        device=run.device,
-        checkpoint=run.training(FINALISTS, f"{finalist.proposal.candidate.fingerprint}.safetensors"),
-        teacher=reference.copy().model if training.distillation is not None else None,
-    )
+    checkpoint = run.training(FINALISTS, f"{finalist.proposal.candidate.fingerprint}.safetensors")
+    history = carry_out(network, run, training, checkpoint, reference.copy() if training.distillation is not None else None)
     return network, history.kept.search_score

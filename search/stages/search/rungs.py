@@ -16,8 +16,8 @@ from evaluators.tasks.measure import measure
 from evaluators.training.checkpoint import unpack_checkpoint
 from evaluators.training.settings import TrainingSettings
 from evaluators.training.state import steps_of
-from search.config.registries import EXECUTOR
 from search.executors.base import Evaluate, Job, Workload
+from search.executors.group_executor import executor_of
 from search.executors.rung_trainer import STEPS, FinalistFiles, RungTrainer
 from search.executors.trial_checkpoints import EndState
 from search.output.disk_errors import is_disk_error
@@ -30,6 +30,7 @@ from search.run.steps import BEGUN, FINALISTS
 from search.stages.search.context import SearchContext
 from search.stages.search.finalists import Finalist
 from search.stages.search.settings import FinalistSettings
+from search.stages.training import carry_out
 from search.study.trial import Proposal
 from spaces.base import Solve
 from spaces.errors import SecateursError, error_line
@@ -120,7 +121,9 @@ def halve_finalists(
         if (begun := files.of(proposal).packed()) is not None:
             run.training(BEGUN).replace(begun)
         return winner, None
-    return winner, trainer.train(race.prepare(winner, solve), files.of(proposal))
+    network = trainer.network(race.prepare(winner, solve))
+    carry_out(network, run, training, files.of(proposal), reference if training.distillation is not None else None)
+    return winner, network
 
 
 @dataclass
@@ -160,7 +163,7 @@ class _Race:
                         raise
                     self._fail(place, error_line(error))
             workload = self._workload()
-            executor = EXECUTOR.build(run.execution.executor, workload)
+            executor = executor_of(run.execution, workload, run.warn)
             try:
                 for rung, steps in enumerate(settings.steps):
                     places = [place for place in places if place not in self.errors]
@@ -266,4 +269,11 @@ class _Race:
 
             return ship(trainer, self.context.network.transformations, run.build_task, threads, device)
 
-        return Workload(trainer.evaluate, pack, self.files, threads, run.execution.device)
+        def pack_together(device: str) -> Callable[[], Any]:
+            from search.executors.group_training import PackedEvaluation
+            from search.executors.shipment import ship
+
+            shipment = ship(trainer, self.context.network.transformations, run.build_task, threads, device)
+            return PackedEvaluation(shipment, device)
+
+        return Workload(trainer.evaluate, pack, self.files, threads, run.execution.device, pack_together)

@@ -20,6 +20,7 @@ from search.config.block import Block
 from search.config.document import Path
 from search.config.registries import ALGORITHM, EXECUTOR, SPACE
 from search.config.stage_kind import Surroundings
+from search.executors.group_executor import executor_of
 from search.run.network import Network
 from search.run.stage_run import RESULT, DryRun, StageRun
 from search.stages.base import Stage
@@ -209,7 +210,7 @@ class Search(Stage[SearchSettings]):
         if known == 0 and run.stopwatch.before > 0.0:
             run.warn(f"the record of the study {study.name!r} is empty: its trials are evaluated anew")
         checkpoints = trial_checkpoints(context, run, study.trials)
-        executor = EXECUTOR.build(run.execution.executor, context.workload(run, checkpoints))
+        executor = executor_of(run.execution, context.workload(run, checkpoints), run.warn)
         limits = [limit for limit in (algorithm.budget, budget.evaluations) if limit is not None]
 
         def keep_best(trials: list[Trial]) -> None:

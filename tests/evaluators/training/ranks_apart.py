@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,36 @@ from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.ranks import Ranks
 from evaluators.training.settings import DistillationSettings, TrainingSettings
 from spaces.execution.batch import in_type
+from spaces.sparsifiers.base import Sparsifier
+from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
+from spaces.sparsifiers.probabilistic import Probabilistic, ProbabilisticSettings
+from spaces.sparsifiers.scaling_factor import ScalingFactor, ScalingFactorSettings
 from tests.evaluators.small_task import digits_task
 
 CPU = torch.device("cpu")
 BASE = TrainingSettings(
     epochs=3, batch_size=12, optimizer=OptimizerSettings(lr=0.05), autocast="off", channels_last=False, clip_norm=1.0
 )
-SETTINGS: dict[str, dict[str, Any]] = {
-    "synchronized": {},
-    "shards": {"shards": 2},
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {},
     "mixed": {"mixup": 0.4, "cutmix": 1.0, "erasing": 0.3, "distillation": DistillationSettings()},
 }
+SPARSIFIERS: dict[str, Callable[[], Sparsifier]] = {
+    "scaling factors": lambda: ScalingFactor(ScalingFactorSettings(strength=1e-2)),
+    "gradient cut": lambda: GradientCut(GradientCutSettings(ratio=0.4)),
+    "gradient cut by weight decay": lambda: GradientCut(
+        GradientCutSettings(macs=0.5, importance="task_relevance", scope="global", decay_by="weight_decay")
+    ),
+    "probabilities by norms": lambda: Probabilistic(ProbabilisticSettings(ratio=0.4, interval=6, largest=0.3)),
+    "probabilities by the loss": lambda: Probabilistic(
+        ProbabilisticSettings(ratio=0.4, interval=6, largest=0.3, importance="relevance_loss", draw="group")
+    ),
+    "probabilities by second order": lambda: Probabilistic(
+        ProbabilisticSettings(ratio=0.4, interval=6, largest=0.3, importance="second_order")
+    ),
+    "columns": lambda: Probabilistic(ProbabilisticSettings(ratio=0.4, interval=6, largest=0.3, groups="columns")),
+}
+CASES = [f"{name}, {norm}" for name in (*RECIPES, *SPARSIFIERS) for norm in ("synchronized", "shards")]
 
 
 class Residual(nn.Module):
@@ -58,6 +79,8 @@ def double_task() -> Classification:
     def batches(*given: Any, **keywords: Any) -> list[Batch]:
         return [(in_type(inputs, torch.float64), targets) for inputs, targets in original(*given, **keywords)]
 
+    traced = in_type(task.traced_inputs(), torch.float64)
+    task.traced_inputs = lambda: traced  # type: ignore[method-assign]
     task.batches = batches  # type: ignore[method-assign,assignment]
     return task
 
@@ -70,10 +93,10 @@ def new_network(seed: int = 0) -> nn.Module:
 
 def trained(name: str, ranks: Ranks, checkpoint: Path | None = None) -> dict[str, Tensor]:
     """Return the weights, losses and scores after a training."""
-    from dataclasses import replace
-
     torch.set_num_threads(1)
-    settings = replace(BASE, **SETTINGS[name])
+    recipe, norm = name.split(", ")
+    settings = replace(BASE, **RECIPES.get(recipe, {}), shards=2 if norm == "shards" else None)
+    sparsifier = SPARSIFIERS[recipe]() if recipe in SPARSIFIERS else None
     model, teacher = new_network(), new_network(1)
     history = train(
         model,
@@ -83,17 +106,23 @@ def trained(name: str, ranks: Ranks, checkpoint: Path | None = None) -> dict[str
         device=CPU,
         teacher=teacher if settings.distillation is not None else None,
         checkpoint=None if checkpoint is None else FileCheckpoint(checkpoint),
+        sparsifier=sparsifier,
         ranks=ranks,
     )
     numbers = [(record.loss, record.search_loss, record.search_score) for record in history.epochs]
-    return {**model.state_dict(), "numbers": torch.tensor(numbers, dtype=torch.float64)}
+    decided = (
+        {}
+        if sparsifier is None
+        else {**sparsifier.state_dict(), **{f"kept {n}": m for n, m in sparsifier.keep_masks().items()}}
+    )
+    return {**model.state_dict(), **decided, "numbers": torch.tensor(numbers, dtype=torch.float64)}
 
 
 if __name__ == "__main__":
-    name, rank, size, store, result = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+    rank, size, store, result = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=120)
     )
-    found = trained(name, Ranks(rank, size), Path(f"{result}.state"))
+    found = {name: trained(name, Ranks(rank, size), Path(f"{result} {name}.state")) for name in CASES}
     torch.save(found, f"{result}.{rank}")
     torch.distributed.destroy_process_group()

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from evaluators.tasks.settings import build_task
-from evaluators.training.checkpoint import FileCheckpoint, unpack_checkpoint
+from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.loop import DivergedError, EpochRecord, train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
 from search.config.loading import Execution
 from search.config.registries import EXECUTOR
 from search.executors.group_training import PackedTraining, packed
-from search.executors.training_group import LostGroupError, TrainingGroup
+from search.executors.training_group import LostGroupError, training_group
 from search.run.network import Network
 from tests.processes import processes
 from tests.search.executors.digits_search import TASK
@@ -36,12 +36,12 @@ def execution(**options: Any) -> Execution:
 def packed_training(settings: TrainingSettings = SETTINGS) -> PackedTraining:
     task = build_task(TASK)
     network = Network(task.reference_model())
-    return PackedTraining(packed(network), None, settings, 3, lambda: build_task(TASK), task.fingerprint, "cpu", 1)
+    return PackedTraining(packed(network), None, None, settings, 3, lambda: build_task(TASK), task.fingerprint, "cpu", 1)
 
 
 def together(
     folder: Path, blow: Callable[[int], None] = lambda epoch: None, settings: TrainingSettings = SETTINGS, **options: Any
-) -> tuple[bytes, list[int], list[str]]:
+) -> tuple[dict[str, torch.Tensor], list[int], list[str]]:
     """Return the weights of a training in two processes, the epochs told, and the losses told."""
     epochs: list[int] = []
     told: list[str] = []
@@ -50,15 +50,17 @@ def together(
         epochs.append(record.epoch)
         blow(record.epoch)
 
-    group = TrainingGroup(execution(**options), told.append)
-    content, history = group.train(packed_training(settings), FileCheckpoint(folder / "state.safetensors"), on_epoch)
-    assert [record.epoch for record in history.epochs] == [1, 2, 3, 4]
-    return content, epochs, told
+    checkpoint = FileCheckpoint(folder / "state.safetensors")
+    with training_group(execution(**options), told.append) as group:
+        group.train(packed_training(settings), checkpoint, on_epoch)
+    tensors, data = checkpoint.load() or ({}, {"epochs": []})
+    assert [record["epoch"] for record in data["epochs"]] == [1, 2, 3, 4]
+    return {name.removeprefix("model/"): tensor for name, tensor in tensors.items()}, epochs, told
 
 
 def test_workers_that_die_or_stop_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
-    whole, epochs, told = together(tmp_path / "whole")
+    expected, epochs, told = together(tmp_path / "whole")
     assert (epochs, told) == ([1, 2, 3, 4], [])
     struck: list[float] = []
 
@@ -68,12 +70,11 @@ def test_workers_that_die_or_stop_change_nothing(tmp_path: Path) -> None:
             os.kill(pids[-1] if epoch == 1 else pids[0], signal.SIGKILL if epoch == 1 else signal.SIGSTOP)
             struck.append(time.monotonic())
 
-    content, epochs, told = together(tmp_path, blow, training_timeout=20.0)
+    found, epochs, told = together(tmp_path, blow, training_timeout=20.0)
     assert len(struck) == 2
     assert len(told) == 2, told
     assert epochs == sorted(epochs)
     assert (epochs[0], epochs[-1]) == (1, 4)
-    found, expected = unpack_checkpoint(content)[0], unpack_checkpoint(whole)[0]
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     task = build_task(TASK)
     model = task.reference_model()
