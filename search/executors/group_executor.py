@@ -9,12 +9,28 @@ from typing import TYPE_CHECKING, Any
 from search.config.registries import EXECUTOR
 from search.executors.base import Executor, Job, Workload
 from search.executors.serial import SerialExecutor, SerialSettings
+from search.executors.training_group import LostGroupError, TrainingGroup
 from search.study.trial import Trial
 
 if TYPE_CHECKING:
     from evaluators.training.checkpoint import FileCheckpoint
     from search.config.loading import Execution
     from search.executors.trial_checkpoints import EndState
+
+
+def training_group(execution: Execution, tell: Callable[[str], None]) -> TrainingGroup:
+    """Return the processes that train together in this run: those that torchrun has started, or else some on Ray.
+
+    Args:
+        execution: The configuration's execution.
+        tell: Takes a line on every loss.
+    """
+    # Only a training that leaves this process needs what takes it there.
+    from search.executors.launched import LaunchedGroup, launched
+    from search.executors.ray_group import RayGroup
+
+    post = launched()
+    return RayGroup(execution, tell) if post is None else LaunchedGroup(post, execution)
 
 
 def executor_of(execution: Execution, workload: Workload, tell: Callable[[str], None]) -> Executor[Any]:
@@ -44,15 +60,12 @@ class GroupExecutor(SerialExecutor):
 
     def __init__(self, workload: Workload, execution: Execution, tell: Callable[[str], None]) -> None:
         super().__init__(workload, SerialSettings())
-        from search.executors.training_group import training_group
-
         self._group = training_group(execution, tell)
         self._packed = None if workload.pack_together is None else workload.pack_together(execution.device)
 
     def evaluated(self, job: Job, checkpoint: FileCheckpoint | None, start: EndState | None) -> Trial:
         """Return the trial of a job, measured by the first of the processes."""
         from search.executors.group_training import Order
-        from search.executors.training_group import LostGroupError
 
         if self._packed is None or checkpoint is None:
             return super().evaluated(job, checkpoint, start)

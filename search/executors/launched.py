@@ -112,8 +112,8 @@ def launched() -> Post | None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if torch.cuda.is_available():
         torch.cuda.set_device(launch.local)
-    store, _, _ = next(torch.distributed.rendezvous("env://"))  # type: ignore[no-untyped-call]
-    return Post(launch, torch.distributed.PrefixStore("secateurs", store))
+    store, _, _ = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    return Post(launch, _part_of(store, "secateurs"))
 
 
 class LaunchedGroup(TrainingGroup):
@@ -144,8 +144,6 @@ class LaunchedGroup(TrainingGroup):
         Raises:
             LostGroupError: One of the others is lost or silent.
         """
-        import torch.distributed
-
         post, timeout = self._post, self._execution.training_timeout
         number = post.factory_number(factory)
         post.sent += 1
@@ -159,7 +157,7 @@ class LaunchedGroup(TrainingGroup):
                 if said := post.take(f"ready {turn} {rank}", timedelta(seconds=PREPARE_SECONDS)).decode():
                     raise SecateursError(f"process {rank} of {post.launch.size}: {said}")
             post.put(f"go {turn}", b"")
-            store = torch.distributed.PrefixStore(f"training {turn}", post.store)
+            store = _part_of(post.store, f"training {turn}")
             ended = take_part(self._prepared[1], order, checkpoint, 0, post.launch.size, store, timeout, on_epoch)
         except RuntimeError as error:
             raise LostGroupError(
@@ -199,8 +197,6 @@ def serve(post: Post) -> None:
     Raises:
         RuntimeError: Another process is lost or silent.
     """
-    import torch.distributed
-
     work: tuple[int, Work] | None = None
     while True:
         post.sent += 1
@@ -219,9 +215,16 @@ def serve(post: Post) -> None:
         if refused or work is None:
             continue
         post.take(f"go {turn}")
-        store = torch.distributed.PrefixStore(f"training {turn}", post.store)
+        store = _part_of(post.store, f"training {turn}")
         checkpoint = SentCheckpoint(0, asked.trained, lambda _: None)
         take_part(work[1], asked.order, checkpoint, launch.rank, launch.size, store, asked.timeout, lambda _: None)
+
+
+def _part_of(store: Any, name: str) -> Any:
+    """Return a store whose keys begin with a name."""
+    import torch.distributed
+
+    return torch.distributed.PrefixStore(name, store)  # type: ignore[attr-defined]
 
 
 def _packed(value: object) -> bytes:

@@ -144,7 +144,7 @@ class TrainingRank:
         store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
             host, port, size, rank == 0, timedelta(seconds=timeout), master_listen_fd=listening
         )
-        told = tell if rank == 0 else lambda _: None
+        told: Callable[[Any], None] = tell if rank == 0 else lambda _: None
         return take_part(self._work, order, SentCheckpoint(0, trained, told), rank, size, store, timeout, told)
 
 

@@ -102,8 +102,8 @@ def carry_out(
     known = checkpoint.load() if execution.training_workers > 1 else None
     if execution.training_workers > 1 and (known is None or not is_complete(known[1], settings)):
         # Only a training that leaves this process needs what takes it there.
+        from search.executors.group_executor import training_group
         from search.executors.group_training import PackedTraining, packed
-        from search.executors.training_group import training_group
 
         require_ranks(settings, execution.training_workers)
         training = PackedTraining(

@@ -19,8 +19,9 @@ from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.settings import TrainingSettings
 from search.config.loading import Execution
 from search.config.registries import EXECUTOR
+from search.executors.group_executor import training_group
 from search.executors.group_training import PackedTraining, packed
-from search.executors.training_group import LostGroupError, training_group
+from search.executors.training_group import LostGroupError
 from search.run.network import Network
 from tests.processes import processes
 from tests.search.executors.digits_search import TASK
