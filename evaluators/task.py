@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -207,6 +207,11 @@ class Task(ABC):
                 f"got an example of {describe(inputs)}; leave length out"
             )
         return at_length(inputs, self.cost_length)
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the classes by their number, for the report; None where they are not known."""
+        return None
 
     @property
     @abstractmethod

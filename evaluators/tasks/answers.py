@@ -65,8 +65,12 @@ class Answers:
                 self.samples.append({**row, "picture": small_picture(inputs, place)})
 
     def to_json(self) -> dict[str, Any] | None:
-        """Return all that is kept as JSON data; None for a task without answers."""
-        return {"labels": self.labels, "guesses": self.guesses, "samples": self.samples} if self.labels else None
+        """Return all that is kept, and the ``names`` of the classes or None, as JSON data; None for a task without answers."""
+        if not self.labels:
+            return None
+        names = self._task.class_names
+        named = None if names is None else list(names)
+        return {"labels": self.labels, "guesses": self.guesses, "samples": self.samples, "names": named}
 
 
 def small_picture(inputs: Nested, place: int) -> Mapping[str, Any] | None:

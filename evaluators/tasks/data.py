@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -136,6 +136,11 @@ class DataSet(ABC):
     classes: int
     pixel_scale: PixelScale | None = None
     task: ClassVar[str] = "evaluators.tasks.classification:Classification"
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the classes by their number; None where they have none."""
+        return None
 
     @property
     def calibration_split(self) -> Split:

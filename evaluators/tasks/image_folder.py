@@ -121,6 +121,11 @@ class ImageFolder(DataSet):
         """Number of class folders under ``train``."""
         return len({label for _, label in self._of("train")} | {label for _, label in self._of("search")})
 
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the class folders under ``train``."""
+        return tuple(self._scan("train")[1])
+
     def size(self, split: Split) -> int:
         """Return the number of samples in ``split``."""
         return len(self._of(split))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from evaluators.meters import ImportedMeter, Meter, meter_settings
 from evaluators.metrics import Metric
@@ -220,6 +220,17 @@ class LoaderTask(Task):
         """Return the first sample of the search split as a batch."""
         inputs, _ = next(iter(self.batches("search", 1, limit=1)))
         return inputs
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """The ``classes`` of the data set behind ``test``, as torchvision's data sets have them; None without such names."""
+        dataset: Any = self._loaders["test"].dataset
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        found = getattr(dataset, "classes", None)
+        if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found):
+            return None
+        return tuple(found) or None
 
     @property
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -128,6 +128,11 @@ class NamedTask(Task):
     def calibration_split(self) -> Split:
         """``calibration`` where ``data.calibration_size`` holds samples out of training, else ``train``."""
         return self.data.calibration_split
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the data set's classes, where it has some."""
+        return self.data.class_names
 
     def size(self, split: Split) -> int:
         """Return the number of samples in ``split``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,6 +67,7 @@ class FashionMNIST(InMemory):
     """
 
     classes = 10
+    class_names = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
     natural: ClassVar[tuple[Augmentation, ...]] = ("crop", "flip")
     padding = 2
     mean = (0.2860,)
@@ -82,6 +84,10 @@ class CIFAR10(InMemory):
     """32x32 color pictures, 10 classes: 50,000 training and 10,000 test images (Krizhevsky 2009)."""
 
     classes = 10
+    class_names: Sequence[str] | None = (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    )
     natural: ClassVar[tuple[Augmentation, ...]] = ("crop", "flip")
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
@@ -101,6 +107,7 @@ class CIFAR100(CIFAR10):
     """32x32 color pictures, 100 classes: 50,000 training and 10,000 test images (Krizhevsky 2009)."""
 
     classes = 100
+    class_names = None
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
 

@@ -43,6 +43,14 @@ class EpochRecord:
     lr: float
     seconds: float
 
+    def values(self, score: str) -> dict[str, float]:
+        """Return the numbers that trackers are told, by name.
+
+        Args:
+            score: Name of the primary score.
+        """
+        return {"loss": self.loss, score: self.search_score, "lr": self.lr}
+
 
 @dataclass(frozen=True)
 class BegunEpoch:
@@ -205,8 +213,7 @@ def restore_state(
         average.restore(parts["average"])
     if sparsifier is not None:
         sparsifier.load_state_dict(parts["sparsifier"])
-    records: list[dict[str, Any]] = data["epochs"]
-    history = History([EpochRecord(**record) for record in records], data["stopped_early"], data["unsettled"])
+    history = History(epochs_of(data), data["stopped_early"], data["unsettled"])
     history.seconds = data.get("seconds", {})
     history.keeps_best = data.get("keeps_best", bool(parts["best"]))
     if inside := parts["begun"]:
@@ -234,6 +241,12 @@ def is_complete(data: Mapping[str, JSON], settings: TrainingSettings) -> bool:
         settings: The training.
     """
     return bool(data["stopped_early"]) or len(data["epochs"]) >= settings.epochs
+
+
+def epochs_of(data: Mapping[str, JSON]) -> list[EpochRecord]:
+    """Return the epochs of a saved training, from the data of a checkpoint of :func:`save_state`."""
+    records: list[dict[str, Any]] = data["epochs"]
+    return [EpochRecord(**record) for record in records]
 
 
 def steps_of(data: Mapping[str, JSON], tensors: Mapping[str, Tensor], steps_per_epoch: int) -> int:

@@ -39,6 +39,7 @@ def answer_section(report: Mapping[str, Any]) -> dict[str, Any] | None:
     found: Mapping[str, Any] | None = report.get("answers")
     if not found or not found.get("classes"):
         return None
+    names = found.get("names") or []
     samples = sum(entry["samples"] for entry in found["classes"])
     changed = found["became_wrong"] + found["became_right"] + found["other"]
     answers = "answer" if changed == 1 else "answers"
@@ -48,17 +49,20 @@ def answer_section(report: Mapping[str, Any]) -> dict[str, Any] | None:
     )
     return {
         "text": text,
-        "classes": class_rows(found["classes"]),
+        "classes": class_rows(found["classes"], names),
         "left_out": max(0, len(found["classes"]) - MOST_CLASSES),
         "confusions": [
-            Row(f"{entry['label']} taken for {entry['guess']}", (str(entry["before"]), str(entry["after"]), _signed(entry)))
+            Row(
+                f"{_name(entry['label'], names)} taken for {_name(entry['guess'], names)}",
+                (str(entry["before"]), str(entry["after"]), _signed(entry)),
+            )
             for entry in found.get("confusions") or []
         ],
-        "samples": [_shown(entry) for entry in found.get("samples") or []],
+        "samples": [_shown(entry, names) for entry in found.get("samples") or []],
     }
 
 
-def class_rows(classes: Sequence[Mapping[str, Any]]) -> list[Row]:
+def class_rows(classes: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> list[Row]:
     """Return a row per class with samples: their number, the share that was right before and is now, and the change."""
     known = [entry for entry in classes if entry["samples"]]
     most = sorted(known, key=lambda entry: -abs(entry["after"] - entry["before"]) / entry["samples"])[:MOST_CLASSES]
@@ -69,7 +73,9 @@ def class_rows(classes: Sequence[Mapping[str, Any]]) -> list[Row]:
             before, after = (entry[when] / entry["samples"] for when in ("before", "after"))
             change = f"{100 * (after - before):+.2f} points"
             rows.append(
-                Row(str(entry["label"]), (str(entry["samples"]), format_percent(before), format_percent(after), change))
+                Row(
+                    _name(entry["label"], names), (str(entry["samples"]), format_percent(before), format_percent(after), change)
+                )
             )
     return rows
 
@@ -78,8 +84,14 @@ def _signed(entry: Mapping[str, Any]) -> str:
     return f"{entry['after'] - entry['before']:+d}"
 
 
-def _shown(entry: Mapping[str, Any]) -> ShownSample:
-    words = f"sample {entry['index']}, class {entry['label']}: {entry['before']} before, {entry['after']} now"
+def _name(label: int, names: Sequence[str]) -> str:
+    """Return the name of a class, or its number where it has none."""
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
+def _shown(entry: Mapping[str, Any], names: Sequence[str]) -> ShownSample:
+    label, before, after = (_name(entry[key], names) for key in ("label", "before", "after"))
+    words = f"sample {entry['index']}, class {label}: {before} before, {after} now"
     return ShownSample(words, entry["after"] == entry["label"], picture_source(entry.get("picture")))
 
 

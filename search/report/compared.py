@@ -21,7 +21,7 @@ def compared_answers(before: Mapping[str, Any] | None, after: Mapping[str, Any] 
         ``became_wrong``, ``became_right`` and ``other`` (both wrong, in two ways): numbers of samples; ``classes``: per class
         ``label``, ``samples``, ``before`` and ``after``, the samples that were right; ``confusions``: ``label``, ``guess``,
         ``before`` and ``after``, the samples of a class that were taken for another one, where the two numbers differ;
-        ``samples``: some that changed.
+        ``samples``: some that changed; ``names``: those of the classes by number, null where they have none.
     """
     if before is None or after is None or before["labels"] != after["labels"]:
         return None
@@ -47,6 +47,7 @@ def compared_answers(before: Mapping[str, Any] | None, after: Mapping[str, Any] 
             for pair in pairs[:MOST_CONFUSIONS]
         ],
         "samples": list(after["samples"]),
+        "names": after.get("names"),
     }
 
 

@@ -108,6 +108,7 @@ def build_report(
     per stage whose training made what it removed zero: ``stage`` and ``max_abs_change``. ``bits`` has, per quantized layer and
     addition: ``name``, ``weight_bits``, ``activation_bits`` (null for float, or no weights), ``weights`` (their number) and
     ``macs``; ``depth``, per branch or block that could leave: ``name``, ``macs_share`` and ``kept``;
+    ``files`` the bytes of every file in ``best/`` that the stage export has written, by name, or null without it;
     ``deployment`` how many layers with weights ONNX Runtime computes in integers (``integer_layers``) and in float
     (``float_layers``), with its ``version``, or null where nothing was exported to ONNX. ``answers``
     is what :func:`.compared_answers` returns, ``modules`` has, in the order of the forward pass, ``name``, ``before`` and
@@ -164,6 +165,7 @@ def build_report(
         "depth": _last(removals, "depth"),
         "answers": compared_answers(details["reference"].get("answers"), details[RESULT].get("answers")),
         "modules": compared_modules(details["reference"].get("module_macs"), details[RESULT].get("module_macs")),
+        "files": next((entry.notes["files"] for entry in reversed(result.entries) if "files" in entry.notes), None),
         "deployment": next((entry.notes["deployment"] for entry in result.entries if "deployment" in entry.notes), None),
         "frozen": removals[-1]["frozen"] if removals else [],
         "activations": _activations(result),

@@ -18,6 +18,7 @@ from search.report.answers import answer_section
 from search.report.bits import bit_rows, deployment_text
 from search.report.cards import headline
 from search.report.durations import stage_rows, whole_cost
+from search.report.files import files_text
 from search.report.finalists import finalist_table
 from search.report.kept_epochs import kept_text
 from search.report.latency import latency_rows, latency_text
@@ -103,6 +104,7 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         latency_text=latency_text(report),
         verdict=verdict(report),
         kept_epochs=kept_text(report),
+        files_text=files_text(report),
         units=given_and_kept(report),
         pictures=pictures,
         sections=SECTIONS,

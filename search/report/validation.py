@@ -379,6 +379,7 @@ class AnswerTable(TypedDict):
     classes: list[ClassRow]
     confusions: list[ConfusionRow]
     samples: list[SampleRow]
+    names: NotRequired[list[str] | None]
 
 
 class ModuleRow(TypedDict):
@@ -411,6 +412,7 @@ class ReportFile(TypedDict, total=False):
     answers: AnswerTable | None
     modules: list[ModuleRow] | None
     depth: list[UnitRow] | None
+    files: dict[str, Count] | None
     deployment: Deployment | None
     frozen: list[FrozenRow] | None
     activations: list[FuseRow] | None

@@ -52,6 +52,7 @@ class MeasuredAnswers(TypedDict):
     labels: list[int]
     guesses: list[int]
     samples: list[MeasuredSample]
+    names: NotRequired[list[str] | None]
 
 
 class MeasuredRow(TypedDict):

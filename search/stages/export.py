@@ -10,7 +10,8 @@ from evaluators.onnx.quantized import deployment
 from search.export.formats import write_formats
 from search.export.sealed_file import FILES, is_whole
 from search.export.settings import ExportSettings
-from search.run.best import Best
+from search.output.numbers import format_bytes
+from search.run.best import WEIGHTS, Best
 from search.run.network import Network
 from search.run.stage_run import StageRun
 from search.stages.base import Stage
@@ -36,7 +37,10 @@ class Export(Stage[ExportSettings]):
         for remark in fixed:
             run.notes["remark"] = f"{run.step}: {remark}"
             run.log.write(f"{run.label}: {remark}", logging.WARNING)
-        run.notes.update(formats=list(self.settings.formats), sealed=True)
+        paths = [run.best.path / name for name in (WEIGHTS, *(FILES[name] for name in self.settings.formats))]
+        sizes = {path.name: path.stat().st_size for path in paths}
+        run.log.write(f"{run.label}: {', '.join(f'{name} {format_bytes(size)}' for name, size in sizes.items())}")
+        run.notes.update(formats=list(self.settings.formats), sealed=True, files=sizes)
         if "onnx" in self.settings.formats and is_quantized(network.model):
             run.notes["deployment"] = deployment(run.best.path / "model.onnx")
         return network

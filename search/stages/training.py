@@ -47,8 +47,7 @@ def train_network(
             if sparsifier is not None and not epochs and (used := sparsifier.schedule.get("text")):
                 run.log.write(f"{run.label}: {used}")
             epochs.append(record)
-            values = {"loss": record.loss, run.task.score_name: record.search_score, "lr": record.lr}
-            run.trackers.epoch(run.label, record.epoch, values)
+            run.trackers.epoch(run.label, record.epoch, record.values(run.task.score_name))
             bar.update(record.epoch, f"loss {record.loss:.3f}, {run.task.score_name} {record.search_score:.4f}")
             run.stopwatch.save()
 

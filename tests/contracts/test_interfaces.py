@@ -30,6 +30,9 @@ ALLOWED: dict[str, str] = {
     "evaluators/tasks/settings.py: isinstance(settings, Task)": (
         "the argument of a person's program, which may give a task itself in place of the settings of one"
     ),
+    "evaluators/tasks/loader_task.py: getattr(dataset, 'classes', None)": (
+        "a person's data set; torchvision's have the names of their classes, others need not"
+    ),
     "search/config/loading.py: isinstance(self.task, Task)": (
         "the field of a configuration that holds either a person's own task or the settings of one"
     ),

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evaluators.training.checkpoint import Checkpoint
+from evaluators.training.loop import EpochRecord
 from evaluators.training.settings import TrainingSettings
 from search.output.disk_errors import is_disk_error
 from search.output.exhaustion import exhausted
 from search.run.network import Network
-from search.run.stage_run import StageRun
+from search.run.stage_run import RESULT, StageRun
 from search.run.steps import FINALISTS
 from search.stages.search.context import SearchContext
 from search.stages.training import carry_out
@@ -36,6 +37,13 @@ class Finalist:
     proposal: Proposal
     end: Checkpoint | None = None
     trial: int | None = None
+
+    def label(self, run: StageRun) -> str:
+        """Return the name that trackers have for its training: the stage, and the trial, or the baseline."""
+        if run.variant != RESULT:
+            return run.label
+        number = self.proposal.candidate.fingerprint[:8] if self.trial is None else self.trial
+        return f"{run.step} (finalist {number})"
 
     def order(self, place: int, score: float, sign: float) -> tuple[bool, float, int]:
         """Return what sorts finalists, best first: a score that is no number comes last, of equal ones the lower number first.
@@ -126,6 +134,11 @@ def _trained(
     """Return the trained network of a finalist and its score on the search split."""
     network, _ = context.realize(finalist.proposal, finalist.end, solve)
     reference = run.reference if run.reference is not None else context.network
+    teacher = reference.copy() if training.distillation is not None else None
     checkpoint = run.training(FINALISTS, f"{finalist.proposal.candidate.fingerprint}.safetensors")
-    history = carry_out(network, run, training, checkpoint, reference.copy() if training.distillation is not None else None)
+
+    def on_epoch(record: EpochRecord) -> None:
+        run.trackers.epoch(finalist.label(run), record.epoch, record.values(run.task.score_name))
+
+    history = carry_out(network, run, training, checkpoint, teacher, on_epoch=on_epoch)
     return network, history.kept.search_score

@@ -15,7 +15,7 @@ from typing import Any
 from evaluators.tasks.measure import measure
 from evaluators.training.checkpoint import unpack_checkpoint
 from evaluators.training.settings import TrainingSettings
-from evaluators.training.state import steps_of
+from evaluators.training.state import EpochRecord, epochs_of, steps_of
 from search.executors.base import Evaluate, Job, Workload
 from search.executors.group_executor import executor_of
 from search.executors.rung_trainer import STEPS, FinalistFiles, RungTrainer
@@ -121,8 +121,13 @@ def halve_finalists(
         if (begun := files.of(proposal).packed()) is not None:
             run.training(BEGUN).replace(begun)
         return winner, None
+    teaches = reference if training.distillation is not None else None
     network = trainer.network(race.prepare(winner, solve))
-    carry_out(network, run, training, files.of(proposal), reference if training.distillation is not None else None)
+
+    def on_epoch(record: EpochRecord) -> None:
+        race.tell(winner, [record])
+
+    carry_out(network, run, training, files.of(proposal), teaches, on_epoch=on_epoch)
     return winner, network
 
 
@@ -134,6 +139,7 @@ class _Race:
         finalists: The finalists; the others follow :func:`halve_finalists`.
         scores: Scores so far.
         errors: Error of every finalist that failed, by its place.
+        told: Epochs of every finalist, by its place, that trackers know, or that were trained before a resume.
     """
 
     finalists: Sequence[Finalist]
@@ -144,6 +150,7 @@ class _Race:
     files: FinalistFiles
     scores: Scores = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+    told: dict[int, int] = field(default_factory=dict)
 
     def run(self, solve: Callable[[Proposal], Solve | None]) -> int:
         """Train rung after rung, and return the winner's place."""
@@ -218,6 +225,7 @@ class _Race:
                 continue
             proposal = Proposal(candidate, steps / total, notes={STEPS: steps})
             self._forget_beyond(proposal, steps)
+            self.told.setdefault(place, len(self._epochs(place)))
             executor.submit(Job(place, proposal))
         for event in executor.events():
             if event.line:
@@ -230,8 +238,21 @@ class _Race:
                 known = self.scores.setdefault(trial.proposal.candidate.fingerprint, {})
                 known[str(steps)] = score if math.isfinite(score) else None
                 record.write(self.scores)
+                self.tell(trial.number, self._epochs(trial.number)[self.told[trial.number] :])
             bar.update(sum(len(found.keys() - {"0"}) for found in self.scores.values()), f"step {steps}")
             run.stopwatch.save()
+
+    def tell(self, place: int, epochs: Sequence[EpochRecord]) -> None:
+        """Tell trackers of epochs of a finalist's training that are new."""
+        run, finalist = self.run_of_stage, self.finalists[place]
+        for epoch in epochs:
+            run.trackers.epoch(finalist.label(run), epoch.epoch, epoch.values(run.task.score_name))
+        self.told[place] = self.told.get(place, 0) + len(epochs)
+
+    def _epochs(self, place: int) -> list[EpochRecord]:
+        """Return the epochs of a finalist's training so far, those that another process has trained among them."""
+        known = self.files.of(self.finalists[place].proposal).load()
+        return [] if known is None else epochs_of(known[1])
 
     def _forget_beyond(self, proposal: Proposal, steps: int) -> None:
         """Remove a training that is further than a rung whose score was lost."""

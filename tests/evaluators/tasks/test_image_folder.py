@@ -39,6 +39,7 @@ def seeded(seed):
 def test_splits_sizes_and_shapes(root):
     data = folder(root)
     assert (data.size("train"), data.size("search"), data.size("test"), data.classes) == (18, 6, 6, 2)
+    assert data.class_names == ("ant", "bee")
     for split in ("train", "search", "test"):
         for images, labels in data.batches(split, 4, None, None):
             assert images.shape[1:] == (3, 16, 16)

@@ -13,6 +13,7 @@ import pytest
 from search.report.answers import MOST_CLASSES, answer_section, class_rows, picture_source
 from search.report.compared import compared_answers, compared_modules
 from search.report.figures.blocks import MOST_BLOCKS, Blocks, blocks
+from search.report.files import files_text
 from search.report.page import render
 from tests.search.report.report_sample import sample, write_run
 
@@ -49,6 +50,31 @@ def test_the_section_shows_classes_confusions_and_samples_with_their_pictures(tm
     assert "sample 2, class 1: 1 before, 0 now" in page
     assert page.count("data:image/png;base64,") == 1
     assert "Which answers changed" not in render(write_run(tmp_path, sample(trials=10))).read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_classes_that_have_names_are_shown_by_them(tmp_path: Path) -> None:
+    found = compared(names=["ant", "<b>bee</b>", "fly"])
+    assert found["names"] == ["ant", "<b>bee</b>", "fly"]
+    page = render(write_run(tmp_path, {**sample(trials=10), "answers": found})).read_text()
+    for text in (
+        "&lt;b&gt;bee&lt;/b&gt; taken for ant",
+        "sample 2, class &lt;b&gt;bee&lt;/b&gt;: &lt;b&gt;bee&lt;/b&gt; before, ant now",
+    ):
+        assert text in page, text
+    assert "<b>bee</b>" not in page
+    section = answer_section({"answers": {**found, "names": ["ant"]}})
+    assert section is not None
+    assert [row.name for row in section["classes"]] == ["ant", "1"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_files_stand_with_their_own_sizes(tmp_path: Path) -> None:
+    files = {"weights.safetensors": 1000, "model.onnx": 2500}
+    page = render(write_run(tmp_path, {**sample(trials=10), "files": files})).read_text()
+    assert "Files on disk: weights.safetensors 1 kB, model.onnx 2.5 kB." in page
+    assert files_text({"files": {"weights.safetensors": 1000}}) == files_text({"files": None}) == ""
+    assert "such as whole bytes" in files_text({"files": files, "bits": [{"name": "conv"}]})
 
 
 def test_of_many_classes_those_that_changed_most_are_shown_in_order() -> None:

@@ -21,6 +21,7 @@ from search.study.trial import Proposal, Trial
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from tests.search.small_space import MaskSpace
+from tests.search.tracking.recorder import EVENTS
 
 CONFIG = """\
 name: tiny
@@ -67,10 +68,15 @@ def test_with_two_objectives_they_are_spread_over_the_front() -> None:
 def test_a_stage_trains_them_and_delivers_the_best(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(CONFIG)
-    report: dict[str, Any] = run(load(path), tmp_path / "tiny", None)
+    EVENTS.clear()
+    trackers = "execution.trackers=[{tests.search.tracking.recorder.Recorder: {}}]"
+    report: dict[str, Any] = run(load(path, [trackers]), tmp_path / "tiny", None)
     (search,) = report["searches"]
     rows = search["finalists"]
     assert len({row["fingerprint"] for row in rows}) == 2
+    told = [(event[1], event[2]) for event in EVENTS if event[0] == "epoch" and event[1].startswith("1-search")]
+    names = [*(f"1-search (finalist {row['trial']})" for row in rows), "1-search (uniform)"]
+    assert told == [(name, number) for name in names for number in (1, 2)]
     best = max(rows, key=lambda row: row["search_score"])
     assert (search["chosen"], search["fingerprint"]) == (best["trial"], best["fingerprint"])
     chosen = next(row for row in search["trials"] if row["trial"] == best["trial"])

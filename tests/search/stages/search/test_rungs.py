@@ -19,6 +19,7 @@ from search.study.trial import Proposal
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 from tests.integration.tiny_pipeline import timeless
+from tests.search.tracking.recorder import EVENTS
 
 HEAD = """\
 name: tiny
@@ -52,7 +53,8 @@ def started(folder: Path, text: str, *overrides: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("rungs") / "whole"
-    return folder, started(folder, HEAD + STEPS + RETRAIN)
+    EVENTS.clear()
+    return folder, started(folder, HEAD + STEPS + RETRAIN, "execution.trackers=[{tests.search.tracking.recorder.Recorder: {}}]")
 
 
 def weights(folder: Path) -> bytes:
@@ -76,6 +78,23 @@ def test_the_better_half_trains_on_and_the_report_tells_every_step(whole: tuple[
     (winner,) = [row for row in rows if row["trial"] == search["chosen"]]
     assert winner["steps"] == 8
     assert winner["search_score"] == max(row["search_score"] for row in rows if row["steps"] == 8)
+
+
+def test_trackers_are_told_of_the_epochs_of_finalists_and_of_what_the_retraining_adds(
+    whole: tuple[Path, dict[str, Any]],
+) -> None:
+    told = [(event[1], event[2], event[3]) for event in EVENTS if event[0] == "epoch"]
+    rows = whole[1]["searches"][0]["finalists"]
+    # An epoch has 6 steps.
+    expected = {(f"0-search (finalist {row['trial']})", 1) for row in rows if row["steps"] >= 6}
+    assert {(label, number) for label, number, _ in told if "finalist" in label} == expected
+    assert sorted((label, number) for label, number, _ in told if "finalist" not in label) == [
+        ("1-retrain", 2),
+        ("1-retrain (uniform)", 1),
+        ("1-retrain (uniform)", 2),
+    ]
+    assert len(told) == len(expected) + 3
+    assert all(set(values) == {"loss", "top1", "lr"} for _, _, values in told)
 
 
 def test_the_retraining_goes_on_and_comes_to_what_it_would_from_its_start(
