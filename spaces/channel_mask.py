@@ -16,10 +16,12 @@ from spaces.base import Row, SearchSpace, Solve
 from spaces.candidate import Candidate, Value, first_channels
 from spaces.channels.check import equivalence_error, find_checked_groups, of_units
 from spaces.channels.compensation import Compensation
+from spaces.channels.configuration import configured
 from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups, Layer
 from spaces.channels.masking import masked_copy, unmasked
 from spaces.channels.surgery import apply_cut, plan_cut
+from spaces.channels.tied_blocks import tied_blocks
 from spaces.channels.units import CHANNELS, UnitName
 from spaces.cloning.clone import clone
 from spaces.domains import Mask
@@ -53,6 +55,9 @@ class ChannelMaskSettings:
         units: Kinds of units that may go: ``channels``, attention ``heads``, ``kv_groups`` (heads of keys and values with the
             queries that they answer); empty for all that the network has.
         heads_multiple: Kept heads, or groups of them, of an attention come in multiples of this, or are all kept.
+        tie: ``blocks`` makes the same unit of all blocks of a chain one decision, and ties what a configuration of transformers
+            has one number for, so that the smaller network is of an ordinary configuration: ``save_pretrained`` writes it and
+            ``from_pretrained`` loads it without this project. ``none`` decides every block apart.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -64,6 +69,7 @@ class ChannelMaskSettings:
     levels: LevelSettings = field(default_factory=LevelSettings)
     units: tuple[UnitName, ...] = ()
     heads_multiple: int = 1
+    tie: Literal["none", "blocks"] = "none"
 
     def __post_init__(self) -> None:
         """Raise ValueError for an option out of its range, with the option's name."""
@@ -104,7 +110,10 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
         super().__init__(model, inputs, settings, forward=forward)
         settings = self.settings
         found = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
-        self.groups = of_units(found, settings.units) if settings.units else found
+        found = of_units(found, settings.units) if settings.units else found
+        self.groups = (
+            configured(model, tied_blocks(model, found), settings.heads_multiple) if settings.tie == "blocks" else found
+        )
         if not self.domains or all(len(domain.legal_counts()) < 2 for domain in self.domains.values()):
             reasons = sorted({group.reason for group in self.groups.frozen}) or ["it has no layer with channels"]
             if sizes := [group.size for group in self.groups.groups]:

@@ -214,6 +214,18 @@ def freeze(groups: ChannelGroups, reasons: Mapping[str, str]) -> ChannelGroups:
             kept.append(replace(group, offset=width))
             width += group.size
     closed = [replace(g, reason=reasons[g.name], offset=-1) for g in groups.groups if g.name in reasons]
+    return moved(groups, position, kept, closed)
+
+
+def moved(groups: ChannelGroups, position: np.ndarray, kept: Sequence[Group], closed: Sequence[Group]) -> ChannelGroups:
+    """Return ``groups`` with other places in the mask.
+
+    Args:
+        groups: The groups.
+        position: By place, and for -1 as the last one, the new place, -1 for a channel that stays; int64, ``(width + 1,)``.
+        kept: The open groups.
+        closed: Groups that are frozen beside those that are.
+    """
     ties = {
         tensor: moved
         for tensor, dims in groups.ties.items()

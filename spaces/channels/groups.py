@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ class Group:
         reason: Why the group is frozen; empty for an open one.
         offset: Position of its first channel in the network's whole mask; -1 for a frozen one.
         unit: Kind of what a coupled channel stands for: a channel, or all that leaves with an attention head.
+        step: Number that as many coupled channels as are kept are a multiple of, by what the network is made for.
     """
 
     name: str
@@ -48,10 +50,11 @@ class Group:
     reason: str = ""
     offset: int = -1
     unit: UnitName = CHANNELS
+    step: int = 1
 
     def multiple(self, round_to: int, heads_multiple: int = 1) -> int:
         """Return the number that as many coupled channels as are kept are a multiple of: ``round_to`` is for channels."""
-        return round_to if self.unit == CHANNELS else heads_multiple
+        return math.lcm(self.step, round_to if self.unit == CHANNELS else heads_multiple)
 
 
 @dataclass(frozen=True)

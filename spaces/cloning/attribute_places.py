@@ -1,4 +1,4 @@
-"""Places in attributes: the attribute ``splits`` whole, or ``splits[2]``, one number of a list."""
+"""Places in attributes: all of ``splits``, one number of a list, ``splits[2]``, or one of an object, ``config.width``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 def value_at(held: Mapping[str, Any], place: str) -> Any:
     """Return what ``held``, attributes by name, has at a place; None where there is none."""
-    name, index = _parts(place)
+    name, index, inner = _parts(place)
     value = held.get(name)
+    if inner:
+        return vars(value).get(inner) if type(value).__dictoffset__ else None
     if index is None:
         return value
     return value[index] if isinstance(value, list | tuple) and index < len(value) else None
@@ -17,7 +19,10 @@ def value_at(held: Mapping[str, Any], place: str) -> Any:
 
 def set_at(held: dict[str, Any], place: str, value: Any) -> None:
     """Set a place of ``held``; a list or tuple is made anew."""
-    name, index = _parts(place)
+    name, index, inner = _parts(place)
+    if inner:
+        setattr(held[name], inner, value)
+        return
     if index is not None:
         items = list(held[name])
         items[index] = value
@@ -25,6 +30,10 @@ def set_at(held: dict[str, Any], place: str, value: Any) -> None:
     held[name] = value
 
 
-def _parts(place: str) -> tuple[str, int | None]:
+def _parts(place: str) -> tuple[str, int | None, str]:
+    """Return the attribute, the place in its list, None for none, and the attribute of its object, empty for none."""
     name, bracket, index = place.partition("[")
-    return (name, int(index[:-1])) if bracket and index[:-1].isdecimal() else (place, None)
+    if bracket and index[:-1].isdecimal():
+        return name, int(index[:-1]), ""
+    name, _, inner = place.partition(".")
+    return name, None, inner

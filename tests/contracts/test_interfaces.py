@@ -18,6 +18,9 @@ ALLOWED: dict[str, str] = {
     "spaces/execution/batch.py: getattr(batch, '_fields', ())": (
         "a container of somebody's batch: named tuples have no class of their own, and fields are what tells them from tuples"
     ),
+    "spaces/channels/configuration.py: getattr(config, 'validate', lambda: None)": (
+        "the configuration of somebody's network, which may check itself or not"
+    ),
     "spaces/fusion/nodes.py: getattr(target, '__name__', '')": (
         "any callable that torch.fx recorded in somebody's network; not every callable has a name"
     ),
