@@ -4,10 +4,10 @@
 
 Rows are runs of the product that differ from ``evolution`` (its defaults, as many generations as the image passes allow) in one
 setting: what is minimized (divergence, or ``top-1`` of labelled images); inputs drawn anew for each comparison, or all steps on
-the same images (``fixed inputs``: a pool that the last step takes whole, so that its first steps draw from these, too); number
-of switches; children, generations and steps at equal passes; the order in which channels leave; layers solved in the fitness,
-or at the end alone; statistics of BatchNorm kept, or measured again on 2,048 images behind the solution. Images of the
-reconstruction are varied on the uniform ratio, without a search.
+the same images (``fixed inputs``: a pool that the last step takes whole, so that its first steps draw from it, too); number
+of switches; children drawn for each that is measured (``preselect``); children and steps of a generation at equal passes; order
+in which channels leave; layers solved in the fitness, or at the end alone; statistics of BatchNorm kept, or measured again on
+2,048 images behind the solution. Images of the reconstruction are varied on the uniform ratio, without a search.
 
 Left out, since the product has no such switch: statistics that are solved along (a norm's running mean takes the shift of a
 solved layer in every row already), and a second pass of the solution over the layers.
@@ -57,6 +57,7 @@ class Row:
         children: Children of a generation.
         steps: Images and survivors of the steps of a generation.
         switches: Most switches of a child.
+        preselect: Children that are drawn for each one that is measured.
         at_end: Layers are solved by a stage behind a search that knows of no solution.
         images: Images of the reconstruction of the uniform ratio, which takes the place of a search; None for a search.
         measured_again: Statistics of the result of ``evolution`` are measured again.
@@ -67,6 +68,7 @@ class Row:
     children: int = 8
     steps: tuple[tuple[int, int], ...] = STEPS
     switches: int = 3
+    preselect: int = 16
     at_end: bool = False
     images: int | None = None
     measured_again: bool = False
@@ -84,6 +86,7 @@ def rows() -> dict[str, Row]:
         "fixed inputs": Row({"evaluate": [{"divergence": {"pool": 1365}}, "cost"]}),
         "solved at the end": Row(at_end=True),
         **{f"switches {count}": Row(switches=count) for count in (1, 2, 5)},
+        **{f"preselect {count}": Row(preselect=count) for count in (1, 4, 64)},
         **{name: Row(children=children, steps=steps) for name, (children, steps) in SHAPES.items()},
         **{f"order {order}": Row({"importance": order}) for order in ("l2", "l1", "taylor", "bn_scale")},
     }
@@ -128,6 +131,7 @@ class Cell:
             "children": row.children,
             "generations": generations,
             "switches": row.switches,
+            "preselect": row.preselect,
             "steps": [list(step) for step in steps],
         }
         search = {

@@ -2,7 +2,8 @@
 
 A (1 + lambda) search after EvoPress (Sieberling, Kuznedelev, Kurtic, Alistarh 2024, arXiv 2410.14649): many children are
 measured on few inputs, the best of them on more, in the last step beside the parent, so that none stays by luck. Ours are the
-solved layers in every step, the comparison with the starting points on inputs that no step saw, and a trial per generation.
+solved layers in every step, the comparison with the starting points on inputs that no step saw, a trial per generation, and the
+preselection: of many children drawn, those are measured that a model of the earlier measurements expects the most of.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 
 from search.algorithms.base import Algorithm
 from search.algorithms.encoding.channel_encoding import ChannelEncoding
-from search.algorithms.encoding.level_genome import LevelGenome
+from search.algorithms.encoding.level_genome import Genome, LevelGenome
+from search.algorithms.encoding.level_model import LevelModel
 from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.integer_program import optimum
 from search.study.pareto import complete_trials, is_finite
@@ -44,6 +46,8 @@ class EvolutionSettings:
         children: Children of a generation.
         generations: Number of generations; None for no end beside the search's budget, which counts generations, too.
         switches: Most switches between parent and child, of which each raises one unit and lowers others.
+        preselect: Children that are drawn for each one that is measured; a linear model of the measurements so far chooses. 1
+            measures all that are drawn.
         steps: Selection within a generation, as (images, survivors) of every step; the last one leaves one, and solves the
             layers of candidates on more samples than those before.
         integer_program: Start from the integer program's levels, too, for which the divergence of every level is measured.
@@ -54,12 +58,13 @@ class EvolutionSettings:
     children: int = field(default=8, metadata={"small": 6})
     generations: int | None = field(default=60, metadata={"small": 5})
     switches: int = 3
+    preselect: int = 16
     steps: tuple[tuple[int, int], ...] = ((256, 2), (1024, 1))
     integer_program: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError, naming the option, for a value out of range."""
-        for name, value in (("children", self.children), ("switches", self.switches)):
+        for name, value in (("children", self.children), ("switches", self.switches), ("preselect", self.preselect)):
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         if self.generations is not None and self.generations < 1:
@@ -136,6 +141,7 @@ class Evolution(Algorithm[EvolutionSettings]):
         if not encoding.constrained and not encoding.budgeted:
             raise SecateursError("evolution keeps a budget: expected a target on a cost of the space; set search.target")
         self._genomes = LevelGenome(problem, encoding)
+        self._model = LevelModel(problem)
         greedy = [uniform(problem), global_magnitude(problem)]
         if settings.integer_program:
             greedy.append(optimum(problem))
@@ -266,6 +272,7 @@ class Evolution(Algorithm[EvolutionSettings]):
         rows = [
             {
                 "fingerprint": candidate.fingerprint,
+                "levels": self._genomes.genome(candidate).tolist(),
                 "score": comparison.trials[candidate.fingerprint].metrics[objective.metric] if candidate in works else None,
                 "rank": rank,
             }
@@ -294,6 +301,8 @@ class Evolution(Algorithm[EvolutionSettings]):
             self._exhausted, self._unguarded = notes.get("exhausted", False), False
             self._over = self._ends
             return
+        if notes["kind"] == "generation":
+            self._learn(notes["steps"])
         if trial.state == "complete":
             self._parent = trial.proposal.candidate
         if notes["kind"] == "start":
@@ -301,16 +310,39 @@ class Evolution(Algorithm[EvolutionSettings]):
         self._unguarded = notes["kind"] == "generation"
         self._generation = notes["generation"] + 1
 
+    def _learn(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        """Learn from the steps of a generation, as they are recorded."""
+        objective = self._problem.objectives[0]
+        self._model.forget()
+        for step in steps:
+            # Rows of a run that was begun before there was a model have no levels.
+            known = [row for row in step["candidates"] if row["score"] is not None and "levels" in row]
+            gains = [objective.gain({objective.metric: row["score"]}) for row in known]
+            share = step["images"] / self._settings.steps[-1][0]
+            self._model.learn(np.array([row["levels"] for row in known]), np.array(gains), share)
+
     def _children(self) -> list[Candidate]:
         """Return new candidates near the parent, fewer than asked for where there are no more."""
-        rng = np.random.default_rng([self._seed, self._generation])
-        parent, found = self._genomes.genome(self._parent), dict[str, Candidate]()
-        for _ in range(_TRIES * self._settings.children):
+        rng, count = np.random.default_rng([self._seed, self._generation]), self._settings.children
+        drawn = self._drawn(rng, count * self._settings.preselect)
+        if len(drawn) <= count:
+            return [candidate for candidate, _ in drawn]
+        expected = self._model.expect(np.array([genome for _, genome in drawn]), count, rng)
+        chosen = list[int]()
+        for gains in expected:
+            # Each draw of the model has its favourite.
+            chosen.append(next(int(place) for place in np.argsort(-gains, kind="stable") if place not in chosen))
+        return [drawn[place][0] for place in chosen]
+
+    def _drawn(self, rng: np.random.Generator, count: int) -> list[tuple[Candidate, Genome]]:
+        """Return at most ``count`` new candidates near the parent, with their genomes, all different."""
+        parent, found = self._genomes.genome(self._parent), dict[str, tuple[Candidate, Genome]]()
+        for _ in range(max(count, _TRIES * self._settings.children)):
             child = self._genomes.child(parent, rng, self._settings.switches)
             candidate = self._genomes.candidate(child)
             if candidate.fingerprint not in self._seen and self._genomes.excess(child) == 0.0:
-                found[candidate.fingerprint] = candidate
-            if len(found) == self._settings.children:
+                found[candidate.fingerprint] = candidate, child
+            if len(found) == count:
                 break
         return list(found.values())
 

@@ -164,7 +164,8 @@ def _refinement(algorithm: Block, generations: int) -> dict[str, Any]:
     """Return an evolution from the integer program; selection is that of the finished search, where that was one."""
     own = algorithm.settings
     selection: Mapping[str, Any] = (
-        {"children": own.children, "switches": own.switches, "steps": [list(step) for step in own.steps]}
+        {"children": own.children, "switches": own.switches, "preselect": own.preselect}
+        | {"steps": [list(step) for step in own.steps]}
         if algorithm.name == "evolution"
         else {}
     )

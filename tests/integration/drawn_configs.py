@@ -216,6 +216,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "children": (1, 3),
         "generations": (1, 2),
         "switches": (1, 3),
+        "preselect": (1, 3),
         "steps": ([[32, 1]], [[16, 2], [32, 1]]),
     },
     "RandomSettings": {"evaluations": (1, 4, 6), "channels": ("importance", "random")},
