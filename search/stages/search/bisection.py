@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from evaluators.metrics import find_metric
 from evaluators.tasks.measure import measure_with_errors
@@ -26,8 +26,10 @@ from spaces.base import Solve
 from spaces.candidate import Candidate
 from spaces.errors import SecateursError
 
+T = TypeVar("T")
+
 TOLERANCE = 0.01
-"""Share of the largest candidate's cost to which the budget is found."""
+"""Share of its own cost to which the budget of the network is found; twice as much less is tried at last."""
 
 
 @dataclass
@@ -70,31 +72,32 @@ class Bisection:
         recorded = self.study.trials()
         largest = self._largest(cost)
         highest = problem.space.costs(largest)[cost]
-        low = problem.space.costs(_cheapest(problem))[cost]
-        with run.log.bar(f"{run.label}: bisection", math.ceil(math.log2(1 / TOLERANCE)) + 1, at_most=True) as bar:
+        judged: dict[str, Trial] = {}
+        most = math.ceil(math.log2(1 / TOLERANCE**2)) + 2
+        with run.log.bar(f"{run.label}: bisection", most, at_most=True) as bar:
 
-            def step(candidate: Candidate, allowed: float) -> Trial:
-                trial = self._step(candidate, allowed, metric, limit, bound, recorded)
-                words = find_metric(metric).text(trial.metrics[metric])
-                bar.update(len(self.trials), f"{cost} {trial.metrics[cost]:.4g}: {metric} {words}")
-                run.stopwatch.save()
-                return trial
+            def judge(candidate: Candidate, allowed: float) -> Trial:
+                if candidate.fingerprint not in judged:
+                    trial = self._step(candidate, allowed, metric, limit, bound, recorded)
+                    words = find_metric(metric).text(trial.metrics[metric])
+                    bar.update(len(self.trials), f"{cost} {trial.metrics[cost]:.4g}: {metric} {words}")
+                    run.stopwatch.save()
+                    judged[candidate.fingerprint] = trial
+                return judged[candidate.fingerprint]
 
-            found = step(largest, highest)
-            reachable = limit.kept(found.metrics[metric], bound)
-            high = found.metrics[cost]
-            while reachable and high - low > TOLERANCE * highest:
-                middle = (low + high) / 2
+            def within(allowed: float) -> Trial | None:
+                """Return the trial of a budget, None where no network keeps it or this one misses the limit."""
                 try:
-                    candidate = optimum(_limited(problem, cost, middle))
+                    trial = judge(optimum(_limited(problem, cost, allowed)), allowed)
                 except UnreachableTargetError:
-                    low = middle
-                    continue
-                trial = step(candidate, middle)
-                if limit.kept(trial.metrics[metric], bound):
-                    found, high = trial, trial.metrics[cost]
-                else:
-                    low = middle
+                    trial = None
+                return trial if trial is not None and limit.kept(trial.metrics[metric], bound) else None
+
+            found = judge(largest, highest)
+            reachable = limit.kept(found.metrics[metric], bound)
+            if reachable:
+                lowest = problem.space.costs(_cheapest(problem))[cost]
+                found = smallest(found, lambda trial: trial.metrics[cost], lowest, within)
         value, error = found.metrics[metric], found.proposal.notes["error"]
         text = find_metric(metric).text
         if not reachable:
@@ -176,6 +179,33 @@ class Bisection:
         problem = self.context.problem
         largest = Candidate({name: levels[-1] for name, levels in problem.levels.items()})
         return largest if problem.violation(problem.space.costs(largest)) == 0.0 else optimum(problem)
+
+
+def smallest(found: T, cost_of: Callable[[T], float], lowest: float, within: Callable[[float], T | None]) -> T:
+    """Return what keeps a limit at the smallest cost, found by bisection to :data:`TOLERANCE` of that cost.
+
+    A score is no smooth function of the budget: twice the tolerance below the end is tried, too, and gone on from if it keeps
+    the limit.
+
+    Args:
+        found: Something that keeps the limit.
+        cost_of: Returns the cost of what keeps the limit.
+        lowest: Cost below which there is nothing.
+        within: Returns the best within a budget, None where it misses the limit or there is none.
+    """
+    missed = [lowest]
+    while True:
+        high = cost_of(found)
+        low = max((budget for budget in missed if budget < high), default=high)
+        narrow = high - low <= TOLERANCE * high
+        budget = (1 - 2 * TOLERANCE) * high if narrow else (low + high) / 2
+        better = within(budget)
+        if better is not None:
+            found = better
+        elif narrow:
+            return found
+        else:
+            missed.append(budget)
 
 
 def budget_metric(problem: Problem, settings: SearchSettings) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from search.config import load
 from search.pipeline import run
-from search.stages.search.bisection import TOLERANCE, Bisection
+from search.stages.search.bisection import TOLERANCE, Bisection, smallest
 from tests.integration.tiny_pipeline import read_report, timeless, write_config
 
 CONFIG = """\
@@ -47,6 +47,42 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ran(tmp_path_factory.mktemp("bisection"))
 
 
+def narrowed(kept: Callable[[float], bool], step: float = 1.0) -> tuple[float, list[float]]:
+    """Return the smallest cost that is found among multiples of ``step`` up to 1000, and the budgets that were tried."""
+    tried: list[float] = []
+
+    def within(budget: float) -> float | None:
+        tried.append(budget)
+        cost = budget // step * step
+        return cost if kept(cost) else None
+
+    return smallest(1000.0, float, 4.0, within), tried
+
+
+@pytest.mark.parametrize("limit", [5.0, 87.0, 100.0, 640.0, 1000.0])
+def test_the_smallest_cost_is_found_to_a_hundredth_of_itself(limit: float) -> None:
+    found, tried = narrowed(lambda cost: cost >= limit)
+    assert limit <= found <= max(limit * (1 + TOLERANCE), limit + 1)
+    assert len(tried) < 18
+    assert tried[-1] == pytest.approx((1 - 2 * TOLERANCE) * found)
+
+
+def test_two_percent_below_a_gap_in_the_scores_is_gone_on_from() -> None:
+    # From 500 to 503 the limit is missed by chance.
+    found, _ = narrowed(lambda cost: cost >= 400 and not 500 <= cost < 503)
+    assert 400 <= found <= 404
+
+
+def test_equal_networks_for_many_budgets_end_the_bisection() -> None:
+    found, tried = narrowed(lambda cost: cost >= 250, step=250.0)
+    assert found == 250
+    assert len(tried) < 12
+
+
+def test_everything_keeps_a_limit_that_asks_for_nothing() -> None:
+    assert narrowed(lambda cost: cost >= 4.0)[0] <= 5.0
+
+
 @pytest.mark.slow
 def test_the_smallest_network_is_found_that_keeps_the_score(whole: Path) -> None:
     report = read_report(whole)
@@ -62,8 +98,10 @@ def test_the_smallest_network_is_found_that_keeps_the_score(whole: Path) -> None
     lost = [step for step in note["steps"] if not step["kept"]]
     assert lost
     assert report["result"]["macs"] == note["limit"] == min(step["cost"] for step in kept)
-    nearest = max(step["limit"] for step in lost)
+    nearest = max(step["limit"] for step in lost if step["limit"] < note["limit"])
     assert 0.0 < note["limit"] - nearest <= TOLERANCE * report["reference"]["macs"]
+    fingerprints = [trial["fingerprint"] for trial in search["trials"]]
+    assert len(set(fingerprints)) == len(fingerprints), "no network is judged twice"
     assert report["result"]["macs"] < 0.9 * report["reference"]["macs"]
     assert len(search["trials"]) == len(note["steps"])
     assert report["baselines"]["uniform"]["macs"] <= note["limit"]
