@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class Candidate:
         if name not in self._read:
             if not isinstance(value, str):
                 raise TypeError(f"decision {name!r} is {value!r}; expected a keep-mask")
-            self._read[name] = _read_only(mask_of(value))
+            self._read[name] = _shared_mask(value)
         return self._read[name]
 
     def number(self, name: str) -> float:
@@ -115,6 +115,12 @@ def mask_text(mask: KeepMask) -> str:
 def mask_of(text: str) -> KeepMask:
     """Return the keep-mask, boolean of shape ``(channels,)``, that :func:`mask_text` wrote as ``text``."""
     return np.asarray(np.frombuffer(text.encode(), dtype=np.uint8) == ord("1"))
+
+
+@lru_cache(maxsize=4096)
+def _shared_mask(text: str) -> KeepMask:
+    """Return the keep-mask of a text, read-only, since candidates with the same text share it."""
+    return _read_only(mask_of(text))
 
 
 def first_channels(kept: int, length: int) -> KeepMask:

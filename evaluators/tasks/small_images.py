@@ -11,6 +11,7 @@ import torch
 
 from evaluators.task import MissingDataError
 from evaluators.tasks.data import Augmentation, DataSettings, missing
+from evaluators.tasks.idx_file import read_bytes
 from evaluators.tasks.in_memory import Images, InMemory
 
 
@@ -74,8 +75,15 @@ class FashionMNIST(InMemory):
     std = (0.3530,)
 
     def load(self, training: bool) -> Images:
-        """Return the training set (``training``) or the test set."""
+        """Return the training set (``training``) or the test set; torchvision, slow to import, fetches and unpacks only."""
         looked_for = "FashionMNIST/raw with its four IDX files"
+        part = "train" if training else "t10k"
+        raw = self.settings.folder() / "FashionMNIST" / "raw"
+        files = raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"
+        if all(path.is_file() for path in files):
+            pixels, labels = read_bytes(files[0], 3), read_bytes(files[1], 1)
+            if pixels is not None and labels is not None and len(pixels) == len(labels):
+                return Images(pixels.unsqueeze(1), labels.long())
         loaded = _fetch("FashionMNIST", "fashion_mnist", looked_for, self.settings, training)
         return Images(loaded.data.unsqueeze(1), loaded.targets.long())
 

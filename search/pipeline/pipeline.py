@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from search.pipeline.latency import MeasuredLatencies, latency_of, measure_laten
 from search.pipeline.metrics import cost_evaluators, described_metrics
 from search.pipeline.plan import PlannedStep, again_lines, changed_stages, plan
 from search.pipeline.rehearsal import rehearse
-from search.pipeline.retention import Retention
+from search.pipeline.retention import Relevance, Retention
 from search.pipeline.reuse import find_earlier, require_taken, reuse_lines, reused
 from search.pipeline.start import Start
 from search.report.data import Entry, Flow, build_report
@@ -172,7 +172,7 @@ class _Pipeline:
         """Measure the networks, and return report.json; what can't be measured is named in it, and measured next time."""
         failures = Failures(self.log.write)
         attempt = failures.attempt
-        measurements = Measurements(self.run_folder.checkpoints / "measurements.json", failures, self._warn)
+        measurements = self._measurements("measurements.json", failures)
         rows: dict[str, Any] = {}
         costs = cost_evaluators(stages, self.task)
         self.log.write(f"measuring what came out on the test split, {len(flows) + 1} networks")
@@ -192,8 +192,12 @@ class _Pipeline:
         if latency is not None:
             for role, row in rows.items():
                 row["latency_ms"] = latency["networks"][role]["median"]
-        kept = Measurements(self.run_folder.checkpoints / "retention.json", failures, self._warn)
-        retention = Retention(reference.network, self.task, self.device)
+        kept = self._measurements("retention.json", failures)
+
+        def recall(measured: Callable[[], Relevance]) -> Relevance:
+            return kept.row("reference", reference.key, measured, Relevance)
+
+        retention = Retention(reference.network, self.task, self.device, recall)
         shares = {}
         for role, flow in flows.items():
             share = partial(attempt, f"{role}: retained task relevance", partial(retention.of, flow.network), None)
@@ -212,6 +216,12 @@ class _Pipeline:
             score=self.task.score_name,
         )
         return {**failures.finite("", report), "failures": failures.rows}
+
+    def _measurements(self, name: str, failures: Failures) -> Measurements:
+        """Return a store of measured rows; the reference's is that of the search whose tables are taken over, if a run here."""
+        earlier = self.earlier if self.tables is not None and self.earlier is not None and self.earlier.begun_here else None
+        theirs = None if earlier is None else earlier.folder / "checkpoints" / name
+        return Measurements(self.run_folder.checkpoints / name, failures, self._warn, theirs)
 
     def _start(self) -> Flow:
         """Return the network that the run starts from, read back from disk so that a resumed run has the same tensors."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from evaluators.task import Task
 from evaluators.tasks.observations import observations
@@ -24,6 +26,16 @@ SAMPLES = 2048
 """Training samples that relevance is measured on, unaugmented."""
 
 
+class Relevance(TypedDict):
+    """The relevance of every channel of the reference, as it is stored."""
+
+    values: list[Annotated[float, Field(ge=0.0)]]
+
+
+Recall = Callable[[Callable[[], Relevance]], Relevance]
+"""Function that returns what was stored, or measures it by the function that it is given."""
+
+
 class Retention:
     """Measures the networks of a run against its reference.
 
@@ -34,13 +46,16 @@ class Retention:
         reference: The network that entered the first compression stage.
         task: Data and labels.
         device: Device of the forward passes.
+        recall: Returns the relevance of the reference's channels as it was stored, else as the function given to it measures
+            it; None to measure it.
     """
 
-    def __init__(self, reference: Network, task: Task, device: torch.device) -> None:
+    def __init__(self, reference: Network, task: Task, device: torch.device, recall: Recall | None = None) -> None:
         """Keep the reference; nothing is measured before :meth:`of`."""
         self._reference = reference
         self._task = task
         self._device = device
+        self._recall: Recall = recall if recall is not None else (lambda measured: measured())
 
     def of(self, network: Network) -> dict[str, Any] | None:
         """Return the shares of relevance that ``network`` keeps; None for no removed channels, lost layers, no labels.
@@ -86,8 +101,15 @@ class Retention:
 
     @cached_property
     def _relevance(self) -> np.ndarray:
-        assert self._groups is not None  # noqa: S101 (for the type checker)
-        return self._measured(self._reference, self._groups)
+        groups = self._groups
+        assert groups is not None  # noqa: S101 (for the type checker)
+
+        def measured() -> Relevance:
+            return Relevance(values=self._measured(self._reference, groups).tolist())
+
+        values = np.asarray(self._recall(measured)["values"], dtype=np.float64)
+        # What another version has stored may be of other groups.
+        return values if len(values) == groups.width else np.asarray(measured()["values"], dtype=np.float64)
 
     def _measured(self, network: Network, groups: ChannelGroups) -> np.ndarray:
         """Return the relevance of every channel of ``network``, of shape ``(groups.width,)``."""

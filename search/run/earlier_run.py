@@ -20,6 +20,7 @@ from search.run.search_tables import LATENCY
 from search.run.stage_run import SECONDS, Stopwatch
 from search.run.steps import ASYNCHRONOUS, MOMENT, StageStep, StepData
 from search.trust.architecture import check_transformations
+from search.trust.known_code import is_known
 from search.trust.shapes import Header, changed, read_header, require_same_shapes
 from spaces.cloning.plain_network import without_wrappers
 from spaces.files.atomic import replace_file
@@ -92,6 +93,11 @@ class EarlierRun:
         if theirs != own:
             return "task: it was made with another model or other data (the content of task.data, a checkpoint or the model)"
         return ""
+
+    @property
+    def begun_here(self) -> bool:
+        """True if this account has begun the run on this machine, so that its figures can be believed."""
+        return is_known(self.folder, self._config)
 
     def changes(self, index: int) -> Iterator[Difference]:
         """Yield the fields in which the stages up to the place ``index`` differ from the other run's."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypeVar
 
@@ -87,13 +87,15 @@ class Measurements:
         path: JSON file of the store.
         failures: Place of what could not be measured.
         tell: Takes a line about a damaged file.
+        earlier: Store of another run, which is only read: rows of the same networks are taken over; None without one.
     """
 
-    def __init__(self, path: Path, failures: Failures, tell: Tell = PACKAGE.warning) -> None:
+    def __init__(self, path: Path, failures: Failures, tell: Tell = PACKAGE.warning, earlier: Path | None = None) -> None:
         """Read the rows that an earlier run has stored."""
         self._failures, self._tell = failures, tell
         self._file = RecordFile(path, dict[str, Measured], MEASURED_AGAIN, tell)
         self._rows: dict[str, Any] = {**(self._file.read() or {})}
+        self._earlier = None if earlier is None else RecordFile(earlier, dict[str, Measured], MEASURED_AGAIN, tell)
 
     def row(self, role: str, key: str, measured: Callable[[], T], kind: Any = Any) -> T:
         """Return the stored row of a network, else measure it.
@@ -106,18 +108,37 @@ class Measurements:
             measured: Measures the row.
             kind: Type of the row, such as a ``TypedDict``; one of another type is told, and measured again.
         """
-        if self._rows.get(role, {}).get("key") == key:
-            try:
-                known: T = checked(self._rows[role]["row"], kind, f"{self._file.path}: {role}")
-                return known
-            except DamagedFileError as error:
-                self._tell(f"{error}: {MEASURED_AGAIN}")
+        if self._has(self._rows, self._file.path, role, key, kind):
+            known: T = self._rows[role]["row"]
+            return known
+        if self._earlier is not None and self._has(theirs := self._theirs, self._earlier.path, role, key, kind):
+            self._keep(role, theirs[role])
+            return self.row(role, key, measured, kind)
         before = len(self._failures.rows)
         row = self._failures.finite(role, measured())
         if len(self._failures.rows) == before:
-            self._rows[role] = {"key": key, "row": row}
-            self._file.write(self._rows)
+            self._keep(role, {"key": key, "row": row})
         return row
+
+    @cached_property
+    def _theirs(self) -> dict[str, Any]:
+        """The rows of the other run, by role."""
+        return {} if self._earlier is None else {**(self._earlier.read() or {})}
+
+    def _has(self, rows: Mapping[str, Any], path: Path, role: str, key: str, kind: Any) -> bool:
+        """Return whether there is a valid row of the network; an invalid one is told."""
+        if rows.get(role, {}).get("key") != key:
+            return False
+        try:
+            checked(rows[role]["row"], kind, f"{path}: {role}")
+        except DamagedFileError as error:
+            self._tell(f"{error}: {MEASURED_AGAIN}")
+            return False
+        return True
+
+    def _keep(self, role: str, row: Mapping[str, Any]) -> None:
+        self._rows[role] = row
+        self._file.write(self._rows)
 
 
 def measure_row(

@@ -15,7 +15,7 @@ from search.run.stage_run import DENSE, DryRun, StageRun
 from search.run.steps import RECONSTRUCTION
 from spaces.base import Solve
 from spaces.channels.surgery import Cut
-from spaces.execution.batch import to_device
+from spaces.execution.batch import Nested, to_device
 from spaces.reconstruction.block_fit import BlockReconstruction
 from spaces.reconstruction.dense import DenseOutputs
 from spaces.reconstruction.estimate import estimate
@@ -99,9 +99,14 @@ def solve_layers(
     dense: nn.Module, small: nn.Module, cuts: Sequence[Cut], run: StageRun, settings: ReconstructionSettings, name: str
 ) -> None:
     """Solve the layers of ``small``, which ``cuts`` have left of ``dense``, in place; other arguments of :func:`solver`."""
-    found = run.task.batches(run.task.calibration_split, BATCH, limit=settings.images)
-    batches = [to_device(inputs, run.device) for inputs, _ in found]
-    outputs = DenseOutputs(dense.to(run.device).eval(), batches, run.task.forward, settings, run.seed)
+
+    def drawn() -> tuple[list[Nested], DenseOutputs]:
+        found = run.task.batches(run.task.calibration_split, BATCH, limit=settings.images)
+        batches = [to_device(inputs, run.device) for inputs, _ in found]
+        return batches, DenseOutputs(dense.to(run.device).eval(), batches, run.task.forward, settings, run.seed)
+
+    # Baselines and steps of a bisection share the dense passes, half of the work. The outputs hold the network, and its id.
+    batches, outputs = run.built.get(run.step, ("dense outputs", id(dense), settings), drawn)
     kept = kept_outputs(dense, cuts)
     small.to(run.device).eval()
     run.notes["reconstruction"] = _solve(Reconstruction(outputs, small, kept), small, run, name)

@@ -1,4 +1,6 @@
+import math
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from evaluators.task import MissingDataError
 from evaluators.tasks.augmentation import normalize, random_crop, random_flip
 from evaluators.tasks.data import DataError, DataSettings, split_indices
+from evaluators.tasks.idx_file import read_bytes
 from evaluators.tasks.in_memory import Images, InMemory
 from evaluators.tasks.small_images import CIFAR10, CIFAR100, Digits, DigitsSettings, FashionMNIST
 
@@ -201,6 +204,38 @@ def test_missing_data_is_found_by_the_variable_it_names(monkeypatch, tmp_path):
     monkeypatch.setenv("SECATEURS_DATA", str(tmp_path))
     with pytest.raises(MissingDataError, match=f"looked for .* in {tmp_path} "):
         FashionMNIST(DataSettings()).size("train")
+
+
+def idx(*shape: int) -> bytes:
+    header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+    return header + bytes(place % 251 for place in range(math.prod(shape)))
+
+
+def test_fashion_mnist_is_read_without_torchvision(monkeypatch, tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 6), ("t10k", 4)):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(count, 2, 3))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(count))
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "torchvision", None)
+        images = FashionMNIST(DataSettings(root=str(tmp_path))).load(training=True)
+    assert images.pixels.shape == (6, 1, 2, 3)
+    assert images.pixels.dtype == torch.uint8
+    assert images.pixels.flatten().tolist() == list(range(36))
+    assert images.labels.tolist() == list(range(6))
+    assert images.labels.dtype == torch.int64
+    assert FashionMNIST(DataSettings(root=str(tmp_path))).load(training=False).labels.tolist() == list(range(4))
+
+
+def test_an_idx_file_that_is_none_is_not_read(tmp_path):
+    path = tmp_path / "labels"
+    whole = idx(5)
+    for content in (b"", whole[:7], whole[:-1], whole + b"0", bytes([0, 0, 9, 1]) + whole[4:], idx(5, 1)):
+        path.write_bytes(content)
+        assert read_bytes(path, 1) is None
+    path.write_bytes(whole)
+    assert read_bytes(path, 1).tolist() == list(range(5))
 
 
 def test_cifar_reads_torchvisions_arrays(monkeypatch):

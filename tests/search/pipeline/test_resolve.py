@@ -138,6 +138,28 @@ def test_a_kill_between_pieces_trains_nothing_again(finished: Path, tmp_path: Pa
     assert report["target_met"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [True, False])
+def test_figures_of_the_reference_are_taken_from_a_run_of_this_account(own: bool, finished: Path, tmp_path: Path) -> None:
+    source = copy(finished, tmp_path)
+    measured, kept = (source / "checkpoints" / name for name in ("measurements.json", "retention.json"))
+    rows, relevance = read_record(measured), read_record(kept)
+    rows["reference"]["row"]["loss"] = 12.5
+    write_record(measured, rows)
+    values = relevance["reference"]["row"]["values"]
+    relevance["reference"]["row"]["values"] = [2 * value for value in values]
+    write_record(kept, relevance)
+    if not own:
+        environment = source / "environment.json"
+        write_record(environment, {**read_record(environment), "run_id": "of another account"})
+    (report,) = resolved(source, "macs<=30%", runs=tmp_path)
+    (plain,) = resolved(finished, "macs<=30%", runs=tmp_path / "plain")
+    assert (report["reference"]["loss"] == 12.5) is own
+    assert report["reference"]["top1"] == plain["reference"]["top1"]
+    retained, expected = (one["retention"]["result"]["retained"] for one in (report, plain))
+    assert retained == pytest.approx(expected / 2 if own else expected)
+
+
 def copy(finished: Path, place: Path) -> Path:
     return Path(shutil.copytree(finished, place / "copy"))
 

@@ -89,6 +89,30 @@ def test_the_test_split_is_read_once_per_network(tmp_path: Path) -> None:
     assert len(calls) == 2
 
 
+def test_a_row_of_the_same_network_is_taken_from_another_run_which_stays_as_it_was(tmp_path: Path) -> None:
+    theirs, told = tmp_path / "theirs.json", []
+    Measurements(theirs, quiet()).row("reference", "k", lambda: {"top1": 0.25})
+    before = theirs.read_bytes()
+
+    def taken(key: str, kind: type = dict[str, float]) -> dict[str, float]:
+        own = Measurements(tmp_path / f"{key}.json", quiet(), told.append, theirs)
+        return own.row("reference", key, lambda: {"top1": 0.5}, kind)
+
+    assert taken("k") == {"top1": 0.25}
+    assert taken("other") == {"top1": 0.5}
+    assert told == []
+    assert theirs.read_bytes() == before
+    theirs.unlink()
+    assert taken("k") == {"top1": 0.25}, "it is the own run's from then on"
+    (tmp_path / "k.json").unlink()
+    assert taken("k") == {"top1": 0.5}
+    (tmp_path / "k.json").unlink()
+    theirs.write_bytes(before)
+    assert taken("k", dict[str, int]) == {"top1": 0.5}
+    (line,) = told
+    assert "theirs.json: reference" in line
+
+
 def quiet() -> Failures:
     return Failures(lambda text, level: None)
 
