@@ -25,7 +25,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def compute(case: Case) -> list[dict[str, Any]]:
             if not path.exists():
                 start = time.process_time()
                 baselines = [*(["uniform", "integer_program"] if name == "evolution" else []), *(["random"] if random else [])]
-                report = _run(case, words, algorithm, solved, baselines)
+                report = run_search(case, words, algorithm, solved, baselines)
                 ending, seconds = ", reconstructed" if solved else "", time.process_time() - start
                 rows = {name: report["result"], **report["baselines"]}
                 made = [_row(case, role + ending, row["top1"], row["macs"], dense, seconds) for role, row in rows.items()]
@@ -128,8 +128,16 @@ def _row(case: Case, name: str, top1: float, macs: float, dense: float, seconds:
     return {**shared, "test_top1": top1, "macs": macs, "reference_test_top1": dense, "cpu_seconds": seconds}
 
 
-def _run(case: Case, name: str, algorithm: Mapping[str, Any], solved: bool, baselines: list[str]) -> dict[str, Any]:
-    """Return the report of one run of the product, gone on with where it was begun."""
+def run_search(case: Case, name: str, algorithm: Mapping[str, Any], solved: bool, baselines: Sequence[str]) -> dict[str, Any]:
+    """Return the report of one search by divergence, gone on with where it was begun.
+
+    Args:
+        case: Checkpoint and target.
+        name: Name of the run folder.
+        algorithm: Block of the algorithm.
+        solved: Whether layers are solved by least squares.
+        baselines: Names of the baselines beside it.
+    """
     bench = case.bench
     search = {
         "space": {"name": "channel_mask", **({"levels": QUICK_LEVELS} if case.quick else {})},
@@ -138,12 +146,14 @@ def _run(case: Case, name: str, algorithm: Mapping[str, Any], solved: bool, base
         "objectives": {"divergence": "minimize"},
         "target": {"macs": f"<= {100 * case.target:g}%"},
         "reconstruct": {"images": 48 if case.quick else 768} if solved else False,
-        "baselines": baselines,
+        "baselines": list(baselines),
     }
     return run_stages(bench, name, [{"search": search}])
 
 
-def run_stages(bench: Bench[Sizes], name: str, stages: list[dict[str, Any]], earlier: str | None = None) -> dict[str, Any]:
+def run_stages(
+    bench: Bench[Sizes], name: str, stages: list[dict[str, Any]], earlier: str | None = None, alone: bool = False
+) -> dict[str, Any]:
     """Return the report of a run of the product on a checkpoint, gone on with where it was begun.
 
     Tables of levels that another run on the checkpoint has measured with the same settings are taken over, or all steps of
@@ -154,6 +164,7 @@ def run_stages(bench: Bench[Sizes], name: str, stages: list[dict[str, Any]], ear
         name: Name of the run folder.
         stages: The pipeline, as in a configuration.
         earlier: Name of another run folder; None for none.
+        alone: Nothing of another run is taken over.
     """
     checkpoint = bench.checkpoint_path.resolve()
     model = {"factory": f"spaces.networks.{bench.model}", "arguments": {"in_channels": 1, "classes": 10}}
@@ -174,7 +185,7 @@ def run_stages(bench: Bench[Sizes], name: str, stages: list[dict[str, Any]], ear
     runs = bench.folder / "runs"
     if earlier is not None:
         return run(load(path), runs / name, earlier=runs / earlier)
-    others = sorted(folder for folder in runs.glob(f"{bench.model}-{bench.seed}-*") if folder.name != name)
+    others = [] if alone else sorted(one for one in runs.glob(f"{bench.model}-{bench.seed}-*") if one.name != name)
     return run(load(path), runs / name, tables=SearchTables(others, "0-search") if others else None)
 
 

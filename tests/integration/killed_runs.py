@@ -1,4 +1,4 @@
-"""Tiny runs of seven kinds that are killed: at every change of a file, or by signals at random moments; and their end."""
+"""Tiny runs of eight kinds that are killed: at every change of a file, or by signals at random moments; and their end."""
 
 from __future__ import annotations
 
@@ -137,6 +137,21 @@ RECONSTRUCTION = (
 """
     + RETRAIN
 )
+ROUNDS = (
+    HEAD
+    + """\
+  - search:
+      space: {name: channel_mask, levels: {steps: 4, images: 64, divergence_images: 32}}
+      algorithm: {name: evolution, children: 3, generations: 2, steps: [[32, 2], [64, 1]]}
+      evaluate: [{divergence: {samples: 64, pool: 400, batch_norm_batches: 2}}, cost]
+      objectives: {divergence: minimize}
+      target: {macs: "<= 40%"}
+      reconstruct: {images: 128, positions: 4000}
+      rounds: 2
+      baselines: [uniform]
+"""
+    + RETRAIN
+)
 KINDS = {
     "bits": BITS,
     "joint": JOINT,
@@ -145,6 +160,7 @@ KINDS = {
     "evolution": EVOLUTION,
     "tables": TABLES,
     "reconstruction": RECONSTRUCTION,
+    "rounds": ROUNDS,
 }
 CHANGED: tuple[tuple[str, str, Any], ...] = (
     # Pages take longer than all the rest, and are made of report.json alone.

@@ -1,4 +1,4 @@
-"""Runs of seven kinds end the same whenever they are killed: by signals at random moments, and before every change of a file.
+"""Runs of eight kinds end the same whenever they are killed: by signals at random moments, and before every change of a file.
 
 ``SECATEURS_KILLS`` sets the number of signals per kind (50), ``SECATEURS_KILLS_SEED`` other moments. With
 ``SECATEURS_KILLS_FOLDER`` what was done is kept there, and a test that was stopped goes on from it.

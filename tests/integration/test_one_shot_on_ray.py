@@ -52,12 +52,14 @@ def cluster() -> Iterator[None]:
 
 def test_rounds_on_workers_find_what_one_process_finds(tmp_path: Path) -> None:
     outcomes = []
-    for name, overrides in (("serial", []), ("ray", ["execution.executor=ray", "execution.workers=2"])):
-        (tmp_path / name).mkdir()
-        config = write_config(tmp_path / name, f"{CONFIG}      rounds: 2\n")
-        run(load(config, overrides), tmp_path / name / "tiny", None)
-        outcomes.append(outcome(tmp_path / name / "tiny"))
-    assert differences(*outcomes) == []
+    for workers in (0, 2, 4):
+        overrides = ["execution.executor=ray", f"execution.workers={workers}"] if workers else []
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        config = write_config(folder, f"{CONFIG}      rounds: 2\n")
+        run(load(config, overrides), folder / "tiny", None)
+        outcomes.append(outcome(folder / "tiny"))
+    assert [differences(one, outcomes[0]) for one in outcomes[1:]] == [[], []]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
