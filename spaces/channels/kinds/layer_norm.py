@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spaces.channels.kinds.own import own_norm
-from spaces.channels.kinds.tracing import inside, normalized_atoms
+from spaces.channels.kinds.tracing import inside, normalized_atoms, tie_nothing
 from spaces.channels.labels.atoms import along, varying
 from spaces.channels.labels.tracker import LabelTracker
 from spaces.layers.layer_kind import LayerKind
@@ -41,6 +41,13 @@ class LayerNorm(LayerKind):
         """Tie scaling factors and shifts to the input's channels."""
         if len(normalized_shape) != 1:
             tracker.freeze(tracker.labels(input), "normalizes over more than the channels")
+            return
+        labels = tracker.labels(input)
+        if (wide := varying(labels)) and input.dim() - 1 not in wide:
+            # Each channel is normalized by itself, such as an attention head over its width.
+            for stored in (weight, bias):
+                tie_nothing(tracker, stored)
+            tracker.set_labels(output, labels)
             return
         atoms = normalized_atoms(tracker, input, input.dim() - 1, self.modules, shared=True)
         if atoms is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from spaces.channels.labels.atoms import along, compact
+from spaces.channels.labels.atoms import along, compact, varying
 from spaces.channels.labels.tracker import LabelTracker
 
 
@@ -19,6 +20,11 @@ def adopted(tracker: LabelTracker, tensor: Tensor, others: Sequence[Tensor], apa
         others: Tensors that it is joined with.
         apart: Dimension along which they are put behind each other; None where they meet element by element.
     """
+    if apart is None and id(tensor) in tracker.names and _crosses(tracker, tensor, others):
+        dim = next(dim for dim, size in enumerate(tensor.shape) if size > 1)
+        none = torch.zeros(tensor.shape[dim], dtype=torch.int64)
+        tracker.tie(tensor, dim, none)
+        return along(none, dim, tensor.shape)
     labels: Tensor = tracker.label_of(tensor)
     view = tracker.view_of(tensor)
     stored = id(tensor) in tracker.names
@@ -38,3 +44,16 @@ def adopted(tracker: LabelTracker, tensor: Tensor, others: Sequence[Tensor], apa
             tracker.tie(tensor if view is None else view.parameter, own, atoms)
             return along(atoms, dim, tensor.shape)
     return labels
+
+
+def _crosses(tracker: LabelTracker, tensor: Tensor, others: Sequence[Tensor]) -> bool:
+    """Return True if a stored tensor, met here first, lies along no channels of what it meets, which have some elsewhere.
+
+    So does the gain of a norm within each attention head: it is the same for every head.
+    """
+    wide = [dim - tensor.dim() for dim, size in enumerate(tensor.shape) if size > 1]
+    if len(wide) != 1 or tracker.tied(tensor, wide[0] + tensor.dim()) is not None:
+        return False
+    met = [other for other in others if other is not tensor and other in tracker.labelled]
+    placed = [dim - other.dim() for other in met for dim in varying(tracker.labels(other))]
+    return bool(placed) and wide[0] not in placed

@@ -43,6 +43,7 @@ class Block(nn.Module):
         self.qkv = nn.Linear(WIDTH, 3 * width)
         self.output = nn.Linear(width, WIDTH)
         self.table = nn.Parameter(torch.randn(9, HEADS))
+        self.norm, self.width_gain = nn.LayerNorm(PART), nn.Parameter(torch.linspace(0.5, 2.0, PART))
         self.gains = nn.Parameter(torch.linspace(0.5, 2.0, HEADS).reshape(HEADS, 1, 1))
         self.register_buffer("places", torch.arange(LENGTH)[:, None] - torch.arange(LENGTH) + LENGTH - 1)
         self.attend = attend
@@ -104,6 +105,12 @@ def summed(block: Block, x: Tensor) -> Tensor:
     return torch.einsum("bhlm,bmhd->blhd", scores, v).flatten(2)
 
 
+def normed(block: Block, x: Tensor) -> Tensor:
+    q, k, v = block.parts(x)
+    q, k = block.norm(q), block.width_gain * (k * (k.square().mean(-1, keepdim=True) + 1e-6).rsqrt())
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
 def own_width(block: Block, x: Tensor) -> Tensor:
     n, length, width = x.shape
     return F.scaled_dot_product_attention(*block.parts(x)).transpose(1, 2).reshape(n, length, width)
@@ -139,7 +146,7 @@ def agrees(model: nn.Module, space: ChannelMask) -> None:
         assert {key: told[key] for key in ("macs", "parameters")} == {key: counted[key] for key in ("macs", "parameters")}
 
 
-@pytest.mark.parametrize("attend", [separate, fused, chunked, explicit, gained, biased, batched, summed])
+@pytest.mark.parametrize("attend", [separate, fused, chunked, explicit, gained, biased, batched, summed, normed])
 def test_heads_are_units(attend: Callable[[Block, Tensor], Tensor]) -> None:
     model = network(attend)
     space = ChannelMask(model, INPUTS, FREE)
