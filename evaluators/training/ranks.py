@@ -69,7 +69,10 @@ class Ranks:
             there = torch.tensor([float(one.grad is not None) for one in group], dtype=dtype, device=device)
             flat = self.mean(torch.cat([*(gradient.reshape(-1) for gradient in gradients), there]))
             *parts, there = torch.split(flat, [*(one.numel() for one in group), len(group)])
-            for parameter, gradient, part, known in zip(group, gradients, parts, there.tolist(), strict=True):
+            # Looking at a tensor waits for an accelerator: only where this rank lacks a gradient must it know of the others.
+            everywhere = all(one.grad is not None for one in group)
+            there_are = [True] * len(group) if everywhere else there.tolist()
+            for parameter, gradient, part, known in zip(group, gradients, parts, there_are, strict=True):
                 if known:
                     parameter.grad = gradient.copy_(part.view_as(gradient))
 
@@ -207,25 +210,26 @@ class _SynchronizedForward:
         wide = inputs if inputs.dtype == torch.float64 else inputs.float()
         outputs, mean, variance, count = _Normalized.apply(wide, layer.eps, self._ranks)
         with torch.no_grad():
-            self._move(mean, variance, float(count))
+            self._move(mean, variance, count)
         if layer.affine:
             shape = (1, -1, *(1,) * (inputs.dim() - 2))
             outputs = outputs * layer.weight.view(shape) + layer.bias.view(shape)
         normalized: Tensor = outputs.to(inputs.dtype)
         return normalized
 
-    def _move(self, mean: Tensor, variance: Tensor, count: float) -> None:
-        """Move the running statistics as the layer itself does."""
+    def _move(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Move the running statistics as the layer itself does, without waiting for an accelerator."""
         layer = self._layer
         if layer.running_mean is None or layer.running_var is None:
             return
-        momentum = layer.momentum
+        share: Any = 0.0 if layer.momentum is None else layer.momentum
         if layer.num_batches_tracked is not None:
             layer.num_batches_tracked.add_(1)
-            momentum = 1.0 / float(layer.num_batches_tracked) if momentum is None else momentum
-        layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), momentum or 0.0)
-        unbiased = variance * (count / max(count - 1.0, 1.0))
-        layer.running_var.lerp_(unbiased.to(layer.running_var.dtype), momentum or 0.0)
+            if layer.momentum is None:
+                share = layer.num_batches_tracked.to(layer.running_mean.dtype).reciprocal()
+        layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), share)
+        unbiased = variance * (count / (count - 1.0).clamp_min(1.0))
+        layer.running_var.lerp_(unbiased.to(layer.running_var.dtype), share)
 
 
 class _Normalized(torch.autograd.Function):

@@ -69,8 +69,21 @@ def require_room_here(settings: RaySettings) -> None:
         )
 
 
-def connect(settings: RaySettings, share: Share) -> None:
-    """Attach this process to the cluster that the settings name, unless it is attached already.
+def set_environment(settings: RaySettings) -> None:
+    """Set what Ray reads when it is imported, so that this comes before every import of it."""
+    # Under `uv run`, Ray would send the whole folder to its workers and install anew.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if settings.address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray would run trials as the machine's least urgent work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        # By this, and only by this, the node's address is 127.0.0.1 and every server of it binds to that.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+def connect(settings: RaySettings, share: Share) -> bool:
+    """Attach this process to the cluster that the settings name, and return True where that was started for it now.
 
     Without an address a cluster is started that ends with this process. It listens on the loopback interface only, has no
     dashboard, and offers a CPU for each of this machine's, or more where more workers are asked for.
@@ -80,25 +93,17 @@ def connect(settings: RaySettings, share: Share) -> None:
     """
     require_ray()
     require_room_here(settings)
-    # All are read when ray is imported. Under `uv run`, Ray would send the whole folder to its workers and install anew.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if settings.address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray would run trials as the machine's least urgent work.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        # By this, and only by this, the node's address is 127.0.0.1 and every server of it binds to that.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    set_environment(settings)
     import ray
 
     if ray.is_initialized():
-        return
+        return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if settings.address is None:
         cpus = max(os.cpu_count() or 1, math.ceil((settings.workers or 0) * share.cpus))
         _start(num_cpus=cpus, include_dashboard=False, **quiet)
         _require_loopback()
-        return
+        return True
     try:
         ray.init(address=_listening(settings.address), **quiet)
     except (OSError, ValueError, RuntimeError) as error:
@@ -106,6 +111,7 @@ def connect(settings: RaySettings, share: Share) -> None:
             f"execution.address {settings.address}: there is no Ray cluster to be reached ({first_line(error)}). Start one "
             "with `ray start --head`, give its host:port, or leave execution.address out for a cluster of this machine alone"
         ) from error
+    return False
 
 
 def _listening(address: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.executors.driver_place import import_paths
-from search.executors.ray_cluster import ClusterError, Share, connect, describe, room
+from search.executors.ray_cluster import ClusterError, Share, connect, describe, room, set_environment
 from search.executors.ray_pool import why
 from search.executors.ray_settings import RaySettings
 from search.executors.ray_worker import TrainedSoFar
@@ -41,6 +41,11 @@ class RayGroup(TrainingGroup):
         self.tell = tell
         self._actors: list[Any] = []
         self._prepared: Callable[[], Any] | None = None
+        self._ray_is_own = False
+        given = execution.executor.settings
+        self._settings = given if isinstance(given, RaySettings) else RaySettings(workers=execution.training_workers)
+        # What is trained is packed by a part of Ray, which is imported for that.
+        set_environment(self._settings)
 
     def train(
         self,
@@ -61,7 +66,7 @@ class RayGroup(TrainingGroup):
             try:
                 return self._attempt(factory, checkpoint, on_epoch, aside, order)
             except _LostError as error:
-                self.close()
+                self._end()
                 if attempt == self.execution.retries:
                     raise LostGroupError(
                         f"training on {self.execution.training_workers} workers of {share}: {error}, {attempt + 1} times in "
@@ -72,12 +77,10 @@ class RayGroup(TrainingGroup):
 
     def _connect(self) -> tuple[Share, Share]:
         """Attach to the cluster, and return what a process uses, and what Ray sets aside for it."""
-        execution, size = self.execution, self.execution.training_workers
-        given = execution.executor.settings
-        settings = given if isinstance(given, RaySettings) else RaySettings(workers=size)
+        execution, size, settings = self.execution, self.execution.training_workers, self._settings
         gpus = execution.gpus_per_training_worker
         share = Share(float(execution.threads_per_trial), settings.gpus_per_trial if gpus is None else gpus)
-        connect(settings, share)
+        self._ray_is_own = connect(settings, share) or self._ray_is_own
         if settings.address is None:
             # No trial runs meanwhile, and nobody else is here.
             return share, Share(0.0, share.gpus)
@@ -119,7 +122,15 @@ class RayGroup(TrainingGroup):
         return self._followed(ranks, checkpoint, on_epoch)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, and the Ray that they were started on, if it was started for them."""
+        self._end()
+        if self._ray_is_own:
+            import ray
+
+            ray.shutdown()
+            self._ray_is_own = False
+
+    def _end(self) -> None:
         if not self._actors:
             return
         import ray
