@@ -55,9 +55,13 @@ def greedy(encoding: ChannelEncoding, globally: float, limit: float) -> Masks:
 def _baseline(problem: Problem, globally: float) -> Candidate:
     encoding = ChannelEncoding(problem)
     if not encoding.constrained and not encoding.budgeted:
+        names = [target.metric for target in problem.targets]
+        remedy = "set search.target to a cost of the space, such as macs"
+        if "latency_ms" in names:
+            remedy = "measure latency by {latency: {mode: table}}, which knows it beforehand, or give a limit on macs beside it"
         raise SecateursError(
-            f"a baseline needs a target to be compared at: expected one on a cost of the space, got targets on "
-            f"{[target.metric for target in problem.targets]}; set search.target"
+            "a baseline needs a target to be compared at, of which a candidate's cost is known before it is built: got targets "
+            f"on {', '.join(names) or 'nothing'}; {remedy}, or leave search.baselines out"
         )
     return encoding.candidate(greedy(encoding, globally, limit=1.0))
 

@@ -45,7 +45,7 @@ def test_legal_counts_are_kept():
 
 
 def test_a_baseline_needs_a_target():
-    with pytest.raises(SecateursError, match="needs a target"):
+    with pytest.raises(SecateursError, match="needs a target.*got targets on nothing; set search.target to a cost"):
         uniform(problem_of(SyntheticSpace([8, 8]), None))
 
 
