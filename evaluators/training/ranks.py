@@ -171,6 +171,19 @@ def require_ranks(settings: TrainingSettings, size: int) -> None:
         )
 
 
+def drawing_layers(model: nn.Module) -> list[str]:
+    """Return the names of the layers whose draws differ between ranks: dropout of any kind, with a chance above 0."""
+    kinds = (nn.modules.dropout._DropoutNd, nn.RReLU)
+    found = [name for name, module in model.named_modules() if isinstance(module, kinds) and getattr(module, "p", 1.0)]
+    inner = [name for name, module in model.named_modules() if getattr(module, "dropout", 0.0) and _draws_inside(module)]
+    return [*found, *inner]
+
+
+def _draws_inside(module: nn.Module) -> bool:
+    """Return True for layers of torch's that drop out by a number of their own."""
+    return isinstance(module, nn.MultiheadAttention | nn.RNNBase)
+
+
 @contextmanager
 def synchronized_statistics(model: nn.Module, ranks: Ranks) -> Iterator[None]:
     """Let every BatchNorm layer take the statistics of the whole batch, over all ranks, inside the context.

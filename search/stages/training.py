@@ -9,7 +9,7 @@ from typing import Any
 from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.loop import EpochRecord, History, TrainingSettings, train
 from evaluators.training.moments import TrainingMoments
-from evaluators.training.ranks import Ranks, require_ranks
+from evaluators.training.ranks import Ranks, drawing_layers, require_ranks
 from evaluators.training.state import is_complete
 from search.run.network import Network
 from search.run.stage_run import StageRun
@@ -105,6 +105,11 @@ def carry_out(
         from search.executors.group_training import PackedTraining, packed
 
         require_ranks(settings, execution.training_workers)
+        if drawing := drawing_layers(network.model):
+            run.warn(
+                f"draws of dropout differ by training worker ({', '.join(drawing[:3])}): another number of them than "
+                f"{execution.training_workers} trains another network"
+            )
         training = PackedTraining(
             network=packed(network),
             teacher=None if teacher is None else packed(teacher),

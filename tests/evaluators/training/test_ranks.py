@@ -7,7 +7,7 @@ from torch import nn
 
 from evaluators.training.loop import TrainingError
 from evaluators.training.optimizers import OptimizerSettings
-from evaluators.training.ranks import Ranks, _Normalized, require_ranks
+from evaluators.training.ranks import Ranks, _Normalized, drawing_layers, require_ranks
 from evaluators.training.settings import TrainingSettings
 from tests.evaluators.training.ranks_apart import CASES, trained
 from tests.paths import REPOSITORY
@@ -72,3 +72,17 @@ def test_batch_norm_and_shards_belong_together():
         TrainingSettings(epochs=1, batch_norm="shards")
     with pytest.raises(ValueError, match="^batch_norm: expected shards exactly"):
         TrainingSettings(epochs=1, shards=2, batch_norm="per_rank")
+
+
+def test_layers_that_draw_are_named():
+    drawing = nn.ModuleDict(
+        {
+            "one": nn.Sequential(nn.Linear(2, 2), nn.Dropout2d(0.1)),
+            "none": nn.Dropout(0.0),
+            "heads": nn.MultiheadAttention(4, 2, dropout=0.1),
+            "still": nn.MultiheadAttention(4, 2),
+            "rows": nn.LSTM(2, 2, 2, dropout=0.3),
+            "noisy": nn.RReLU(),
+        }
+    )
+    assert drawing_layers(drawing) == ["one.1", "noisy", "heads", "rows"]
