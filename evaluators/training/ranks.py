@@ -173,15 +173,15 @@ def require_ranks(settings: TrainingSettings, size: int) -> None:
 
 def drawing_layers(model: nn.Module) -> list[str]:
     """Return the names of the layers whose draws differ between ranks: dropout of any kind, with a chance above 0."""
-    kinds = (nn.modules.dropout._DropoutNd, nn.RReLU)
-    found = [name for name, module in model.named_modules() if isinstance(module, kinds) and getattr(module, "p", 1.0)]
-    inner = [name for name, module in model.named_modules() if getattr(module, "dropout", 0.0) and _draws_inside(module)]
-    return [*found, *inner]
+    return [name for name, module in model.named_modules() if _draws(module)]
 
 
-def _draws_inside(module: nn.Module) -> bool:
-    """Return True for layers of torch's that drop out by a number of their own."""
-    return isinstance(module, nn.MultiheadAttention | nn.RNNBase)
+def _draws(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return bool(module.p)
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        return bool(module.dropout)
+    return isinstance(module, nn.RReLU)
 
 
 @contextmanager

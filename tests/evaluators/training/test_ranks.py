@@ -85,4 +85,4 @@ def test_layers_that_draw_are_named():
             "noisy": nn.RReLU(),
         }
     )
-    assert drawing_layers(drawing) == ["one.1", "noisy", "heads", "rows"]
+    assert drawing_layers(drawing) == ["one.1", "heads", "rows", "noisy"]
