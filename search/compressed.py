@@ -48,10 +48,8 @@ class Compressed:
         head = "".join(f'<th style="{_STYLE}">{name}</th>' for name in ("", "before", "after", "left", "change", "target"))
         body = "".join(_html_row(row) for row in rows)
         name = escape(str(self.report.get("name", self.folder.name)))
-        return (
-            f"<div><b>{name}</b><table><tr>{head}</tr>{body}</table>"
-            f"{escape(target_line(self.report))}<br>folder: {escape(str(self.folder))}</div>"
-        )
+        lines = "".join(f"{escape(line)}<br>" for line in target_line(self.report).splitlines())
+        return f"<div><b>{name}</b><table><tr>{head}</tr>{body}</table>{lines}folder: {escape(str(self.folder))}</div>"
 
 
 def _html_row(row: Row) -> str:

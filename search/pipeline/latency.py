@@ -48,7 +48,7 @@ def latency_of(stages: Iterable[PlacedStage], execution: Execution) -> Latency |
 def measure_latency(latency: Latency, reference: Flow, flows: Mapping[str, Flow], task: Task) -> dict[str, Any]:
     """Return the latency of the reference and of all ``flows``, run in turn, for report.json.
 
-    ``backend``, its ``label``, ``device``, ``threads``, ``batch_size`` and ``machine`` (the processor or GPU) say how;
+    ``mode``, ``backend``, its ``label``, ``device``, ``threads``, ``batch_size`` and ``machine`` (processor or GPU) say how;
     ``networks`` has by role ``median``, ``low`` and ``high`` (milliseconds, the interval is of 95 %) and ``repetitions``.
     ``predicted`` is what the layer table said of the result, null without one or where a later stage changed the network's
     structure, and ``error`` its relative difference from the measured median.
@@ -59,7 +59,7 @@ def measure_latency(latency: Latency, reference: Flow, flows: Mapping[str, Flow]
     predicted = _predicted(latency, flows[RESULT])
     settings = latency.settings
     return {
-        **{name: getattr(settings, name) for name in ("backend", "device", "threads", "batch_size")},
+        **{name: getattr(settings, name) for name in ("mode", "backend", "device", "threads", "batch_size")},
         "label": find_backend(settings.backend).label,
         "machine": latency.timer.machine(settings.conditions),
         "networks": found,

@@ -8,11 +8,9 @@ from typing import Any
 
 from search.config.loading import Config
 from search.report.compared import compared_answers, compared_modules
+from search.report.judging import all_met, judged_targets
 from search.run.network import Network
 from search.run.stage_run import RESULT
-
-TARGET_KEYS = ("text", "limit", "met", "before", "value", "error")
-"""Keys of a target in report.json; the last three, of a score on the search split, only of a limit on a score."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +78,17 @@ def build_report(
     """Return report.json.
 
     ``score`` is the name of the task's primary score. ``target`` has the limits as written, ``targets`` per metric ``text``,
-    ``limit`` (in the metric's unit) and ``met``, for a limit on a score also what it was on the search split: ``before`` of the
-    reference, ``value`` of the result, with its standard ``error`` or null.
+    ``limit`` (in the metric's unit), ``value`` and ``met`` (see :func:`.judged_targets`; ``searched`` is what the search went
+    by, where that differs), for a limit on a score also what it was on the search split: ``before`` of the reference, ``value``
+    of the result, with its standard ``error`` or null.
 
     ``reference``, ``result`` and every entry of ``baselines`` hold ``top1``,
     ``loss``, ``metrics``, ``parameters``, ``macs``, ``size_bytes``, ``bit_operations`` and ``latency_ms`` on the test split,
     ``standard_errors`` of the scores where they are known, and ``resamples``, the draws behind those of metrics that accumulate
     (null without such). A baseline also has, where it comes from a search stage: ``before_retraining`` (metrics on the search
     split), ``fingerprint`` and ``layers``. ``searches`` has, per search stage: ``stage``, ``objectives``, ``target`` (limits in
-    the metric's unit), ``target_met``, ``pareto``, ``trials`` (each ``trial``, ``fingerprint``, ``fidelity``, ``state``,
-    ``feasible``, ``metrics``, of a generation the number of
+    the metric's unit), ``target_met`` (by the search's own figures), ``pareto``, ``trials`` (each ``trial``, ``fingerprint``,
+    ``fidelity``, ``state``, ``feasible``, ``metrics``, of a generation the number of
     ``evaluations`` and, of a failed one, ``error``), ``failed``, ``ended_by``, ``worker_seconds`` (what its trials
     took, added up), ``asynchronous`` (trials were told as they were finished, not in batches), ``algorithm`` (what it tells of
     itself, such as the ``programmes`` of an integer program with their ``gap``), ``sensitivity``
@@ -141,6 +140,7 @@ def build_report(
     searches = [_search(entry) for entry in result.searches()]
     last = searches[-1] if searches else None
     limits = result.searches()[-1].notes["target"] if searches else {}
+    targets = judged_targets(limits, rows["reference"], rows[RESULT])
     histories = _histories(flows)
     removals = result.removals()
     errors = [notes["equivalence_error"] for flow in flows.values() for notes in flow.removals()]
@@ -149,8 +149,8 @@ def build_report(
         "seed": config.seed,
         "score": score,
         "target": {metric: target["text"] for metric, target in limits.items()} or None,
-        "target_met": _met(limits),
-        "targets": {metric: {key: target[key] for key in TARGET_KEYS if key in target} for metric, target in limits.items()},
+        "target_met": all_met(targets),
+        "targets": targets,
         "reference": rows["reference"],
         "result": rows[RESULT],
         "pareto": last["pareto"] if last else [],
@@ -191,7 +191,7 @@ def _search(entry: Entry) -> dict[str, Any]:
         "stage": entry.step,
         "objectives": notes["objectives"],
         "target": {metric: target["limit"] for metric, target in limits.items()},
-        "target_met": _met(notes["target"]),
+        "target_met": all_met(notes["target"]),
         "chosen": notes["trial"],
         "finalists": notes.get("finalists", []),
         "asynchronous": notes.get("asynchronous", False),
@@ -212,10 +212,6 @@ def _blocks(result: Flow) -> list[dict[str, Any]]:
 def _last(removals: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """Return the last list of that name that is not empty."""
     return next((notes[name] for notes in reversed(removals) if notes.get(name)), [])
-
-
-def _met(limits: Mapping[str, Any]) -> bool | None:
-    return all(target["met"] for target in limits.values()) if limits else None
 
 
 def _candidate(flow: Flow) -> dict[str, Any]:

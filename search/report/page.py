@@ -20,6 +20,7 @@ from search.report.cards import headline
 from search.report.durations import stage_rows, whole_cost
 from search.report.files import files_text
 from search.report.finalists import finalist_table
+from search.report.judging import contradictions
 from search.report.kept_epochs import kept_text
 from search.report.latency import latency_rows, latency_text
 from search.report.networks import baseline_headings, baseline_rows, error_text, network_rows, shown_metrics
@@ -103,6 +104,7 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         latency=latency_rows(report),
         latency_text=latency_text(report),
         verdict=verdict(report),
+        contradictions=list(contradictions(report)),
         kept_epochs=kept_text(report),
         files_text=files_text(report),
         units=given_and_kept(report),

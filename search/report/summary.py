@@ -12,6 +12,7 @@ from rich.table import Table
 
 from evaluators.metrics import Metric, find_metric
 from search.output.numbers import format_count, format_percent, times
+from search.report.judging import contradictions
 from search.report.view import described_metrics, error_of, primary_of, score_metric, score_of
 from search.run.failures import failures_of
 
@@ -99,9 +100,15 @@ def summary_table(report: Mapping[str, Any], name: str, width: int) -> Table:
 
 
 def target_line(report: Mapping[str, Any]) -> str:
-    """Return a line on the targets of a run, and whether they are met; empty where it has none."""
+    """Return a line on the targets of a run, and whether they are met; empty where it has none.
+
+    A verdict that the search's own figures contradict has a line of its own with both.
+    """
     target = report.get("target")
-    return f"target {target_text(target)}: {'met' if report.get('target_met') else 'NOT met'}" if target else ""
+    if not target:
+        return ""
+    line = f"target {target_text(target)}: {'met' if report.get('target_met') else 'NOT met'}"
+    return "\n".join([line, *(f"warning: {text}" for text in contradictions(report))])
 
 
 def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:

@@ -251,6 +251,7 @@ class LatencyTable(TypedDict, total=False):
     networks: dict[str, Timing]
     predicted: Number | None
     error: Number | None
+    mode: str
     backend: str
     machine: str
     device: str
@@ -320,8 +321,16 @@ class SeedRow(TypedDict, total=False):
     baselines: dict[str, NetworkRow] | None
 
 
+class SearchedTarget(TypedDict):
+    """A target as the search judged it."""
+
+    limit: Number
+    value: Number
+    met: bool
+
+
 class TargetRow(TypedDict, total=False):
-    """A target of the last search, and whether the network that it delivered keeps it."""
+    """A target of the last search, and whether the delivered network keeps it."""
 
     text: str
     limit: Number
@@ -329,6 +338,7 @@ class TargetRow(TypedDict, total=False):
     before: NotRequired[Number]
     value: NotRequired[Number]
     error: NotRequired[Amount | None]
+    searched: NotRequired[SearchedTarget]
 
 
 class ResolvedRow(TypedDict, total=False):

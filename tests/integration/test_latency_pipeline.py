@@ -80,7 +80,15 @@ def test_searches_seek_the_latency_of_the_table_and_the_report_measures_it(tmp_p
     assert report["result"]["latency_ms"] == latency["networks"]["result"]["median"]
     assert latency["predicted"] == search["metrics"]["latency_ms"]
     assert latency["error"] == pytest.approx(latency["predicted"] / report["result"]["latency_ms"] - 1.0)
-    assert report["target_met"] is True
+    target, (before, after) = report["targets"]["latency_ms"], (report[role]["latency_ms"] for role in ("reference", "result"))
+    assert target["limit"] == pytest.approx(0.9 * before)
+    assert (target["value"], target["met"]) == (after, after <= 0.9 * before)
+    assert target["searched"] == {
+        "limit": search["target"]["latency_ms"],
+        "value": search["metrics"]["latency_ms"],
+        "met": True,
+    }
+    assert report["target_met"] is target["met"] is True
     assert search["metrics"]["latency_ms"] <= search["target"]["latency_ms"]
     assert all(point["latency_ms"] > 0.0 for point in search["pareto"])
     stored = json.loads((tmp_path / "run" / "checkpoints" / "0-search" / "latency.json").read_text())
