@@ -30,16 +30,12 @@ DRAW = "search.report.figures.pictures.draw"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_state_folder() -> Iterator[None]:
-    """Keep notes on runs and tracebacks of tests out of the account's own folder."""
-    before = os.environ.get("XDG_STATE_HOME")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ["XDG_STATE_HOME"] = str(Path(folder))
+def own_folders() -> Iterator[None]:
+    """Keep notes on runs, tracebacks, latencies and listings of tests out of the account's own folders."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(Path(folder)))
+        patch.setenv("SECATEURS_CACHE", str(Path(folder, "cache")))
         yield
-    if before is None:
-        del os.environ["XDG_STATE_HOME"]
-    else:
-        os.environ["XDG_STATE_HOME"] = before
 
 
 @pytest.fixture

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from evaluators.latency.backends.base import Conditions, find_backend
+from spaces.files.cache_folder import cache_folder
 from spaces.files.json_file import mapping, read_record, write_record
 from spaces.files.reading import FileError, shown
 from spaces.records import RecordError, amount
 
-VARIABLE = "SECATEURS_CACHE"
 _LOGGER = logging.getLogger("search")
 
 
@@ -32,7 +31,6 @@ class LayerCache:
             conditions: Conditions of the measurement; the number of runs does not matter.
             tell: Takes a line about a damaged file.
         """
-        where = folder or os.environ.get(VARIABLE) or str(Path.home() / ".cache" / "secateurs")
         self._header = {
             "machine": machine,
             "backend": conditions.backend,
@@ -41,7 +39,7 @@ class LayerCache:
             "version": find_backend(conditions.backend).version(),
         }
         name = hashlib.sha256(json.dumps(self._header, sort_keys=True).encode()).hexdigest()[:12]
-        self.path = Path(where).expanduser() / f"latency-{name}.json"
+        self.path = (Path(folder).expanduser() if folder else cache_folder()) / f"latency-{name}.json"
         self._tell = tell
         self._found = self._read()
 

@@ -1,12 +1,11 @@
-"""Files of images in class folders: found, looked at by their headers, and decoded within bounds."""
+"""Files of images in class folders: looked at by their headers, and decoded within bounds."""
 
 from __future__ import annotations
 
 import errno
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from evaluators.tasks.data import DataError
 
@@ -103,19 +102,11 @@ def hidden_folders(place: Path) -> list[str]:
     return sorted(entry.name for entry in place.iterdir() if entry.is_dir() and entry.name.startswith("."))
 
 
-def list_images(place: Path) -> tuple[list[Sample], list[str]]:
-    """Return the images in the class folders of ``place``, class by class in the order of names, and the names of the classes.
-
-    Hidden folders are no classes; a class may be empty.
-    """
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-    names = sorted(entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    numbers = {name: number for number, name in enumerate(names)}
-    return make_dataset(str(place), numbers, extensions=IMG_EXTENSIONS, allow_empty=True), names
+Prepared = tuple[Tensor, int, dict[str, str]]
+"""An image, the number of its class, and the images that could not be decoded in its place, with the reasons."""
 
 
-class PreparedImages(Dataset[tuple[Tensor, int]]):
+class PreparedImages(Dataset[Prepared]):
     """Single prepared images, by (position in ``samples``, seed of the augmentation or None).
 
     Args:
@@ -133,29 +124,33 @@ class PreparedImages(Dataset[tuple[Tensor, int]]):
         self.fixed = fixed
         self.random = random
 
-    def _decoded(self, position: int) -> tuple[Image.Image, int]:
-        path, label = self.samples[position]
-        try:
-            return read_image(path, self.bounds), label
-        except DamagedImageError as error:
-            if not self.skip:
-                raise DataError(f"image_folder: {error}; {REMEDY}") from error
-            first = error
-        for step in range(1, len(self.samples)):
+    def _decoded(self, position: int) -> tuple[Image.Image, int, dict[str, str]]:
+        damaged: dict[str, str] = {}
+        for step in range(len(self.samples)):
             path, label = self.samples[(position + step) % len(self.samples)]
-            with suppress(DamagedImageError):
-                return read_image(path, self.bounds), label
-        raise DataError(f"image_folder: no image of a split can be decoded; the first: {first}") from first
+            try:
+                return read_image(path, self.bounds), label, damaged
+            except DamagedImageError as error:
+                if not self.skip:
+                    raise DataError(f"image_folder: {error}; {REMEDY}") from error
+                damaged[path] = str(error)
+        raise DataError(f"image_folder: no image of a split can be decoded; the first: {next(iter(damaged.values()))}")
 
-    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int | None]) -> Prepared:
         position, seed = key
-        image, label = self._decoded(position)
+        image, label, damaged = self._decoded(position)
         if seed is None:
-            return self.fixed(image), label
+            return self.fixed(image), label, damaged
         # v2 draws from torch's global generator: seed it for this image, and put it back.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self.random(image), label
+            return self.random(image), label, damaged
+
+
+def collate(prepared: Sequence[Prepared]) -> tuple[Tensor, Tensor, dict[str, str]]:
+    """Return images ``(N, C, H, W)``, classes ``(N,)`` in int64, and all that could not be decoded, with the reasons."""
+    images, labels = default_collate([(image, label) for image, label, _ in prepared])
+    return images, labels, {path: reason for _, _, damaged in prepared for path, reason in damaged.items()}
 
 
 def _damaged(path: str, error: Exception) -> DamagedImageError:

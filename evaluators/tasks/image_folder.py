@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,11 +21,12 @@ from evaluators.tasks.image_files import (
     DamagedImageError,
     PreparedImages,
     Sample,
+    collate,
     header_problems,
     hidden_folders,
-    list_images,
     read_image,
 )
+from evaluators.tasks.image_listing import list_images
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -34,6 +36,8 @@ SAMPLED = 200
 
 KEPT_BYTES = 2**28
 """Images that every candidate is measured on are kept in memory up to this size: decoding takes as long as a small network."""
+
+_LOGGER = logging.getLogger("search")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class ImageFolderSettings(DataSettings):
         smallest_area: Smallest share of an image's area that a random crop shows.
         workers: Processes that read images; 0 reads in this one.
         damaged_images: ``refuse`` to end with the names of images that can't be decoded or are too large, and of hidden
-            folders; ``skip`` to leave them out: what only decoding shows is replaced by the next image of its split.
+            folders; ``skip`` to leave them out: what only decoding shows is replaced by the next image of its split, and
+            the log has its number and the first names.
         most_pixels: Most pixels of an image, as stored and once its shorter side is resized: a small file may decode to
             gigabytes.
     """
@@ -80,7 +85,8 @@ class ImageFolder(DataSet):
 
     The search split is set aside from ``train``. Training images: random resized crop and flip; others: resize and
     central crop (Krizhevsky et al. 2012; Szegedy et al. 2015, arXiv 1409.4842). The same generator gives the same
-    batches whatever the number of workers.
+    batches whatever the number of workers. A class has the images of the folders in it too. Folders are listed once and kept
+    under ``~/.cache/secateurs`` (or ``SECATEURS_CACHE``); one that has changed since, by its times, is listed again.
     """
 
     Settings: ClassVar[type[DataSettings]] = ImageFolderSettings
@@ -112,6 +118,7 @@ class ImageFolder(DataSet):
         self._random = v2.Compose([*random, *finish])
         self._samples: dict[str, list[Sample]] = {}
         self._damaged: dict[str, dict[str, str]] = {}
+        self._replaced: dict[str, str] = {}
         self._bounds = Bounds(settings.most_pixels, settings.resize or round(size / 0.875))
         self._skips = settings.damaged_images == "skip"
         self._kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -143,7 +150,7 @@ class ImageFolder(DataSet):
             augmented = split == "train"
             keys = [(position, seed if augmented else None) for position, seed in zip(order, seeds, strict=True)]
             keys = keys[: count // batch_size * batch_size]
-        return self._read(self._files(samples), keys, batch_size)
+        return self._read(split, keys, batch_size)
 
     def _files(self, samples: list[Sample]) -> PreparedImages:
         return PreparedImages(samples, self._bounds, self._skips, self._fixed, self._random)
@@ -155,7 +162,7 @@ class ImageFolder(DataSet):
             DataError: Images are damaged or too large, or folders hidden, and are not to be skipped.
         """
         for part in ("train", "val"):
-            place = self.settings.folder() / part
+            place = self._place(part)
             samples, _ = list_images(place)
             damaged = self._damaged_of(part, samples)
             left = [path for path, _ in samples if path not in damaged]
@@ -185,16 +192,36 @@ class ImageFolder(DataSet):
             self._damaged[part] = header_problems((path for path, _ in samples), self._bounds)
         return self._damaged[part]
 
-    def _read(self, files: PreparedImages, keys: list[tuple[int, int | None]], batch_size: int) -> Iterator[Batch]:
+    def _read(self, split: str, keys: list[tuple[int, int | None]], batch_size: int) -> Iterator[Batch]:
         groups: Any = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
         # The loader draws a seed for its workers, which nothing here uses: keep it off the global generator.
         unused = torch.Generator().manual_seed(0)
-        loader = DataLoader(files, batch_sampler=groups, num_workers=self.settings.workers, generator=unused)
+        files = self._files(self._of(split))
+        damaged: dict[str, str] = {}
+        loader: Any = DataLoader(
+            files, batch_sampler=groups, num_workers=self.settings.workers, generator=unused, collate_fn=collate
+        )
         try:
-            yield from loader
+            for images, labels, found in loader:
+                damaged.update(found)
+                yield images, labels
         except DataError as error:
             # Out of a worker process it comes wrapped in that process's traceback.
             raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
+        finally:
+            self._tell(split, damaged)
+
+    def _tell(self, split: str, damaged: dict[str, str]) -> None:
+        """Log the images of a pass that only decoding has shown to be damaged, each once, by number and the first by name."""
+        if new := [reason for path, reason in damaged.items() if path not in self._replaced]:
+            self._replaced.update(damaged)
+            _LOGGER.warning(
+                "data: images of %s that can't be decoded, replaced by the next: %d new, %d in all: %s",
+                split,
+                len(new),
+                len(self._replaced),
+                "; ".join(new[:3]),
+            )
 
     def _fits(self, split: str, count: int) -> bool:
         others = sum(len(kept) for name, kept in self._kept.items() if name != split)
@@ -203,8 +230,7 @@ class ImageFolder(DataSet):
     def _from_memory(self, split: Split, count: int, batch_size: int) -> Iterator[Batch]:
         kept = self._kept.setdefault(split, [])
         keys: list[tuple[int, int | None]] = [(position, None) for position in range(len(kept), count)]
-        files = self._files(self._of(split))
-        read = [pair for images, labels in self._read(files, keys, batch_size) for pair in zip(images, labels, strict=True)]
+        read = [pair for images, labels in self._read(split, keys, batch_size) for pair in zip(images, labels, strict=True)]
         kept.extend(read)
         for first in range(0, count, batch_size):
             images, labels = zip(*kept[first : min(first + batch_size, count)], strict=True)
@@ -251,16 +277,22 @@ class ImageFolder(DataSet):
                     self._samples[name] = [found[i] for i in indices]
         return self._samples[split]
 
-    def _scan(self, part: str) -> tuple[list[Sample], list[str]]:
+    def _place(self, part: str) -> Path:
         place = self.settings.folder() / part
         if not place.is_dir() or not any(entry.is_dir() for entry in place.iterdir()):
             raise missing("image_folder", f"images as {part}/CLASS/*.jpg", place.parent, downloadable=False)
+        return place
+
+    def _scan(self, part: str) -> tuple[list[Sample], list[str]]:
+        place = self._place(part)
         if (hidden := hidden_folders(place)) and not self._skips:
             raise DataError(
                 f"image_folder: expected a folder per class in {place}, got hidden ones: "
                 f"{', '.join(hidden[:5])}; move them elsewhere, or set data.damaged_images: skip"
             )
         samples, names = list_images(place)
+        if not names:
+            raise missing("image_folder", f"images as {part}/CLASS/*.jpg", place.parent, downloadable=False)
         if self._skips:
             damaged = self._damaged_of(part, samples)
             samples = [sample for sample in samples if sample[0] not in damaged]

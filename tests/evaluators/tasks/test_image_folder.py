@@ -206,6 +206,30 @@ def test_damaged_images_and_hidden_folders_are_skipped_with_a_count(damaged, roo
     assert labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_only_decoding_shows_to_be_damaged_are_counted_and_named_once(damaged, caplog, workers):
+    data = folder(damaged, damaged_images="skip", workers=workers)
+    with caplog.at_level("WARNING", logger="search"):
+        for _ in range(2):
+            for split in ("train", "search", "test"):
+                list(data.batches(split, 1, seeded(0), None))
+    lines = [record.getMessage() for record in caplog.records]
+    half = sorted(str(damaged / part / "bee" / "1.png") for part in ("train", "val"))
+    assert len(lines) == 2
+    for number, (line, path) in enumerate(zip(lines, half, strict=True), start=1):
+        assert f"that can't be decoded, replaced by the next: 1 new, {number} in all: {path} can't be read" in line
+
+
+def test_a_folder_without_classes_is_named(tmp_path):
+    fill(tmp_path, "train/.git", "val/.git")
+    data = folder(tmp_path, damaged_images="skip")
+    with pytest.raises(MissingDataError, match=r"images as train/CLASS/\*.jpg"):
+        data.size("train")
+    with pytest.raises(MissingDataError, match="there is no such folder"):
+        list(folder(tmp_path / "nowhere").check_data())
+
+
 def test_sound_images_are_counted(root):
     train, val = folder(root).check_data()
     assert train == "data: headers of 24 images in train and pixels of 24"
