@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from search.output.unbroken import unbroken
 from search.report.summary import Row, summary_rows, summary_table, target_line
 
 _WIDTH = 100
@@ -54,7 +55,7 @@ class Compressed:
 
 def _html_row(row: Row) -> str:
     cells = [row.label, row.before, row.after, None, row.change, row.limit]
-    shown = [_bar(row.share) if cell is None else escape(cell) for cell in cells]
+    shown = [_bar(row.share) if cell is None else escape(unbroken(cell)) for cell in cells]
     return "<tr>" + "".join(f'<td style="{_STYLE}">{cell}</td>' for cell in shown) + "</tr>"
 
 

@@ -14,6 +14,7 @@ from search.config.renamed import with_present_names
 from search.output.file_names import safe_file_name
 from search.output.log_records import PACKAGE
 from search.output.numbers import format_percent
+from search.output.unbroken import unbroken
 from search.report.answers import answer_section
 from search.report.bits import bit_rows, deployment_text
 from search.report.cards import headline
@@ -200,9 +201,15 @@ def _templates() -> Environment:
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_unbroken,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _unbroken(value: Any) -> Any:
+    """Return a text of the page with its figures in one piece; what is markup already is left alone."""
+    return unbroken(value) if type(value) is str else value
 
 
 def _sparsifier(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from evaluators.metrics import Metric, find_metric
 from search.output.numbers import format_percent
+from search.output.unbroken import FigureTable
 from search.report.view import Row, described_metrics, error_of, primary_of, score_metric, score_of
 
 HEADINGS = ("target", "cost", "left", "score", "to the reference", "met", "front")
@@ -77,11 +77,10 @@ def show_resolved(report: Mapping[str, Any], console: Console) -> None:
     rows = resolved_rows(report)
     if not rows:
         return
-    table = Table(title=f"{len(rows)} budgets of one search", title_justify="left")
-    for column in ("", *HEADINGS):
-        table.add_column(column, overflow="fold")
+    heads = ("", *HEADINGS)
+    table = FigureTable(f"{len(rows)} budgets of one search", heads, left=range(len(heads)))
     for row in rows:
-        table.add_row(row.name, *row.cells)
+        table.add_row([row.name, *row.cells])
     console.print(table)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from evaluators.metrics import Metric, find_metric
 from search.output.numbers import format_count, format_percent, times
+from search.output.unbroken import FigureTable
 from search.report.judging import contradictions
 from search.report.view import described_metrics, error_of, primary_of, score_metric, score_of
 from search.run.failures import failures_of
@@ -81,7 +81,7 @@ def _kept_score(metric: Metric, target: Mapping[str, Any]) -> Row:
     return Row(f"{metric.label} (search)", metric.text(before), became, metric.change(before, value), limit)
 
 
-def summary_table(report: Mapping[str, Any], name: str, width: int) -> Table:
+def summary_table(report: Mapping[str, Any], name: str, width: int) -> FigureTable:
     """Return the table of a finished run, for a screen of ``width`` columns.
 
     Args:
@@ -89,13 +89,12 @@ def summary_table(report: Mapping[str, Any], name: str, width: int) -> Table:
         name: Name of the run, where the report has none.
         width: Columns of the screen.
     """
-    table = Table(title=str(report.get("name", name)), title_justify="left")
     targets = report.get("targets") or {}
     brief = bool(targets) and width < _WHOLE_TABLE
-    for column in ("", "before", "after", "change", *(["target"] if targets else [])):
-        table.add_column(column, overflow="fold", justify="left" if column in ("", "target") else "right")
+    heads = ("", "before", "after", "change", *(["target"] if targets else []))
+    table = FigureTable(str(report.get("name", name)), heads, left=(0, 4))
     for row in summary_rows(report, brief):
-        table.add_row(row.label, row.before, row.after, row.change, *([row.limit] if targets else []))
+        table.add_row([row.label, row.before, row.after, row.change, *([row.limit] if targets else [])])
     return table
 
 
@@ -115,7 +114,7 @@ def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> N
     """Print the result of a run from its report.json."""
     console.print(summary_table(report, folder.name, console.width))
     if line := target_line(report):
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for remark in report.get("remarks") or ():
         console.print(f"note: {remark}", markup=False, highlight=False, soft_wrap=True)
     for what, error in failures_of(report):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from evaluators.metrics import METRICS, Metric
+from search.output.unbroken import NO_BREAK
 from search.report.figures.result import result_figure
 from search.report.page import ReportError, render
 from search.report.view import score_of, search_view, words
@@ -18,7 +19,25 @@ from tests.search.report.report_sample import network, sample, write_run
 
 
 def page_of(folder: Path, report: dict[str, Any]) -> str:
-    return render(write_run(folder, report)).read_text()
+    """Return the page of a report, with plain spaces in its figures."""
+    return render(write_run(folder, report)).read_text().replace(NO_BREAK, " ")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_no_figure_of_the_page_breaks(tmp_path: Path) -> None:
+    report = sample()
+    report["target"], report["targets"] = {"macs": "<= 40%"}, {"macs": {"text": "<= 40%", "limit": 12.4e6, "met": True}}
+    for role in ("reference", "result"):
+        report[role]["standard_errors"] = {"top1": 0.002}
+    folder = write_run(tmp_path, report)
+    (folder / "config.yaml").write_text('target: {macs: "<= 40%"}\n')
+    page, plain = render(folder).read_text(), "[^<>\n]*"
+    assert '<td class="long">93.82 ± 0.20 %</td>'.replace(" ", NO_BREAK).replace(f"td{NO_BREAK}", "td ") in page
+    assert f"target &lt;={NO_BREAK}12.4{NO_BREAK}M met" in page
+    body, _, after = page.partition("<body>")[2].partition('aria-label="Configuration"')
+    broken = re.findall(rf">({plain}(?:± \d|\d ±|\d %|\d [kM]B?\b|\d ms\b){plain})<", body)
+    assert not broken
+    assert "macs: &#34;&lt;= 40%" in after
 
 
 def test_the_page_says_what_was_reached_and_needs_nothing_else(tmp_path: Path) -> None:
@@ -68,7 +87,7 @@ def test_an_asynchronous_search_says_so(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("blank_pictures")
 def test_rendering_again_gives_the_same_page(tmp_path: Path) -> None:
     first = page_of(tmp_path, sample(trials=30))
-    assert render(tmp_path).read_text() == first
+    assert render(tmp_path).read_text().replace(NO_BREAK, " ") == first
 
 
 def without_search(report: dict[str, Any]) -> None:
