@@ -1,4 +1,5 @@
 import errno
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -82,6 +83,17 @@ def test_fingerprint_follows_files_and_preparation(root):
     assert folder(root, workers=1).fingerprint == base
     assert folder(root, image_size=15).fingerprint != base
     assert folder(root, split_seed=1).fingerprint != base
+
+
+def test_fingerprint_takes_the_class_folder_and_names_that_are_no_text(root, tmp_path):
+    shutil.copytree(root, tmp_path / "images")
+    ant = tmp_path / "images" / "train" / "ant"
+    assert folder(tmp_path / "images").fingerprint == folder(root).fingerprint
+    (ant / "9.png").rename(ant / os.fsdecode(b"9\xff.png"))
+    before = folder(tmp_path / "images").fingerprint
+    assert before != folder(root).fingerprint
+    ant.rename(ant.with_name("aunt"))
+    assert folder(tmp_path / "images").fingerprint != before
 
 
 def test_differing_class_folders_are_named(root, tmp_path):
