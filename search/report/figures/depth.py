@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.report.figures.base import Drawing, Figure
 from search.report.figures.layer_axis import label_layers, wide_figure
-from search.report.figures.style import BLUE, GRID, outside_legend
+from search.report.figures.style import BLUE, GRID, end_at_whole, outside_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -43,5 +43,6 @@ def units_in_order(units: Sequence[Mapping[str, Any]]) -> Canvas:
     gone = [unit for unit in units if not unit["kept"]]
     share = sum(unit["macs_share"] for unit in gone)
     axes.set_title(f"{len(gone)} of {len(units)} branches or blocks are gone, with {100 * share:.0f} % of the MACs")
+    end_at_whole(axes, "y")
     outside_legend(axes)
     return figure

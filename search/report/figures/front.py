@@ -8,7 +8,7 @@ from typing import Any
 from search.output.numbers import format_count
 from search.report.figures.base import Drawing, Figure, Tips
 from search.report.figures.search_axes import draw_candidates, label_score_axis
-from search.report.figures.style import BASELINE_MARKS, BLUE, PAPER, RED, new_figure, outside_legend
+from search.report.figures.style import BASELINE_MARKS, BLUE, PAPER, RED, end_at_whole, new_figure, outside_legend
 from search.report.view import SearchView, network_words, search_views
 
 
@@ -69,6 +69,10 @@ def front_figure(view: SearchView, report: Mapping[str, Any], suffix: str = "") 
         cost = f"{chosen.cost / divisor:.1f} % of the {view.cost_metric.label}" if reference else format_count(chosen.cost)
         title = f"Chosen: {view.score_metric.label} {value} at {cost}, before retraining"
     axes.set_title(title)
+    if reference:
+        end_at_whole(axes, "x")
+    if view.score_metric.percent:
+        end_at_whole(axes, "y")
     outside_legend(axes)
     return Drawing(figure, suffix, view.stage, tips)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.report.figures.base import Drawing, Figure, Tips
 from search.report.figures.search_axes import draw_candidates, label_score_axis
-from search.report.figures.style import BLUE, new_figure, outside_legend, whole_ticks
+from search.report.figures.style import BLUE, end_at_whole, new_figure, outside_legend, whole_ticks
 from search.report.view import SearchView, search_views
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def progress_figure(view: SearchView, suffix: str = "") -> Drawing:
     title = _draw_parents(axes, view, scale) if view.generations else _draw_best(axes, view, scale)
     axes.set_title(title)
     whole_ticks(axes)
+    if view.score_metric.percent:
+        end_at_whole(axes, "y")
     outside_legend(axes)
     return Drawing(figure, suffix, view.stage, tips)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from evaluators.metrics import find_metric
 from search.report.figures.base import Drawing, Figure
 from search.report.figures.search_axes import label_score_axis
-from search.report.figures.style import BLUE, RED, new_figure, outside_legend
+from search.report.figures.style import BLUE, RED, end_at_whole, new_figure, outside_legend, share_errors
 from search.report.resolved import cost_name, resolved_points
 from search.report.view import described_metrics, primary_of, score_metric, score_of
 
@@ -44,13 +44,19 @@ def _figure(report: Mapping[str, Any]) -> Canvas:
     axes.set_xlabel(f"{cost.label} [% of the reference's]" if whole else cost.label)
     divisor = whole / 100 if whole else 1.0
     bars: dict[str, Any] = {"fmt": "o", "color": BLUE, "alpha": 0.55, "capsize": 3, "label": "budgets, ± standard error"}
-    errors = [(point.error or 0.0) * scale for point in points]
-    axes.errorbar([point.cost / divisor for point in points], [point.score * scale for point in points], errors, **bars)
+    errors, scores = [(point.error or 0.0) * scale for point in points], [point.score * scale for point in points]
+    share = metric.is_share(*(point.score for point in points))
+    lengths: Any = share_errors(scores, errors) if share else errors
+    axes.errorbar([point.cost / divisor for point in points], scores, lengths, **bars)
     front = sorted((point for point in points if point.on_front), key=lambda point: point.cost)
     xs, ys = [point.cost / divisor for point in front], [point.score * scale for point in front]
     axes.plot(xs, ys, color=BLUE, marker="o", linewidth=1.6, label=f"front ({len(front)})")
     if before is not None:
         axes.axhline(before[1] * scale, color=RED, linestyle=(0, (4, 3)), linewidth=1.2, label="reference")
     axes.set_title(f"{len(points)} budgets of one search, {len(front)} on the front")
+    if whole:
+        end_at_whole(axes, "x")
+    if share:
+        end_at_whole(axes, "y")
     outside_legend(axes)
     return figure

@@ -15,7 +15,9 @@ from search.report.figures.style import (
     PAPER,
     RED,
     SKY,
+    end_at_whole,
     new_figure,
+    share_errors,
 )
 from search.report.view import error_of, network_words, primary_of, score_metric, score_of, words
 
@@ -84,19 +86,26 @@ def result_figure(
     errors = [
         (standard_error(score, samples) if guessed else (known or {}).get(name, 0.0)) * scale for name, _, score in points
     ]
+    low, high = points[0][2] * scale - errors[0], points[-1][2] * scale + errors[-1]
+    spread = max(high - low, 1e-3 * abs(high), 1e-9)
+    left, right = low - 0.1 * spread, high + 0.55 * spread
+    # Where a share leaves no room for words behind it, they stand before it.
+    turning = (left + min(right, 100.0)) / 2 if share and right > 100.0 else math.inf
     marks = {"reference": ("o", MUTED), "result": ("*", RED), **BASELINE_MARKS}
     for place, (name, macs, score) in enumerate(points):
         mark, color = marks.get(name, ("X", SKY))
         big = 260 if name == "result" else 75
-        axes.errorbar([score * scale], [place], xerr=[errors[place]], color=color, linewidth=1, alpha=0.6)
+        length: Any = share_errors([score * scale], [errors[place]]) if share else [errors[place]]
+        axes.errorbar([score * scale], [place], xerr=length, color=color, linewidth=1, alpha=0.6)
         axes.scatter([score * scale], [place], marker=mark, s=big, color=color, edgecolors=PAPER, zorder=4)
         text = f"{metric.text(score)} at {format_count(macs)} MACs"
-        axes.annotate(text, (score * scale, place), (11, 9), textcoords="offset points", va="center", fontsize=9)
+        offset, side = ((-11, 9), "right") if score * scale > turning else ((11, 9), "left")
+        axes.annotate(text, (score * scale, place), offset, textcoords="offset points", ha=side, va="center", fontsize=9)
     axes.set_yticks(range(len(points)), [(names or {}).get(name) or words(name) for name, _, _ in points])
     axes.set_ylim(-0.6, len(points) - 0.4)
-    low, high = points[0][2] * scale - errors[0], points[-1][2] * scale + errors[-1]
-    spread = max(high - low, 1e-3 * abs(high), 1e-9)
-    axes.set_xlim(low - 0.1 * spread, high + 0.55 * spread)
+    axes.set_xlim(left, right)
+    if share:
+        end_at_whole(axes, "x")
     rivals = [score for name, _, score in points if name not in ("reference", "result", "dense_same_training")]
     own = next((score for name, _, score in points if name == "result"), None)
     title = "Before and after, on the test split"

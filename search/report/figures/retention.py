@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from search.output.numbers import format_percent
 from search.report.figures.base import Drawing, Figure
 from search.report.figures.layer_axis import label_layers, wide_figure
-from search.report.figures.style import BASELINE_MARKS, BLUE, GRID, MUTED, PAPER, SKY, outside_legend
+from search.report.figures.style import BASELINE_MARKS, BLUE, GRID, MUTED, PAPER, SKY, end_at_whole, outside_legend
 from search.report.view import network_words
 
 if TYPE_CHECKING:
@@ -56,5 +56,6 @@ def relevance_kept(retention: Mapping[str, Any], report: Mapping[str, Any]) -> C
     least = min(layers, key=lambda entry: float(entry["retained"]))
     share = format_percent(retention["result"]["retained"])
     axes.set_title(f"{share} of the task relevance retained; least in {least['name']} ({format_percent(least['retained'])})")
+    end_at_whole(axes, "y")
     outside_legend(axes)
     return figure

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +53,8 @@ WIDTH = 7.5
 """Width of a figure, in inches: so narrow that its letters can be read on a small screen."""
 _LEGEND_COLUMNS = 96.0
 """Letters beside each other in a legend, the space of marks and gaps counted."""
+_ROUNDING = 1e-9
+"""Per cent by which a sum or a product of shares may lie beyond an end."""
 BASELINE_MARKS = {
     "uniform": ("s", ORANGE),
     "global_magnitude": ("D", PURPLE),
@@ -83,6 +86,28 @@ def outside_legend(axes: Axes, more: Axes | None = None) -> None:
     if labels and isinstance(figure, Figure):
         columns = max(1, min(len(labels), int(_LEGEND_COLUMNS // (max(map(len, labels)) + 6))))
         figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+
+
+def end_at_whole(axes: Axes, side: Literal["x", "y"]) -> None:
+    """End an axis in per cent at 0 and 100: no share lies beyond. Marks at the ends are drawn whole.
+
+    An axis with values beyond stays as it is, such as that of a cost above the reference's.
+    """
+    lowest, highest = axes.dataLim.intervalx if side == "x" else axes.dataLim.intervaly
+    if lowest < -_ROUNDING or highest > 100.0 + _ROUNDING:
+        return
+    if side == "x":
+        axes.set_xlim(max(axes.get_xlim()[0], 0.0), min(axes.get_xlim()[1], 100.0))
+    else:
+        axes.set_ylim(max(axes.get_ylim()[0], 0.0), min(axes.get_ylim()[1], 100.0))
+    for artist in (*axes.lines, *axes.collections):
+        artist.set_clip_on(False)
+
+
+def share_errors(shares: Sequence[float], errors: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return the lengths of error bars below and above shares in per cent, which end at 0 and 100."""
+    pairs = list(zip(shares, errors, strict=True))
+    return [min(error, share) for share, error in pairs], [min(error, 100.0 - share) for share, error in pairs]
 
 
 def whole_ticks(axes: Axes) -> None:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.metrics import Metric
 from search.report.figures.base import Drawing, Figure
-from search.report.figures.style import BASELINE_MARKS, BLUE, GRID, MUTED, SKY, new_figure, outside_legend, whole_ticks
+from search.report.figures.style import (
+    BASELINE_MARKS,
+    BLUE,
+    GRID,
+    MUTED,
+    SKY,
+    end_at_whole,
+    new_figure,
+    outside_legend,
+    whole_ticks,
+)
 from search.report.view import network_words, primary_of, score_metric, words
 
 if TYPE_CHECKING:
@@ -72,6 +82,8 @@ def training_figure(report: Mapping[str, Any], metric: Metric | None = None) -> 
     _plot(right, [point for point in scores if point[0] in kept], 100 if share else 1, ring, "this result, epoch handed on")
     left.set_ylabel("loss")
     right.set_ylabel(f"{'score' if metric is None else metric.label}, search split{' [%]' if share else ''}")
+    if share:
+        end_at_whole(right, "y")
     outside_legend(left, right)
     end = next((point for point in scores if kept and point[0] == kept[-1] > starts[str(histories[-1].get("stage", ""))]), None)
     when = "at the end" if end is None else f"in epoch {end[0]}, which was handed on"

@@ -18,6 +18,7 @@ from search.report.figures.style import new_figure
 from search.report.figures.testing import check_figure
 from search.report.figures.training import Training
 from search.report.page import render
+from spaces.registry import resolve
 from tests.search.report.report_sample import full_sample, sample, write_run
 
 
@@ -125,3 +126,45 @@ def test_a_search_of_one_candidate_has_no_figure() -> None:
 def test_powers_of_ten_are_numbers() -> None:
     (drawing,) = Sensitivity().draw(full_sample())
     assert "mathdefault" not in render_drawing(Sensitivity(), drawing).svg
+
+
+def of_whole_shares() -> dict[str, Any]:
+    """Return a report whose scores, and what is kept, lie at 100 % and at 0 %."""
+    report = full_sample()
+    for network in (report["reference"], report["result"], *report["baselines"].values()):
+        network["standard_errors"] = {"top1": 0.02}
+    report["reference"]["top1"], report["result"]["top1"], report["baselines"]["random"]["top1"] = 1.0, 0.995, 0.0
+    trials = report["searches"][0]["trials"]
+    trials[0]["metrics"] |= {"top1": 1.0, "macs": report["reference"]["macs"]}
+    trials[3]["metrics"]["top1"] = 0.0
+    for one, score in zip(report["resolved"], (0.0, 0.9, 1.0), strict=True):
+        one["result"] |= {"top1": score, "standard_errors": {"top1": 0.03}}
+    report["resolved"][2]["result"]["macs"] = report["reference"]["macs"]
+    for history in report["histories"]:
+        history["epochs"][-1]["search_score"] = 1.0
+    report["retention"]["result"]["layers"][0] |= {"chosen": 1.0, "retained": 1.0}
+    report["depth"] = [{"name": "a", "macs_share": 1.0, "kept": False}, {"name": "b", "macs_share": 0.0, "kept": True}]
+    return report
+
+
+def test_no_axis_of_shares_goes_beyond_the_whole() -> None:
+    report, seen = of_whole_shares(), set()
+    for name, figure in ((name, resolve(path)()) for name, path in FIGURES.items()):
+        for drawing in figure.draw(report) if figure.applies(report) else ():
+            for axes in drawing.canvas.axes:
+                ends = {axes.get_xlabel(): axes.get_xlim(), axes.get_ylabel(): axes.get_ylim()}
+                for label, (low, high) in ends.items():
+                    if "%" in label:
+                        seen.add(name)
+                        assert 0.0 <= low < high <= 100.0, (name, label)
+                bars = [segment for bar in axes.collections for segment in bar.get_segments()] if name == "resolved" else []
+                assert all(-1e-9 <= y <= 100.0 + 1e-9 for segment in bars for _, y in segment)
+    assert seen >= {"result", "front", "progress", "resolved", "training", "retention", "depth"}
+
+
+def test_an_axis_of_a_cost_above_the_reference_s_shows_it() -> None:
+    report = of_whole_shares()
+    report["searches"][0]["trials"][6]["metrics"]["macs"] = 1.2 * report["reference"]["macs"]
+    (drawing,) = Front().draw(report)
+    assert drawing.canvas.axes[0].get_xlim()[1] > 120.0
+    assert drawing.canvas.axes[0].get_ylim()[1] <= 100.0
