@@ -60,7 +60,7 @@ def all_met(targets: Mapping[str, Json]) -> bool | None:
 def contradicted(target: Json) -> bool:
     """Return whether the search's figure of a cost and the one at the end of the run differ in the verdict."""
     searched = target.get("searched")
-    return bool(searched) and searched["met"] != target["met"]
+    return searched is not None and bool(searched["met"] != target["met"])
 
 
 def source(report: Json, name: str = TIMED) -> str:
