@@ -38,7 +38,8 @@ class JointCost:
         for place, name in enumerate(counts.layers):
             self._calls.setdefault(name, []).append(place)
         self._traced = {name: float(dense[places].sum()) for name, places in self._calls.items()}
-        self._in_float = [entry.name for entry in found.frozen if entry.macs and entry.name in self._calls]
+        # By what is quantized, since PyTorch's attention is a single module before a cut, and several behind it.
+        self._in_float = [name for name in self._calls if name not in whole.macs]
         places = {name: place for place, name in enumerate(counts.tensors)}
         self._weights = {site.name: places[f"{site.name}.weight"] for site in found.layers}
         self._bytes, self._trained = _weights_of(network, counts.tensors, set(self._weights.values()))

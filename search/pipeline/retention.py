@@ -21,6 +21,7 @@ from spaces.channels.surgery import Cut
 from spaces.errors import UnsupportedModelError
 from spaces.execution.batch import to_device
 from spaces.importance.criterion import make_criterion, observe
+from spaces.layers.split_attention import split_form
 
 SAMPLES = 2048
 """Training samples that relevance is measured on, unaugmented."""
@@ -113,7 +114,7 @@ class Retention:
 
     def _measured(self, network: Network, groups: ChannelGroups) -> np.ndarray:
         """Return the relevance of every channel of ``network``, of shape ``(groups.width,)``."""
-        criterion = make_criterion("task_relevance", network.model.to(self._device), groups)
+        criterion = make_criterion("task_relevance", split_form(network.model.to(self._device)), groups)
         observe(criterion, observations(self._task, self._device, limit=SAMPLES))
         values: np.ndarray = criterion.values().cpu().numpy()
         return values

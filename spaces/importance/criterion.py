@@ -18,6 +18,7 @@ from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward, call
 from spaces.layers.layer_kind import LayerKind
+from spaces.layers.split_attention import split_form
 from spaces.registry import resolve, suggestion
 
 CriterionName = Literal[
@@ -199,8 +200,9 @@ def score(
     """
     probe = make_criterion(criterion, model, groups, options)
     if probe.learns:
-        if probe.gradients:
-            probe = make_criterion(criterion, _differentiable(model), groups, options)
+        # PyTorch's own attention calls none of its projections, whose outputs are what a criterion sees.
+        seeing = _differentiable(model) if probe.gradients else model
+        probe = make_criterion(criterion, split_form(seeing), groups, options)
         observe(probe, seen)
     return by_group(groups, probe.values())
 

@@ -24,12 +24,18 @@ class Taylor(Criterion):
     def __init__(self, model: nn.Module, groups: ChannelGroups, options: CriterionOptions | None = None) -> None:
         super().__init__(model, groups, options)
         normalized = _normalized(groups)
-        passing = {layer.name for layer in groups.layers if not layer.kind.produces}
+        # By tensor: code of one module may do both, such as attention that multiplies by parameters of its own.
+        passing = {
+            (layer.name, tensor)
+            for layer in groups.layers
+            if not layer.kind.produces
+            for tensor, _ in layer.kind.writers(layer.groups)
+        }
         norms = set(normalized.values())
         self._tensors = [
             (model.get_submodule(name).get_parameter(tensor), dim, places_on(self.device, places))
             for name, tensor, dim, places in writers(groups)
-            if (name in norms if name in passing else name not in normalized)
+            if (name in norms if (name, tensor) in passing else name not in normalized)
         ]
         self._sum = torch.zeros(groups.width, dtype=torch.float64, device=self.device)
         self._weight = torch.zeros((), dtype=torch.float64, device=self.device)

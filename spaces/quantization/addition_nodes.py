@@ -14,6 +14,7 @@ from spaces.errors import UnsupportedModelError, error_line
 from spaces.execution.batch import Nested
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.execution.forward import Forward
+from spaces.layers.split_attention import of_torch
 from spaces.quantization.fake_quantize import Quantizer
 from spaces.quantization.format import Format
 from spaces.quantization.layers import QuantizedLayer
@@ -47,7 +48,11 @@ def quantizer_path(addition: str) -> str:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, QuantizedLayer | Quantizer | _Probe) or super().is_leaf_module(m, module_qualified_name)
+        if isinstance(m, QuantizedLayer | Quantizer | _Probe):
+            return True
+        # PyTorch's attention is a leaf in the form that can be cut, too.
+        attention = isinstance(m, nn.MultiheadAttention | nn.TransformerEncoder | nn.Transformer) and of_torch(m)
+        return attention or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Probe(nn.Module):

@@ -18,6 +18,7 @@ from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelErro
 from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, Gather, make_criterion, places_on, writers
+from spaces.layers.split_attention import split_attention
 from spaces.sparsifiers.allocation import require_ratios
 from spaces.sparsifiers.base import Sparsifier
 from spaces.sparsifiers.channel_split import ChannelSplit, Scope
@@ -163,7 +164,7 @@ class GradientCut(Sparsifier):
         settings, channels = self.settings, self._channels
         options = CriterionOptions(settings.smoothing, settings.exponent)
         self._model, self._total = model, total_steps
-        self._criterion: Criterion = make_criterion(settings.importance, model, channels, options)
+        self._criterion: Criterion = make_criterion(settings.importance, split_attention(model), channels, options)
         self._step, self._left, self._left_share = 0, 0.0, 0.0
         self._zero_by = max(1, math.ceil(settings.decay * total_steps - 1e-9))
         device = next(model.parameters()).device

@@ -16,6 +16,7 @@ from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested, first_tensor_of
 from spaces.execution.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, Gather, make_criterion
+from spaces.layers.split_attention import split_attention
 from spaces.patterns import require_matches, value_of
 from spaces.sparsifiers.allocation import RatioAllocation, RatioProfile, require_ratios
 from spaces.sparsifiers.base import Sparsifier
@@ -194,7 +195,8 @@ class Probabilistic(Sparsifier):
             layers = channel_layers(self._channels, self._numbers)
             tensors = channel_tensors(model, self._channels, settings.groups, settings.draw)
             if settings.groups == "filters":
-                self._criterion = make_criterion(settings.importance, model, self._channels, CriterionOptions(smoothing=0.98))
+                options = CriterionOptions(smoothing=0.98)
+                self._criterion = make_criterion(settings.importance, split_attention(model), self._channels, options)
         self._used, self._interval, self._total = self._penalty, settings.interval or 0, total_steps
         if not self._interval:
             self._used, self._interval = derived_pace(layers, settings, settings.share * total_steps)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from search.output.unbroken import unbroken
 from search.report.answers import MOST_CLASSES, answer_section, class_rows, picture_source
 from search.report.compared import compared_answers, compared_modules
 from search.report.figures.blocks import MOST_BLOCKS, Blocks, blocks
@@ -72,7 +73,7 @@ def test_classes_that_have_names_are_shown_by_them(tmp_path: Path) -> None:
 def test_the_files_stand_with_their_own_sizes(tmp_path: Path) -> None:
     files = {"weights.safetensors": 1000, "model.onnx": 2500}
     page = render(write_run(tmp_path, {**sample(trials=10), "files": files})).read_text()
-    assert "Files on disk: weights.safetensors 1 kB, model.onnx 2.5 kB." in page
+    assert unbroken("Files on disk: weights.safetensors 1 kB, model.onnx 2.5 kB.") in page
     assert files_text({"files": {"weights.safetensors": 1000}}) == files_text({"files": None}) == ""
     assert "such as whole bytes" in files_text({"files": files, "bits": [{"name": "conv"}]})
 

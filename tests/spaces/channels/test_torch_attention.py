@@ -94,6 +94,7 @@ def made(kind: type[nn.Module], **options: Any) -> nn.Module:
         (Whole, {}, X, {"heads": 3, "channels": 3}),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*nested tensor.*:UserWarning")
 def test_heads_and_widths_are_open(
     kind: type[nn.Module], options: dict[str, Any], inputs: Any, expected: dict[str, int]
 ) -> None:
