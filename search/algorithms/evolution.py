@@ -302,7 +302,7 @@ class Evolution(Algorithm[EvolutionSettings]):
             self._over = self._ends
             return
         if notes["kind"] == "generation":
-            self._learn(notes["steps"])
+            self._learn(trial)
         if trial.state == "complete":
             self._parent = trial.proposal.candidate
         if notes["kind"] == "start":
@@ -310,13 +310,18 @@ class Evolution(Algorithm[EvolutionSettings]):
         self._unguarded = notes["kind"] == "generation"
         self._generation = notes["generation"] + 1
 
-    def _learn(self, steps: Sequence[Mapping[str, Any]]) -> None:
-        """Learn from the steps of a generation, as they are recorded."""
+    def _learn(self, trial: Trial) -> None:
+        """Learn from the steps of a generation, as its trial records them."""
         objective = self._problem.objectives[0]
         self._model.forget()
-        for step in steps:
+        for step in trial.proposal.notes["steps"]:
             # Rows of a run that was begun before there was a model have no levels.
             known = [row for row in step["candidates"] if row["score"] is not None and "levels" in row]
+            if not all(self._genomes.fits(row["levels"]) for row in known):
+                raise SecateursError(
+                    f"trial {trial.number} records levels that are none of the space: its record is damaged, or of another "
+                    "space; give the run another name"
+                )
             gains = [objective.gain({objective.metric: row["score"]}) for row in known]
             share = step["images"] / self._settings.steps[-1][0]
             self._model.learn(np.array([row["levels"] for row in known]), np.array(gains), share)

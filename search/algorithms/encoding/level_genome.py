@@ -50,6 +50,12 @@ class LevelGenome:
             found[place] = exact[0] if exact else int(np.abs(self._sizes[place] - _size(value)).argmin())
         return found
 
+    def fits(self, levels: object) -> bool:
+        """Return True for a list, such as one from a record, that has a level of every decision."""
+        if not isinstance(levels, list) or len(levels) != len(self._tops):
+            return False
+        return all(type(level) is int and 0 <= level <= top for level, top in zip(levels, self._tops, strict=True))
+
     def excess(self, genome: Genome) -> float:
         """Return the summed shares by which costs exceed their targets and the space's own limits, 0 within the budget."""
         candidate = self.candidate(genome) if self._targets or self._capped else None

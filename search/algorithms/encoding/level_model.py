@@ -77,17 +77,20 @@ class LevelModel:
     def expect(self, genomes: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Vector:
         """Return the gains of candidates that drawn elasticities expect, but for a constant, shape ``(draws, candidates)``."""
         noise, size = NOISE**2, len(self._cross)
+        precision, mean = self._posterior(noise)
         # The noise is what the mean leaves, over the freedom that it leaves (MacKay 1992, "Bayesian interpolation").
         for _ in range(4):
-            precision = self._gram / noise + self._prior
-            mean = np.linalg.solve(precision, self._cross / noise)
             left = max(0.0, self._square - 2.0 * float(mean @ self._cross) + float(mean @ self._gram @ mean))
             used = float(np.trace(np.linalg.solve(precision, self._gram / noise)))
             noise = (left + NOISE_COUNT * NOISE**2) / (max(0.0, self._freedom - used) + NOISE_COUNT)
-        precision = self._gram / noise + self._prior
-        mean = np.linalg.solve(precision, self._cross / noise)
+            precision, mean = self._posterior(noise)
         drawn = mean[:, None] + np.linalg.solve(np.linalg.cholesky(precision).T, rng.standard_normal((size, draws)))
         return (drawn - 1.0).T @ self._shares(genomes).T
+
+    def _posterior(self, noise: float) -> tuple[Vector, Vector]:
+        """Return precision and mean of what decisions' elasticities differ by from -1, at a variance of the noise."""
+        precision = self._gram / noise + self._prior
+        return precision, np.linalg.solve(precision, self._cross / noise)
 
     def _shares(self, genomes: NDArray[np.int64]) -> Vector:
         """Return the errors of levels as shares of the mean sum over all decisions of the same kind, as ``genomes``."""

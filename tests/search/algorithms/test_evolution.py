@@ -257,3 +257,16 @@ def test_a_run_that_was_begun_without_levels_in_its_record_goes_on():
     algorithm.tell(trials[0])
     algorithm.tell(dataclasses.replace(trials[1], proposal=old))
     assert algorithm.ask(1)[0].step is not None
+
+
+@pytest.mark.parametrize("levels", [[1, 2], [0, 0, 0, 99], [0, 0, 0, -1], [0, 0, 0, "1"], "0000", None])
+def test_recorded_levels_of_no_candidate_are_refused(levels):
+    made = case(generations=4)
+    trials = made.run()
+    steps = trials[1].proposal.notes["steps"]
+    wrong = [{**step, "candidates": [{**row, "levels": levels} for row in step["candidates"]]} for step in steps]
+    damaged = dataclasses.replace(trials[1].proposal, notes={**trials[1].proposal.notes, "steps": wrong})
+    algorithm = made.make()
+    algorithm.tell(trials[0])
+    with pytest.raises(SecateursError, match="trial 1 records levels that are none of the space"):
+        algorithm.tell(dataclasses.replace(trials[1], proposal=damaged))
