@@ -89,7 +89,7 @@ class LevelModel:
 
     def _posterior(self, noise: float) -> tuple[Vector, Vector]:
         """Return precision and mean of what decisions' elasticities differ by from -1, at a variance of the noise."""
-        precision = self._gram / noise + self._prior
+        precision: Vector = self._gram / noise + self._prior
         return precision, np.linalg.solve(precision, self._cross / noise)
 
     def _shares(self, genomes: NDArray[np.int64]) -> Vector:
