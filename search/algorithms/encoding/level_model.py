@@ -90,7 +90,7 @@ class LevelModel:
     def _posterior(self, noise: float) -> tuple[Vector, Vector]:
         """Return precision and mean of what decisions' elasticities differ by from -1, at a variance of the noise."""
         precision: Vector = self._gram / noise + self._prior
-        return precision, np.linalg.solve(precision, self._cross / noise)
+        return precision, np.asarray(np.linalg.solve(precision, self._cross / noise), dtype=np.float64)
 
     def _shares(self, genomes: NDArray[np.int64]) -> Vector:
         """Return the errors of levels as shares of the mean sum over all decisions of the same kind, as ``genomes``."""
