@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -50,6 +50,15 @@ def slice_channels(model: nn.Module, transformation: Mapping[str, Any]) -> nn.Mo
     """
     _check_cut(model, transformation)
     return apply_cut(model, Cut.from_json(transformation))
+
+
+def cuts_among(transformations: Iterable[Mapping[str, Any]]) -> Iterator[Cut]:
+    """Yield the cuts among recorded changes of structure, those inside sequences included."""
+    for one in transformations:
+        if one["kind"] == "slice_channels":
+            yield Cut.from_json(one)
+        elif one["kind"] == "sequence":
+            yield from cuts_among(one["steps"])
 
 
 def _check_cut(model: nn.Module, record: Mapping[str, Any]) -> None:

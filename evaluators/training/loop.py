@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from evaluators.training.state import (
     save_state,
     training_identity,
 )
+from spaces.channels.surgery import Cut
 from spaces.execution.batch import to_device
 from spaces.execution.evaluation_mode import evaluation_mode
 from spaces.sparsifiers.base import Sparsifier
@@ -48,6 +49,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     sparsifier: Sparsifier | None = None,
     teacher: nn.Module | None = None,
+    cuts: Sequence[Cut] = (),
     stop_when_finished: bool = False,
     until: int | None = None,
     until_step: int | None = None,
@@ -72,6 +74,7 @@ def train(
         checkpoint: Storage to resume from, if it holds a state, and to save to after every epoch; None for neither.
         sparsifier: Hooks into every step, or None.
         teacher: The reference network, used in evaluation mode if ``settings.distillation`` is set.
+        cuts: Cuts between the teacher and ``model``, in order, by which their features are compared.
         stop_when_finished: Whether training ends after the epoch in which the sparsifier is finished.
         until: Number of epochs to stop after, at most ``settings.epochs``; the schedule stays that of the whole training, and
             another call with the same checkpoint resumes it.
@@ -110,7 +113,7 @@ def train(
             channels_last(model, settings.channels_last),
             synchronized_statistics(model, ranks if _synchronized(settings) else Ranks()),
         ):
-            session = Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step, ranks)
+            session = Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step, ranks, cuts)
             last = settings.epochs if until is None else min(until, settings.epochs)
             return _epochs(session, seed, checkpoint, stop_when_finished, last, until_step, moments, on_epoch)
     finally:

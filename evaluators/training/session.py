@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from evaluators.task import Task
 from evaluators.training.average import Average
 from evaluators.training.errors import DivergedError, TrainingError
+from evaluators.training.features import FeatureDistance
 from evaluators.training.hardware import autocast
 from evaluators.training.image_operations import ImageOperations
 from evaluators.training.imported import ImportedSettings, OwnLoss, OwnSchedule
@@ -24,6 +26,7 @@ from evaluators.training.settings import TrainingSettings
 from evaluators.training.shards import shard_statistics
 from evaluators.training.state import BegunEpoch
 from evaluators.training.step_profile import StepProfile
+from spaces.channels.surgery import Cut
 from spaces.execution.batch import Nested, not_finite, select, to_device
 from spaces.sparsifiers.base import Sparsifier
 
@@ -45,6 +48,7 @@ class Session:
         teacher: nn.Module | None,
         on_step: Callable[[int, int], None] | None,
         ranks: Ranks,
+        cuts: Sequence[Cut] = (),
     ) -> None:
         self.model = model
         self.task = task
@@ -55,6 +59,7 @@ class Session:
         self.sparsifier = sparsifier
         self.distillation = settings.distillation if teacher is not None else None
         self.teacher = teacher if self.distillation is not None else None
+        self.features = self.feature_distance(cuts)
         self.on_step = on_step
         self.ranks = ranks
         self.optimizer = make_optimizer(model, settings.optimizer)
@@ -70,6 +75,15 @@ class Session:
         self.operations = (
             ImageOperations(settings.rand_augment, settings.erasing or 0.0, task.pixel_scale) if operates else None
         )
+
+    def feature_distance(self, cuts: Sequence[Cut]) -> FeatureDistance | None:
+        """Return what compares features of network and teacher, which ``cuts`` lie between; None where none are."""
+        if self.teacher is None or self.distillation is None or self.distillation.features is None:
+            return None
+        size = self.settings.batch_size
+        inputs, _ = next(iter(self.task.batches("train", size, limit=size)))
+        batch = to_device(inputs, self.device)
+        return FeatureDistance(self.model, self.teacher, self.distillation.features, cuts, batch, self.task.forward)
 
     def epoch(self, epoch: int, seed: int, begun: BegunEpoch | None, until_step: int | None) -> float | BegunEpoch:
         """Train for one epoch and return its mean loss, or its state where it stops inside.
@@ -87,7 +101,8 @@ class Session:
         patience = 1 if self.device.type == "cpu" else LOSSES_PER_CHECK
         self.model.train()
         # Dropout and the like draw from torch's global generator: seed it for this epoch, and put it back.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        watching = nullcontext() if self.features is None else self.features.watching()
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), watching:
             torch.default_generator.manual_seed(inner)
             if self.device.type == "cuda":
                 torch.cuda.manual_seed(inner)
@@ -228,7 +243,10 @@ class Session:
         with torch.no_grad():
             answers = self.task.forward(self.teacher, inputs)
         distance = self.task.distillation_loss(outputs, answers, self.distillation.temperature)
-        return (1 - self.distillation.weight) * loss + self.distillation.weight * distance
+        loss = (1 - self.distillation.weight) * loss + self.distillation.weight * distance
+        if self.features is not None:
+            loss = loss + self.features.weight * self.features.take()
+        return loss
 
     def require_finite(self, losses: list[Tensor], epoch: int, first: int, batch: Nested = None) -> None:
         """Raise DivergedError if one of ``losses``, those from step ``first`` of the epoch on, is not finite; name its entry.

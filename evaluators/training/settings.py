@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from evaluators.training.average import EmaSettings
+from evaluators.training.features import FeatureSettings
 from evaluators.training.image_operations import RandAugmentSettings
 from evaluators.training.imported import ImportedSettings
 from evaluators.training.kept_epoch import KeepEpoch
@@ -22,12 +23,14 @@ class DistillationSettings:
     Attributes:
         weight: Share of the distillation loss, from 0 to 1; the task's loss has the rest.
         temperature: Divisor of both networks' logits, above 0; higher is softer.
+        features: Options of learning from the outputs of the reference network's parts besides; null for its outputs alone.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     weight: float = 0.5
     temperature: float = 4.0
+    features: FeatureSettings | None = None
 
     def __post_init__(self) -> None:
         """Check the range of every option.

@@ -21,6 +21,7 @@ from search.executors.trial_checkpoints import EndState
 from search.run.network import Network, restore
 from search.run.stage_run import device_of
 from search.study.trial import Trial
+from spaces.channels.surgery import Cut
 from spaces.sparsifiers.base import Sparsifier
 
 
@@ -31,6 +32,7 @@ class PackedTraining:
     Attributes:
         network: Weights and changes of structure of the network, packed.
         teacher: Those of the network to learn from; None without distillation.
+        cuts: Cuts between the two, in order.
         sparsifier: The sparsifier, which has seen no network yet; None without one.
         settings: The training.
         seed: Its seed.
@@ -42,6 +44,7 @@ class PackedTraining:
 
     network: bytes
     teacher: bytes | None
+    cuts: Sequence[Cut]
     sparsifier: Sparsifier | None
     settings: TrainingSettings
     seed: int
@@ -60,7 +63,8 @@ class PackedTraining:
         task = same_task(self.build_task, self.fingerprint)
         teacher = None if self.teacher is None else unpacked(self.teacher, task)
         device = device_of(self.device)
-        return RankTraining(unpacked(self.network, task), teacher, self.sparsifier, task, self.settings, self.seed, device)
+        model = unpacked(self.network, task)
+        return RankTraining(model, teacher, self.cuts, self.sparsifier, task, self.settings, self.seed, device)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class RankTraining:
     Attributes:
         model: The network.
         teacher: The network to learn from, or None.
+        cuts: Cuts between the two, in order.
         sparsifier: The sparsifier, or None.
         task: Data, loss and score.
         settings: The training.
@@ -79,6 +84,7 @@ class RankTraining:
 
     model: nn.Module
     teacher: nn.Module | None
+    cuts: Sequence[Cut]
     sparsifier: Sparsifier | None
     task: Task
     settings: TrainingSettings
@@ -101,6 +107,7 @@ class RankTraining:
             checkpoint=checkpoint,
             sparsifier=copy.copy(self.sparsifier),
             teacher=self.teacher,
+            cuts=self.cuts,
             on_epoch=on_epoch,
             ranks=ranks,
         )

@@ -21,6 +21,7 @@ from search.executors.base import Job
 from search.executors.trial_checkpoints import EndState, MissingStateError
 from search.run.network import Network, restore
 from search.study.trial import Proposal, Trial
+from spaces.transformation import cuts_among
 
 STEPS = "steps"
 """Note of a proposal: number of optimizer steps after which a finalist is measured."""
@@ -65,6 +66,7 @@ class RungTrainer:
         device: Device of the networks.
         training: The training, of which these are the first steps.
         teacher: The network to learn from; None without distillation.
+        changes: Number of its changes of structure, which the finalists have had, too.
         ranks: Place of this process among those that train a finalist together.
     """
 
@@ -74,6 +76,7 @@ class RungTrainer:
     device: torch.device
     training: TrainingSettings
     teacher: nn.Module | None
+    changes: int = 0
     ranks: Ranks = field(default_factory=Ranks)
 
     def among(self, ranks: Ranks) -> RungTrainer:
@@ -104,6 +107,7 @@ class RungTrainer:
             device=self.device,
             checkpoint=checkpoint,
             teacher=self.teacher,
+            cuts=tuple(cuts_among(network.transformations[self.changes :])),
             until_step=proposal.notes[STEPS],
             ranks=self.ranks,
         )

@@ -27,9 +27,11 @@ from search.executors.trial_checkpoints import Continued, EndState, MissingState
 from search.study.trial import Proposal, Trial
 from spaces.base import SearchSpace, Solve
 from spaces.candidate import Candidate
+from spaces.channels.surgery import Cut
 from spaces.errors import SecateursError
 from spaces.execution.randomness import seed_of
 from spaces.sparsifiers.base import Sparsifier
+from spaces.transformation import cuts_among
 
 _UNTRAINED = "this space trains its candidates: expected search.training: {epochs: ...}, got none"
 
@@ -237,6 +239,11 @@ class TrialEvaluator:
         if proposal.fidelity == 0.0:
             return prepared.to(self.device).eval(), None if moments is None else TrainingMoments.of(moments, training)
         continued = Continued(checkpoint, start) if start is not None and same else None
+        sparsifier = sparsifier if sparsifier is not None else self.space.sparsifier(candidate)
+        cuts: tuple[Cut, ...] = ()
+        if training.distillation is not None and sparsifier is None:
+            # Which channels go is known before the training, as nothing in it decides that.
+            cuts = tuple(cuts_among([self.space.transformation(candidate)]))
         history = train(
             prepared,
             self.task,
@@ -244,8 +251,9 @@ class TrialEvaluator:
             seed=trial_seed(self.seed, candidate),
             device=self.device,
             checkpoint=checkpoint if continued is None else continued,
-            sparsifier=sparsifier if sparsifier is not None else self.space.sparsifier(candidate),
+            sparsifier=sparsifier,
             teacher=self.model if training.distillation is not None else None,
+            cuts=cuts,
             until=math.ceil(proposal.fidelity * training.epochs - 1e-9),
             moments=moments,
             ranks=self.ranks,

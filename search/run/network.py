@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from evaluators.task import Task
 from evaluators.training.moments import TrainingMoments
+from spaces.channels.surgery import Cut
 from spaces.cloning.clone import clone
 from spaces.cloning.plain_network import without_wrappers
 from spaces.errors import NetworkWarning
 from spaces.quantization.record import PACK, is_quantized, pack_weights
-from spaces.transformation import apply
+from spaces.transformation import apply, cuts_among
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Network:
         if not is_quantized(self.model):
             return self
         return Network(pack_weights(self.model), (*self.transformations, PACK))
+
+    def cuts_since(self, reference: Network) -> tuple[Cut, ...]:
+        """Return the cuts between ``reference``, which this network was made from, and this network, in order."""
+        return tuple(cuts_among(self.transformations[len(reference.transformations) :]))
 
     def digest(self) -> str:
         """Return a hash of structure, weights, moments and memory layout: networks with equal digests give equal results."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from search.run.network import Network
 from search.run.stage_run import DryRun, StageRun
 from search.stages.base import Stage
-from search.stages.solving import cuts_among, solve_layers, tell_costs
+from search.stages.solving import solve_layers, tell_costs
 from spaces.reconstruction.record import RECONSTRUCTED
 from spaces.reconstruction.settings import ReconstructionSettings
 
@@ -32,8 +32,7 @@ class Reconstruct(Stage[ReconstructionSettings]):
     def run(self, network: Network, run: StageRun) -> Network:
         """Return the network with solved weights."""
         reference = run.reference
-        before = () if reference is None else reference.transformations
-        cuts = list(cuts_among(network.transformations[len(before) :]))
+        cuts = () if reference is None else network.cuts_since(reference)
         if reference is None or not cuts:
             run.log.write(f"{run.label}: no channels were cut, so that there is nothing to solve for")
             return network

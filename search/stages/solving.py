@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import count
 from typing import Any
@@ -28,15 +28,6 @@ BATCH = 64
 
 EVERY = 10.0
 """Seconds between two writings of what is solved so far."""
-
-
-def cuts_among(transformations: Iterable[Mapping[str, Any]]) -> Iterator[Cut]:
-    """Yield the cuts among recorded changes of structure, those inside sequences included."""
-    for one in transformations:
-        if one["kind"] == "slice_channels":
-            yield Cut.from_json(one)
-        elif one["kind"] == "sequence":
-            yield from cuts_among(one["steps"])
 
 
 def tell_costs(

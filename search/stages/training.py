@@ -98,6 +98,7 @@ def carry_out(
         on_epoch: Called with the record of every new epoch.
     """
     execution = run.execution
+    cuts = () if teacher is None else network.cuts_since(teacher)
     known = checkpoint.load() if execution.training_workers > 1 else None
     if execution.training_workers > 1 and (known is None or not is_complete(known[1], settings)):
         # Only a training that leaves this process needs what takes it there.
@@ -113,6 +114,7 @@ def carry_out(
         training = PackedTraining(
             network=packed(network),
             teacher=None if teacher is None else packed(teacher),
+            cuts=cuts,
             sparsifier=sparsifier,
             settings=settings,
             seed=run.seed,
@@ -133,6 +135,7 @@ def carry_out(
         checkpoint=checkpoint,
         sparsifier=sparsifier,
         teacher=None if teacher is None else teacher.model,
+        cuts=cuts,
         on_epoch=on_epoch,
         ranks=Ranks(0, execution.training_workers, behind=True),
     )

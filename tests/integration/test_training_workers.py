@@ -46,7 +46,7 @@ stages:
       objectives: {top1: maximize}
       target: {macs: "<= 40%"}
       finalists: {count: 2, steps: [5], training: *training}
-  - retrain: {epochs: 2, batch_size: 50, optimizer: {name: sgd, lr: 0.05}, distillation: {}, autocast: "off"}
+  - retrain: {epochs: 2, batch_size: 50, optimizer: {name: sgd, lr: 0.05}, distillation: {features: {}}, autocast: "off"}
 """
 
 

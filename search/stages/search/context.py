@@ -31,7 +31,6 @@ from search.stages.search.settings import SearchSettings
 from search.stages.search.space import describe_frozen, require_fitting, space_of
 from search.stages.search.tables import search_tables
 from search.stages.search.targets import measured_targets, reachable_targets, reference_value, resolve_targets
-from search.stages.solving import cuts_among
 from search.stages.training import sparsifier_note
 from search.study.problem import Objective, Problem, Target
 from search.study.trial import Proposal
@@ -188,8 +187,7 @@ def _dense(network: Network, reference: Network, run: StageContext, settings: Se
     """Return the network that candidates are compared with, None for the one that enters the search."""
     if settings.passes is None or not settings.passes.dense:
         return None
-    cuts = cuts_among(network.transformations[len(reference.transformations) :])
-    return Dense(reference.model.to(run.device).eval(), tuple(cuts))
+    return Dense(reference.model.to(run.device).eval(), network.cuts_since(reference))
 
 
 def _latency_tables(

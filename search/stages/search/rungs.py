@@ -111,7 +111,8 @@ def halve_finalists(
     training = training_of(settings, run)
     reference = run.reference if run.reference is not None else context.network
     teacher = reference.model if training.distillation is not None else None
-    trainer = RungTrainer(context.evaluator.model, run.task, run.seed, run.device, training, teacher)
+    changes = len(reference.transformations)
+    trainer = RungTrainer(context.evaluator.model, run.task, run.seed, run.device, training, teacher, changes)
     files = FinalistFiles(run.folder / FINALISTS, run.warn)
     race = _Race(finalists, context, settings, run, trainer, files)
     winner = race.run(solve)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from evaluators.task import Batch
 from evaluators.tasks.classification import Classification
 from evaluators.training.checkpoint import FileCheckpoint
+from evaluators.training.features import FeatureSettings
 from evaluators.training.loop import train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.ranks import Ranks
@@ -33,6 +34,7 @@ BASE = TrainingSettings(
 )
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
+    "features": {"distillation": DistillationSettings(features=FeatureSettings(layers=("inner_norm", "pool")))},
     "mixed": {"mixup": 0.4, "cutmix": 1.0, "erasing": 0.3, "distillation": DistillationSettings()},
 }
 SPARSIFIERS: dict[str, Callable[[], Sparsifier]] = {

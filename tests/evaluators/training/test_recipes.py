@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from evaluators.task import PixelScale
 from evaluators.training.average import EmaSettings
 from evaluators.training.checkpoint import FileCheckpoint
+from evaluators.training.features import FeatureSettings
 from evaluators.training.image_operations import ImageOperations, RandAugmentSettings
 from evaluators.training.imported import ImportedSettings, OwnSchedule
 from evaluators.training.loop import TrainingError, train
@@ -35,6 +36,7 @@ RECIPES = {
     "shards": {"shards": 4, "mixup": 0.4},
     "clip": {"clip_value": 1e-3, "clip_norm": 1.0},
     "part": {"train_only": ("norms", "biases", "head"), "distillation": DistillationSettings()},
+    "features": {"distillation": DistillationSettings(features=FeatureSettings(layers=("bn",)))},
     "rates": {"optimizer": OptimizerSettings(no_decay=("classifier.*", "positions"), rates={"classifier": 3.0})},
     "own": {
         "optimizer": OptimizerSettings(f"{OWN}.Counting", lr=0.01),

@@ -6,6 +6,7 @@ that the meta device stands for it.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from evaluators.training.average import EmaSettings
+from evaluators.training.features import FeatureSettings
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.ranks import Ranks
 from evaluators.training.session import Session
@@ -32,6 +34,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "both mixings": {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1},
     "shards": {"shards": 2},
     "distillation": {"distillation": DistillationSettings()},
+    "features": {"distillation": DistillationSettings(features=FeatureSettings(layers=("bn",)))},
 }
 
 
@@ -58,7 +61,8 @@ def step(settings: TrainingSettings, network: nn.Module | None = None, sparsifie
         sparsifier.start(model, 2)
     session = Session(model, task, settings, META, 4, sparsifier, teacher, None, Ranks())
     model.train()
-    losses = [session.step(number, 0, inputs, targets) for number in range(2)]
+    with nullcontext() if session.features is None else session.features.watching():
+        losses = [session.step(number, 0, inputs, targets) for number in range(2)]
     states = [tensor for state in session.optimizer.state.values() for tensor in state.values() if torch.is_tensor(tensor)]
     # A step counter of one number stays with the host, as an optimizer wants it.
     return [tensor.device.type for tensor in (*losses, *model.parameters(), *states) if tensor.dim() or tensor.requires_grad]

@@ -38,7 +38,7 @@ stages:
       reconstruct: {images: 64}
 """
 STEPS = "      finalists: {count: 4, steps: [2, 5, 8]}\n"
-TRAINING = "{epochs: 2, batch_size: 50, optimizer: {name: sgd, lr: 0.1}, distillation: {}}"
+TRAINING = "{epochs: 2, batch_size: 50, optimizer: {name: sgd, lr: 0.1}, distillation: {features: {}}}"
 RETRAIN = f"  - retrain: {TRAINING}\n"
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
