@@ -1,12 +1,14 @@
 """How fast candidates are built, evaluated and searched, against deep copy, Torch-Pruning and a plain loop.
 
-    python -m benchmarks.evaluation_throughput --data FOLDER [--parts build evaluate search]
+    python -m benchmarks.evaluation_throughput --data FOLDER [--parts build evaluate compare search]
 
 Same masks, images and dtype, one torch thread. ResNet-20 sees Fashion-MNIST at 28 pixels, ResNet-18 random images at 224.
 ``build``: milliseconds from a mask to the smaller network. ``evaluate``: candidates per second, from the mask to the score
-after BatchNorm re-calibration, beside the bare forward passes of the same batches. ``search``: a whole search with racing
-against one that evaluates everything (see :mod:`benchmarks.racing_throughput`). Torch-Pruning only removes channels, so that
-the networks compared are ours without compensation; what the search builds by default is the row ``compensated``.
+after BatchNorm re-calibration, beside the bare forward passes of the same batches. ``compare``: a candidate of a step of
+``evolution``, from the mask to its divergence, solved layers apart, beside the bare forward passes. ``search``: a whole
+search with racing against one that evaluates everything (see :mod:`benchmarks.racing_throughput`). Torch-Pruning only
+removes channels, so that the networks compared are ours without compensation; what the search builds by default is the row
+``compensated``.
 Times are wall-clock and CPU time of the process: on a machine that others use too, the second is the one to compare.
 Every part writes its numbers to ``--results`` when it is done.
 """
@@ -33,6 +35,7 @@ from benchmarks.straightforward_way import TorchPruningWay, bare, passes
 from benchmarks.throughput_table import table
 from evaluators.accuracy import Accuracy, AccuracySettings
 from evaluators.cost import Cost, CostSettings
+from evaluators.divergence import Divergence, DivergenceSettings
 from evaluators.task import Batch, Task
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.data import DataSettings
@@ -42,15 +45,19 @@ from evaluators.tasks.small_images import FashionMNIST
 from search.algorithms.genetics.racing import RacingSettings
 from search.algorithms.random import RandomSearch, RandomSettings
 from search.executors.base import Job
+from search.executors.step_solving import Dense, StepSolving
 from search.executors.trial_evaluator import TrialEvaluator
 from search.output.atomic import write_json
 from search.stages.search.space import CALIBRATION_SAMPLES
-from search.study.trial import Proposal, Trial
+from search.study.trial import Form, Proposal, Step, Trial
+from spaces.base import Solve
 from spaces.channel_mask import ChannelMask
 from spaces.execution.batch import to_device
+from spaces.reconstruction.settings import ReconstructionSettings
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
+FORMS: tuple[Form, ...] = ("rough", "close")
 Numbers = dict[str, Any]
 
 
@@ -76,15 +83,27 @@ class Case:
     task: Task
     accuracy: AccuracySettings
     evaluated: int
+    compared: int
 
 
 def cases(data: str) -> Iterator[Case]:
     """Yield the two networks."""
     images = FashionMNIST(DataSettings(root=data, search_size=1024, train_size=2048))
     task = Classification(ModelSettings("spaces.networks.resnet20", {"in_channels": 1, "classes": 10}), images)
-    yield Case("resnet20 at 28", task, AccuracySettings(batch_norm_batches=4), evaluated=5)
+    yield Case("resnet20 at 28", task, AccuracySettings(batch_norm_batches=4), evaluated=5, compared=1024)
     task = Classification(ModelSettings("torchvision.models.resnet18"), RandomImages(DataSettings(search_size=32)))
-    yield Case("resnet18 at 224", task, AccuracySettings(batch_norm_batches=2, batch_size=16), evaluated=3)
+    yield Case("resnet18 at 224", task, AccuracySettings(batch_norm_batches=2, batch_size=16), evaluated=3, compared=48)
+
+
+class TimedSolving(StepSolving):
+    """Solves the layers of candidates of steps, and times it."""
+
+    watch: Stopwatch
+
+    def solve(self, dense: Dense, task: Task, seed: int, device: torch.device, form: Form) -> Solve:
+        """Return what solves the layers of a smaller network, timed."""
+        solve = super().solve(dense, task, seed, device, form)
+        return lambda small, cut: self.watch.time("solve", solve, small, cut)
 
 
 class Bench:
@@ -173,6 +192,29 @@ class Bench:
             "compensated_to_bare": compensated.ratio("ours", "bare"),
         }
 
+    def compare(self) -> Numbers:
+        """Time comparisons of candidates within a generation, solved layers apart, and the bare passes of the same images."""
+        case, size = self.case, self.case.accuracy.batch_size
+        evaluators_run = [Cost(CostSettings()), Divergence(DivergenceSettings(batch_size=size))]
+        inputs = [inputs for inputs, _ in case.task.batches("train", size, limit=case.compared)]
+        passed = [to_device(batch, CPU, channels_last=True) for batch in inputs]
+        numbers: Numbers = {}
+        for form in FORMS:
+            solving = TimedSolving(ReconstructionSettings())
+            evaluator = TrialEvaluator(self.space, self.model, case.task, evaluators_run, 0, CPU, solving=solving)
+            for index in range(case.evaluated + 1):
+                if index <= 1:
+                    watch = solving.watch = Stopwatch()  # The first candidate warms up.
+                step = Step(case.compared, index, form)
+                trial = watch.time("ours", evaluator.evaluate, Job(index, Proposal(self.candidates[index], step=step)))
+                if trial.error:
+                    raise RuntimeError(f"{case.name}, mask {index}: {trial.error}")
+                watch.rest("without_solving", "ours", ["solve"])
+                watch.time("bare", bare, self.space.realize(self.model, self.candidates[index]), [], passed)
+            ratio = watch.ratio("without_solving", "bare")
+            numbers[form] = {"images": sum(map(len, inputs)), **watch.milliseconds(), "without_solving_to_bare": ratio}
+        return numbers
+
     def _ours(self, watch: Stopwatch, space: ChannelMask, index: int) -> Trial:
         """Evaluate a candidate as the search does, and time its parts."""
         evaluators_run = [Cost(CostSettings()), Accuracy(self.case.accuracy)]
@@ -200,6 +242,10 @@ def _evaluate(options: argparse.Namespace, report: Callable[[str], None]) -> Num
     return {case.name: Bench(case, case.evaluated + 1).evaluate() for case in cases(options.data)}
 
 
+def _compare(options: argparse.Namespace, report: Callable[[str], None]) -> Numbers:
+    return {case.name: Bench(case, case.evaluated + 1).compare() for case in cases(options.data)}
+
+
 def _search(options: argparse.Namespace, report: Callable[[str], None]) -> Numbers:
     checkpoint = options.checkpoint or options.results.with_name("evaluation_throughput-resnet20.safetensors")
     plan = Plan(
@@ -218,6 +264,7 @@ def _search(options: argparse.Namespace, report: Callable[[str], None]) -> Numbe
 PARTS: dict[str, Callable[[argparse.Namespace, Callable[[str], None]], Numbers]] = {
     "build": _build,
     "evaluate": _evaluate,
+    "compare": _compare,
     "search": _search,
 }
 

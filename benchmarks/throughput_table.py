@@ -28,6 +28,11 @@ def table(numbers: Numbers) -> str:
         for way, times in (("ours", row), ("compensated", row["compensated"])):
             parts = ", ".join(f"{part} {times[part]['cpu_ms']['median']:.1f}" for part in PARTS)
             lines.append(f"  of {way}, in ms of CPU: {parts}")
+    for name, forms in numbers.get("compare", {}).items():
+        for form, row in forms.items():
+            lines.append(f"\ncomparing candidates of a step, {name}, {form}, {row['images']} images")
+            lines += [_times(way, row[way]) for way in ("ours", "solve", "without_solving", "bare")]
+            lines.append(f"  without solving / bare: {_clocks(row['without_solving_to_bare'])} (aim 1.2)")
     if found := numbers.get("search"):
         plan = found["plan"]
         lines.append(
