@@ -31,6 +31,8 @@ OPSETS = {2: 25, 4: 21, 8: 21}
 _IR_VERSIONS = {2: 13, 4: 10, 8: 10}
 _INTEGER_LAYERS = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat")
 _FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose", "MatMulNBits")
+_SHIFT = 128
+"""Zero point of 8-bit weights."""
 _INTEGERS = re.compile(r"(?:^|\.)weight_integers_(\d)$")
 
 
@@ -74,17 +76,26 @@ def with_onnx_operators(module: nn.Module, form: Form) -> nn.Module:
 
 
 class _Weight(nn.Module):
+    """Stored weight; one of 8 bits is written without sign, shifted by :data:`_SHIFT`.
+
+    On x86 processors without VNNI instructions ONNX Runtime adds up pairs of products of unsigned inputs and signed weights in
+    16 bits, which overflow from 8 bits on, and computes unsigned weights without overflow. With VNNI both are one.
+    """
+
     def __init__(self, stored: StoredWeight, version: int) -> None:
         super().__init__()
-        self.register_buffer(f"weight_integers_{stored.bits}", stored.integers().to(torch.int8))
-        self.register_buffer("scale", stored.scale.detach().clone())
+        integers, scale = stored.integers(), stored.scale.detach().clone()
         self.name, self.axis, self.version = f"weight_integers_{stored.bits}", stored.axis, version
+        self.zero_point = torch.full_like(scale, _SHIFT, dtype=torch.uint8) if stored.bits == 8 else None
+        unsigned = self.zero_point is not None
+        self.register_buffer(self.name, (integers + _SHIFT).to(torch.uint8) if unsigned else integers.to(torch.int8))
+        self.register_buffer("scale", scale)
 
     def forward(self) -> Tensor:
         integers = self.get_buffer(self.name)
         return torch.onnx.ops.symbolic(
             "DequantizeLinear",
-            (integers, self.get_buffer("scale")),
+            (integers, self.get_buffer("scale"), *([] if self.zero_point is None else [self.zero_point])),
             attrs={"axis": self.axis},
             dtype=torch.float32,
             shape=integers.shape,
@@ -124,8 +135,9 @@ def narrow(model: ir.Model, form: Form) -> None:
     for name, value in list(model.graph.initializers.items()):
         found = _INTEGERS.search(name)
         if found is not None and value.const_value is not None:
-            width = _width(int(found[1]), form.widths)
-            dtype = ir.DataType[names[width]]
+            bits = int(found[1])
+            width = _width(bits, form.widths)
+            dtype = ir.DataType["UINT8" if bits == 8 else names[width]]
             value.const_value = ir.Tensor(value.const_value.numpy().astype(dtype.numpy()), dtype=dtype, name=name)
             value.dtype = dtype
             if form.cast and width == 2:
@@ -149,7 +161,10 @@ def _widen(graph: ir.Graph, value: ir.Value) -> None:
 
 
 def stored_integers(path: Path) -> dict[str, tuple[int, int, int]]:
-    """Return (bits of the type, smallest, largest) of every quantized weight in an ONNX file, by initializer name."""
+    """Return (bits of the type, smallest, largest) of every quantized weight in an ONNX file, by initializer name.
+
+    The integers are those with sign, whichever way they are written.
+    """
     import onnx_ir as ir
 
     model = ir.load(path)
@@ -157,6 +172,8 @@ def stored_integers(path: Path) -> dict[str, tuple[int, int, int]]:
     for name, value in model.graph.initializers.items():
         if _INTEGERS.search(name) is not None and value.const_value is not None:
             integers = value.const_value.numpy().astype(np.int64)
+            if value.const_value.dtype == ir.DataType.UINT8:
+                integers -= _SHIFT
             bits = int(value.const_value.dtype.itemsize * 8)
             found[name] = bits, int(integers.min()), int(integers.max())
     return found

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.onnx.difference import LayerOutputs, first_different
+from evaluators.onnx.quantized import stored_integers
 from evaluators.onnx_export import describe_difference, onnx_bytes, quiet, write_onnx
 from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.quantization.layers import quantized_layers
@@ -71,3 +72,16 @@ def test_the_first_layer_that_differs_is_found() -> None:
     assert first_different(LayerOutputs(network, batch()).eval(), content, batch()) is None
     quantized_layers(network)["3"].bias += 1.0
     assert first_different(LayerOutputs(network, batch()).eval(), content, batch()) == "3"
+
+
+def test_the_largest_weights_of_8_bits_overflow_on_no_processor(tmp_path: Path) -> None:
+    """Pairs of products of signed weights overflow 16 bits on x86 without VNNI, where this test fails if they are signed."""
+    images = torch.rand(4, 16, 8, 8, generator=torch.Generator().manual_seed(0)).clamp_min(0.9)
+    network = nn.Sequential(nn.Conv2d(16, 16, 3, bias=False), nn.ReLU(), nn.Conv2d(16, 8, 3, bias=False)).eval()
+    for layer in (network[0], network[2]):
+        nn.init.ones_(layer.weight)
+    space = BitWidth(network, images[:1], BitWidthSettings(first_last_bits=None), batches=[images])
+    packed = pack_weights(space.prepare(network, space.uniform(8, 8))).requires_grad_(False)
+    (answer,) = write_onnx(tmp_path, packed, images)
+    torch.testing.assert_close(answer, packed(images), rtol=0.01, atol=0.0)
+    assert all(low > 120 for _, low, _ in stored_integers(tmp_path / "model.onnx").values())
