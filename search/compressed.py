@@ -1,7 +1,8 @@
-"""The outcome of ``compress()``, and how it is shown: a table in a terminal, a table with bars in a notebook."""
+"""The outcome of ``compress()``, and how it is shown: a table in a terminal, a table with bars and a picture in a notebook."""
 
 from __future__ import annotations
 
+import base64
 import io
 from dataclasses import dataclass
 from html import escape
@@ -44,13 +45,14 @@ class Compressed:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """Return the same for a notebook, each cost with a bar of its share of what it was."""
+        """Return the same for a notebook, each cost with a bar of its share of what it was, and the picture by blocks."""
         rows = summary_rows(self.report, brief=True)
         head = "".join(f'<th style="{_STYLE}">{name}</th>' for name in ("", "before", "after", "left", "change", "target"))
         body = "".join(_html_row(row) for row in rows)
         name = escape(str(self.report.get("name", self.folder.name)))
         lines = "".join(f"{escape(line)}<br>" for line in target_line(self.report).splitlines())
-        return f"<div><b>{name}</b><table><tr>{head}</tr>{body}</table>{lines}folder: {escape(str(self.folder))}</div>"
+        picture = _picture(self.folder / "figures" / "blocks.png")
+        return f"<div><b>{name}</b><table><tr>{head}</tr>{body}</table>{lines}folder: {escape(str(self.folder))}{picture}</div>"
 
 
 def _html_row(row: Row) -> str:
@@ -70,3 +72,12 @@ def _bar(share: float | None) -> str:
         f'<rect width="{width}" height="12" rx="2" fill="#c9d3dc"/>'
         f'<rect width="{filled}" height="12" rx="2" fill="#1f6f8b"/></svg>'
     )
+
+
+def _picture(path: Path) -> str:
+    """Return a figure of the report as a picture inside the page; nothing where the report has none."""
+    if not path.is_file():
+        return ""
+    content = base64.b64encode(path.read_bytes()).decode()
+    words = "the network by blocks, before and after"
+    return f'<img alt="{words}" style="display:block;max-width:100%;width:700px" src="data:image/png;base64,{content}">'

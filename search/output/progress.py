@@ -1,4 +1,4 @@
-"""Progress: a bar with the remaining time on a terminal, plain lines elsewhere, and log.txt always."""
+"""Progress: a bar with the remaining time on a terminal and in a notebook, plain lines elsewhere, and log.txt always."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Column
 
+from search.output.live_line import LiveLine, Moment, NotebookLine, TerminalLine, notebook_display
 from search.output.log_records import run_logger, shown_level
 
 _LINE_EVERY_SECONDS = 10.0
-_BAR, _WIDE_BAR, _WIDE = 10, 40, 120
-_SHORTEST_NAME = 12
 
 
 class Bar:
@@ -29,7 +26,7 @@ class Bar:
         log: Log,
         label: str,
         total: int | None,
-        live: Progress | None,
+        live: LiveLine | None,
         seconds_left: Callable[[], float] | None = None,
         at_most: bool = False,
     ) -> None:
@@ -39,22 +36,18 @@ class Bar:
         self._seconds_left = seconds_left
         self._at_most = at_most
         self._live = live
-        self._task: TaskID | None = None
-        if live is not None:
-            self._task = live.add_task(label, total=total, name=label, count=self._count_of(0), eta="", note="")
         self._start = self._line = time.monotonic()
         self._first: int | None = None
         self._done = 0
         self._note = ""
+        self._show()
 
     def update(self, done: int, note: str = "") -> None:
         """Say that ``done`` of the total are done; what was done before the first call doesn't count for the ETA."""
         self._first = done if self._first is None else self._first
         self._done, self._note = done, note or self._note
         text = f"{self._note}  {self.eta}".strip()
-        if self._live is not None and self._task is not None:
-            name, note = self._fitted(self._live.console.width)
-            self._live.update(self._task, completed=done, name=name, count=self._count, eta=self.eta, note=note)
+        self._show()
         if time.monotonic() - self._line >= _LINE_EVERY_SECONDS:
             self._line = time.monotonic()
             self._log.write(f"{self._label}: {self._count} {text}", self._level)
@@ -66,11 +59,9 @@ class Bar:
         done = f"{self._done} of at most {self._total}" if fewer else self._count
         self._log.write(f"{self._label}: {done} {self._note} ({duration(seconds)})")
 
-    def _fitted(self, width: int) -> tuple[str, str]:
-        """Return name and note, cut so that count and ETA are never off a screen of ``width`` columns: first the note."""
-        free = width - bar_width(width) - len(self._count) - len(self.eta) - 4
-        name = _cut(self._label, max(free, _SHORTEST_NAME))
-        return name, _cut(self._note, free - len(name))
+    def _show(self) -> None:
+        if self._live is not None:
+            self._live.show(Moment(self._label, self._done, self._total, self._count, self.eta, self._note))
 
     @property
     def eta(self) -> str:
@@ -88,10 +79,7 @@ class Bar:
 
     @property
     def _count(self) -> str:
-        return self._count_of(self._done)
-
-    def _count_of(self, done: int) -> str:
-        return f"{done}/{self._total}" if self._total is not None else str(done)
+        return f"{self._done}/{self._total}" if self._total is not None else str(self._done)
 
 
 class Log:
@@ -109,6 +97,8 @@ class Log:
         self._console = console
         self._logger = run_logger(path, console)
         self._depth = 0
+        display = notebook_display(console)
+        self._notebook = NotebookLine(display) if display is not None else None
 
     def write(self, text: str, level: int = logging.INFO) -> None:
         """Log one line; passwords of URLs are hidden.
@@ -131,20 +121,25 @@ class Log:
             seconds_left: Tells how much time there is left, where that is limited.
             at_most: Whether it may be over before ``total`` are done.
         """
-        shown = self._console is not None and self._console.is_terminal and shown_level() <= logging.INFO
-        terminal = shown and self._depth == 0
+        live = self._live() if self._depth == 0 and shown_level() <= logging.INFO else None
         self._depth += 1
         try:
-            if not terminal:
-                bar = Bar(self, label, total, None, seconds_left, at_most)
+            try:
+                bar = Bar(self, label, total, live, seconds_left, at_most)
                 yield bar
-            else:
-                with _live_bar(self._console) as live:
-                    bar = Bar(self, label, total, live, seconds_left, at_most)
-                    yield bar
+            finally:
+                if live is not None:
+                    live.clear()
             bar.finish()
         finally:
             self._depth -= 1
+
+    def _live(self) -> LiveLine | None:
+        """Return the place of a live line, None where there are plain lines only."""
+        # A notebook's standard output may say that it is a terminal, and shows every frame of a bar one below the other.
+        if self._notebook is not None or self._console is None or not self._console.is_terminal:
+            return self._notebook
+        return TerminalLine(self._console)
 
     def close(self) -> None:
         """Close log.txt, and let go of the console and of the program's handlers."""
@@ -157,26 +152,6 @@ class Log:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def bar_width(width: int) -> int:
-    """Return the columns of a bar on a terminal of ``width`` columns."""
-    return _WIDE_BAR if width >= _WIDE else _BAR
-
-
-def _live_bar(console: Console | None) -> Progress:
-    """Return a line with name, bar, count, remaining time and note, which vanishes at its end."""
-    name, count, eta, note = (
-        TextColumn(f"{{task.fields[{field}]}}", markup=False, table_column=Column(no_wrap=True))
-        for field in ("name", "count", "eta", "note")
-    )
-    bar = BarColumn(bar_width(console.width if console is not None else 0))
-    return Progress(name, bar, count, eta, note, console=console, transient=True)
-
-
-def _cut(text: str, width: int) -> str:
-    """Return ``text``, its end replaced by a mark where it is longer than ``width`` columns."""
-    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…" if width > 0 else ""
 
 
 def duration(seconds: float) -> str:
