@@ -14,6 +14,7 @@ DATASETS = {
     "cifar10": "evaluators.tasks.small_images:CIFAR10",
     "cifar100": "evaluators.tasks.small_images:CIFAR100",
     "image_folder": "evaluators.tasks.image_folder:ImageFolder",
+    "tar_shards": "evaluators.tasks.tar_shards:TarShards",
     "text_folder": "evaluators.tasks.text_folder:TextFolder",
     "letter_order": "evaluators.tasks.letter_order:LetterOrder",
     "shape_masks": "evaluators.tasks.shapes.shape_masks:ShapeMasks",

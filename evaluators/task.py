@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from evaluators.meters import Meter
 from evaluators.metrics import METRICS, Metric
 from spaces.errors import SecateursError
-from spaces.execution.batch import Nested, at_length, count_samples, describe, first_tensor_of
+from spaces.execution.batch import Nested, at_length, count_samples, describe, first_tensor_of, select
 from spaces.execution.forward import call, tensors_in
 from spaces.execution.losses import Supervised
 
@@ -130,6 +130,15 @@ class Task(ABC):
         last incomplete batch is dropped. Without, order and samples are fixed and nothing is augmented or dropped.
         ``limit`` yields only the first so many samples of the fixed order.
         """
+
+    def batch_rows(self, split: Split, batch_size: int, generator: torch.Generator, start: int, stop: int) -> Iterable[Batch]:
+        """Yield the samples from ``start`` up to ``stop`` of every batch that :meth:`batches` yields with a generator.
+
+        By default whole batches are read; to be overridden where others need not be read. Several training workers share the
+        reading so.
+        """
+        for inputs, targets in self.batches(split, batch_size, generator):
+            yield select(inputs, start, stop), select(targets, start, stop)
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Nested, label_smoothing: float = 0.0) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evaluators.task import Batch, MissingDataError, PixelScale, Split
 from spaces.errors import SecateursError
+from spaces.execution.batch import select
 
 ROOT_VARIABLE = "SECATEURS_DATA"
 
@@ -154,6 +155,11 @@ class DataSet(ABC):
     @abstractmethod
     def batches(self, split: Split, batch_size: int, generator: torch.Generator | None, limit: int | None) -> Iterable[Batch]:
         """Yield ``(images, labels)``: shape ``(N, C, H, W)`` in float32 and ``(N,)`` in int64."""
+
+    def batch_rows(self, split: Split, batch_size: int, generator: torch.Generator, start: int, stop: int) -> Iterable[Batch]:
+        """Yield the samples from ``start`` up to ``stop`` of every batch with a generator; by default of whole batches."""
+        for inputs, targets in self.batches(split, batch_size, generator, None):
+            yield select(inputs, start, stop), select(targets, start, stop)
 
     def check_data(self) -> Iterable[str]:
         """Look at the files before a run, and return a line on each thing that was found; by default nothing is looked at.

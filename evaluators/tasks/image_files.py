@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -26,8 +27,35 @@ REMEDY = "replace or remove it, or set data.damaged_images: skip"
 READERS = 8
 """Threads that read headers: opening many small files waits for the disk."""
 
-Sample = tuple[str, int]
-"""Path of an image, and the number of its class."""
+Sample = tuple[Any, int]
+"""Place of an image, a path or a :class:`Member` of an archive, and the number of its class."""
+
+
+class Member(NamedTuple):
+    """Place of an image inside an archive.
+
+    Attributes:
+        archive: Path of the archive.
+        offset: First byte.
+        size: Number of bytes.
+    """
+
+    archive: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        """Return the place in words."""
+        return f"{self.archive} at byte {self.offset}"
+
+    def read(self) -> bytes:
+        """Return the bytes."""
+        with Path(self.archive).open("rb") as file:
+            file.seek(self.offset)
+            content = file.read(self.size)
+        if len(content) < self.size:
+            raise EOFError("the archive is shorter than it was")
+        return content
 
 
 class DamagedImageError(DataError):
@@ -60,7 +88,7 @@ class Bounds:
             )
 
 
-def read_image(path: str, bounds: Bounds) -> Image.Image:
+def read_image(place: str | Member, bounds: Bounds) -> Image.Image:
     """Return the pixels of an image, in RGB; they are decoded once its header has shown a size within ``bounds``.
 
     Raises:
@@ -68,11 +96,26 @@ def read_image(path: str, bounds: Bounds) -> Image.Image:
         OSError: The system has no more files or memory, which says nothing about the image.
     """
     try:
-        with _unwarned(), Path(path).open("rb") as file, Image.open(file) as image:
+        with _unwarned(), _opened(place) as file, Image.open(file) as image:
             bounds.require(image.size)
             return image.convert("RGB")
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _damaged(str(place), error) from error
+
+
+def undecodable(samples: Iterable[Sample], bounds: Bounds) -> dict[str, str]:
+    """Return the images that can't be decoded, by place, with the reasons."""
+    found = {}
+    for place, _ in samples:
+        try:
+            read_image(place, bounds)
+        except DamagedImageError as error:
+            found[str(place)] = str(error)
+    return found
+
+
+def _opened(place: str | Member) -> BinaryIO:
+    return io.BytesIO(place.read()) if isinstance(place, Member) else Path(place).open("rb")
 
 
 def header_problem(path: str, bounds: Bounds) -> str | None:
@@ -110,6 +153,7 @@ class PreparedImages(Dataset[Prepared]):
     """Single prepared images, by (position in ``samples``, seed of the augmentation or None).
 
     Args:
+        name: Registry name of the data set, for messages.
         samples: The images.
         bounds: Sizes that they must keep to.
         skip: Whether the next image that can be decoded takes the place of one that can't.
@@ -117,7 +161,16 @@ class PreparedImages(Dataset[Prepared]):
         random: Preparation of one with a seed.
     """
 
-    def __init__(self, samples: list[Sample], bounds: Bounds, skip: bool, fixed: v2.Transform, random: v2.Transform) -> None:
+    def __init__(
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        bounds: Bounds,
+        skip: bool,
+        fixed: v2.Transform,
+        random: v2.Transform,
+    ) -> None:
+        self.name = name
         self.samples = samples
         self.bounds = bounds
         self.skip = skip
@@ -127,14 +180,14 @@ class PreparedImages(Dataset[Prepared]):
     def _decoded(self, position: int) -> tuple[Image.Image, int, dict[str, str]]:
         damaged: dict[str, str] = {}
         for step in range(len(self.samples)):
-            path, label = self.samples[(position + step) % len(self.samples)]
+            place, label = self.samples[(position + step) % len(self.samples)]
             try:
-                return read_image(path, self.bounds), label, damaged
+                return read_image(place, self.bounds), label, damaged
             except DamagedImageError as error:
                 if not self.skip:
-                    raise DataError(f"image_folder: {error}; {REMEDY}") from error
-                damaged[path] = str(error)
-        raise DataError(f"image_folder: no image of a split can be decoded; the first: {next(iter(damaged.values()))}")
+                    raise DataError(f"{self.name}: {error}; {REMEDY}") from error
+                damaged[str(place)] = str(error)
+        raise DataError(f"{self.name}: no image of a split can be decoded; the first: {next(iter(damaged.values()))}")
 
     def __getitem__(self, key: tuple[int, int | None]) -> Prepared:
         position, seed = key

@@ -20,6 +20,7 @@ from evaluators.training.layout import channels_last
 from evaluators.training.parameter_groups import only_trained
 from evaluators.training.ranks import Ranks, require_ranks, synchronized_statistics
 from evaluators.training.recipe import require_trainable
+from evaluators.training.recomputation import recomputing
 from evaluators.training.session import Session
 from evaluators.training.settings import TrainingSettings
 from evaluators.training.state import (
@@ -112,6 +113,7 @@ def train(
             repeatable(device),
             channels_last(model, settings.channels_last),
             synchronized_statistics(model, ranks if _synchronized(settings) else Ranks()),
+            recomputing(model, settings.activation_checkpointing),
         ):
             session = Session(model, task, settings, device, steps_per_epoch, sparsifier, teacher, on_step, ranks, cuts)
             last = settings.epochs if until is None else min(until, settings.epochs)

@@ -39,6 +39,8 @@ class OptimizerSettings:
         rates: Factors of the learning rate by name pattern, such as ``{"classifier": 10.0}``; the first that matches holds.
         arguments: Keyword arguments of a class at an import path, which also gets ``lr``, and ``weight_decay`` where it takes
             one.
+        fused: Whether all weights are updated by one kernel, which rounds otherwise; None for on GPUs alone. Not for a class at
+            an import path.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -52,6 +54,7 @@ class OptimizerSettings:
     no_decay: tuple[str, ...] | None = None
     rates: Mapping[str, float] | None = None
     arguments: Mapping[str, Any] | None = None
+    fused: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the range of every option.
@@ -74,6 +77,8 @@ class OptimizerSettings:
             raise ValueError(f"weight_decay: expected a number of at least 0, got {self.weight_decay}")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ValueError("nesterov: expected name sgd and a momentum above 0 with it")
+        if self.fused is not None and is_import_path(self.name):
+            raise ValueError(f"fused: expected name {', '.join(OPTIMIZERS)} with it, got {self.name}; put it into arguments")
         for pattern, factor in (self.rates or {}).items():
             if not 0 < factor < float("inf"):
                 raise ValueError(f"rates.{pattern}: expected a factor above 0, got {factor}")
@@ -103,16 +108,22 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     groups = parameter_groups(model, settings.decay_norms, settings.no_decay or (), settings.rates or {})
     if is_import_path(settings.name):
         return _own_optimizer(groups, settings)
-    if settings.name != "sgd":
-        kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-        return kind(groups, lr=settings.lr, betas=(settings.momentum, BETA2), weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        groups,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.nesterov,
-    )
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": _fused(model, settings)}
+    try:
+        if settings.name != "sgd":
+            kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+            return kind(groups, betas=(settings.momentum, BETA2), **common)
+        return torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.nesterov, **common)
+    except RuntimeError as error:
+        raise TrainingError(f"optimizer.fused: {error_line(error)}; leave it out") from error
+
+
+def _fused(model: nn.Module, settings: OptimizerSettings) -> bool | None:
+    """Return True for an update by one kernel; None leaves it to torch, which has none on CPUs then."""
+    if settings.fused is not None:
+        return settings.fused
+    on_gpu = all(parameter.is_cuda and parameter.is_floating_point() for parameter in model.parameters())
+    return on_gpu or None
 
 
 def _own_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -142,7 +153,7 @@ def optimizer_numbers(optimizer: torch.optim.Optimizer) -> dict[str, Number]:
     """Return the numbers of the optimizer's state, which some optimizers count their steps in.
 
     They are named as the tensors are; those that belong to a group of parameters are named ``group.GROUP.ENTRY``, without the
-    learning rate, which the training sets.
+    learning rate, which the training sets, and without the kernel, which the device decides.
 
     Raises:
         TrainingError: The state of a parameter holds something else than tensors, numbers and None.
@@ -161,7 +172,7 @@ def optimizer_numbers(optimizer: torch.optim.Optimizer) -> dict[str, Number]:
         numbers |= {
             f"group.{place}.{entry}": value
             for entry, value in group.items()
-            if isinstance(value, Number) and entry not in ("lr", "rate")
+            if isinstance(value, Number) and entry not in ("lr", "rate", "fused")
         }
     return numbers
 
@@ -179,6 +190,9 @@ def restore_optimizer(
         parameter = parameters[int(position)]
         if value.shape == parameter.shape and entry != "step":
             value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        elif entry == "step" and optimizer.defaults.get("fused"):
+            # One kernel reads the number of steps where it runs.
+            value = value.to(parameter.device, torch.float32)
         optimizer.state[parameter][entry] = value
     for name, number in (numbers or {}).items():
         place, _, entry = name.removeprefix("group.").partition(".")

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from evaluators.task import Task
 from evaluators.training.errors import TrainingError
+from evaluators.training.recomputation import require_recomputing
 from evaluators.training.settings import TrainingSettings
 from spaces.execution.batch import describe
 from spaces.importance.criterion import CRITERIA
@@ -39,6 +40,8 @@ def require_trainable(
     if teacher is model:
         raise TrainingError("the teacher is the network that is trained; give it a copy")
     require_recipe(settings, task)
+    if settings.activation_checkpointing:
+        require_recomputing(model)
     if sparsifier is not None:
         require_sparsifier(settings, sparsifier)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluators.task import Task
+from evaluators.task import Batch, Task
 from evaluators.training.average import Average
+from evaluators.training.compilation import CompiledCalls
 from evaluators.training.errors import DivergedError, TrainingError
 from evaluators.training.features import FeatureDistance
 from evaluators.training.hardware import autocast
@@ -21,6 +22,7 @@ from evaluators.training.imported import ImportedSettings, OwnLoss, OwnSchedule
 from evaluators.training.mixing import Mixed, Mixing
 from evaluators.training.optimizers import make_optimizer
 from evaluators.training.ranks import Ranks
+from evaluators.training.recomputation import running_statistics_kept
 from evaluators.training.schedules import learning_rate_factor
 from evaluators.training.settings import TrainingSettings
 from evaluators.training.shards import shard_statistics
@@ -35,7 +37,11 @@ LOSSES_PER_CHECK = 25
 
 
 class Session:
-    """State of one training that every step reads: network, optimizer, learning rate."""
+    """State of one training that every step reads: network, optimizer, learning rate.
+
+    Attributes:
+        rows: Places of the samples of every batch that this rank reads.
+    """
 
     def __init__(
         self,
@@ -54,6 +60,10 @@ class Session:
         self.task = task
         self.settings = settings
         self.device = device
+        # A sparsifier sees whole batches, and every image of a batch is mixed with the one before it.
+        whole = ranks.parts == 1 or sparsifier is not None or settings.mixup is not None or settings.cutmix is not None
+        part = settings.batch_size // ranks.parts
+        self.rows = range(settings.batch_size) if whole else range(ranks.rank * part, (ranks.rank + 1) * part)
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = steps_per_epoch * settings.epochs
         self.sparsifier = sparsifier
@@ -64,6 +74,7 @@ class Session:
         self.ranks = ranks
         self.optimizer = make_optimizer(model, settings.optimizer)
         self.autocast = autocast(settings.autocast, device)
+        self.compiled = CompiledCalls(model, device) if settings.compile else None
         self.lr = settings.optimizer.lr
         self.profile = StepProfile()
         self.average = None if settings.ema is None else Average(model, settings.ema)
@@ -106,7 +117,7 @@ class Session:
             torch.default_generator.manual_seed(inner)
             if self.device.type == "cuda":
                 torch.cuda.manual_seed(inner)
-            batches = self.task.batches("train", self.settings.batch_size, generator)
+            batches = self.batches(generator)
             first = epoch * self.steps_per_epoch
             self.profile.start()
             for number, (inputs, targets) in enumerate(batches, start=first):
@@ -131,20 +142,28 @@ class Session:
         self.require_finite(losses[checked:], epoch, checked)
         return float(torch.stack(losses).double().mean())
 
+    def batches(self, generator: torch.Generator) -> Iterable[Batch]:
+        """Return the batches of an epoch, those of several ranks in parts where each needs no more."""
+        size = self.settings.batch_size
+        if len(self.rows) == size:
+            return self.task.batches("train", size, generator)
+        return self.task.batch_rows("train", size, generator, self.rows.start, self.rows.stop)
+
     def step(self, number: int, seed: int, inputs: Nested, targets: Nested) -> Tensor:
         """Train on one batch and return its loss, a detached scalar.
 
         Args:
             number: Step of the whole training, from 0.
             seed: Seed of the training.
-            inputs: Inputs of the batch.
-            targets: Its targets.
+            inputs: Inputs of the batch's :attr:`rows`.
+            targets: Their targets.
         """
         settings, sparsifier = self.settings, self.sparsifier
         self.set_rate(number)
         draws = np.random.SeedSequence([seed, number, 1])
         if self.operations is not None and isinstance(inputs, Tensor):
-            inputs = self.operations.apply(inputs, _seeds(draws, len(inputs)))
+            seeds = _seeds(draws, self.rows.start + len(inputs))
+            inputs = self.operations.apply(inputs, seeds[self.rows.start :])
         inputs = to_device(inputs, self.device, settings.channels_last)
         targets = to_device(targets, self.device)
         if sparsifier is not None:
@@ -154,7 +173,7 @@ class Session:
             mixed = self.mixing.mix(inputs, targets, _seeds(draws.spawn(1)[0], 1)[0])
         self.profile.lap("data")
         self.optimizer.zero_grad(set_to_none=True)
-        with self.ranks.draws(self.device):
+        with self.ranks.draws(self.device), nullcontext() if self.compiled is None else self.compiled.active():
             loss = self.gradients(inputs, targets, mixed)
         loss = self.ranks.mean(loss)
         self.ranks.average_gradients(self.model.parameters())
@@ -186,14 +205,14 @@ class Session:
         size = self.settings.batch_size // (shards * self.ranks.parts)
         losses: list[Tensor] = []
         for shard in range(shards):
-            start = (self.ranks.rank * shards + shard) * size
+            start = (self.ranks.rank * shards + shard) * size - self.rows.start
             stop = start + size
             if self.sparsifier is not None and not whole:
                 self.sparsifier.before_part(size)
             with self.autocast, shard_statistics(self.model, shard, shards):
                 if mixed is not None:
                     loss = self.mixed_loss(mixed if whole else mixed.part(start, stop))
-                elif whole:
+                elif whole or size == len(self.rows):
                     loss = self.loss(inputs, targets)
                 else:
                     loss = self.loss(select(inputs, start, stop), select(targets, start, stop))
@@ -203,7 +222,8 @@ class Session:
             if penalty is not None:
                 loss = loss + penalty
             self.profile.lap("forward")
-            loss.backward()  # type: ignore[no-untyped-call]
+            with running_statistics_kept(self.model, self.settings.activation_checkpointing):
+                loss.backward()  # type: ignore[no-untyped-call]
             self.profile.lap("backward")
             losses.append(loss.detach())
         return losses[0] if shards == 1 else torch.stack(losses).sum()

@@ -104,6 +104,10 @@ class TrainingSettings:
             more than 2 %), and with ``early_stop``, else the last. Of a training with a sparsifier ``auto`` is the last.
         train_only: Parameters that are trained, while others stay: the words ``norms``, ``biases`` and ``head``, and name
             patterns; None for all. Statistics of BatchNorm follow the batches in any case.
+        compile: Whether steps run compiled by ``torch.compile``, which takes from half a minute to minutes once a training, and
+            rounds otherwise; measurements don't.
+        activation_checkpointing: Whether intermediate outputs are computed again in the backward pass and not held, by what a
+            network of transformers or timm offers for that; the same results in less memory and more time.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -130,6 +134,8 @@ class TrainingSettings:
     shards: int | None = None
     batch_norm: Literal["synchronized", "shards", "per_rank"] | None = None
     keep_epoch: KeepEpoch = "auto"
+    compile: bool = False
+    activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         """Check the range of every option.

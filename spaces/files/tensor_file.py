@@ -36,9 +36,9 @@ def pack_tensors(tensors: Mapping[str, Tensor], data: Mapping[str, Any] | None =
     return fill(b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[8 + length :])), _PLACE)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Replace the safetensors file ``path``, with a digest in it."""
-    replace_file(path, pack_tensors(tensors))
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], data: Mapping[str, Any] | None = None) -> None:
+    """Replace the safetensors file ``path``, with a digest and JSON ``data`` in it."""
+    replace_file(path, pack_tensors(tensors, data))
 
 
 def unpack_tensors(content: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

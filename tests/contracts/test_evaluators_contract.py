@@ -122,5 +122,5 @@ def test_missing_data_says_what_where_and_how(name, tmp_path):
     assert str(folder) in text
     assert "data.root" in text
     assert "SECATEURS_DATA" in text
-    assert ("download: true" in text) == (name not in ("image_folder", "text_folder"))
+    assert ("download: true" in text) == (name not in ("image_folder", "tar_shards", "text_folder"))
     assert not folder.exists()

@@ -178,3 +178,13 @@ def test_own_task_classes_are_built_by_import_path():
         build_task(OwnTaskSettings("tests.evaluators.tasks.test_classification.OwnTask"))
     with pytest.raises(TaskClassError, match="expected a subclass"):
         build_task(OwnTaskSettings("spaces.networks.digits_cnn"))
+
+
+def test_parts_of_batches_are_those_of_whole_ones_also_of_a_task_with_batches_of_its_own():
+    task = digits_task(train_size=32)
+    whole = list(task.batches("train", 8, torch.Generator().manual_seed(1)))
+    parts = list(task.batch_rows("train", 8, torch.Generator().manual_seed(1), 2, 5))
+    assert all(torch.equal(one[0][2:5], part[0]) for one, part in zip(whole, parts, strict=True))
+    task.batches = lambda *given: [(inputs + 1, targets) for inputs, targets in whole]
+    again = list(task.batch_rows("train", 8, torch.Generator().manual_seed(1), 2, 5))
+    assert all(torch.equal(one[0] + 1, other[0]) for one, other in zip(parts, again, strict=True))

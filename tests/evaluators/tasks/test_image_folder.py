@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from evaluators.task import MissingDataError
-from evaluators.tasks import image_files, image_folder
+from evaluators.tasks import image_files, image_folder, read_images
 from evaluators.tasks.data import DataError
 from evaluators.tasks.image_folder import ImageFolder, ImageFolderSettings
 
@@ -47,7 +47,7 @@ def test_splits_sizes_and_shapes(root):
             assert images.dtype == torch.float32
             # The red channel tells the class: it is all 0 or all 1 before normalisation.
             assert torch.allclose(images[:, 0].mean((1, 2)) * 0.229 + 0.485, labels.float(), atol=1e-5)
-    files = {split: {path for path, _ in data._of(split)} for split in ("train", "search")}
+    files = {split: {path for path, _ in data.samples(split)} for split in ("train", "search")}
     assert not files["train"] & files["search"]
     assert data.example().shape == (1, 3, 16, 16)
 
@@ -156,7 +156,7 @@ def test_images_that_are_not_augmented_are_decoded_once_where_memory_allows(root
     assert torch.equal(part, whole[:4])
     assert torch.equal(whole, again)
     assert len(opened) == 6
-    monkeypatch.setattr(image_folder, "KEPT_BYTES", 0)
+    monkeypatch.setattr(read_images, "KEPT_BYTES", 0)
     read = list(folder(root).batches("search", 4, None, None))
     assert torch.equal(torch.cat([images for images, _ in read]), whole)
     assert len(opened) == 12
@@ -276,10 +276,21 @@ def test_a_system_without_files_is_no_damage(root, monkeypatch):
 def test_a_decompression_bomb_is_named_without_a_traceback(root, tmp_path, pixels):
     shutil.copytree(root, tmp_path / "images")
     data = folder(tmp_path / "images")
-    bomb = Path(data._of("train")[0][0])
+    bomb = Path(data.samples("train")[0][0])
     header = bomb.read_bytes()
     # Width and height stand behind the signature and the name of the first chunk, which a checksum follows.
     chunk = b"IHDR" + (pixels // 4000).to_bytes(4, "big") + (4000).to_bytes(4, "big") + header[24:29]
     bomb.write_bytes(header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:])
     with pytest.raises(DataError, match=r"png can't be read as an image \(.*pixels"):
         next(iter(data.batches("train", 2, None, None)))
+
+
+def test_of_many_images_some_headers_are_read_and_the_rest_when_decoded(damaged, monkeypatch):
+    monkeypatch.setattr(image_folder, "HEADERS", 7)
+    data = folder(damaged, damaged_images="skip")
+    train, val = data.check_data()
+    assert train.startswith("data: headers of 7 of 28 images in train and pixels of 2")
+    assert val.startswith("data: headers of 7 of 10 images in val and pixels of ")
+    images = torch.cat([images for images, _ in data.batches("test", 4, None, None)])
+    assert torch.isfinite(images).all()
+    assert len(images) == data.size("test") > 6

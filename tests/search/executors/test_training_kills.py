@@ -34,7 +34,8 @@ VICTIMS = ("first worker", "second worker", "driver")
 def start(folder: Path) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tests.search.executors.killed_training", str(folder)]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=(folder / "output").open("a"), stderr=subprocess.STDOUT, text=True)
+    with (folder / "output").open("a") as output:
+        return subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT, text=True)
 
 
 def end(folder: Path) -> dict[str, Tensor] | None:
