@@ -42,6 +42,11 @@ def require_trainable(
     require_recipe(settings, task)
     if settings.activation_checkpointing:
         require_recomputing(model)
+    for name in ("compile", "activation_checkpointing"):
+        if getattr(settings, name) and settings.distillation is not None and settings.distillation.features is not None:
+            raise TrainingError(
+                f"{name}: distillation.features watches layers in every step; set {name}: false, or remove features"
+            )
     if sparsifier is not None:
         require_sparsifier(settings, sparsifier)
 
@@ -62,6 +67,11 @@ def require_sparsifier(settings: TrainingSettings, sparsifier: Sparsifier) -> No
     if settings.train_only is not None:
         raise TrainingError(f"train_only: {name} acts on the weights of all layers, which must all be trained; remove it here")
     criterion = None if sparsifier.importance is None else resolve(CRITERIA[sparsifier.importance])
+    if settings.activation_checkpointing and criterion is not None and (criterion.gradients or criterion.labels):
+        raise TrainingError(
+            f"activation_checkpointing: importance by {sparsifier.importance} watches layers, and would see them twice "
+            "in a step; set it to false here, or take another importance"
+        )
     mixed = [name for name in ("mixup", "cutmix") if getattr(settings, name) is not None]
     if mixed and criterion is not None and criterion.labels:
         raise TrainingError(

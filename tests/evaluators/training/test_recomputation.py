@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from evaluators.training.features import FeatureSettings
 from evaluators.training.loop import TrainingError, train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.recomputation import recomputing
-from evaluators.training.settings import TrainingSettings
+from evaluators.training.settings import DistillationSettings, TrainingSettings
+from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
 from tests.evaluators.small_task import digits_task
 
 SETTINGS = TrainingSettings(epochs=1, batch_size=64, optimizer=OptimizerSettings(lr=0.1), autocast="off", channels_last=False)
@@ -81,6 +83,18 @@ def test_a_network_that_offers_none_is_named() -> None:
     task = digits_task()
     with pytest.raises(TrainingError, match="activation_checkpointing: Dropped offers none: expected gradient_checkpointing"):
         train(task.build(), task, replace(SETTINGS, activation_checkpointing=True), seed=0, device=torch.device("cpu"))
+
+
+def test_what_watches_layers_would_see_them_twice() -> None:
+    task = digits_task(f"{__name__}.Offering")
+    settings, model, cpu = replace(SETTINGS, activation_checkpointing=True), task.build(), torch.device("cpu")
+    with pytest.raises(TrainingError, match="activation_checkpointing: importance by taylor watches layers"):
+        train(model, task, settings, seed=0, device=cpu, sparsifier=GradientCut(GradientCutSettings(importance="taylor")))
+    features = DistillationSettings(features=FeatureSettings())
+    for name in ("compile", "activation_checkpointing"):
+        given = replace(SETTINGS, distillation=features, **{name: True})
+        with pytest.raises(TrainingError, match=f"^{name}: distillation.features watches layers"):
+            train(model, task, given, seed=0, device=cpu, teacher=task.build())
 
 
 @pytest.mark.slow
