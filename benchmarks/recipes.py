@@ -2,10 +2,10 @@
 
     python -m benchmarks.recipes --data FOLDER [--seeds 3] [--target 0.1] [--images 6000] [--epochs-after 4] [--rows ROW ...]
 
-A ResNet-20 is cut to ``--target`` of its MACs by a uniform ratio (L2 norm), its layers are solved by least squares on 768 images
-(a search's default), and what that leaves is trained on ``--images`` images for ``--epochs-after`` epochs: batches of 64, SGD
-with momentum 0.9, weight decay 5e-4, a peak rate of 0.05, one cycle. Each row is that training with one recipe; labels alone
-teach ``plain``, which the others are compared with by seed. The last epoch counts.
+A ResNet-20 is cut to ``--target`` of its MACs by a uniform ratio (L2 norm), its layers are solved by least squares on 768
+images (a search's default), and what that leaves is trained on ``--images`` images for ``--epochs-after`` epochs: batches of
+64, SGD with momentum 0.9, weight decay 5e-4, a peak rate of 0.05, one cycle. Each row is that training with one recipe; labels
+alone teach ``plain``, which the others are compared with by seed. The last epoch counts.
 
 Every cell is a JSON file under ``--results``, and is not computed again; a killed benchmark goes on behind it. Prints mean and
 standard deviation over the seeds of test top-1, and the mean of the paired differences to ``plain`` with its standard error (an

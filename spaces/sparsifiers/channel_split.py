@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class ChannelSplit:
         scope: ``layer`` ranks within every group, ``global`` over the whole network, on scores over their group's mean.
         max_ratio: Largest share of a group's channels that may be redundant.
         round_to: Important channels of a group come in multiples of this, or are all of them.
+        relative: False to rank scores over the network as they are.
 
     Raises:
         UnsupportedModelError: The share of MACs is out of reach, or a pattern of ``ratios`` matches no layer with channels.
@@ -45,10 +46,11 @@ class ChannelSplit:
         scope: Scope,
         max_ratio: float,
         round_to: int = 1,
+        relative: bool = True,
     ) -> None:
         require_matches(ratios, groups.names, "layer with channels")
         self._groups = groups
-        self._ratio, self._macs, self._scope = ratio, macs, scope
+        self._ratio, self._macs, self._scope, self._relative = ratio, macs, scope, relative
         self._step = np.asarray([group.multiple(round_to) for group in groups.groups], dtype=np.int64)
         self._sizes = np.asarray([group.size for group in groups.groups])
         self._most = removable(self._sizes, np.full(len(self._sizes), max_ratio), self._step)
@@ -106,7 +108,7 @@ class ChannelSplit:
         relative = np.empty_like(scores)
         for group in self._groups.groups:
             block = slice(group.offset, group.offset + group.size)
-            relative[block] = scores[block] / max(float(scores[block].mean()), 1e-300)
+            relative[block] = scores[block] / (max(float(scores[block].mean()), 1e-300) if self._relative else 1.0)
         removable = self._lowest(scores, self._most)
         order = np.argsort(relative, kind="stable")
         return np.asarray(order[removable[order]])
@@ -145,6 +147,25 @@ class ChannelSplit:
         """Return the legal numbers of channels that are at most ``wanted``, or else the smallest ones."""
         floors = np.floor(wanted + 1e-9).astype(np.int64) // self._step * self._step
         return np.where(wanted + 1e-9 >= self._sizes, self._sizes, np.clip(floors, self._sizes - self._most, self._sizes))
+
+
+def shares_of(groups: ChannelGroups, gone: np.ndarray, asked: np.ndarray | None) -> list[dict[str, Any]]:
+    """Return, for the report, the share of every group's channels asked for and the share that is gone.
+
+    Args:
+        groups: The groups.
+        gone: True for every channel that is gone, of shape ``(groups.width,)``.
+        asked: Shares asked for, of shape ``(groups,)``; None where only the whole network has one.
+    """
+    return [
+        {
+            "name": group.name,
+            "channels": group.size,
+            "asked": None if asked is None else float(asked[place]),
+            "reached": float(gone[group.offset : group.offset + group.size].mean()),
+        }
+        for place, group in enumerate(groups.groups)
+    ]
 
 
 def removable(sizes: np.ndarray, ratios: np.ndarray, round_to: int | np.ndarray) -> np.ndarray:

@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.check import find_checked_groups
 from spaces.channels.cost import ChannelCost
 from spaces.channels.groups import ChannelGroups
-from spaces.errors import EquivalenceError, SecateursError, UnsupportedModelError
+from spaces.errors import EquivalenceError, SecateursError
 from spaces.execution.batch import Nested
 from spaces.execution.forward import Forward
 from spaces.importance.criterion import Criterion, CriterionName, CriterionOptions, Gather, make_criterion, places_on, writers
 from spaces.layers.split_attention import split_attention
 from spaces.sparsifiers.allocation import require_ratios
 from spaces.sparsifiers.base import Sparsifier
-from spaces.sparsifiers.channel_split import ChannelSplit, Scope
-from spaces.sparsifiers.zeroing import largest_weights, lossless_groups, zero_channels
+from spaces.sparsifiers.channel_split import ChannelSplit, Scope, shares_of
+from spaces.sparsifiers.zeroing import largest_weights, removable_groups, zero_channels
 
 ZERO = 1e-6
 """Weights that count as zero at the end."""
@@ -146,13 +145,7 @@ class GradientCut(Sparsifier):
         """
         settings = self.settings
         if self._channels is None:
-            found = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
-            self._channels = lossless_groups(model, found, inputs, forward)
-        if not self._channels.groups:
-            reasons = sorted({group.reason for group in self._channels.frozen}) or ["it has no layer with channels"]
-            raise UnsupportedModelError(
-                "no filter of this network can be cut: " + "; ".join(reasons[:5]) + "; see include, exclude"
-            )
+            self._channels = removable_groups(model, inputs, settings.include, settings.exclude, forward)
         cost = ChannelCost(model, self._channels)
         asked = (settings.ratio, settings.ratios, settings.macs, settings.scope, settings.max_ratio, settings.round_to)
         self._split = ChannelSplit(cost, self._channels, *asked)
@@ -292,16 +285,7 @@ class GradientCut(Sparsifier):
         """Return the share of every group's channels asked for, None with ``scope: global``, and the share cut so far."""
         if self._split is None or not len(self._redundant):
             return []
-        gone, asked = self._redundant.cpu().numpy(), self._split.asked
-        return [
-            {
-                "name": group.name,
-                "channels": group.size,
-                "asked": None if asked is None else float(asked[place]),
-                "reached": float(gone[group.offset : group.offset + group.size].mean()),
-            }
-            for place, group in enumerate(self._groups.groups)
-        ]
+        return shares_of(self._groups, self._redundant.cpu().numpy(), self._split.asked)
 
     @property
     def _frozen(self) -> bool:

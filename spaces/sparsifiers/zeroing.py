@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.check import freeze, randomize_batch_norm
+from spaces.channels.check import find_checked_groups, freeze, randomize_batch_norm
 from spaces.channels.groups import ChannelGroups, Group
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning.clone import clone
-from spaces.errors import EquivalenceError
+from spaces.errors import EquivalenceError, UnsupportedModelError
 from spaces.execution.batch import Nested, in_type
 from spaces.execution.comparison import largest_gap, output_difference
 from spaces.execution.forward import Forward, in_double, tensors_in
@@ -47,6 +49,30 @@ def largest_weights(model: nn.Module, groups: ChannelGroups) -> Tensor:
         on = places_on(device, places)
         largest.scatter_reduce_(0, torch.where(on < 0, groups.width, on), weights.amax(1).to(torch.float64), "amax")
     return largest[:-1]
+
+
+def removable_groups(
+    model: nn.Module, inputs: Nested, include: Sequence[str], exclude: Sequence[str], forward: Forward
+) -> ChannelGroups:
+    """Return the checked channel groups of a network whose zero channels can be removed without changing the output.
+
+    Args:
+        model: The network; left unchanged.
+        inputs: One batch of a single sample.
+        include: Name patterns of layers whose channels may go; empty for all.
+        exclude: Name patterns of layers whose channels stay.
+        forward: How the network is run on it.
+
+    Raises:
+        UnsupportedModelError: There are none.
+    """
+    found = lossless_groups(model, find_checked_groups(model, inputs, include, exclude, forward), inputs, forward)
+    if not found.groups:
+        reasons = sorted({group.reason for group in found.frozen}) or ["it has no layer with channels"]
+        raise UnsupportedModelError(
+            "no filter of this network can be cut: " + "; ".join(reasons[:5]) + "; see include, exclude"
+        )
+    return found
 
 
 def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Nested, forward: Forward) -> ChannelGroups:

@@ -23,6 +23,7 @@ from evaluators.training.ranks import Ranks
 from evaluators.training.settings import DistillationSettings, TrainingSettings
 from spaces.execution.batch import in_type
 from spaces.sparsifiers.base import Sparsifier
+from spaces.sparsifiers.channel_exploration import ChannelExploration, ChannelExplorationSettings
 from spaces.sparsifiers.gradient_cut import GradientCut, GradientCutSettings
 from spaces.sparsifiers.probabilistic import Probabilistic, ProbabilisticSettings
 from spaces.sparsifiers.scaling_factor import ScalingFactor, ScalingFactorSettings
@@ -39,6 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 SPARSIFIERS: dict[str, Callable[[], Sparsifier]] = {
     "scaling factors": lambda: ScalingFactor(ScalingFactorSettings(strength=1e-2)),
+    "channel exploration": lambda: ChannelExploration(ChannelExplorationSettings(macs=0.5, explorations=6)),
     "gradient cut": lambda: GradientCut(GradientCutSettings(ratio=0.4)),
     "gradient cut by weight decay": lambda: GradientCut(
         GradientCutSettings(macs=0.5, importance="task_relevance", scope="global", decay_by="weight_decay")

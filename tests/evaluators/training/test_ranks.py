@@ -30,7 +30,7 @@ def test_two_ranks_train_the_network_of_one(of_two, name):
     folder, (first, second) = of_two[0], (found[name] for found in of_two[1])
     one = trained(name, Ranks())
     assert any(key.startswith("kept") and not mask.all() for key, mask in one.items()) is any(
-        word in name for word in ("cut", "probabilities")
+        word in name for word in ("cut", "probabilities", "exploration")
     )
     for key, expected in one.items():
         torch.testing.assert_close(first[key], expected, rtol=1e-8, atol=1e-8)

@@ -14,6 +14,7 @@ from search.stages.removal import output_change
 from spaces.errors import EquivalenceError
 from spaces.networks import digits_cnn
 from tests.integration.tiny_pipeline import timeless
+from tests.variants import few
 
 CONFIG = """\
 name: cut
@@ -34,9 +35,10 @@ stages:
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_what_gradient_cut_zeroed_is_removed_delivered_and_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sparsifier", few(["gradient_cut", "channel_exploration"]))
+def test_what_a_sparsifier_zeroed_is_removed_delivered_and_reported(tmp_path: Path, sparsifier: str) -> None:
     path = tmp_path / "cut.yaml"
-    path.write_text(CONFIG)
+    path.write_text(CONFIG.replace("gradient_cut", sparsifier))
     report = run(load(path), tmp_path / "cut")
     assert report["result"]["macs"] <= 0.4 * report["reference"]["macs"]
     assert sum(layer["kept"] for layer in report["layers"]) < sum(layer["channels"] for layer in report["layers"])
