@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -187,7 +187,13 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes``, ``peak_activation_bytes``, ``latency_ms`` where measured."""
-        return self._with_latency(self._cost.of(self.groups.mask(candidate)), candidate)
+        return self.costs_of([candidate])[0]
+
+    def costs_of(self, candidates: Sequence[Candidate]) -> list[dict[str, float]]:
+        """Return the :meth:`costs` of every one of many candidates, counted together."""
+        masks = np.array([self.groups.mask(candidate) for candidate in candidates]).reshape(-1, self.groups.width)
+        counted = zip(self._cost.each(masks), candidates, strict=True)
+        return [self._with_latency(costs, candidate) for costs, candidate in counted]
 
     @cached_property
     def network_macs(self) -> float:

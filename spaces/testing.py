@@ -71,6 +71,8 @@ def check_space(
     drawn = [space.sample(rng) for _ in range(candidates)]
     again = np.random.default_rng(0)
     assert drawn == [space.sample(again) for _ in range(candidates)], "sample: expected the same candidates from the same seed"
+    together = space.costs_of(drawn)
+    assert together == [space.costs(one) for one in drawn], "costs_of: expected the costs of every candidate, in order"
     smallest = space.cheapest()
     for candidate in [*drawn, *space.starting_points(), *([] if smallest is None else [smallest])]:
         _check_candidate(space, candidate, model, inputs, count)

@@ -50,7 +50,8 @@ class EvolutionSettings:
             measures all that are drawn.
         steps: Selection within a generation, as (images, survivors) of every step; the last one leaves one, and solves the
             layers of candidates on more samples than those before.
-        integer_program: Start from the integer program's levels, too, for which the divergence of every level is measured.
+        integer_program: Measure the divergence of every level, and start from the integer program's levels, too. Where a
+            baseline has it measured, that is done anyway.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -116,8 +117,9 @@ class _Comparison:
 class Evolution(Algorithm[EvolutionSettings]):
     """(1 + lambda) evolution of one level per unit, within the targets; the first objective decides.
 
-    The first trial compares the starting points (uniform, greedy and those of the problem), each further one is a generation
-    and has its new parent as candidate, and the last one compares parent and starting points on inputs that no other has seen.
+    The first trial compares the starting points (uniform, greedy, those of the problem, and the integer program's levels where
+    the divergence of levels is known), each further one is a generation and has its new parent as candidate, and the last one
+    compares parent and starting points on inputs that no other has seen.
     It is the result, so that no starting point is better by that measure; a budget that ends the search leaves room for it.
     Randomness follows from seed, generation and step.
 
@@ -143,7 +145,7 @@ class Evolution(Algorithm[EvolutionSettings]):
         self._genomes = LevelGenome(problem, encoding)
         self._model = LevelModel(problem)
         greedy = [uniform(problem), global_magnitude(problem)]
-        if settings.integer_program:
+        if settings.integer_program or (encoding.constrained and "divergence" in problem.tables):
             greedy.append(optimum(problem))
         self._starts = [one for one in dict.fromkeys([*greedy, *problem.starts]) if self._within(one)] or greedy[:1]
         self._parent = self._starts[0]

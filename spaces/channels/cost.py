@@ -10,6 +10,9 @@ from spaces.channels.surgery import state_names
 from spaces.layers.activation_memory import Timeline
 from spaces.layers.macs import FLOAT_BITS
 
+_AT_ONCE = 1 << 22
+"""Most channels of layers that are counted at once, over several masks: 32 MB."""
+
 
 class ChannelCost:
     """Costs of any keep-mask of one network, in a fraction of a millisecond.
@@ -68,7 +71,6 @@ class ChannelCost:
         lengths = [len(places) for places in self._vectors]
         self._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._joined = np.concatenate(self._vectors)
-        self._extended = np.ones(groups.width + 1, dtype=np.int64)
 
     def _vector(self, places: np.ndarray) -> int:
         key = places.tobytes()
@@ -83,18 +85,32 @@ class ChannelCost:
         These are ``macs``, ``parameters``, ``size_bytes``, ``bit_operations`` and ``peak_activation_bytes``, the largest number
         of bytes of activations that live together in the forward pass of one sample, the input among them.
         """
-        left = self._left(mask)
+        return {metric: float(value) for metric, value in self._tables(mask).items()}
+
+    def each(self, masks: np.ndarray) -> list[dict[str, float]]:
+        """Return :meth:`of` for every one of several masks, boolean of shape ``(masks, width)``."""
+        step = max(1, _AT_ONCE // len(self._joined))
+        found = []
+        for first in range(0, len(masks), step):
+            tables = self._tables(masks[first : first + step])
+            rows = zip(*(values.tolist() for values in tables.values()), strict=True)
+            found += [dict(zip(tables, row, strict=True)) for row in rows]
+        return found
+
+    def _tables(self, masks: np.ndarray) -> dict[str, np.ndarray]:
+        """Return every cost, float64 of shape ``(...)``, of masks of shape ``(..., width)``."""
+        left = self._left(masks)
         by_layer, elements = self._counts(left)
-        macs = float(by_layer.sum()) + self._other_macs
-        changing = left[self._changing]
+        macs = by_layer.sum(axis=-1) + self._other_macs
+        changing = left.take(self._changing, axis=-1)
         if self._changing_beside is not None:
-            changing = changing * left[self._changing_beside]
+            changing = changing * left.take(self._changing_beside, axis=-1)
         return {
             "macs": macs,
-            "parameters": float(elements[self._trained].sum()),
-            "size_bytes": float((elements * self._sizes).sum()),
+            "parameters": elements.compress(self._trained, axis=-1).sum(axis=-1),
+            "size_bytes": (elements * self._sizes).sum(axis=-1),
             "bit_operations": macs * FLOAT_BITS * FLOAT_BITS,
-            "peak_activation_bytes": float((self._changes * changing).cumsum().max(initial=0.0)),
+            "peak_activation_bytes": (self._changes * changing).cumsum(axis=-1).max(axis=-1, initial=0.0),
         }
 
     def channels(self, mask: np.ndarray) -> dict[str, tuple[int, int]]:
@@ -108,10 +124,11 @@ class ChannelCost:
         return self._counts(self._left(mask))
 
     def _counts(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        macs = self._macs * left[self._macs_in] * left[self._macs_out] * left[self._passing]
-        return macs, self._factors * left[self._pairs[:, 0]] * left[self._pairs[:, 1]]
+        sides = [left.take(one, axis=-1) for one in (self._macs_in, self._macs_out, self._passing, *self._pairs.T)]
+        return self._macs * sides[0] * sides[1] * sides[2], self._factors * sides[3] * sides[4]
 
-    def _left(self, mask: np.ndarray) -> np.ndarray:
-        extended = self._extended.copy()
-        extended[:-1] = mask
-        return np.asarray(np.add.reduceat(extended[self._joined], self._starts), dtype=np.float64)
+    def _left(self, masks: np.ndarray) -> np.ndarray:
+        """Return the channels left of every side, float64 of shape ``(..., sides)``, of masks of shape ``(..., width)``."""
+        extended = np.ones((*masks.shape[:-1], self._last + 1), dtype=np.int64)
+        extended[..., :-1] = masks
+        return np.add.reduceat(extended.take(self._joined, axis=-1), self._starts, axis=-1).astype(np.float64)

@@ -103,11 +103,10 @@ class LevelEncoding(Programmable):
         """Return the costs ``metrics`` as sums over decisions and pairs of them."""
         base = self._levels_of(self.smallest() if around is None else around)
         allowed = self._allowed(base, stride, near)
-        start = self._costs(metrics, base)
+        start, alone = self._alone(metrics, base, allowed)
         blocks = []
         for name, places in allowed.items():
-            costs = np.array([self._costs(metrics, {**base, name: at}) for at in places]) - start
-            above = {metric: costs[:, column] for column, metric in enumerate(metrics)}
+            above = dict(zip(metrics, (alone[name] - start).T, strict=True))
             combinations = tuple((self.levels[name][at],) for at in places)
             blocks.append(DecisionBlock((name,), combinations, self._losses[name][places], above))
         return Programmed(blocks, self._pairs(metrics, base, allowed), dict(zip(metrics, start.tolist(), strict=True)))
@@ -126,10 +125,7 @@ class LevelEncoding(Programmable):
 
     def _pairs(self, metrics: Sequence[str], base: Levels, allowed: Mapping[str, Sequence[int]]) -> list[PairCosts]:
         """Return the costs of every two decisions that depend on each other, above those of both alone."""
-        start = self._costs(metrics, base)
-        alone = {
-            name: np.array([self._costs(metrics, {**base, name: at}) for at in places]) for name, places in allowed.items()
-        }
+        start, alone = self._alone(metrics, base, allowed)
         scale = np.maximum(np.abs(start), np.max([np.abs(one).max(0) for one in alone.values()], axis=0))
         names, found = list(allowed), []
 
@@ -137,11 +133,9 @@ class LevelEncoding(Programmable):
             rows, columns = list(range(len(allowed[first]))), list(range(len(allowed[second])))
             if some:
                 rows, columns = _spread(rows), _spread(columns)
-            both = [
-                [self._costs(metrics, {**base, first: allowed[first][a], second: allowed[second][b]}) for b in columns]
-                for a in rows
-            ]
-            above: np.ndarray = np.array(both) - alone[first][rows][:, None] - alone[second][columns][None] + start
+            both = [{**base, first: allowed[first][a], second: allowed[second][b]} for a in rows for b in columns]
+            costs = self._costs(metrics, both).reshape(len(rows), len(columns), len(metrics))
+            above: np.ndarray = costs - alone[first][rows][:, None] - alone[second][columns][None] + start
             return above
 
         for first, second in itertools.combinations(range(len(names)), 2):
@@ -150,10 +144,20 @@ class LevelEncoding(Programmable):
                 found.append(PairCosts(first, second, {metric: costs[:, :, at] for at, metric in enumerate(metrics)}))
         return found
 
-    def _costs(self, metrics: Sequence[str], levels: Levels) -> np.ndarray:
-        """Return costs, of shape ``(metrics,)``."""
-        costs = self.problem.space.costs(Candidate({name: self.levels[name][at] for name, at in levels.items()}))
-        return np.array([costs[metric] for metric in metrics], dtype=np.float64)
+    def _alone(
+        self, metrics: Sequence[str], base: Levels, allowed: Mapping[str, Sequence[int]]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the costs of ``base``, and of every decision's allowed levels with the others as there."""
+        changed = [base, *({**base, name: at} for name, places in allowed.items() for at in places)]
+        costs = self._costs(metrics, changed)
+        borders = np.cumsum([1, *(len(places) for places in allowed.values())])
+        return costs[0], dict(zip(allowed, np.split(costs, borders)[1:-1], strict=True))
+
+    def _costs(self, metrics: Sequence[str], levels: Sequence[Levels]) -> np.ndarray:
+        """Return the costs of several choices of levels, of shape ``(choices, metrics)``."""
+        candidates = [Candidate({name: self.levels[name][at] for name, at in one.items()}) for one in levels]
+        found = self.problem.space.costs_of(candidates)
+        return np.array([[costs[metric] for metric in metrics] for costs in found], dtype=np.float64)
 
     def _levels_of(self, candidate: Candidate) -> Levels:
         return {name: values.index(candidate.values[name]) for name, values in self.levels.items()}

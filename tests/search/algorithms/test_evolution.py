@@ -11,6 +11,7 @@ from search.algorithms.encoding.channel_encoding import ChannelEncoding
 from search.algorithms.encoding.level_genome import LevelGenome
 from search.algorithms.encoding.uniform import global_magnitude, uniform
 from search.algorithms.evolution import Evolution, EvolutionSettings
+from search.algorithms.integer_program import optimum
 from search.algorithms.testing import Case, check_algorithm, drive, failed, measured, small_settings
 from search.study.problem import Target
 from spaces.errors import SecateursError
@@ -113,6 +114,19 @@ def test_the_result_is_no_worse_than_any_starting_point_by_the_last_comparison()
     assert algorithm.incumbent(trials) is trials[-1]
     compared = {row["fingerprint"] for row in trials[-1].proposal.notes["steps"][0]["candidates"]}
     assert {one.fingerprint for one in (start, uniform(problem), global_magnitude(problem))} <= compared
+
+
+def test_the_integer_program_is_a_starting_point_wherever_its_table_is_known():
+    problem = problem_of(SPACE, 0.5)
+    rng = np.random.default_rng(1)
+    table = {name: [*np.sort(rng.random(len(levels) - 1))[::-1], 0.0] for name, levels in problem.levels.items()}
+    known = dataclasses.replace(problem, tables={**problem.tables, "divergence": table})
+    program = optimum(known)
+    assert program not in (uniform(problem), global_magnitude(problem))
+    steps, _ = steps_of(case(known))
+    for compared in (next(iter(steps.values())), list(steps.values())[-1]):
+        assert program in [proposal.candidate for proposal in compared]
+    assert program not in [proposal.candidate for proposal in next(iter(steps_of(case(problem))[0].values()))]
 
 
 def test_the_incumbent_is_the_last_parent_and_not_the_best_value():

@@ -160,3 +160,15 @@ def test_macs_stand_with_the_module_that_computes_them() -> None:
         "tail.0": 9 * 16 * 24,
         "tail.2": 9 * 24 * 5,
     }
+
+
+def test_masks_that_are_counted_together_cost_what_each_costs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = ChannelMask(Image(), torch.randn(1, 3, 8, 8))
+    rng = np.random.default_rng(0)
+    drawn = [space.sample(rng) for _ in range(20)]
+    assert len({candidate.fingerprint for candidate in drawn}) > 10
+    alone = [space.costs(candidate) for candidate in drawn]
+    assert space.costs_of(drawn) == alone
+    monkeypatch.setattr("spaces.channels.cost._AT_ONCE", 100)
+    assert space.costs_of(drawn) == alone, "expected the same in several parts"
+    assert space.costs_of([]) == []
