@@ -1,6 +1,7 @@
 """The map of where a search pays: ways to prune at equal MACs, untrained and after a few epochs, beside the uniform ratio.
 
     python -m benchmarks.where_search_pays --data FOLDER [--models resnet20 ...] [--targets 0.05 ...] [--epochs-after 0 1 4]
+        [--rows uniform evolution ...]
 
 Every row starts from the same checkpoint and meets the same MACs target: Torch-Pruning (L2, the same ratio everywhere), the
 uniform ratio, the integer program over the level table, random levels at as many image passes as a search has, ``genetic`` over
@@ -50,7 +51,9 @@ TARGETS = {
 BRIEF = ("resnet56",)
 """Networks that have three rows only."""
 UNIFORM = "uniform"
+BASELINES = (UNIFORM, "integer_program", "random")
 AVERAGED = "uniform, channel averages"
+ROWS = (PEERS[0], *BASELINES, "evolution", "genetic", AVERAGED, "evolution, finalists", "iterative")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Case:
         images: Training images of these.
         passes: Images that a search may measure candidates on.
         quick: Tiny sizes, to try the benchmark itself.
+        wanted: Rows that are computed beside uniform and ``evolution``.
     """
 
     bench: Bench[Sizes]
@@ -72,6 +76,7 @@ class Case:
     images: int
     passes: int
     quick: bool
+    wanted: tuple[str, ...] = ROWS
 
     @property
     def own(self) -> Bench[Sizes]:
@@ -85,9 +90,15 @@ class Case:
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield name and settings, beside space, goals and target, of every search; its baselines are rows of their own."""
+        for name, row in self._every_row():
+            if name in self.wanted or name == "evolution":
+                yield name, row
+
+    def _every_row(self) -> Iterator[tuple[str, dict[str, Any]]]:
         brief = self.bench.model in BRIEF
         evolution = self.evolution(self.passes)
-        yield "evolution", {**evolution, "baselines": [UNIFORM, "random"] if brief else [UNIFORM, "integer_program", "random"]}
+        beside = [one for one in BASELINES if one in (UNIFORM, *self.wanted) and not (brief and one == "integer_program")]
+        yield "evolution", {**evolution, "baselines": beside}
         if brief:
             return
         evaluations = max(4, self.passes // 1024)
@@ -104,12 +115,12 @@ class Case:
             yield "iterative", {**self.evolution(self.passes // self.epochs), "iterations": limits}
 
     def evolution(self, passes: int) -> dict[str, Any]:
-        """Return the algorithm ``evolution`` for so many image passes."""
+        """Return the algorithm ``evolution`` for so many image passes, from the integer program's levels among others."""
         steps = ((16, 2), (32, 1)) if self.quick else EvolutionSettings().steps
         shape = EvolutionSettings(children=4, steps=steps) if self.quick else EvolutionSettings()
         generations = max(1, int(passes / (shape.passes * steps[-1][0])))
         sized = {"children": shape.children, "steps": [list(step) for step in steps]}
-        return {"algorithm": {"name": "evolution", "generations": generations, **sized}}
+        return {"algorithm": {"name": "evolution", "generations": generations, "integer_program": True, **sized}}
 
     def stages(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the pipeline of a row."""
@@ -142,8 +153,8 @@ def compute(case: Case) -> list[dict[str, Any]]:
     found = []
     dense = case.bench.reference_top1(case.bench.task(), case.bench.reference(case.bench.task()))
     shared = {"model": case.bench.model, "seed": case.bench.seed, "target": case.target, "epochs": case.epochs}
-    if case.bench.model not in BRIEF:
-        found.append({**shared, **_peer(case), "reference_test_top1": dense})
+    if case.bench.model not in BRIEF and PEERS[0] in case.wanted:
+        found.append({**shared, **peer(case), "reference_test_top1": dense})
     for name, row in case.rows():
         start = time.process_time()
         # What trains in between or within the search is another search.
@@ -163,7 +174,7 @@ def compute(case: Case) -> list[dict[str, Any]]:
     return found
 
 
-def _peer(case: Case) -> dict[str, Any]:
+def peer(case: Case) -> dict[str, Any]:
     """Return Torch-Pruning's row, from its file where it is there."""
     path = case.bench.folder / f"{case.name(PEERS[0])}.json"
     if not path.exists():
@@ -232,6 +243,7 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="+", help="those of every model, by default")
     parser.add_argument("--epochs-after", type=int, nargs="+", default=[0, 1, 4], help="epochs that the rows are trained for")
     parser.add_argument("--images", type=int, default=20_000, help="training images of these")
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS, help="beside uniform and evolution")
     options = parser.parse_args()
     sizes = begin(options)
     images = sizes.train if options.quick else options.images
@@ -242,7 +254,7 @@ def main() -> None:
             bench = Bench(model, seed, sizes, options.data, options.results)
             for target in options.targets or TARGETS[model]:
                 for epochs in options.epochs_after:
-                    for row in compute(Case(bench, target, epochs, images, passes, options.quick)):
+                    for row in compute(Case(bench, target, epochs, images, passes, options.quick, tuple(options.rows))):
                         results.append(row)
                         place = f"{model} seed {seed} at {target:g}, {epochs} epochs"
                         print(f"{place}: {row['row']}: test {100 * row['test_top1']:.2f}", flush=True)
