@@ -18,12 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.one_shot import PEERS, arguments, begin
 from benchmarks.pruning_bench import Bench, Sizes
 from benchmarks.where_search_pays import Case, peer, table
-from search.config.document import to_yaml
+from search.config.document import read_document, to_yaml
 from search.config.loading import load
 from search.output.atomic import write_json
 from search.pipeline.pipeline import run
@@ -36,7 +34,7 @@ def compute(case: Case, source: Path) -> list[dict[str, Any]]:
         if not (copied := bench.folder / f"{bench.model}-{bench.seed}-checkpoint.{ending}").exists():
             shutil.copy(source / copied.name, copied)
     searched = f"{bench.model}-{bench.seed}-{case.target:g}-evolution-True"
-    config = yaml.safe_load((source / f"{searched}.yaml").read_text())
+    config = read_document(source / f"{searched}.yaml").data
     config |= {"name": case.name("evolution"), "stages": [*config["stages"], {"retrain": case.retrain(case.epochs)}]}
     path = bench.folder / f"{config['name']}.yaml"
     path.write_text(to_yaml(config))
