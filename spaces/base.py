@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -99,7 +99,10 @@ class SearchSpace(ABC, Generic[S]):
 
     @cached_property
     def removable(self) -> Sequence[Frozen]:
-        """Parts of the network that candidates may take away whole, with their parameters; the reason of each is empty."""
+        """Parts of the network that candidates may take away whole, with their parameters; the reason of each is empty.
+
+        Each has the name of its decision, which is 1 where the part stays and 0 where it is gone.
+        """
         return ()
 
     @cached_property
@@ -149,6 +152,15 @@ class SearchSpace(ABC, Generic[S]):
     def gains(self) -> Mapping[str, np.ndarray]:
         """Return the worth of reaching each level: by decision name, float64 of shape ``(levels,)``, never rising."""
         return {}
+
+    @classmethod
+    def quantizes_with(cls, settings: S) -> bool:
+        """Return True if networks are quantized with these settings; by default as the class says."""
+        return cls.quantizes
+
+    def idle(self, candidate: Candidate) -> Collection[str]:
+        """Return the decisions that change nothing in the network of a candidate, by what it decides beside them."""
+        return ()
 
     @cached_property
     def learns(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -222,19 +222,26 @@ class BitWidth(SearchSpace[BitWidthSettings]):
         self._statistics.calibrate(prepared, self.settings.bias_correction)
         return prepared
 
-    def prepare_changed(self, model: nn.Module, candidate: Candidate, batches: Iterable[Nested]) -> nn.Module:
-        """Return a quantized copy of a network with the same modules and other shapes, such as one with fewer channels.
+    def prepare_changed(
+        self,
+        model: nn.Module,
+        candidate: Candidate,
+        batches: Iterable[Nested],
+        gone: Callable[[str], bool] = lambda name: False,
+    ) -> nn.Module:
+        """Return a quantized copy of a network with other shapes, such as one with fewer channels or without some modules.
 
         Args:
-            model: A network with the same modules; left unchanged.
+            model: A network with the same modules but for those that are gone; left unchanged.
             candidate: Bits of every decision.
             batches: Input batches to calibrate its ranges on, for the chosen bits only.
+            gone: Tells whether a module has left.
 
         Raises:
             InvalidCandidateError: A decision is missing, unknown or outside its domain.
         """
         self.validate(candidate)
-        prepared = quantize(model, self._record(candidate.values))
+        prepared = quantize(model, self._record(candidate.values, gone))
         chosen = {point.path: (candidate.values[point.decision],) for point in self._quantizers}
         statistics = RangeStatistics(prepared, chosen, self._calibration, self._forward, batches, self._inputs)
         statistics.calibrate(prepared, self.settings.bias_correction)
@@ -331,8 +338,12 @@ class BitWidth(SearchSpace[BitWidthSettings]):
 
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
         """Return the record from which the prepared network's structure is rebuilt."""
+        return self.transformation_changed(candidate, lambda name: False)
+
+    def transformation_changed(self, candidate: Candidate, gone: Callable[[str], bool]) -> dict[str, Any]:
+        """Return the record of :meth:`prepare_changed`."""
         self.validate(candidate)
-        return {"kind": "quantize", "candidate": dict(candidate.values), **self._record(candidate.values)}
+        return {"kind": "quantize", "candidate": dict(candidate.values), **self._record(candidate.values, gone)}
 
     def report_rows(self, candidate: Candidate, made: Mapping[str, Any] | None = None) -> dict[str, list[Row]]:
         """Return ``bits``: bits, weights and MACs of every quantized layer, and bits of every addition."""
@@ -341,7 +352,7 @@ class BitWidth(SearchSpace[BitWidthSettings]):
     def bit_rows(self, candidate: Candidate, sizes: LayerSizes) -> list[Row]:
         """Return the rows ``bits`` of the report for a network with these layer sizes."""
         bits: list[tuple[int | None, int | None, str]] = [
-            (*one, name) for name, one in self.layer_bits(candidate.values).items()
+            (*one, name) for name, one in self.layer_bits(candidate.values).items() if name in sizes.weights
         ]
         bits += [(None, int(candidate.number(f"{one.name}.activation")), one.name) for one in self.found.additions]
         return [
@@ -362,10 +373,10 @@ class BitWidth(SearchSpace[BitWidthSettings]):
             bits.setdefault(point.layer, {})[point.kind] = values[point.decision]
         return {site.name: (bits[site.name]["weight"], bits[site.name].get("activation")) for site in self.found.layers}
 
-    def _record(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _record(self, values: Mapping[str, Any], gone: Callable[[str], bool] = lambda name: False) -> dict[str, Any]:
         return {
-            "folds": [list(pair) for pair in self.found.folds],
-            "layers": {name: list(bits) for name, bits in self.layer_bits(values).items()},
+            "folds": [list(pair) for pair in self.found.folds if not gone(pair[0])],
+            "layers": {name: list(bits) for name, bits in self.layer_bits(values).items() if not gone(name)},
             "additions": {addition.name: values[f"{addition.name}.activation"] for addition in self.found.additions},
             "learned": self.settings.learned_step,
         }

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import nn
 
-from spaces.base import Row, SearchSpace
+from spaces.base import Row, SearchSpace, Solve
 from spaces.candidate import Candidate
+from spaces.channels.surgery import Cut
 from spaces.cloning.admission import admitted
 from spaces.cloning.clone import clone
 from spaces.domains import Choice
@@ -176,7 +177,7 @@ class Depth(SearchSpace[DepthSettings]):
             InvalidCandidateError: A decision is missing, unknown or outside its domain, or too many units are gone.
         """
         self.validate(candidate)
-        return remove(model, self._planned(candidate)[0])
+        return remove(model, self.removal(candidate))
 
     def convert(self, prepared: nn.Module) -> nn.Module:
         """Return a copy of the prepared network: it has no units to remove any more."""
@@ -185,6 +186,57 @@ class Depth(SearchSpace[DepthSettings]):
     def realize(self, model: nn.Module, candidate: Candidate) -> nn.Module:
         """Return the network without the units that are gone; ``model`` is left unchanged and shares no storage with it."""
         return self.prepare(model, candidate)
+
+    def reconstruct(self, model: nn.Module, candidate: Candidate, solve: Solve) -> nn.Module:
+        """Return the network without the units that are gone, whose layers are solved to make up for them."""
+        small = self.realize(model, candidate)
+        if self.gone(candidate):
+            solve(small, Cut({}, {}))
+        return small
+
+    def removal(self, candidate: Candidate) -> Removal:
+        """Return the modules that leave with the units that are gone."""
+        return self._planned(candidate)[0]
+
+    def products_beside(self, candidate: Candidate) -> dict[str, list[int]]:
+        """Return, by module, the places of those of its own products that go with the units that are gone."""
+        return self._graph.products_beside(self.gone(candidate))
+
+    def keep(self, reasons: Mapping[str, str]) -> None:
+        """Let units stay for a reason, by name; called before any candidate is made.
+
+        Raises:
+            UnsupportedModelError: None is left.
+        """
+        self._kept += [(unit, reasons[unit.name]) for unit in self.units if unit.name in reasons]
+        self.units = [unit for unit in self.units if unit.name not in reasons]
+        if not self.units:
+            raise UnsupportedModelError(
+                f"no {self.settings.unit} of this network can be removed: {'; '.join(sorted(set(reasons.values()))[:5])}"
+            )
+
+    def difference(self, small: nn.Module, masked: nn.Module, units: Sequence[Unit], originals: Iterable[nn.Module]) -> float:
+        """Return the largest absolute difference between the outputs of a network without units and of one with them at zero.
+
+        Args:
+            small: The network without them.
+            masked: The network with them, of the shapes of the original; they are taken as zero in it.
+            units: The units.
+            originals: Networks of which ``small`` must read no tensor.
+
+        Raises:
+            EquivalenceError: The outputs differ by more than rounding.
+        """
+        zeroed = [place for unit in units for place in unit.zeroed]
+        skipped = {name: path for unit in units for name, path in unit.skipped.items()}
+
+        def forward(network: nn.Module, inputs: Nested) -> Any:
+            if network is not masked:
+                return self._forward(network, inputs)
+            with branches_zeroed(network, zeroed, skipped):
+                return self._forward(network, inputs)
+
+        return output_difference(small, masked, self._inputs, forward, originals)
 
     def check(self, model: nn.Module, candidate: Candidate) -> float:
         """Return the largest absolute difference between the outputs of the network without units and with units at zero.
@@ -196,8 +248,7 @@ class Depth(SearchSpace[DepthSettings]):
         """
         self.validate(candidate)
         with kept_randomness(), eager():
-            gone = self._gone(candidate)
-            return self._difference(model, [unit for unit in self.units if unit.name in gone])
+            return self._difference(model, self.gone(candidate))
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
         """Return ``macs``, ``parameters``, ``size_bytes``, ``bit_operations`` and ``removed_units``."""
@@ -217,7 +268,7 @@ class Depth(SearchSpace[DepthSettings]):
     def transformation(self, candidate: Candidate) -> dict[str, Any]:
         """Return the modules that leave and their stubs, as JSON data of the kind ``remove_branches``."""
         self.validate(candidate)
-        return {"kind": KIND, "candidate": dict(candidate.values), **self._planned(candidate)[0].to_json()}
+        return {"kind": KIND, "candidate": dict(candidate.values), **self.removal(candidate).to_json()}
 
     def report_rows(self, candidate: Candidate, made: Mapping[str, Any] | None = None) -> dict[str, list[Row]]:
         """Return ``depth``: every unit with its share of the multiply-accumulates, and whether it stays."""
@@ -230,8 +281,12 @@ class Depth(SearchSpace[DepthSettings]):
         most = self.settings.max_removed
         return len(self.units) if most is None else min(most, len(self.units))
 
+    def gone(self, candidate: Candidate) -> list[Unit]:
+        """Return the units that are gone, in graph order."""
+        return [unit for unit in self.units if candidate.number(unit.name) == 0]
+
     def _gone(self, candidate: Candidate) -> frozenset[str]:
-        return frozenset(unit.name for unit in self.units if candidate.number(unit.name) == 0)
+        return frozenset(unit.name for unit in self.gone(candidate))
 
     def _planned(self, candidate: Candidate) -> tuple[Removal, dict[str, float]]:
         """Return the removal of a candidate, and its costs."""
@@ -280,17 +335,8 @@ class Depth(SearchSpace[DepthSettings]):
         return "" if counted == expected else f"{counted - expected:,} MACs of it are left, in code around its layers"
 
     def _difference(self, model: nn.Module, units: Sequence[Unit]) -> float:
-        small, masked = remove(model, self._graph.removal(units)), split_encoders(clone(model))
-        zeroed = [place for unit in units for place in unit.zeroed]
-        skipped = {name: path for unit in units for name, path in unit.skipped.items()}
-
-        def forward(network: nn.Module, inputs: Nested) -> Any:
-            if network is not masked:
-                return self._forward(network, inputs)
-            with branches_zeroed(network, zeroed, skipped):
-                return self._forward(network, inputs)
-
-        return output_difference(small, masked, self._inputs, forward, (model,))
+        small = remove(model, self._graph.removal(units))
+        return self.difference(small, split_encoders(clone(model)), units, (model,))
 
 
 def _first(batches: Iterable[Nested], samples: int) -> list[Nested]:

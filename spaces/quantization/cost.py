@@ -120,17 +120,21 @@ class BitCost:
             bits: Bits of the weights and of the input (None: float), by layer.
             sizes: Sizes after channels were removed; :attr:`whole` by default.
         """
-        sizes = sizes or self.whole
-        operations = sizes.float_macs * FLOAT_BITS * FLOAT_BITS
-        size = sizes.other_bytes
-        for name, macs in sizes.macs.items():
-            weights, inputs = bits[name]
-            operations += macs * weights * (FLOAT_BITS if inputs is None else inputs)
-            size += packed_bytes(sizes.weights[name], weights)
-        return {
-            "macs": float(sizes.float_macs + sum(sizes.macs.values())),
-            "parameters": sizes.parameters,
-            "size_bytes": float(size),
-            "bit_operations": float(operations),
-            "weight_bits": _mean_bits([(count, bits[name][0]) for name, count in sizes.weights.items()]),
-        }
+        return costs_of(bits, sizes or self.whole)
+
+
+def costs_of(bits: Mapping[str, tuple[int, int | None]], sizes: LayerSizes) -> dict[str, float]:
+    """Return the costs of :meth:`BitCost.of` for a network with some layer sizes."""
+    operations = sizes.float_macs * FLOAT_BITS * FLOAT_BITS
+    size = sizes.other_bytes
+    for name, macs in sizes.macs.items():
+        weights, inputs = bits[name]
+        operations += macs * weights * (FLOAT_BITS if inputs is None else inputs)
+        size += packed_bytes(sizes.weights[name], weights)
+    return {
+        "macs": float(sizes.float_macs + sum(sizes.macs.values())),
+        "parameters": sizes.parameters,
+        "size_bytes": float(size),
+        "bit_operations": float(operations),
+        "weight_bits": _mean_bits([(count, bits[name][0]) for name, count in sizes.weights.items()]),
+    }

@@ -62,6 +62,21 @@ class Removal:
         """Return True if a module, or a tensor of the state, is in a module that leaves."""
         return any(name == one or name.startswith(f"{one}.") for one in self.stubs)
 
+    def resized(self, widths: Mapping[str, tuple[int, int]]) -> Removal:
+        """Return the removal from a network whose layers have other widths.
+
+        Args:
+            widths: By layer, the dimension of its output that holds channels, counted from the end, and how many these are.
+        """
+        stubs = dict(self.stubs)
+        for name in stubs.keys() & widths.keys():
+            dim, width = widths[name]
+            sizes = stubs[name]["outputs"].get("zero", ())
+            if len(sizes) >= -dim:
+                outputs = {"zero": [width if at == len(sizes) + dim else size for at, size in enumerate(sizes)]}
+                stubs[name] = {**stubs[name], "outputs": outputs}
+        return Removal(stubs, self.attributes)
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -179,6 +194,17 @@ class FlowGraph:
         """Return the multiply-accumulates that go in the code of modules which stay, as they are products of zeros then."""
         nodes = [self.flow.nodes[number] for number in self.dead(units) - self.idle if self.flow.nodes[number].macs]
         return sum(node.macs for node in nodes if not any(removal.holds(self.flow.calls[call].name) for call in node.calls))
+
+    def products_beside(self, units: Sequence[Unit]) -> dict[str, list[int]]:
+        """Return, by module, the places of those of its own operators with multiply-accumulates that nothing needs any more."""
+        dead, found, counts = self.dead(units), dict[str, list[int]](), dict[str, int]()
+        for number, node in enumerate(self.flow.nodes):
+            if node.macs and node.calls:
+                name = self.flow.calls[node.calls[-1]].name
+                counts[name] = counts.get(name, -1) + 1
+                if number in dead:
+                    found.setdefault(name, []).append(counts[name])
+        return found
 
     def has_weight(self, name: str) -> bool:
         """Return True if a module has parameters or multiply-accumulates."""

@@ -59,6 +59,8 @@ class BitEncoding(Programmable):
                 "bits are chosen by their part in Omega, and it is not measured: expected `omega` in search.evaluate, such as "
                 "evaluate: [{omega: {sensitivity: fisher}}, cost]"
             )
+        if missing := [name for name in self.names if name not in table]:
+            raise NotABitSpaceError(f"decision {missing[0]!r} has no part in Omega: this algorithm searches bit_width")
         self.table: dict[str, dict[int, float]] = {
             name: {int(bits): float(value) for bits, value in table[name].items()} for name in self.names
         }

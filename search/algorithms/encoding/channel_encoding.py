@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,8 @@ class ChannelEncoding:
             decision.
         ranks: Importance as a rank in (0, 1), 1 the most important, ties to the earlier channel; shapes as ``importance``.
         scores: Ranks; for choices with a table of Omega the fall of Omega, scaled so that decisions of both kinds are worth
-            the same on average.
+            the same on average; for parts that leave whole, beside decisions of other kinds, the rank of the part among them.
+        wholes: Numbers of the decisions on parts that leave whole.
         targets: Targets on analytic costs.
         constrained: Whether there are such targets.
         capped: Whether the space sets limits of its own.
@@ -57,6 +58,8 @@ class ChannelEncoding:
         self.problem = problem
         space = problem.space
         self._ordinal = space.levels
+        parts = {part.name for part in space.removable}
+        self.wholes = [layer for layer, name in enumerate(space.domains) if name in parts]
         self.capped = bool(problem.caps)
         self.names = list(space.domains)
         self._levels = [ordered_levels(name, domain, space.levels) for name, domain in space.domains.items()]
@@ -201,8 +204,14 @@ class ChannelEncoding:
 
     def _importance_of(self, layer: int, table: Any) -> NDArray[np.float64]:
         name, levels = self.names[layer], self._levels[layer]
-        if levels is None or self._ordinal is not None:
-            return importance_of(table, name, self.domains[layer])
+        if layer in self.wholes:
+            table = self.problem.space.gains()
+        elif levels is not None and self._ordinal is None:
+            return self._levels_worth(name, levels)
+        return importance_of(table, name, self.domains[layer])
+
+    def _levels_worth(self, name: str, levels: Sequence[Value]) -> NDArray[np.float64]:
+        """Return the worth of reaching each level of a choice among numbers, by the table of Omega where it has it."""
         omega = (self.problem.tables.get("omega") or {}).get(name)
         if omega is None:
             return np.linspace(1.0, 1.0 / len(levels), len(levels))
@@ -213,13 +222,21 @@ class ChannelEncoding:
         return falls + np.linspace(1e-3 * most, 0.0, len(falls))
 
     def _scores(self) -> Scores:
-        choices = [layer for layer in range(len(self.names)) if self.is_level(layer) and self._ordinal is None]
+        scores = list(self.ranks)
+        if self._ordinal is None and self.wholes:
+            ranks = best_first_ranks(np.array([self.importance[layer][-1] for layer in self.wholes]))
+            for layer, rank in zip(self.wholes, ranks, strict=True):
+                scores[layer] = np.array([1.0, rank])
+        choices = [
+            layer
+            for layer in range(len(self.names))
+            if self.is_level(layer) and self._ordinal is None and layer not in self.wholes
+        ]
         if not choices or "omega" not in self.problem.tables:
-            return self.ranks
+            return scores
         masks = [float(self.ranks[layer].sum()) for layer in range(len(self.names)) if not self.is_level(layer)]
         level = float(np.mean([self.importance[layer][1:].sum() for layer in choices]))
         scale = (float(np.mean(masks)) if masks else 1.0) / max(level, 1e-30)
-        scores = list(self.ranks)
         for layer in choices:
             scores[layer] = self.importance[layer] * scale
         return scores

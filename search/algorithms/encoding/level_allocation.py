@@ -39,11 +39,13 @@ class LevelAllocation:
         self._targets = [target for target in problem.targets if target.metric in known]
 
     @staticmethod
-    def fits(problem: Problem) -> bool:
-        """Return whether every decision of the problem is a choice among numbers."""
-        domains = problem.space.domains.values()
-        if problem.space.levels is not None:
+    def fits(problem: Problem, given: Mapping[str, Value] | None = None) -> bool:
+        """Return whether every decision of the problem is a choice among numbers such as bits, or given."""
+        fixed = given or {}
+        parts = {part.name for part in problem.space.removable} - fixed.keys()
+        if problem.space.levels is not None or parts:
             return False
+        domains = [domain for name, domain in problem.space.domains.items() if name not in fixed]
         return all(domain.choices and not isinstance(domain.choices[0], str) for domain in domains)
 
     @property

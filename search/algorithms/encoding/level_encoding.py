@@ -102,6 +102,9 @@ class LevelEncoding(Programmable):
     ) -> Programmed:
         """Return the costs ``metrics`` as sums over decisions and pairs of them."""
         base = self._levels_of(self.smallest() if around is None else around)
+        if around is None:
+            # Beside a part that is gone, other levels cost nothing.
+            base |= {part.name: len(self.levels[part.name]) - 1 for part in self.problem.space.removable}
         allowed = self._allowed(base, stride, near)
         start, alone = self._alone(metrics, base, allowed)
         blocks = []

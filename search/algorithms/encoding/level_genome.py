@@ -28,7 +28,7 @@ class LevelGenome:
 
     def __init__(self, problem: Problem, encoding: ChannelEncoding) -> None:
         self._problem, self._targets, self.budgeted = problem, encoding.targets, encoding.budgeted
-        self._capped = bool(problem.caps)
+        self._capped, self._parted = bool(problem.caps), bool(problem.space.removable)
         self._names = list(problem.levels)
         self._levels = [problem.levels[name] for name in self._names]
         self._tops = np.array([len(levels) - 1 for levels in self._levels])
@@ -40,6 +40,11 @@ class LevelGenome:
         return Candidate(
             {name: self._levels[place][gene] for place, (name, gene) in enumerate(zip(self._names, genome, strict=True))}
         )
+
+    def _idle(self, genome: Genome) -> NDArray[np.int64]:
+        """Return the places of the decisions that change nothing, since the part that they are about is gone."""
+        idle = self._problem.space.idle(self.candidate(genome)) if self._parted else ()
+        return np.array([place for place, name in enumerate(self._names) if name in idle], dtype=np.int64)
 
     def genome(self, candidate: Candidate) -> Genome:
         """Return the genome of a candidate; of a value between two levels the nearest one, of two the cheaper."""
@@ -78,7 +83,12 @@ class LevelGenome:
         genome, touched = parent.copy(), set[int]()
         for _ in range(min(int(number) for number in rng.integers(1, switches + 1, size=2))):
             before = genome.copy()
-            rising = [int(place) for place in self._open if genome[place] < self._tops[place] and place not in touched]
+            idle = set(self._idle(genome).tolist())
+            rising = [
+                int(place)
+                for place in self._open
+                if genome[place] < self._tops[place] and place not in touched and int(place) not in idle
+            ]
             if not rising:
                 break
             up = rising[int(rng.integers(len(rising)))]
@@ -92,6 +102,9 @@ class LevelGenome:
             touched |= lowered
         if self._targets:
             self._fill(genome, rng.permutation(self._open), touched)
+        # Of one network there is one genome.
+        idle_now = self._idle(genome)
+        genome[idle_now] = self._tops[idle_now]
         return genome
 
     def _lower(self, genome: Genome, rng: np.random.Generator, but: set[int]) -> set[int] | None:

@@ -27,12 +27,13 @@ class LevelModel:
     """Bayesian linear regression of gains on the errors of levels.
 
     The error of a level is the sum of the importances of the channels that go; by ``second_order`` these are the squared
-    errors that they leave in what reads them; of bits it is Omega, where that is measured, and without either it falls evenly
-    from 1 to 0 with the levels. Before anything is measured quality falls by the share by which the sum over all decisions
-    rises, an elasticity of -1 (ours); what is measured then corrects that, decision by decision. Candidates that were measured
-    on the same inputs are compared with their mean, since two comparisons have nothing else in common. Elasticities drawn from
-    the posterior (Thompson sampling: Thompson 1933; Russo et al. 2018, arXiv 1707.02038) try what is not known yet, and leave
-    what is known to be bad.
+    errors that they leave in what reads them; of bits it is Omega, where that is measured; of a part that leaves whole its
+    divergence alone, where that is measured, else its influence; and without any it falls evenly from 1 to 0 with the levels.
+    Before anything is measured quality falls by the share by which the sum over all decisions rises, an elasticity of -1
+    (ours); what is measured then corrects that, decision by decision. Candidates that were measured on the same inputs are
+    compared with their mean, since two comparisons have nothing else in common. Elasticities drawn from the posterior
+    (Thompson sampling: Thompson 1933; Russo et al. 2018, arXiv 1707.02038) try what is not known yet, and leave what is known
+    to be bad.
 
     Args:
         problem: A problem with levels.
@@ -40,8 +41,10 @@ class LevelModel:
 
     def __init__(self, problem: Problem) -> None:
         self._errors = [_errors(problem, name, levels) for name, levels in problem.levels.items()]
+        parts = {part.name for part in problem.space.removable}
         masks = np.array([isinstance(levels[0], str) for levels in problem.levels.values()])
-        self._kinds = [kind for kind in (masks, ~masks) if kind.any()]
+        wholes = np.array([name in parts for name in problem.levels])
+        self._kinds = [kind for kind in (masks, wholes, ~masks & ~wholes) if kind.any()]
         size = len(self._errors)
         self._prior = np.linalg.inv(OWN**2 * np.eye(size) + COMMON**2 * np.ones((size, size)))
         self._gram, self._cross = np.zeros((size, size)), np.zeros(size)
@@ -107,6 +110,9 @@ def _errors(problem: Problem, name: str, levels: Sequence[Value]) -> Vector:
         importance = importance_of(problem.tables.get("importance", {}), name, problem.space.domains[name])
         gone = np.array([[flag == "0" for flag in str(mask)] for mask in levels], dtype=np.float64)
         return gone @ np.maximum(importance, 0.0)
+    if any(part.name == name for part in problem.space.removable):
+        measured = (problem.tables.get("divergence") or {}).get(name)
+        return np.asarray([float(problem.space.gains()[name][-1]), 0.0] if measured is None else measured, dtype=np.float64)
     omega = (problem.tables.get("omega") or {}).get(name)
     if omega is not None:
         return np.array([max(0.0, float(omega[level])) for level in levels])

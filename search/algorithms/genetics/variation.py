@@ -186,7 +186,11 @@ class MaskVariation(Variation):
         """Return ``masks`` with the bits of least Omega for their channels; unchanged if none keep the targets."""
         encoding = self.encoding
         given = encoding.candidate(masks).values
-        channels = {name: given[name] for layer, name in enumerate(encoding.names) if not encoding.is_level(layer)}
+        channels = {
+            name: given[name]
+            for layer, name in enumerate(encoding.names)
+            if not encoding.is_level(layer) or layer in encoding.wholes
+        }
         found = optimal_bits(encoding.problem, channels)
         return masks if found is None else encoding.masks(found)
 

@@ -14,7 +14,7 @@ from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.ranks import Ranks
 from search.algorithms.base import Algorithm
 from search.algorithms.integer_program import allocations
-from search.algorithms.mixed_starts import mixed_starts
+from search.algorithms.mixed_starts import branch_starts, mixed_starts
 from search.config.registries import ALGORITHM
 from search.executors.base import Evaluate, Workload
 from search.executors.remote_timer import evaluators_of
@@ -180,7 +180,11 @@ class SearchContext:
 
 def starting_candidates(problem: Problem) -> list[Candidate]:
     """Return the candidates to try first, each once: of integer programs where Omega is known, then the space's own."""
-    return list(dict.fromkeys((*allocations(problem), *mixed_starts(problem), *problem.space.starting_points())))
+    return list(
+        dict.fromkeys(
+            (*allocations(problem), *mixed_starts(problem), *branch_starts(problem), *problem.space.starting_points())
+        )
+    )
 
 
 def _dense(network: Network, reference: Network, run: StageContext, settings: SearchSettings) -> Dense | None:

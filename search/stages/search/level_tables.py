@@ -123,7 +123,7 @@ class LevelTables:
         return {name: table[name] for name in levels}
 
     def removal_order(self, levels: Levels, dry: bool = False) -> list[str]:
-        """Return decisions in the order in which a greedy removal takes them to their cheapest level, one at a time.
+        """Return the parts that may leave whole in the order in which a greedy removal takes them away, one at a time.
 
         Each is the one whose outputs are nearest to the whole network's, beside those that are gone already, measured as
         :meth:`divergence` is; it ends where the space allows no more. Kept after every step.
@@ -133,11 +133,10 @@ class LevelTables:
             dry: For a check: the order of the space's gains.
         """
         whole = Candidate({name: values[-1] for name, values in levels.items()})
+        parts = [part.name for part in self.space.removable]
         if dry:
             gains = self.space.gains()
-            return self._allowed(
-                whole, levels, sorted(levels, key=lambda name: float(gains[name][-1]) if name in gains else 0.0)
-            )
+            return self._allowed(whole, levels, sorted(parts, key=lambda name: float(gains[name][-1])))
         images = self.space.level_settings.divergence_images
         made_with = {"images": images, "levels": {name: list(values) for name, values in levels.items()}}
         file = self._file(REMOVAL_FILE)
@@ -145,7 +144,7 @@ class LevelTables:
         order = sorted(table, key=lambda name: table[name][0])
         here = whole.joined(Candidate({name: levels[name][0] for name in order}))
         dense: ReferenceOutputs | None = None
-        while left := self._allowed(here, levels, [name for name in levels if name not in order], first=True):
+        while left := self._allowed(here, levels, [name for name in parts if name not in order], first=True):
             if dense is None:
                 self.log("measuring which branch or block to remove next, one at a time")
                 dense = ReferenceOutputs(self._realized(whole), self.task, "train", images, "auto", BATCH, self.device)

@@ -24,7 +24,7 @@ def pass_faults(settings: SearchSettings) -> Iterable[tuple[Path, str]]:
     name = "iterations" if settings.iterations else "rounds"
     if settings.rounds > 1 and settings.iterations:
         yield ("rounds",), "expected rounds or iterations, got both"
-    if SPACE.find(settings.space.name).quantizes:
+    if SPACE.find(settings.space.name).quantizes_with(settings.space.settings):
         yield (name,), f"{settings.space.name} quantizes, and a quantized network can't be searched again; leave {name} out"
     if settings.rounds > 1 and "levels" not in {field.name for field in fields(settings.space.settings)}:
         yield ("rounds",), f"the steps of levels are halved with every round, and {settings.space.name} has none"

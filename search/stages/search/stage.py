@@ -93,7 +93,7 @@ class Search(Stage[SearchSettings]):
     @property
     def quantizes(self) -> bool:
         """True if the space chooses bits."""
-        return bool(SPACE.find(self.settings.space.name).quantizes)
+        return bool(SPACE.find(self.settings.space.name).quantizes_with(self.settings.space.settings))
 
     @property
     def evaluators(self) -> tuple[Block, ...]:
