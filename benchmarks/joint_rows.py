@@ -43,7 +43,8 @@ from spaces.bit_width import BitWidth, BitWidthSettings
 from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask
 from spaces.importance import criterion as importance
-from spaces.joint import Joint, JointSettings
+from spaces.joint import Joint
+from spaces.joint_settings import JointSettings
 
 BYTES, OPERATIONS = 0.1, 0.015
 """The targets: shares of the checkpoint's bytes and bit operations."""

@@ -19,7 +19,8 @@ from spaces.candidate import Candidate
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.errors import InvalidCandidateError, UnsupportedModelError
 from spaces.execution.forward import call
-from spaces.joint import Joint, JointSettings
+from spaces.joint import Joint
+from spaces.joint_settings import JointSettings
 from spaces.layers.batch_norm import measure_statistics
 from spaces.quantization.cost import average_weight_bits
 from spaces.quantization.fake_quantize import Quantizer

@@ -23,7 +23,8 @@ from search.stages.search import finalists
 from spaces.channels.surgery import Cut
 from spaces.cloning.clone import clone
 from spaces.execution.forward import call
-from spaces.joint import Joint, JointSettings
+from spaces.joint import Joint
+from spaces.joint_settings import JointSettings
 from spaces.layers.batch_norm import keep_statistics, statistics_kept
 from spaces.reconstruction import dense as outputs
 from spaces.reconstruction.block_fit import BlockReconstruction

@@ -15,7 +15,8 @@ from spaces.domains import Choice, Mask, Real
 from spaces.errors import SecateursError
 from spaces.filter_ratio import FilterRatio
 from spaces.filter_ratio_settings import FilterRatioSettings
-from spaces.joint import Joint, JointSettings
+from spaces.joint import Joint
+from spaces.joint_settings import JointSettings
 from spaces.levels.levels import NoLevelsError, levels_of, spread_counts
 from spaces.levels.settings import LevelSettings
 from tests.spaces.zoo import example, network
