@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from evaluators.task import Task
 from evaluators.tasks.measure import measure
+from evaluators.training.adapters import adapted
 from evaluators.training.average import averaged
 from evaluators.training.checkpoint import Checkpoint
 from evaluators.training.errors import DivergedError, TrainingError
@@ -109,7 +110,9 @@ def train(
         sparsifier.trace(model, to_device(task.traced_inputs(), device), task.forward)
     try:
         with (
-            only_trained(model, settings.train_only, task, device),
+            only_trained(model, settings.train_only, task, device)
+            if settings.adapters is None
+            else adapted(model, settings.adapters, settings.train_only, task, device, seed),
             repeatable(device),
             channels_last(model, settings.channels_last),
             synchronized_statistics(model, ranks if _synchronized(settings) else Ranks()),
@@ -204,7 +207,8 @@ def _epochs(
         if not sparsifier.complete:
             history.uncut = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         sparsifier.finish()
-    history.optimizer = OptimizerState.of(session.optimizer, model)
+    if settings.adapters is None:
+        history.optimizer = OptimizerState.of(session.optimizer, model)
     return history
 
 

@@ -66,6 +66,11 @@ def require_sparsifier(settings: TrainingSettings, sparsifier: Sparsifier) -> No
         )
     if settings.train_only is not None:
         raise TrainingError(f"train_only: {name} acts on the weights of all layers, which must all be trained; remove it here")
+    if settings.adapters is not None:
+        raise TrainingError(
+            f"adapters: {name} acts on the weights of all layers, which adapters keep as they are; remove adapters here, and "
+            "train with them behind it"
+        )
     criterion = None if sparsifier.importance is None else resolve(CRITERIA[sparsifier.importance])
     if settings.activation_checkpointing and criterion is not None and (criterion.gradients or criterion.labels):
         raise TrainingError(

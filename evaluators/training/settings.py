@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from evaluators.training.adapters import AdapterSettings
 from evaluators.training.average import EmaSettings
 from evaluators.training.features import FeatureSettings
 from evaluators.training.image_operations import RandAugmentSettings
@@ -104,6 +105,8 @@ class TrainingSettings:
             more than 2 %), and with ``early_stop``, else the last. Of a training with a sparsifier ``auto`` is the last.
         train_only: Parameters that are trained, while others stay: the words ``norms``, ``biases`` and ``head``, and name
             patterns; None for all. Statistics of BatchNorm follow the batches in any case.
+        adapters: Options of low-rank adapters, which are trained in place of everything else, ``train_only`` left out, and are
+            part of the weights at the end; None for none.
         compile: Whether steps run compiled by ``torch.compile``, which takes from half a minute to minutes once a training, and
             rounds otherwise; measurements don't.
         activation_checkpointing: Whether intermediate outputs are computed again in the backward pass and not held, by what a
@@ -131,6 +134,7 @@ class TrainingSettings:
     rand_augment: RandAugmentSettings | None = None
     erasing: float | None = None
     train_only: tuple[str, ...] | None = None
+    adapters: AdapterSettings | None = None
     shards: int | None = None
     batch_norm: Literal["synchronized", "shards", "per_rank"] | None = None
     keep_epoch: KeepEpoch = "auto"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.task import Task
+from evaluators.training.adapters import has_adapters, merged
 from evaluators.training.average import Average
 from evaluators.training.checkpoint import JSON, Checkpoint, CheckpointError, require_same, unpack_checkpoint
 from evaluators.training.optimizers import optimizer_numbers, optimizer_tensors, parameter_names, restore_optimizer
@@ -88,7 +89,8 @@ class History:
         stopped_early: Reason for ending before the last epoch, or empty.
         unsettled: Number of the last epoch in which a sparsifier still changed the network; epochs up to it can't be the best.
         sign: 1.0 if a higher score is better, -1.0 if a lower one is.
-        optimizer: State of the optimizer after the last epoch, with early stopping too; None before the end.
+        optimizer: State of the optimizer after the last epoch, with early stopping too; None before the end, and where adapters
+            were trained.
         uncut: Parameters and buffers from before a sparsifier that was not complete took the rest away; None else.
         begun: State of the epoch that the training stopped inside; None at an epoch's end.
         seconds: Wall-clock seconds of all steps by part, as :class:`.StepProfile` has them.
@@ -293,7 +295,7 @@ class OptimizerState:
 
 def end_of(content: bytes) -> tuple[dict[str, Tensor], OptimizerState]:
     """Return the weights that a training hands on (of the last epoch or of the best, with ``ema`` averaged) and its optimizer's
-    state.
+    state, which is empty where adapters were trained.
 
     Args:
         content: A packed checkpoint of :func:`save_state`.
@@ -301,9 +303,10 @@ def end_of(content: bytes) -> tuple[dict[str, Tensor], OptimizerState]:
     tensors, data = unpack_checkpoint(content)
     parts = _parts(tensors)
     keeps_best = parts["best"] and data.get("keeps_best", True)
-    return parts["best"] if keeps_best else {**parts["model"], **parts["average"]}, OptimizerState(
-        parts["optimizer"], data["trained"]
-    )
+    weights = parts["best"] if keeps_best else {**parts["model"], **parts["average"]}
+    if has_adapters(weights):
+        return merged(weights), OptimizerState({}, ())
+    return weights, OptimizerState(parts["optimizer"], data["trained"])
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

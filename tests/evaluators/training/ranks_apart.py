@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from evaluators.task import Batch
 from evaluators.tasks.classification import Classification
+from evaluators.training.adapters import AdapterSettings
 from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.features import FeatureSettings
 from evaluators.training.loop import train
@@ -36,6 +37,7 @@ BASE = TrainingSettings(
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "features": {"distillation": DistillationSettings(features=FeatureSettings(layers=("inner_norm", "pool")))},
+    "adapters": {"adapters": AdapterSettings(rank=3), "train_only": ("norms", "head.bias")},
     "mixed": {"mixup": 0.4, "cutmix": 1.0, "erasing": 0.3, "distillation": DistillationSettings()},
 }
 SPARSIFIERS: dict[str, Callable[[], Sparsifier]] = {

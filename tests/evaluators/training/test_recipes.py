@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from evaluators.task import PixelScale
+from evaluators.training.adapters import AdapterSettings
 from evaluators.training.average import EmaSettings
 from evaluators.training.checkpoint import FileCheckpoint
 from evaluators.training.features import FeatureSettings
@@ -37,6 +38,7 @@ RECIPES = {
     "clip": {"clip_value": 1e-3, "clip_norm": 1.0},
     "part": {"train_only": ("norms", "biases", "head"), "distillation": DistillationSettings()},
     "features": {"distillation": DistillationSettings(features=FeatureSettings(layers=("bn",)))},
+    "adapters": {"adapters": AdapterSettings(rank=3), "train_only": ("norms", "classifier.bias")},
     "rates": {"optimizer": OptimizerSettings(no_decay=("classifier.*", "positions"), rates={"classifier": 3.0})},
     "own": {
         "optimizer": OptimizerSettings(f"{OWN}.Counting", lr=0.01),
@@ -391,6 +393,7 @@ def test_wrong_settings_are_named(make, message):
     [
         ({"ema": EmaSettings()}, GradientCut(GradientCutSettings()), "ema: GradientCut takes channels to zero"),
         ({"train_only": ("head",)}, ScalingFactor(ScalingFactorSettings()), "train_only: ScalingFactor acts on"),
+        ({"adapters": AdapterSettings()}, ScalingFactor(ScalingFactorSettings()), "adapters: ScalingFactor acts on"),
         (
             {"optimizer": OptimizerSettings("torch.optim.Rprop", arguments={"beta": 1})},
             None,
