@@ -32,6 +32,11 @@ def times(before: float | None, after: float | None) -> str:
     return "-" if not before or not after else f"{before / after:.2f}x"
 
 
+def shows(before: float, after: float) -> bool:
+    """Return whether the change of a cost, neither of which is 0, shows when it is told as a ratio: 1.00x does not."""
+    return abs(before / after - 1.0) >= 0.005
+
+
 def metric_value(name: str, value: float) -> str:
     """Return the value of the metric ``name``: bytes as a size, everything else with its magnitude."""
     return find_metric(name).brief(value)

@@ -31,7 +31,7 @@ from search.pipeline.retention import Relevance, Retention
 from search.pipeline.reuse import find_earlier, require_taken, reuse_lines, reused
 from search.pipeline.start import Start
 from search.report.data import Entry, Flow, build_report
-from search.report.judging import contradictions
+from search.report.judging import caveats
 from search.report.validation import Retained
 from search.run.best import Best
 from search.run.earlier_run import ORIGIN, EarlierRun, origin_of
@@ -215,7 +215,7 @@ class _Pipeline:
             described=described_metrics(stages, self.task),
             score=self.task.score_name,
         )
-        for text in contradictions(report):
+        for text in caveats(report):
             self.log.write(text, logging.DEBUG)
         return {**failures.finite("", report), "failures": failures.rows}
 

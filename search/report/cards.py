@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evaluators.metrics import Metric, find_metric
-from search.output.numbers import times
+from search.output.numbers import shows, times
 from search.report.summary import target_text
 from search.report.targets import cost_of, limit_text, limits_on_costs
 from search.report.view import described_metrics, primary_of, score_metric, score_of
@@ -64,11 +64,6 @@ def _changed(name: str, report: Mapping[str, Any]) -> bool:
     """Return whether a cost changed so much that it shows: 1.00x does not."""
     before, after = _pair(name, report)
     return bool(before and after and shows(before, after))
-
-
-def shows(before: float, after: float) -> bool:
-    """Return whether the change of a cost, neither of which is 0, shows when it is told as a ratio: 1.00x does not."""
-    return abs(before / after - 1.0) >= 0.005
 
 
 def _cost_card(name: str, report: Mapping[str, Any]) -> Card | None:

@@ -16,8 +16,8 @@ from search.run.run_records import read_config
 from spaces.errors import SecateursError
 from spaces.files.reading import FileError
 
-COSTS = ("macs", "parameters", "size_bytes", "latency_ms")
-"""Costs in the table of results."""
+COSTS = ("macs", "parameters", "size_bytes", "bit_operations", "weight_bits", "latency_ms")
+"""Costs in the table of results, as far as a run is about them."""
 
 _LONGEST = 160
 """Letters of a setting that are shown."""
@@ -37,6 +37,8 @@ def comparison_tables(runs: Mapping[str, Mapping[str, Any]], configs: Mapping[st
 
 
 def _results(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    bits = any(report.get("bits") for report in runs.values())
+    costs = [name for name in COSTS if bits or name not in ("bit_operations", "weight_bits")]
     rows = []
     for label, report in runs.items():
         for role in ("reference", "result"):
@@ -48,11 +50,11 @@ def _results(runs: Mapping[str, Mapping[str, Any]]) -> Table:
                 metric = score_metric(score[0], report)
                 cells.append(f"{metric.label} {metric.with_error(score[1], error_of(network, score[0]))}")
             described = described_metrics(report)
-            for name in COSTS:
+            for name in costs:
                 value = cost_of(network, name)
                 cells.append("-" if value is None else find_metric(name, described).text(value))
             rows.append([label if role == "result" else f"{label}: reference", *cells])
-    return "Results on the test split", ["run", "score", *(find_metric(name).label for name in COSTS)], rows
+    return "Results on the test split", ["run", "score", *(find_metric(name).label for name in costs)], rows
 
 
 def _targets(runs: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -52,6 +52,24 @@ def judged_targets(targets: Mapping[str, Json], reference: Json, result: Json) -
     return found
 
 
+def with_verdicts(report: Json) -> dict[str, Any]:
+    """Return a report with its targets judged, where an earlier version wrote only the search's verdict."""
+    last: Json = next(reversed(report.get("searches") or []), {})
+    written, limits = report.get("target"), last.get("target") or {}
+    known = isinstance(written, Mapping) and all(isinstance(limits.get(name), int | float) for name in written)
+    if "targets" in report or not known or not written:
+        return dict(report)
+    searched = last.get("metrics") or {}
+    targets = {}
+    for name, text in written.items():
+        row = {"text": str(text), "limit": limits[name], "met": bool(report.get("target_met"))}
+        if isinstance(searched.get(name), int | float):
+            row |= {"value": searched[name], "met": keeps(searched[name], limits[name])}
+        targets[name] = row
+    judged = judged_targets(targets, report.get("reference") or {}, report.get("result") or {})
+    return {**report, "targets": judged, "target_met": all_met(judged)}
+
+
 def all_met(targets: Mapping[str, Json]) -> bool | None:
     """Return whether every target is met; None without one."""
     return all(target["met"] for target in targets.values()) if targets else None
@@ -85,6 +103,33 @@ def contradictions(report: Json) -> Iterator[str]:
                 f"target {name} {target['text']} is {met}: {own} {end}{turn}, which counts; {other} "
                 f"{source(report, name) or 'in the search'}, {kept} the target"
             )
+
+
+def close_calls(report: Json) -> Iterator[str]:
+    """Yield a sentence, without a full stop, per target on latency that is judged within the interval of its measurement.
+
+    The verdict stands by the medians. Of a limit relative to the reference the interval is that of the reference, too.
+    """
+    target = (report.get("targets") or {}).get(TIMED)
+    networks = (report.get("latency") or {}).get("networks") or {}
+    timing, base = networks.get("result"), networks.get("reference")
+    if target is None or timing is None or target.get("value") != timing["median"]:
+        return
+    share = _share(target["text"])
+    limits = [target["limit"]] * 2 if share is None or base is None else [share * base["low"], share * base["high"]]
+    if timing["low"] <= limits[1] and limits[0] <= timing["high"]:
+        metric = find_metric(TIMED, described_metrics(report))
+        between = "" if limits[0] == limits[1] else f" ({metric.text(limits[0])} to {metric.text(limits[1])})"
+        yield (
+            f"target {TIMED} {target['text']} is {'met' if target['met'] else 'NOT met'} by less than the measurement tells: "
+            f"{metric.text(timing['median'])}, 95 % interval {metric.text(timing['low'])} to {metric.text(timing['high'])}, "
+            f"against {metric.text(target['limit'])}{between}"
+        )
+
+
+def caveats(report: Json) -> list[str]:
+    """Return the sentences on verdicts that the search contradicts, or that another measurement may change."""
+    return [*contradictions(report), *close_calls(report)]
 
 
 def _figure(metric: Metric, judged: Json, share: float | None) -> str:

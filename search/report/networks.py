@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluators.metrics import METRICS, Metric, find_metric
-from search.output.numbers import format_percent
-from search.report.cards import COUNTED, shows
+from search.output.numbers import format_percent, shows
+from search.report.cards import COUNTED
 from search.report.targets import cost_of, limits_on_costs, target_cells, target_headings
 from search.report.view import Row, described_metrics, error_of, network_words, primary_of, score_metric, score_of, scores_of
 

@@ -21,8 +21,9 @@ from search.report.cards import headline
 from search.report.durations import stage_rows, whole_cost
 from search.report.files import files_text
 from search.report.finalists import finalist_table
-from search.report.judging import contradictions
+from search.report.judging import caveats, with_verdicts
 from search.report.kept_epochs import kept_text
+from search.report.lacking import lacking_text
 from search.report.latency import latency_rows, latency_text
 from search.report.networks import baseline_headings, baseline_rows, error_text, network_rows, shown_metrics
 from search.report.resolved import HEADINGS, resolved_rows
@@ -33,7 +34,7 @@ from search.report.trials import trial_table
 from search.report.units import given_and_kept
 from search.report.validation import check_report
 from search.report.verdict import verdict
-from search.report.view import Row, network_words
+from search.report.view import Row, network_words, trained_behind
 from search.run.failures import failures_of
 from spaces.errors import SecateursError
 from spaces.files.atomic import replace_file
@@ -105,7 +106,9 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         latency=latency_rows(report),
         latency_text=latency_text(report),
         verdict=verdict(report),
-        contradictions=list(contradictions(report)),
+        trained=trained_behind(report),
+        caveats=caveats(report),
+        lacking=lacking_text(report),
         kept_epochs=kept_text(report),
         files_text=files_text(report),
         units=given_and_kept(report),
@@ -184,7 +187,7 @@ def read_report(path: Path) -> dict[str, Any]:
         raise ReportError(f"{error}; the same `run` command writes it anew") from None
     if not is_digested(content):
         PACKAGE.warning(undigested(path))
-    return {"name": path.parent.name, "seed": None, **report}
+    return {"name": path.parent.name, "seed": None, **with_verdicts(report)}
 
 
 def fill_template(name: str, **content: Any) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from evaluators.metrics import Metric, find_metric
-from search.output.numbers import format_count, format_percent, times
+from search.output.numbers import format_count, format_percent, shows, times
 from search.output.unbroken import FigureTable
-from search.report.judging import contradictions
+from search.report.judging import caveats
 from search.report.view import described_metrics, error_of, primary_of, score_metric, score_of
 from search.run.failures import failures_of
 
@@ -101,13 +101,13 @@ def summary_table(report: Mapping[str, Any], name: str, width: int) -> FigureTab
 def target_line(report: Mapping[str, Any]) -> str:
     """Return a line on the targets of a run, and whether they are met; empty where it has none.
 
-    A verdict that the search's own figures contradict has a line of its own with both.
+    A verdict that the search's own figures contradict, or that another measurement may change, has a line of its own.
     """
     target = report.get("target")
     if not target:
         return ""
     line = f"target {target_text(target)}: {'met' if report.get('target_met') else 'NOT met'}"
-    return "\n".join([line, *(f"warning: {text}" for text in contradictions(report))])
+    return "\n".join([line, *(f"warning: {text}" for text in caveats(report))])
 
 
 def show_summary(report: Mapping[str, Any], folder: Path, console: Console) -> None:
@@ -135,6 +135,8 @@ def _cost(network: Mapping[str, Any], name: str) -> float | None:
 def _change(large: float, small: float, brief: bool) -> str:
     if not large or not small:
         return "-"
+    if not shows(large, small):
+        return "the same" if small == large else f"{(small / large - 1.0) * 100:+.2g} %"
     if small > large:
         return f"{times(small, large)} larger"
     smaller = f"{times(large, small)} smaller"

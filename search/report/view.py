@@ -174,6 +174,18 @@ def error_of(network: Json | None, name: str) -> float | None:
     return found
 
 
+def trained_behind(report: Json) -> bool:
+    """Return whether the result was trained after the last search; in a run without one, whether it was trained at all."""
+    last = max((_place(str(entry.get("stage"))) for entry in report.get("searches") or []), default=-1)
+    return any(_place(str(entry.get("stage"))) > last for entry in report.get("histories") or [])
+
+
+def _place(stage: str) -> int:
+    """Return the place of a stage in its pipeline, ``2`` of ``2-search``; 0 where the name has none."""
+    number = stage.partition("-")[0]
+    return int(number) if number.isdecimal() else 0
+
+
 WORDS = {
     "uniform": "uniform ratio",
     "global_magnitude": "global magnitude",

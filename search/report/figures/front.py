@@ -9,6 +9,7 @@ from search.output.numbers import format_count
 from search.report.figures.base import Drawing, Figure, Tips
 from search.report.figures.search_axes import draw_candidates, label_score_axis
 from search.report.figures.style import BASELINE_MARKS, BLUE, PAPER, RED, end_at_whole, new_figure, outside_legend
+from search.report.judging import source
 from search.report.view import SearchView, network_words, search_views
 
 
@@ -36,12 +37,15 @@ def front_figure(view: SearchView, report: Mapping[str, Any], suffix: str = "") 
     figure = new_figure()
     axes = figure.add_subplot()
     tips: Tips = {}
-    reference = (report.get("reference") or {}).get(view.cost)
+    # Times of a table, or of another hour, are no share of the reference's at the end of the run.
+    origin = source(report, view.cost)
+    reference = None if origin else (report.get("reference") or {}).get(view.cost)
     if reference:
         divisor, label = reference / 100, f"{view.cost_metric.label} [% of the reference's {format_count(reference)}]"
     else:
         divisor, prefix = _scaled([point.cost for point in view.points])
-        label = f"{view.cost_metric.label} [{prefix}]" if prefix else view.cost_metric.label
+        unit = f"{prefix}{view.cost_metric.style.unit}".strip()
+        label = f"{view.cost_metric.label}{f' [{unit}]' if unit else ''}{f', {origin}' if origin else ''}"
     axes.set_xlabel(label)
     scale = label_score_axis(axes, view.score_metric)
     if view.score_metric.direction == "maximize":
@@ -66,7 +70,11 @@ def front_figure(view: SearchView, report: Mapping[str, Any], suffix: str = "") 
     title = f"{len(view.points)} candidates measured in full"
     if chosen is not None:
         value = f"{chosen.score * scale:.1f} %" if scale == 100 else f"{chosen.score:.4g}"
-        cost = f"{chosen.cost / divisor:.1f} % of the {view.cost_metric.label}" if reference else format_count(chosen.cost)
+        cost = (
+            f"{chosen.cost / divisor:.1f} % of the {view.cost_metric.label}"
+            if reference
+            else view.cost_metric.text(chosen.cost)
+        )
         title = f"Chosen: {view.score_metric.label} {value} at {cost}, before retraining"
     axes.set_title(title)
     if reference:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evaluators.metrics import Metric
-from search.output.numbers import format_count, standard_error
+from evaluators.metrics import METRICS, Metric, find_metric
+from search.output.numbers import standard_error
 from search.report.figures.base import Drawing, Figure
 from search.report.figures.style import (
     BASELINE_MARKS,
@@ -19,6 +19,7 @@ from search.report.figures.style import (
     new_figure,
     share_errors,
 )
+from search.report.targets import cost_of, limits_on_costs
 from search.report.view import error_of, network_words, primary_of, score_metric, score_of, words
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Result(Figure):
 
     def applies(self, report: Mapping[str, Any]) -> bool:
         """Return whether two networks have a score of the same kind."""
-        return len(test_scores(report)) > 1
+        return len(test_scores(report, main_cost(report))) > 1
 
     def draw(self, report: Mapping[str, Any]) -> Iterator[Drawing]:
         """Yield the one drawing."""
@@ -44,19 +45,27 @@ class Result(Figure):
         errors = {role: error for role, network in networks.items() if (error := error_of(network, name)) is not None}
         names = {role: network_words(role, report) for role in networks}
         samples = report.get("test_samples") or 0
-        yield Drawing(result_figure(test_scores(report), samples, score_metric(name, report), errors, names))
+        cost = main_cost(report)
+        points = test_scores(report, cost)
+        yield Drawing(result_figure(points, samples, score_metric(name, report), errors, names, find_metric(cost)))
 
 
-def test_scores(report: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    """Return name, MACs and score of every network that was measured on the test split."""
+def main_cost(report: Mapping[str, Any]) -> str:
+    """Return the cost that networks are told apart by: the first with a target, else bytes of a run over bits, else MACs."""
+    names = [*limits_on_costs(report), *(["size_bytes"] if report.get("bits") else [])]
+    return next((name for name in names if cost_of(report.get("result"), name)), "macs")
+
+
+def test_scores(report: Mapping[str, Any], cost: str) -> list[tuple[str, float, float]]:
+    """Return name, cost and score of every network that was measured on the test split."""
     networks = {"reference": report.get("reference"), "result": report.get("result"), **(report.get("baselines") or {})}
     kind = score_of(report.get("result"), primary_of(report))
     points = []
     for name, network in networks.items():
         score = score_of(network, primary_of(report))
-        macs = (network or {}).get("macs")
-        if score is not None and kind is not None and score[0] == kind[0] and macs:
-            points.append((name, float(macs), score[1]))
+        value = cost_of(network, cost)
+        if score is not None and kind is not None and score[0] == kind[0] and value:
+            points.append((name, value, score[1]))
     return points
 
 
@@ -66,15 +75,17 @@ def result_figure(
     metric: Metric,
     known: Mapping[str, float] | None = None,
     names: Mapping[str, str] | None = None,
+    cost: Metric = METRICS["macs"],
 ) -> Canvas:
     """Draw the test scores of all networks with their standard errors.
 
     Args:
-        points: Name, MACs and score of every network.
+        points: Name, cost and score of every network.
         samples: Number of samples in the test split; 0 where that is not known.
         metric: Description of the score.
         known: Standard errors by name. Without any, those of means of values from 0 to 1 are drawn of a score of shares.
         names: Plain words for the networks, by name.
+        cost: Description of the cost.
     """
     points = sorted(points, key=lambda point: point[2])
     figure = new_figure(height=1.3 + 0.4 * len(points))
@@ -92,13 +103,13 @@ def result_figure(
     # Where a share leaves no room for words behind it, they stand before it.
     turning = (left + min(right, 100.0)) / 2 if share and right > 100.0 else math.inf
     marks = {"reference": ("o", MUTED), "result": ("*", RED), **BASELINE_MARKS}
-    for place, (name, macs, score) in enumerate(points):
+    for place, (name, value, score) in enumerate(points):
         mark, color = marks.get(name, ("X", SKY))
         big = 260 if name == "result" else 75
         length: Any = share_errors([score * scale], [errors[place]]) if share else [errors[place]]
         axes.errorbar([score * scale], [place], xerr=length, color=color, linewidth=1, alpha=0.6)
         axes.scatter([score * scale], [place], marker=mark, s=big, color=color, edgecolors=PAPER, zorder=4)
-        text = f"{metric.text(score)} at {format_count(macs)} MACs"
+        text = f"{metric.text(score)} at {cost.text(value)}{'' if cost.style.unit else f' {cost.label}'}"
         offset, side = ((-11, 9), "right") if score * scale > turning else ((11, 9), "left")
         axes.annotate(text, (score * scale, place), offset, textcoords="offset points", ha=side, va="center", fontsize=9)
     axes.set_yticks(range(len(points)), [(names or {}).get(name) or words(name) for name, _, _ in points])

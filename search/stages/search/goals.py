@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evaluators.metrics import METRICS
+from evaluators.metrics import METRICS, find_metric
 from search.config.block import Block, Limit
 from search.config.document import Path
 from search.config.registries import ALGORITHM, EVALUATOR, SPACE
@@ -155,4 +155,5 @@ def targets_within_reach(targets: Mapping[str, Limit], space: SearchSpace[Any], 
             )
         if whole[metric] <= allowed:
             raise SecateursError(f"target.{metric}: the network has {format_count(whole[metric])} already, within {limit}")
-        yield f"{metric} {limit} is within reach, down to {format_percent(lowest[metric] / whole[metric])}"
+        share, value = format_percent(lowest[metric] / whole[metric]), find_metric(metric).text(lowest[metric])
+        yield f"{metric} {limit} is within reach, down to {share if limit.relative else value}"

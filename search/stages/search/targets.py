@@ -30,6 +30,9 @@ def resolve_targets(limits: Mapping[str, Limit], reference: Callable[[str], floa
 SPREAD = 0.25
 """Share by which a measured time may be too long without making a target unreachable (ours)."""
 
+NEAR = 0.1
+"""Share by which a limit is above what the smallest network takes, up to which there is a warning (ours)."""
+
 
 def measured_targets(
     limits: Mapping[str, Limit],
@@ -63,7 +66,10 @@ def measured_targets(
                 f"the network before {text(value)}; {remedy}"
             )
         reach = "" if lowest is None else f", the smallest in this space {text(lowest)}"
-        yield f"{metric} {limit}: the network before has {text(value)}{reach}"
+        line = f"{metric} {limit} is {text(allowed)}: the network before has {text(value)}{reach}"
+        if lowest is not None and lowest * (1.0 + NEAR) > allowed:
+            line = f"warning: {line}, so near that another measurement may put it out of reach: ask for less"
+        yield line
 
 
 def reachable_targets(targets: Sequence[Target], space: SearchSpace[Any], log: Callable[[str], None]) -> list[Target]:

@@ -130,3 +130,11 @@ def test_a_damaged_report_is_named(content: str, tmp_path: Path) -> None:
 
 def test_an_empty_report_is_shown(tmp_path: Path) -> None:
     assert "run" in render(changed(tmp_path / "run", lambda report: report.clear())).read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_report_of_an_earlier_version_says_what_it_lacks_and_its_targets_are_judged(tmp_path: Path) -> None:
+    page = render(changed(tmp_path / "run", lambda report: None)).read_text()
+    assert "written by an earlier version, and has nothing on which answers changed, costs by block" in page
+    assert "target met" in page
+    assert "MACs &lt;=" in page

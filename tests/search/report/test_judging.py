@@ -13,7 +13,7 @@ from rich.console import Console
 from search.compressed import Compressed
 from search.report.cards import cards, headline
 from search.report.comparison import comparison_tables
-from search.report.judging import all_met, contradictions, judged_targets
+from search.report.judging import all_met, caveats, close_calls, contradictions, judged_targets, with_verdicts
 from search.report.networks import baseline_rows
 from search.report.searches import search_row
 from search.report.summary import show_summary
@@ -81,8 +81,8 @@ def run_report(text: str = "<= 65%", mode: str = "table", result: float = 0.0496
     base["latency_ms"], best["latency_ms"] = 0.0592, result
     for baseline in report["baselines"].values():
         baseline["latency_ms"] = 0.058
-    timing = {"low": 0.0, "high": 0.1, "repetitions": 9}
-    networks = {role: {**timing, "median": report[role]["latency_ms"]} for role in ("reference", "result")}
+    medians = {role: report[role]["latency_ms"] for role in ("reference", "result")}
+    networks = {role: {"median": ms, "low": 0.999 * ms, "high": 1.001 * ms, "repetitions": 9} for role, ms in medians.items()}
     report["latency"] = {"mode": mode, "backend": "eager", "networks": networks, "predicted": 0.0321}
     report["searches"][0] |= {"target": {"latency_ms": 0.0325}, "metrics": {"latency_ms": 0.0321}}
     targets = judged_targets(searched(text), base, best)
@@ -149,3 +149,45 @@ def test_a_report_of_somebody_else_is_read_with_any_text_as_its_limit() -> None:
     report["targets"]["latency_ms"] |= {"text": "rubbish", "limit": 0.0}
     (text,) = contradictions(report)
     assert "rubbish is NOT met: 0.0496 ms measured at the end" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "result", "met", "close"),
+    [
+        # 65 % of the reference's 0.0592 ms is 0.0385 ms, of its interval 0.0371 to 0.0403 ms.
+        ("<= 65%", 0.0387, False, True),
+        ("<= 65%", 0.0379, True, True),
+        ("<= 65%", 0.03, True, False),
+        ("<= 65%", 0.05, False, False),
+        ("<= 0.038", 0.0384, False, True),
+        ("<= 0.038", 0.05, False, False),
+    ],
+)
+def test_a_verdict_within_the_interval_of_the_measurement_says_so(text: str, result: float, met: bool, close: bool) -> None:
+    report = run_report(text, result=result)
+    if not text.endswith("%"):
+        report["targets"]["latency_ms"] |= {"limit": 0.038, "met": met}
+    report["latency"]["networks"] = {
+        "reference": {"median": 0.0592, "low": 0.057, "high": 0.062, "repetitions": 9},
+        "result": {"median": result, "low": result - 0.0005, "high": result + 0.0005, "repetitions": 9},
+    }
+    assert report["targets"]["latency_ms"]["met"] is met
+    found = list(close_calls(report))
+    assert len(found) == close
+    if close:
+        assert (
+            f"is {'met' if met else 'NOT met'} by less than the measurement tells: {result:.3g} ms, 95 % interval" in found[0]
+        )
+        assert found[0] in caveats(report)
+        assert "by less than the measurement tells" in " ".join(shown(report).split())
+
+
+@pytest.mark.parametrize("macs", [30, 70])
+def test_a_report_of_an_earlier_version_is_judged_by_what_was_delivered(macs: int) -> None:
+    search = {"stage": "1-search", "target": {"macs": 60.0}, "metrics": {"macs": 55}}
+    old = {"target": {"macs": "<= 60%"}, "target_met": True, "searches": [search], "result": {"macs": macs}, "reference": {}}
+    found = with_verdicts(old)
+    assert found["targets"]["macs"]["value"] == macs
+    assert found["target_met"] is (macs <= 60)
+    assert with_verdicts({**old, "targets": {}}) == {**old, "targets": {}}
+    assert with_verdicts({**old, "searches": []}) == {**old, "searches": []}
