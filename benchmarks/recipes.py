@@ -5,7 +5,8 @@
 A ResNet-20 is cut to ``--target`` of its MACs by a uniform ratio (L2 norm), its layers are solved by least squares on 768
 images (a search's default), and what that leaves is trained on ``--images`` images for ``--epochs-after`` epochs: batches of
 64, SGD with momentum 0.9, weight decay 5e-4, a peak rate of 0.05, one cycle. Each row is that training with one recipe; labels
-alone teach ``plain``, which the others are compared with by seed. The last epoch counts.
+alone teach ``plain``, which the others are compared with by seed. The last epoch counts. ``channel exploration`` starts from
+the checkpoint itself, and comes down to the same MACs in as many epochs.
 
 Every cell is a JSON file under ``--results``, and is not computed again; a killed benchmark goes on behind it. Prints mean and
 standard deviation over the seeds of test top-1, and the mean of the paired differences to ``plain`` with its standard error (an
@@ -14,6 +15,7 @@ asterisk: more than two of them); writes ``recipes.json`` beside the folder.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -23,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,6 +35,7 @@ from benchmarks.pruning_cells import spread
 from evaluators.cost import count_costs
 from evaluators.task import Task
 from evaluators.tasks.measure import measure
+from evaluators.training.adapters import AdapterSettings
 from evaluators.training.average import EmaSettings
 from evaluators.training.features import FeatureSettings
 from evaluators.training.image_operations import RandAugmentSettings
@@ -46,8 +50,10 @@ from spaces.importance import criterion as importance
 from spaces.reconstruction.dense import DenseOutputs
 from spaces.reconstruction.reconstruct import closed_loop
 from spaces.reconstruction.settings import ReconstructionSettings
+from spaces.sparsifiers.channel_exploration import ChannelExploration, ChannelExplorationSettings
 
 PLAIN = "plain"
+EXPLORATION = "channel exploration"
 SOLVED = 768
 """Images of the reconstruction."""
 ROWS: dict[str, dict[str, Any]] = {
@@ -66,6 +72,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "clip_norm": {"clip_norm": 1.0},
     "clip_value": {"clip_value": 0.01},
     "norms, biases and head alone": {"train_only": ("norms", "biases", "head")},
+    "adapters": {"adapters": AdapterSettings(), "train_only": ("norms", "biases", "head")},
+    EXPLORATION: {},
 }
 """What differs from the plain training, by row; of the optimizer, its options."""
 
@@ -108,6 +116,18 @@ def before(bench: Bench[Sizes], task: Task, small: nn.Module, target: float) -> 
     return float(json.loads(path.read_text())["test_top1"])
 
 
+def explored(bench: Bench[Sizes], task: Task, reference: nn.Module, target: float, training: TrainingSettings) -> nn.Module:
+    """Return what is left of the checkpoint after a training in which channels leave and come back."""
+    model, sparsifier = copy.deepcopy(reference), ChannelExploration(ChannelExplorationSettings(macs=target))
+    train(model, task, training, seed=bench.seed, device=CPU, sparsifier=sparsifier)
+    groups = sparsifier.channel_groups
+    if groups is None:
+        raise RuntimeError("expected the channel groups of a training that has ended")
+    kept = sparsifier.keep_masks()
+    mask = np.concatenate([kept[group.name].numpy() for group in groups.groups])
+    return apply_cut(model, plan_cut(groups, mask)).eval()
+
+
 def compute(bench: Bench[Sizes], own: Bench[Sizes], target: float, epochs: int, row: str) -> dict[str, Any]:
     """Return a cell, from its file where it is there.
 
@@ -124,7 +144,10 @@ def compute(bench: Bench[Sizes], own: Bench[Sizes], target: float, epochs: int, 
         reference, task = bench.reference(bench.task()), own.task()
         small, cut = start(bench, bench.task(), reference, target)
         untrained, began = before(bench, task, small, target), time.process_time()
-        train(small, task, settings(own, epochs, row), seed=bench.seed, device=CPU, teacher=reference, cuts=[cut])
+        if row == EXPLORATION:
+            small = explored(bench, task, reference, target, settings(own, epochs, row))
+        else:
+            train(small, task, settings(own, epochs, row), seed=bench.seed, device=CPU, teacher=reference, cuts=[cut])
         seconds = time.process_time() - began
         numbers = {
             "reference_test_top1": bench.reference_top1(bench.task(), reference),

@@ -35,7 +35,7 @@ RECIPES = {
     "mixing": {"mixup": 0.4, "cutmix": 1.0},
     "operations": {"rand_augment": RandAugmentSettings(), "erasing": 0.5},
     "shards": {"shards": 4, "mixup": 0.4},
-    "clip": {"clip_value": 1e-3, "clip_norm": 1.0},
+    "clip": {"clip_value": 1e-3, "clip_norm": 0.01},
     "part": {"train_only": ("norms", "biases", "head"), "distillation": DistillationSettings()},
     "features": {"distillation": DistillationSettings(features=FeatureSettings(layers=("bn",)))},
     "adapters": {"adapters": AdapterSettings(rank=3), "train_only": ("norms", "classifier.bias")},
@@ -72,7 +72,6 @@ def batches_of(task):
 def test_a_recipe_changes_the_training_and_is_resumed_to_the_same_bits(tmp_path, name):
     settings = TrainingSettings(epochs=3, batch_size=64, optimizer=OptimizerSettings(lr=0.05), autocast="off")
     recipe = replace(settings, **RECIPES[name])
-    without = replace(recipe, **{key: getattr(settings, key) for key in RECIPES[name]})
     whole, history, _ = trained(recipe)
 
     def kill(record):
@@ -88,7 +87,10 @@ def test_a_recipe_changes_the_training_and_is_resumed_to_the_same_bits(tmp_path,
     assert [replace(one, seconds=0.0) for one in again.epochs] == [replace(one, seconds=0.0) for one in history.epochs]
     weights, _ = end_of(checkpoint.packed())
     assert all(torch.equal(weights[key], tensor) for key, tensor in whole.state_dict().items())
-    assert not torch.equal(trained(without)[0].classifier.bias, whole.classifier.bias)
+    # Early stopping has tests of its own: here it only keeps the best epoch.
+    for key in RECIPES[name].keys() - {"early_stop"}:
+        without = replace(recipe, **{key: getattr(settings, key)})
+        assert not torch.equal(trained(without)[0].classifier.bias, whole.classifier.bias), key
 
 
 def test_the_average_is_what_is_scored_and_handed_on():
