@@ -14,11 +14,11 @@ from torch import nn
 
 from spaces.base import Row, SearchSpace, Solve
 from spaces.candidate import Candidate, Value, first_channels
-from spaces.channels.check import equivalence_error, find_checked_groups, of_units
+from spaces.channels.check import equivalence_error, find_checked_groups, in_factors, of_units
 from spaces.channels.compensation import Compensation
 from spaces.channels.configuration import configured
 from spaces.channels.cost import ChannelCost
-from spaces.channels.groups import ChannelGroups, Layer
+from spaces.channels.groups import ChannelGroups, Group, Layer
 from spaces.channels.masking import masked_copy, unmasked
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.channels.tied_blocks import tied_blocks
@@ -53,8 +53,10 @@ class ChannelMaskSettings:
             calibration batches. A reconstruction starts without. False leaves candidates as they are cut.
         levels: How many channels of a group an algorithm that searches levels may keep, and how their order is learnt.
         units: Kinds of units that may go: ``channels``, attention ``heads``, ``kv_groups`` (heads of keys and values with the
-            queries that they answer); empty for all that the network has.
+            queries that they answer), ``qk_width`` (a place within every head of queries and keys, and of values where code has
+            one number for both) and ``v_width`` (one of values); empty for all that the network has.
         heads_multiple: Kept heads, or groups of them, of an attention come in multiples of this, or are all kept.
+        width_multiple: Kept places within every head, ``qk_width`` and ``v_width``, come in multiples of this, or are all kept.
         tie: ``blocks`` makes the same unit of all blocks of a chain one decision, and ties what a configuration of transformers
             has one number for, so that the smaller network is of an ordinary configuration: ``save_pretrained`` writes it and
             ``from_pretrained`` loads it without this project. ``none`` decides every block apart.
@@ -69,6 +71,7 @@ class ChannelMaskSettings:
     levels: LevelSettings = field(default_factory=LevelSettings)
     units: tuple[UnitName, ...] = ()
     heads_multiple: int = 1
+    width_multiple: int = 1
     tie: Literal["none", "blocks"] = "none"
 
     def __post_init__(self) -> None:
@@ -77,6 +80,8 @@ class ChannelMaskSettings:
             raise ValueError(f"round_to must be at least 1, got {self.round_to}")
         if self.heads_multiple < 1:
             raise ValueError(f"heads_multiple must be at least 1, got {self.heads_multiple}")
+        if self.width_multiple < 1:
+            raise ValueError(f"width_multiple must be at least 1, got {self.width_multiple}")
         if not 0.0 < self.max_ratio <= 1.0:
             raise ValueError(f"max_ratio must lie above 0 and at most at 1, got {self.max_ratio}")
 
@@ -139,7 +144,7 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
         """Legal keep-masks of every open group, by group name, in graph order."""
         domains = {}
         for group in self.groups.groups:
-            step = group.multiple(self.settings.round_to, self.settings.heads_multiple)
+            step = self._multiple(group)
             fewest = max(1, math.ceil(group.size * (1.0 - self.settings.max_ratio) - 1e-9))
             domains[group.name] = Mask(group.size, min(group.size, math.ceil(fewest / step) * step), step)
         return domains
@@ -175,6 +180,14 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
         if not mask.all():
             solve(small, cut)
         return small
+
+    def check(self, model: nn.Module, candidate: Candidate) -> float:
+        """Return the largest difference between the outputs of the sliced and the masked network, in float64.
+
+        Raises:
+            EquivalenceError: The outputs differ by more than rounding.
+        """
+        return super().check(in_factors(model, self.groups), candidate)
 
     def check_prepared(self, prepared: nn.Module) -> float:
         """Return the largest difference between the outputs of the sliced and the masked network, in float64.
@@ -212,12 +225,23 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
     def _step(self, layer: Layer) -> int:
         """Return the number that the channels kept on every side of a layer are a multiple of, where not all are kept."""
         steps = [self.settings.round_to]
-        for group in self.groups.groups:
-            if group.unit != CHANNELS:
-                own = [np.bincount(side[side >= 0], minlength=self.groups.width) for side in (layer.inputs, layer.outputs)]
-                widths = np.concatenate([side[group.offset : group.offset + group.size] for side in own])
-                steps += (widths[widths > 0] * self.settings.heads_multiple).tolist()
+        found = self.groups.groups
+        for side in (layer.inputs, layer.outputs):
+            units, rows = np.unique(self.groups.units_of(side[side >= 0]), axis=0, return_counts=True)
+            for (first, second), count in zip(self._owners[units].tolist(), rows.tolist(), strict=True):
+                if found[first].unit != CHANNELS:
+                    steps.append(count * self._multiple(found[first]) * (1 if second < 0 else self._multiple(found[second])))
         return math.gcd(*steps)
+
+    @cached_property
+    def _owners(self) -> np.ndarray:
+        """The number of the group of every position in the mask, -1 for none as the last one."""
+        sizes = [group.size for group in self.groups.groups]
+        return np.append(np.repeat(np.arange(len(sizes)), sizes), -1)
+
+    def _multiple(self, group: Group) -> int:
+        settings = self.settings
+        return group.multiple(settings.round_to, settings.heads_multiple, settings.width_multiple)
 
     def latency_terms(self, candidate: Candidate) -> dict[str, Load]:
         """Return input and output channels of every layer with MACs, in float, by layer name."""

@@ -85,7 +85,8 @@ class JointCost:
         for name, dims in self._groups.ties.items():
             if not gone(name):
                 for places in dims.values():
-                    tied[places[places >= 0]] = True
+                    units = self._groups.units_of(places)
+                    tied[units[units >= 0]] = True
         return Left(
             np.array(layers, dtype=bool),
             np.array([not all(map(gone, names)) for names in self._names], dtype=bool),

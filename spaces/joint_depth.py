@@ -79,6 +79,6 @@ class JointDepth:
 
     def removal(self, candidate: Candidate, mask: np.ndarray) -> Removal:
         """Return the modules that leave the network of a keep-mask, with stubs of its widths."""
-        kept = np.append(mask, True)
+        kept = self._groups.extended(mask)
         widths = {one.name: (one.channel_dim, int(kept[one.outputs].sum())) for one in self._made}
         return self.space.removal(self.own(candidate)).resized(widths)

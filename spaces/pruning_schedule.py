@@ -13,7 +13,7 @@ from torch import nn
 
 from spaces.base import Row, SearchSpace
 from spaces.candidate import Candidate, Value
-from spaces.channels.check import equivalence_error, find_checked_groups
+from spaces.channels.check import equivalence_error, find_checked_groups, whole_rows
 from spaces.channels.groups import ChannelGroups
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning.clone import clone
@@ -126,7 +126,7 @@ class PruningSchedule(SearchSpace[PruningScheduleSettings]):
         """Find the coupled channel groups, and raise if no schedule reaches the lowest share of MACs."""
         super().__init__(model, inputs, settings, forward=forward)
         settings = self.settings
-        self.groups: ChannelGroups = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
+        self.groups: ChannelGroups = whole_rows(find_checked_groups(model, inputs, settings.include, settings.exclude, forward))
         if not self.groups.groups:
             reasons = sorted({group.reason for group in self.groups.frozen}) or ["it has no layer with channels"]
             raise UnsupportedModelError("nothing in this network can be pruned: " + "; ".join(reasons[:5]))

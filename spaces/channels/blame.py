@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.hooks import RemovableHandle
 
 from spaces.channels.labels.atoms import compact, varying
-from spaces.channels.labels.trace import WHOLE, ChannelTrace, TracedCall, TracedTensor
+from spaces.channels.labels.trace import WHOLE, ChannelTrace, TracedCall, TracedTensor, fractions
 from spaces.errors import first_line
 from spaces.execution.batch import Nested
 from spaces.execution.code_places import failed_place, running_place
@@ -44,8 +44,23 @@ class Fault:
     given: frozenset[int] = frozenset()
 
 
-def find_faults(sliced: nn.Module, trace: ChannelTrace, kept: np.ndarray, inputs: Nested, forward: Forward) -> list[Fault]:
-    """Run ``sliced`` once and return the places where a shape is not what the labels say.
+@dataclass(frozen=True)
+class Rescaled:
+    """A fraction that code computes otherwise in the sliced network, such as the scale of attention from the width of heads.
+
+    Attributes:
+        ratio: The fraction in the sliced network over that in the whole one.
+        labels: Labels of the tensors that it is applied to.
+    """
+
+    ratio: float
+    labels: tuple[Tensor, ...]
+
+
+def find_faults(
+    sliced: nn.Module, trace: ChannelTrace, kept: np.ndarray, inputs: Nested, forward: Forward
+) -> tuple[list[Fault], list[Rescaled]]:
+    """Run ``sliced`` once and return the places where a shape is not what the labels say, and where a fraction is another.
 
     Args:
         sliced: The sliced network, in evaluation mode.
@@ -60,7 +75,7 @@ def find_faults(sliced: nn.Module, trace: ChannelTrace, kept: np.ndarray, inputs
             forward(sliced, inputs)
     except Exception as error:
         comparison.stopped(error)
-    return comparison.faults
+    return comparison.faults, comparison.rescaled
 
 
 class _Comparison(TorchFunctionMode):
@@ -69,6 +84,7 @@ class _Comparison(TorchFunctionMode):
     def __init__(self, trace: ChannelTrace, kept: np.ndarray) -> None:
         super().__init__()
         self.faults: list[Fault] = []
+        self.rescaled: list[Rescaled] = []
         self._calls = trace.calls
         self._sizes = {(size.module, size.attribute): size.atoms for size in trace.sizes}
         self._kept = kept
@@ -166,6 +182,9 @@ class _Comparison(TorchFunctionMode):
     def _as_recorded(self, call: TracedCall, arguments: Any, output: Any, failed: Exception | None) -> Any:
         """Return the result of a call, its tensors replaced where they have another shape than the record says."""
         leaves, structure = tree_flatten(output)
+        for before, now in zip(call.numbers, fractions(arguments), strict=False):
+            if before != now and before:
+                self.rescaled.append(Rescaled(now / before, call.reads))
         same = failed is None and structure == call.structure
         expected = [None if one is None else self._shape(one) for one in call.returns]
         if same and all(shape is None or leaf.shape == shape for leaf, shape in zip(leaves, expected, strict=True)):

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from spaces.channels.blame import find_faults
 from spaces.channels.branches import untried_branches
 from spaces.channels.differences import differing_groups
-from spaces.channels.groups import ChannelGroups, Group, TracedGroups, trace_groups
+from spaces.channels.groups import ChannelGroups, Group, TracedGroups, paired, trace_groups
 from spaces.channels.masking import masked_copy
 from spaces.channels.surgery import apply_cut, plan_cut
-from spaces.channels.units import UnitName
+from spaces.channels.units import WIDTHS, UnitName
 from spaces.cloning.admission import admitted
+from spaces.cloning.clone import clone
 from spaces.errors import EquivalenceError, NetworkWarning, UnsupportedModelError
 from spaces.execution.batch import Nested, map_tensors, named_tensors, plain_tensors, repeat, select
 from spaces.execution.code_places import failed_place
@@ -35,8 +36,14 @@ def equivalence_error(
 
     Errors are those of :func:`spaces.execution.comparison.output_difference`; to read a tensor of ``model`` is one.
     """
-    sliced, masked = apply_cut(model, plan_cut(groups, mask)), masked_copy(model, groups, mask)
+    own = in_factors(model, groups)
+    sliced, masked = apply_cut(own, plan_cut(groups, mask)), masked_copy(own, groups, mask)
     return output_difference(sliced, masked, inputs, forward, (model,))
+
+
+def in_factors(model: nn.Module, groups: ChannelGroups) -> nn.Module:
+    """Return ``model``, or a copy in float64 where a cut multiplies weights, so that no factor is rounded."""
+    return clone(model).double() if groups.scales else model
 
 
 def randomize_batch_norm(exact: nn.Module, probe: Nested, forward: Forward) -> nn.Module:
@@ -164,12 +171,8 @@ def _touched(groups: ChannelGroups, sliced: nn.Module, error: EquivalenceError) 
     if not of_torch(sliced.get_submodule(place)):
         alike = [name for name, module in sliced.named_modules() if type(module) is kind]
     inside = [layer for layer in groups.layers if any(layer.name.startswith(f"{name}.") for name in alike)]
-    touched = np.unique(np.concatenate([np.zeros(0, np.int64), *(np.append(one.inputs, one.outputs) for one in inside)]))
-    return {
-        group.name: str(error)
-        for group in groups.groups
-        if ((touched >= group.offset) & (touched < group.offset + group.size)).any()
-    }
+    places = [side for one in inside for side in (one.inputs, one.outputs)]
+    return {group.name: str(error) for group in groups.groups if groups.touched(group, *places)}
 
 
 def _followed(model: nn.Module, traced: TracedGroups, inputs: Nested, forward: Forward) -> ChannelGroups:
@@ -177,8 +180,11 @@ def _followed(model: nn.Module, traced: TracedGroups, inputs: Nested, forward: F
     while traced.groups.groups:
         mask = uneven_mask(traced.groups, traced.groups.groups)
         sliced = apply_cut(model, plan_cut(traced.groups, mask)).eval()
-        faults = find_faults(sliced, traced.trace, np.append(mask, True)[traced.places], inputs, forward)
+        kept = traced.groups.extended(mask)[traced.places]
+        faults, rescaled = find_faults(sliced, traced.trace, kept, inputs, forward)
         if not faults:
+            if traced.rescaled([(one.ratio, one.labels) for one in rescaled], kept):
+                traced = traced.renumbered()
             break
         frozen = sum(traced.frozen(fault.labels, fault.reason) for fault in faults)
         if not (frozen or sum(traced.frozen_lenders(mask, fault.given, fault.reason) for fault in faults)):
@@ -203,9 +209,15 @@ def of_units(groups: ChannelGroups, units: Sequence[UnitName]) -> ChannelGroups:
     return freeze(groups, left)
 
 
+def whole_rows(groups: ChannelGroups) -> ChannelGroups:
+    """Return ``groups`` with the widths of heads frozen, for those who set the weights of single channels to zero."""
+    why = "a place within heads is no row of its own that training could take to zero"
+    return freeze(groups, {group.name: why for group in groups.groups if group.unit in WIDTHS})
+
+
 def freeze(groups: ChannelGroups, reasons: Mapping[str, str]) -> ChannelGroups:
     """Return ``groups`` with the named open groups frozen for the reasons given."""
-    position = np.full(groups.width + 1, -1, dtype=np.int64)
+    position = np.full(groups.width, -1, dtype=np.int64)
     kept: list[Group] = []
     width = 0
     for group in groups.groups:
@@ -222,10 +234,12 @@ def moved(groups: ChannelGroups, position: np.ndarray, kept: Sequence[Group], cl
 
     Args:
         groups: The groups.
-        position: By place, and for -1 as the last one, the new place, -1 for a channel that stays; int64, ``(width + 1,)``.
+        position: By place the new place, -1 for a channel that stays; int64 of shape ``(width,)``.
         kept: The open groups.
         closed: Groups that are frozen beside those that are.
     """
+    width = sum(group.size for group in kept)
+    pairs, position = paired(groups, position, width)
     ties = {
         tensor: moved
         for tensor, dims in groups.ties.items()
@@ -238,4 +252,17 @@ def moved(groups: ChannelGroups, position: np.ndarray, kept: Sequence[Group], cl
     sizes = {module: {name: position[p] for name, p in named.items()} for module, named in groups.sizes.items()}
     activations = tuple(replace(one, places=position[one.places], beside=position[one.beside]) for one in groups.activations)
     masked = tuple(call.mapped(lambda places: position[places]) for call in groups.masked)
-    return ChannelGroups(tuple(kept), (*groups.frozen, *closed), ties, layers, groups.fixed_macs, sizes, activations, masked)
+    scales = tuple(replace(one, places=position[one.places]) for one in groups.scales)
+    return ChannelGroups(
+        tuple(kept),
+        (*groups.frozen, *closed),
+        ties,
+        layers,
+        groups.fixed_macs,
+        sizes,
+        activations,
+        masked,
+        groups.remarks,
+        pairs,
+        scales,
+    )

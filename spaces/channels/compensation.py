@@ -53,6 +53,7 @@ class Compensation:
             for layer in groups.layers
             if _compensable(layer, groups) and uses[id(model.get_submodule(layer.name).get_parameter("weight"))] == 1
         }
+        self._groups = groups
         self._moments = _measure(model, self._layers, batches, forward)
 
     def weights(self, model: nn.Module, mask: np.ndarray, dense: bool = False) -> dict[str, Tensor]:
@@ -63,7 +64,7 @@ class Compensation:
             mask: Whole keep-mask, boolean of shape ``(width,)``.
             dense: Whether in the shapes of ``model``, what is removed left as it was, or sliced to the kept channels.
         """
-        extended = np.append(mask, True)
+        extended = self._groups.extended(mask)
         found: dict[str, Tensor] = {}
         with torch.no_grad():
             for name, moments in self._moments.items():

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from spaces.channels.check import freeze
 from spaces.channels.groups import ChannelGroups, Group
 from spaces.channels.surgery import plan_cut
 from spaces.channels.tied_blocks import tied
-from spaces.channels.units import CHANNELS
+from spaces.channels.units import CHANNELS, WIDTHS
 from spaces.errors import UnsupportedModelError
 from spaces.execution.randomness import kept_randomness
 
@@ -50,6 +51,8 @@ def configured(model: nn.Module, groups: ChannelGroups, heads_multiple: int = 1)
     config = vars(model).get(ATTRIBUTE)
     if config is None or not type(config).__dictoffset__:
         return groups
+    widths = "a configuration of transformers describes no heads whose width is cut"
+    groups = freeze(groups, {group.name: widths for group in groups.groups if group.unit in WIDTHS})
     with kept_randomness():
         base = _shapes(model, {})
         if base is None:

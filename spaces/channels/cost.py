@@ -28,7 +28,8 @@ class ChannelCost:
     def __init__(self, model: nn.Module, groups: ChannelGroups) -> None:
         self._vectors: list[np.ndarray] = []
         self._index: dict[bytes, int] = {}
-        self._last = groups.width
+        self._last = groups.width + len(groups.pairs)
+        self._groups = groups
         layers = [layer for layer in groups.layers if layer.macs > 0]
         self.layers = tuple(layer.name for layer in layers)
         self._macs = np.asarray([layer.macs for layer in layers])
@@ -129,6 +130,5 @@ class ChannelCost:
 
     def _left(self, masks: np.ndarray) -> np.ndarray:
         """Return the channels left of every side, float64 of shape ``(..., sides)``, of masks of shape ``(..., width)``."""
-        extended = np.ones((*masks.shape[:-1], self._last + 1), dtype=np.int64)
-        extended[..., :-1] = masks
+        extended = self._groups.extended(np.asarray(masks, dtype=bool)).astype(np.int64)
         return np.add.reduceat(extended.take(self._joined, axis=-1), self._starts, axis=-1).astype(np.float64)

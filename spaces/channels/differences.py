@@ -37,7 +37,8 @@ def differing_groups(
         forward: How the network is run on it.
     """
     layers = {layer.name: layer for layer in groups.layers if layer.channel_dim and len(layer.passing) == 1}
-    kept = {name: torch.from_numpy(np.flatnonzero(np.append(mask, True)[layer.inputs])) for name, layer in layers.items()}
+    stays = groups.extended(mask)
+    kept = {name: torch.from_numpy(np.flatnonzero(stays[layer.inputs])) for name, layer in layers.items()}
     read: dict[str, list[Tensor]] = {name: [] for name in layers}
     told: dict[str, str] = {}
 
@@ -96,8 +97,4 @@ def _difference(values: Tensor, right: Tensor) -> str:
 
 
 def _read_by(groups: ChannelGroups, layer: Layer) -> list[str]:
-    return [
-        group.name
-        for group in groups.groups
-        if ((layer.inputs >= group.offset) & (layer.inputs < group.offset + group.size)).any()
-    ]
+    return [group.name for group in groups.groups if groups.touched(group, layer.inputs)]

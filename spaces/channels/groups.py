@@ -16,7 +16,7 @@ from spaces.channels.labelled_pass import trace_channels
 from spaces.channels.labels.atoms import compact
 from spaces.channels.labels.masked_calls import MaskedCall
 from spaces.channels.labels.trace import WHOLE, ChannelTrace, LayerTrace
-from spaces.channels.units import CHANNELS, KV_GROUPS, UnitName
+from spaces.channels.units import CHANNELS, HEADS, KV_GROUPS, QK_WIDTH, WIDTHS, UnitName
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested, describe
 from spaces.execution.forward import Forward, call
@@ -52,9 +52,10 @@ class Group:
     unit: UnitName = CHANNELS
     step: int = 1
 
-    def multiple(self, round_to: int, heads_multiple: int = 1) -> int:
+    def multiple(self, round_to: int, heads_multiple: int = 1, width_multiple: int = 1) -> int:
         """Return the number that as many coupled channels as are kept are a multiple of: ``round_to`` is for channels."""
-        return math.lcm(self.step, round_to if self.unit == CHANNELS else heads_multiple)
+        of_kind = {CHANNELS: round_to, **dict.fromkeys(WIDTHS, width_multiple)}
+        return math.lcm(self.step, of_kind.get(self.unit, heads_multiple))
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,29 @@ class LiveActivation:
 
 
 @dataclass(frozen=True)
+class ScoreScale:
+    """Rows that write queries, which are multiplied as fewer places are kept that scores of attention are summed over.
+
+    Code divides the scores by the square root of the number of places; that of the dense network is kept by a factor.
+
+    Attributes:
+        tensor: State tensor.
+        dim: Dimension of its rows.
+        rows: Indices along it, int64 of shape ``(rows,)``.
+        places: Mask positions of the places, as in ties.
+    """
+
+    tensor: str
+    dim: int
+    rows: np.ndarray
+    places: np.ndarray
+
+
+@dataclass(frozen=True)
 class ChannelGroups:
     """The open and frozen channel groups of one network, and where in its tensors they lie.
+
+    A position in the mask from ``width`` on is one of a pair of positions, ``pairs[position - width]``: it is kept if both are.
 
     Attributes:
         groups: The open groups, in graph order.
@@ -123,6 +145,8 @@ class ChannelGroups:
         activations: Storages of activations in the forward pass of a single sample, the input among them.
         masked: Calls of functions in which removed channels must have no effect.
         remarks: What can't be vouched for: code of the network that the example did not run.
+        pairs: Positions of which both must be kept, int64 of shape ``(pairs, 2)``.
+        scales: Rows of weights that are multiplied with the cut.
     """
 
     groups: tuple[Group, ...]
@@ -134,6 +158,27 @@ class ChannelGroups:
     activations: tuple[LiveActivation, ...] = ()
     masked: tuple[MaskedCall, ...] = ()
     remarks: tuple[str, ...] = ()
+    pairs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    scales: tuple[ScoreScale, ...] = ()
+
+    def extended(self, mask: np.ndarray) -> np.ndarray:
+        """Return whether every position is kept: those of masks, of pairs, and, as the last one, what no mask changes.
+
+        Masks are boolean of shape ``(..., width)``, what is returned of shape ``(..., width + pairs + 1)``.
+        """
+        always = np.ones((*mask.shape[:-1], 1), dtype=bool)
+        return np.concatenate([mask, mask[..., self.pairs].all(-1), always], axis=-1)
+
+    def units_of(self, places: np.ndarray) -> np.ndarray:
+        """Return the positions in the mask that ``places`` stand for, one of each row, -1 for none; int64, ``(places, 2)``."""
+        every = np.arange(self.width)
+        table = np.concatenate([np.stack([every, np.full_like(every, -1)], 1), self.pairs, [[-1, -1]]])
+        return np.asarray(table[places])
+
+    def touched(self, group: Group, *places: np.ndarray) -> bool:
+        """Return True if a unit of a group is among those that some positions stand for."""
+        units = self.units_of(np.concatenate([np.zeros(0, np.int64), *places]))
+        return bool(((units >= group.offset) & (units < group.offset + group.size)).any())
 
     @property
     def other_macs(self) -> float:
@@ -194,8 +239,20 @@ class TracedGroups:
         """
         atoms = np.unique(np.concatenate([np.zeros(0, np.int64), *(compact(one).reshape(-1).numpy() for one in labels)]))
         opened = atoms[self.places[atoms] >= 0]
-        self.trace.atoms.freeze(torch.from_numpy(opened), reason)
+        widths = self._widths(opened)
+        self.trace.atoms.freeze(torch.from_numpy(widths if len(widths) else opened), reason)
         return len(opened)
+
+    def _widths(self, atoms: np.ndarray) -> np.ndarray:
+        """Return the atoms of the open places within heads, where some of them, or of the heads, are among ``atoms``.
+
+        Code that fixes the number of either is asked for the places first, since heads may go without them.
+        """
+        table, places = self.trace.pairs.table, self.places
+        roots = self.trace.atoms.roots(torch.from_numpy(table))
+        met = np.isin(roots, self.trace.atoms.roots(torch.from_numpy(atoms))).any(1) & (roots[:, 0] != roots[:, 1])
+        found = np.unique(table[met, 2])
+        return np.asarray(found[places[found] >= 0])
 
     def frozen_lenders(self, mask: np.ndarray, numbers: Collection[int], reason: str) -> int:
         """Freeze the groups whose number of channels code has read in place of another group's; return their channels.
@@ -210,9 +267,51 @@ class TracedGroups:
         atoms = np.flatnonzero(np.isin(self.places, np.concatenate([np.zeros(0, np.int64), *places])))
         return self.frozen([torch.from_numpy(atoms)], reason)
 
+    def rescaled(self, found: Sequence[tuple[float, Sequence[Tensor]]], kept: np.ndarray) -> bool:
+        """Note the scores that code divides by the square root of as many places as there are; return True if there are any.
+
+        Args:
+            found: By how much a fraction differs in a sliced network, and the labels of the tensors that it is applied to.
+            kept: By atom, whether the sliced network keeps its channel, boolean of shape ``(atoms,)``.
+        """
+        roots, table, news = self.trace.atoms.roots, self.trace.pairs.table, False
+        for scores in self.trace.scores:
+            left = float(kept[scores.places.numpy()].mean()) ** 0.5
+            heads = np.unique(roots(scores.heads))
+            heads = np.append(heads, roots(torch.from_numpy(table[np.isin(roots(torch.from_numpy(table[:, 1])), heads), 0])))
+            for ratio, labels in found:
+                own = any(np.isin(roots(compact(one).reshape(-1)), heads).any() for one in labels)
+                if own and not scores.follows and min(abs(ratio * left - 1.0), abs(ratio / left - 1.0)) < 1e-6 and left < 1.0:
+                    scores.follows = news = True
+        return news
+
     def renumbered(self) -> TracedGroups:
-        """Return the groups of the trace as it is, after :meth:`frozen`."""
+        """Return the groups of the trace as it is, after :meth:`frozen` and :meth:`rescaled`."""
         return _number(self.trace)
+
+
+def paired(groups: ChannelGroups, position: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of groups with other places in the mask, and where every position of theirs is moved to.
+
+    Args:
+        groups: The groups.
+        position: By place in the mask the new one, -1 for a channel that stays, int64 of shape ``(groups.width,)``.
+        width: Length of the new mask.
+
+    Returns:
+        The pairs, int64 of shape ``(new pairs, 2)``; by position, of a pair too and of -1 as the last one, the new position.
+    """
+    pairs, moved = _paired(position[groups.pairs], width)
+    return pairs, np.concatenate([position, moved, [-1]])
+
+
+def _paired(units: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different pairs among ``units``, of shape ``(n, 2)``, and the position of each, or of its open unit."""
+    both = (units >= 0).all(1)
+    pairs, place = np.unique(units[both], axis=0, return_inverse=True)
+    moved = units.max(1, initial=-1)
+    moved[both] = width + place.reshape(-1)
+    return pairs, moved
 
 
 def find_groups(
@@ -272,12 +371,17 @@ def _freeze_by_name(trace: ChannelTrace, include: Sequence[str], exclude: Sequen
 
 def _number(trace: ChannelTrace) -> TracedGroups:
     """Turn atoms into groups (atoms with the same members) and give every open one its place in the mask."""
+    trace.pairs.settle()
+    units = _UnitsOf(trace)
     tied = [(tie.tensor, tie.dim, trace.atoms.roots(tie.atoms)) for tie in trace.ties]
     fixed_macs = _fixed_macs(trace)
     # Channels that an attribute counts are groups of their own: one stays at least, as every position 0 has another meaning.
     counted = [(f"{size.module}.{size.attribute}", 0, trace.atoms.roots(size.atoms)) for size in trace.sizes]
-    shares = _macs_shares(trace, sum(fixed_macs.values()))
-    groups, frozen, position = _named(_buckets(trace, [*tied, *counted]), shares, _units(trace))
+    shares = _macs_shares(trace, sum(fixed_macs.values()), units)
+    members = [(tensor, dim, units.of(roots)) for tensor, dim, roots in (*tied, *counted)]
+    groups, frozen, position = _named(_buckets(trace, members, units), shares, _units(trace))
+    frozen += _left_to_the_other(trace, shares, {group.name for group in (*groups, *frozen)})
+    position, pairs = units.placed(position, sum(group.size for group in groups))
     ties: dict[str, dict[int, np.ndarray]] = {}
     for tensor, dim, roots in tied:
         if (places := position[roots]).max(initial=-1) >= 0:
@@ -302,8 +406,73 @@ def _number(trace: ChannelTrace) -> TracedGroups:
         sizes.setdefault(size.module, {})[size.attribute] = position[trace.atoms.roots(size.atoms)]
     live = _activations(trace, position)
     masked = tuple(call.mapped(lambda atoms: position[trace.atoms.roots(torch.from_numpy(atoms))]) for call in trace.masked)
-    found = ChannelGroups(tuple(groups), tuple(frozen), ties, layers, fixed_macs, sizes, live, masked)
+    scales = _scales(trace, position)
+    found = ChannelGroups(
+        tuple(groups), tuple(frozen), ties, layers, fixed_macs, sizes, live, masked, pairs=pairs, scales=scales
+    )
     return TracedGroups(found, trace, position[everything])
+
+
+def _left_to_the_other(trace: ChannelTrace, shares: np.ndarray, taken: Collection[str]) -> list[Group]:
+    """Return the frozen units of pairs that are left to the other one, a group for each line of them that a layer writes."""
+    found: dict[tuple[int, ...], Group] = {}
+    kinds, reasons, names = _units(trace), trace.atoms.reasons, set(taken)
+    writers = [(layer.name or WHOLE, layer.outputs.numpy()) for layer in trace.layers if layer.kind.produces]
+    for grid in trace.pairs.grids:
+        pair = trace.atoms.roots(torch.from_numpy(grid.atoms))
+        for line, kind in ((grid.first, HEADS), (grid.second, QK_WIDTH)):
+            roots = trace.atoms.roots(torch.from_numpy(line))
+            stays = all(root in reasons for root in roots.tolist()) and not np.isin(pair, roots).any()
+            if not stays or tuple(roots) in found:
+                continue
+            writer = next((name for name, outputs in writers if grid.atoms[0, 0] in outputs), "")
+            if writer:
+                name = next(one for number in range(2, len(names) + 3) if (one := f"{writer}#{number}") not in names)
+                names.add(name)
+                share = float(shares[np.unique(np.append(pair, roots))].max())
+                unit = kinds.get(int(roots[0]), kind)
+                found[tuple(roots)] = Group(name, len(line), (writer,), share, reasons[int(roots[0])], unit=unit)
+    return list(found.values())
+
+
+class _UnitsOf:
+    """The units that pairs stand for, by root, once :meth:`.Pairs.settle` has decided which are pairs."""
+
+    def __init__(self, trace: ChannelTrace) -> None:
+        roots = trace.atoms.roots(torch.from_numpy(trace.pairs.table))
+        roots = roots[(roots[:, 0] != roots[:, 1]) & (roots[:, 0] != roots[:, 2])]
+        self._pairs, self._units = (part for part in (roots[:, 0], roots[:, 1:]))
+        self._pairs, first = np.unique(self._pairs, return_index=True)
+        self._units = self._units[first]
+
+    def of(self, roots: np.ndarray) -> np.ndarray:
+        """Return roots with the first units of pairs in their place, and all second ones behind."""
+        if not len(self._pairs):
+            return roots
+        found = np.searchsorted(self._pairs, roots).clip(max=len(self._pairs) - 1)
+        paired = self._pairs[found] == roots
+        first = np.where(paired, self._units[found, 0], roots)
+        return np.concatenate([first, self._units[found[paired], 1]])
+
+    def placed(self, position: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the place of every root, those of pairs from ``width`` on, and the places of both units of each."""
+        position = position.copy()
+        pairs, position[self._pairs] = _paired(position[self._units], width)
+        return position, pairs
+
+
+def _scales(trace: ChannelTrace, position: np.ndarray) -> tuple[ScoreScale, ...]:
+    """Return the rows that write queries whose scores code divides by the number of places."""
+    found = []
+    for one in trace.scores:
+        places = position[trace.atoms.roots(one.places)]
+        if not one.follows or places.max(initial=-1) < 0:
+            continue
+        for tie in trace.ties:
+            rows = np.flatnonzero(np.isin(tie.atoms.numpy(), one.queries.numpy()))
+            if len(rows):
+                found.append(ScoreScale(tie.tensor, tie.dim, rows, places))
+    return tuple(found)
 
 
 @dataclass
@@ -316,13 +485,13 @@ class _Bucket:
     roots: np.ndarray
 
 
-def _buckets(trace: ChannelTrace, tied: Sequence[tuple[str, int, np.ndarray]]) -> list[_Bucket]:
+def _buckets(trace: ChannelTrace, tied: Sequence[tuple[str, int, np.ndarray]], units: _UnitsOf) -> list[_Bucket]:
     """Return the roots that a layer produces, those that go together in one bucket, in the order of their producers."""
     producer = np.full(len(trace.atoms), -1)
     order: list[np.ndarray] = [np.zeros(0, np.int64)]
     for place, layer in enumerate(trace.layers):
         if layer.kind.produces:
-            roots, first = np.unique(trace.atoms.roots(layer.outputs), return_index=True)
+            roots, first = np.unique(units.of(trace.atoms.roots(layer.outputs)), return_index=True)
             roots = roots[np.argsort(first)]
             order.append(roots[(producer[roots] < 0) & (roots > 0)])
             producer[order[-1]] = place
@@ -367,10 +536,9 @@ def _members(parts: Sequence[tuple[int, str]], number: int) -> tuple[str, ...]:
 def _units(trace: ChannelTrace) -> dict[int, UnitName]:
     """Return the kind of unit by root, for those that stand for more than a channel."""
     found: dict[int, UnitName] = {}
-    for unit, atoms in trace.units:
-        for root in np.unique(trace.atoms.roots(atoms)).tolist():
-            if unit == KV_GROUPS or root not in found:
-                found[root] = unit
+    for unit in (*reversed(WIDTHS), HEADS, KV_GROUPS):
+        for _, atoms in (one for one in trace.units if one[0] == unit):
+            found |= dict.fromkeys(np.unique(trace.atoms.roots(atoms)).tolist(), unit)
     return found
 
 
@@ -424,12 +592,12 @@ def _fixed_macs(trace: ChannelTrace) -> dict[str, float]:
     return {name: macs for name, macs in fixed.items() if macs >= 0.5}
 
 
-def _macs_shares(trace: ChannelTrace, other_macs: float) -> np.ndarray:
+def _macs_shares(trace: ChannelTrace, other_macs: float, units: _UnitsOf) -> np.ndarray:
     """Return the share of all MACs in layers that read or write the channels of each root, by root."""
     shares = np.zeros(len(trace.atoms))
     total = other_macs
     for layer in trace.layers:
         macs = _total_macs(layer)
         total += macs
-        shares[np.unique(trace.atoms.roots(torch.cat([layer.inputs, layer.outputs, layer.passing])))] += macs
+        shares[np.unique(units.of(trace.atoms.roots(torch.cat([layer.inputs, layer.outputs, layer.passing]))))] += macs
     return shares / total if total else shares

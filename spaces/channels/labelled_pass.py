@@ -207,7 +207,7 @@ class _Functions(TorchFunctionMode):
         tracker = self._tracker
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         tracker.heads.follow(tensors, output)
-        if kind is None or not kind.follows_beside:
+        if func is not F.scaled_dot_product_attention and (kind is None or not kind.follows_beside):
             tracker.beside.follow(tracker, name_of(func), tensors, output, func in DROPOUTS)
         if kind is not None:
             args, kwargs = tree_map(tracker.as_stored, (args, kwargs))

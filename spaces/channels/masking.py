@@ -26,7 +26,7 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, mask: np.ndarray) -> nn
         mask: Whole keep-mask, boolean of shape ``(groups.width,)``.
     """
     masked = split_attention(clone(model))
-    extended = np.append(mask, True)
+    extended = groups.extended(mask)
     seen: set[tuple[str, str]] = set()
     for layer in groups.layers:
         keep = extended[layer.inputs]

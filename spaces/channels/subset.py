@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spaces.channels.groups import ChannelGroups
+from spaces.channels.groups import ChannelGroups, paired
 from spaces.channels.surgery import Cut
 
 
@@ -24,14 +24,15 @@ def kept_channels(groups: ChannelGroups, cuts: Iterable[Cut]) -> np.ndarray:
     for tensor, along in groups.ties.items():
         for dim, places in along.items():
             left = places[kept[tensor, dim]] if (tensor, dim) in kept else places
-            mask[left[left >= 0]] = True
+            units = groups.units_of(left)
+            mask[units[units >= 0]] = True
     return mask
 
 
 def subset(groups: ChannelGroups, mask: np.ndarray) -> ChannelGroups:
     """Return the groups of the network that ``mask``, boolean of shape ``(groups.width,)``, slices out of theirs."""
-    position = np.append(np.where(mask, np.cumsum(mask) - 1, -1), -1)
-    stays = np.append(mask, True)
+    pairs, position = paired(groups, np.where(mask, np.cumsum(mask) - 1, -1), int(mask.sum()))
+    stays = groups.extended(mask)
     kept = []
     for group in groups.groups:
         size = int(mask[group.offset : group.offset + group.size].sum())
@@ -53,4 +54,21 @@ def subset(groups: ChannelGroups, mask: np.ndarray) -> ChannelGroups:
         for one in groups.activations
     )
     masked = tuple(call.mapped(lambda places: position[places[stays[places]]]) for call in groups.masked)
-    return ChannelGroups(tuple(kept), groups.frozen, ties, tuple(layers), groups.fixed_macs, sizes, live, masked)
+    scales = []
+    for one in groups.scales:
+        own = groups.ties.get(one.tensor, {}).get(one.dim)
+        left = np.ones(int(one.rows.max(initial=-1)) + 1, dtype=bool) if own is None else stays[own]
+        rows = np.cumsum(left)[one.rows[left[one.rows]]] - 1
+        scales.append(replace(one, rows=rows, places=position[one.places[stays[one.places]]]))
+    return ChannelGroups(
+        tuple(kept),
+        groups.frozen,
+        ties,
+        tuple(layers),
+        groups.fixed_macs,
+        sizes,
+        live,
+        masked,
+        pairs=pairs,
+        scales=tuple(scales),
+    )

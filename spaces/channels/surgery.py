@@ -6,8 +6,9 @@ which sizes the modules announce afterwards. The same plan, read back from JSON,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,12 @@ class Cut:
     Attributes:
         kept: By state tensor and dimension, the indices that stay, ascending.
         attributes: By module, the attributes that announce its new sizes.
+        scaled: By state tensor and dimension, indices of what stays and the factor that it is multiplied by.
     """
 
     kept: Mapping[str, Mapping[int, Any]]
     attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]
+    scaled: Mapping[str, Mapping[int, tuple[tuple[Any, float], ...]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the cut as JSON data; :meth:`from_json` reads it back."""
@@ -43,6 +46,16 @@ class Cut:
                 module: {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
                 for module, fields in self.attributes.items()
             },
+            **({"scaled": scaled} if (scaled := self._scaled_json()) else {}),
+        }
+
+    def _scaled_json(self) -> dict[str, Any]:
+        return {
+            name: {
+                str(dim): [{"rows": [int(row) for row in rows], "factor": factor} for rows, factor in parts]
+                for dim, parts in dims.items()
+            }
+            for name, dims in self.scaled.items()
         }
 
     @staticmethod
@@ -56,12 +69,19 @@ class Cut:
             module: {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
             for module, fields in data["attributes"].items()
         }
-        return Cut(kept, attributes)
+        scaled = {
+            name: {
+                int(dim): tuple((np.asarray(part["rows"], dtype=np.int64), float(part["factor"])) for part in parts)
+                for dim, parts in dims.items()
+            }
+            for name, dims in data.get("scaled", {}).items()
+        }
+        return Cut(kept, attributes, scaled)
 
 
 def plan_cut(groups: ChannelGroups, mask: np.ndarray) -> Cut:
     """Turn a whole keep-mask, boolean of shape ``(groups.width,)``, into a :class:`Cut`."""
-    extended = np.append(mask, True)
+    extended = groups.extended(mask)
     cache: dict[bytes, np.ndarray] = {}
 
     def stay(places: np.ndarray) -> np.ndarray:
@@ -85,7 +105,26 @@ def plan_cut(groups: ChannelGroups, mask: np.ndarray) -> Cut:
         for name, places in named.items():
             if (left := len(stay(places))) < len(places):
                 attributes.setdefault(module, {})[name] = left
-    return Cut(kept, attributes)
+    return Cut(kept, attributes, _scaled(groups, extended, stay))
+
+
+def _scaled(
+    groups: ChannelGroups, extended: np.ndarray, stay: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, dict[int, tuple[tuple[Any, float], ...]]]:
+    """Return the rows that are multiplied, by state tensor and dimension: their indices in the smaller one, and the factor."""
+    scaled: dict[str, dict[int, tuple[tuple[Any, float], ...]]] = {}
+    for one in groups.scales:
+        left = len(stay(one.places))
+        if left == len(one.places):
+            continue
+        own = groups.ties.get(one.tensor, {}).get(one.dim)
+        rows = one.rows
+        if own is not None:
+            kept = extended[own]
+            rows = np.cumsum(kept)[rows[kept[rows]]] - 1
+        dims = scaled.setdefault(one.tensor, {})
+        dims[one.dim] = (*dims.get(one.dim, ()), (rows, math.sqrt(left / len(one.places))))
+    return scaled
 
 
 def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -105,6 +144,17 @@ def apply_cut(model: nn.Module, cut: Cut, replaced: Mapping[str, Tensor] | None 
         return indices[key]
 
     def sliced(name: str, tensor: Tensor) -> Tensor:
+        found = _plain(name, tensor)
+        for dim, parts in cut.scaled.get(name, {}).items():
+            for rows, factor in parts:
+                shape = [1] * found.dim()
+                shape[dim] = found.shape[dim]
+                factors = torch.ones(found.shape[dim], dtype=found.dtype, device=found.device)
+                factors[index(rows, found.device)] = factor
+                found = found * factors.reshape(shape)
+        return found
+
+    def _plain(name: str, tensor: Tensor) -> Tensor:
         if replaced is not None and name in replaced:
             return replaced[name]
         dims = cut.kept.get(name)

@@ -46,7 +46,7 @@ def tied(groups: ChannelGroups, together: Sequence[Sequence[str]]) -> ChannelGro
     """
     named = {group.name: group for group in groups.groups}
     order = {name: place for place, name in enumerate(named)}
-    position = np.full(groups.width + 1, -1, dtype=np.int64)
+    position = np.full(groups.width, -1, dtype=np.int64)
     kept: list[Group] = []
     width = 0
     for names in sorted(together, key=lambda names: min(map(order.__getitem__, names))):

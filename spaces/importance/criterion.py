@@ -264,10 +264,19 @@ def averaged(groups: ChannelGroups, parts: Iterable[tuple[Tensor, Tensor]], devi
     scores = torch.cat(
         [scores.to(torch.float64) for _, scores in found] or [torch.zeros(0, dtype=torch.float64, device=device)]
     )
+    places, scores = by_unit(groups, places, scores)
     position = torch.where(places < 0, groups.width, places)
     sums = torch.zeros(groups.width + 1, dtype=torch.float64, device=device).index_add_(0, position, scores)
     counts = torch.zeros_like(sums).index_add_(0, position, torch.ones_like(scores))
     return (sums / counts)[: groups.width]
+
+
+def by_unit(groups: ChannelGroups, places: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mask positions and scores, those of a pair of units as ones of each of both."""
+    if not len(groups.pairs):
+        return places, scores
+    units = torch.from_numpy(groups.units_of(places.cpu().numpy())).to(places.device)
+    return units.T.reshape(-1), scores.repeat(2)
 
 
 def places_on(device: torch.device, places: np.ndarray) -> Tensor:

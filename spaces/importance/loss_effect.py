@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.groups import ChannelGroups
-from spaces.importance.criterion import Criterion, CriterionOptions, places_on, writers
+from spaces.importance.criterion import Criterion, CriterionOptions, by_unit, places_on, writers
 
 
 class Taylor(Criterion):
@@ -47,7 +47,8 @@ class Taylor(Criterion):
         for parameter, dim, places in self._tensors:
             if parameter.grad is not None:
                 products = (parameter * parameter.grad).movedim(dim, 0).reshape(len(places), -1).sum(1)
-                effects.index_add_(0, torch.where(places < 0, self.groups.width, places), products.to(torch.float64))
+                units, scores = by_unit(self.groups, places, products.to(torch.float64))
+                effects.index_add_(0, torch.where(units < 0, self.groups.width, units), scores)
         self._sum.mul_(self.options.smoothing).add_(effects[:-1].abs())
         self._weight.mul_(self.options.smoothing).add_(1.0)
 

@@ -125,8 +125,9 @@ class SecondOrder(Criterion):
     def _reader(self, name: str, group: Group) -> Iterator[Reader]:
         """Yield the layer ``name`` as a reader of ``group``, unless it reads none of it, or its outputs never change."""
         layer, one = self._readers[name]
-        channels = layer.inputs - group.offset
-        inside = (channels >= 0) & (channels < group.size) & (layer.inputs >= 0)
+        units = self.groups.units_of(layer.inputs)
+        owned = (units >= group.offset) & (units < group.offset + group.size)
+        channels, inside = np.where(owned[:, 0], units[:, 0], units[:, 1]) - group.offset, owned.any(1)
         seen = self._seen[name]
         if not inside.any() or seen.count < 2:
             return
@@ -156,8 +157,8 @@ class SecondOrder(Criterion):
 
 def unread_groups(model: nn.Module, groups: ChannelGroups) -> tuple[str, ...]:
     """Return the names of the open groups that no reader reads, which are ordered by the L2 norm."""
-    read = np.concatenate([np.zeros(0, np.int64), *(layer.inputs for layer, _ in _readers(model, groups).values())])
-    return tuple(one.name for one in groups.groups if not ((read >= one.offset) & (read < one.offset + one.size)).any())
+    read = [layer.inputs for layer, _ in _readers(model, groups).values()]
+    return tuple(one.name for one in groups.groups if not groups.touched(one, *read))
 
 
 def _readers(model: nn.Module, groups: ChannelGroups) -> dict[str, tuple[Layer, LinearMap]]:

@@ -20,7 +20,7 @@ Network = TypeVar("Network", bound=nn.Module)
 class SplitAttention(nn.MultiheadAttention):
     """Multi-head attention whose heads may be fewer than the width of its inputs has room for.
 
-    Number and width of the heads are told by ``num_heads`` and the projections' rows; ``embed_dim``, ``kdim`` and ``vdim`` are
+    Number and width of the heads are told by ``num_heads`` and ``head_dim``; ``embed_dim``, ``kdim`` and ``vdim`` are
     the widths of queries, keys and values. Arguments and results are those of ``nn.MultiheadAttention``.
     """
 
@@ -98,7 +98,7 @@ class SplitAttention(nn.MultiheadAttention):
 
     def _split(self, part: Tensor) -> Tensor:
         """Return ``(N, heads, length, width)``."""
-        return part.reshape(*part.shape[:-1], self.num_heads, -1).transpose(1, 2)
+        return part.reshape(*part.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
 
 
 class SplitEncoder(nn.TransformerEncoder):

@@ -15,6 +15,7 @@ from spaces.execution.forward import Forward, call
 from spaces.execution.randomness import kept_randomness, seed_of
 from spaces.layers.activation_memory import peak_bytes, watched_memory
 from spaces.layers.split_attention import split_form
+from spaces.reconstruction.kept import KeptOutput
 from spaces.reconstruction.passage import Call
 from spaces.reconstruction.passes import DensePass, Target, calls_of
 from spaces.reconstruction.settings import ReconstructionSettings
@@ -101,7 +102,7 @@ class DenseOutputs:
             found = solved_weights(model, select(self.batches[0], 0, 1), self.forward, self.settings.sums)
         return tuple(one for one in found if all(layer.name in self.maps for layer in one.layers))
 
-    def targets(self, weights: Sequence[SharedWeight], kept: Mapping[str, Tensor]) -> dict[tuple[Call, int], Target]:
+    def targets(self, weights: Sequence[SharedWeight], kept: Mapping[str, KeptOutput]) -> dict[tuple[Call, int], Target]:
         """Return the dense outputs that the layers with ``weights`` are compared with, by call and number of the batch.
 
         Args:

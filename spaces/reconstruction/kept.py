@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spaces.channels.groups import trace_groups
 from spaces.channels.labels.atoms import compact
+from spaces.channels.subset import kept_channels
 from spaces.channels.surgery import Cut
 from spaces.cloning.admission import admitted
 from spaces.execution.batch import Nested, plain_tensors
@@ -22,26 +22,6 @@ from spaces.layers.split_attention import split_attention
 from spaces.reconstruction.structure import linear_maps
 
 
-def kept_outputs(dense: nn.Module, cuts: Sequence[Cut]) -> dict[str, Tensor]:
-    """Return the output channels that stay, int64 and ascending, by the names of the linear layers that lost some.
-
-    Args:
-        dense: The network before the cuts.
-        cuts: Cuts, one after the other.
-    """
-    found: dict[str, Tensor] = {}
-    for name, layer in linear_maps(dense).items():
-        kind = kind_of(layer.module)
-        dim = kind.output_dim if kind is not None and layer.groups == 1 else 0
-        rows = torch.arange(layer.weight.shape[dim])
-        for cut in cuts:
-            stay = cut.kept.get(f"{name}.weight".lstrip("."), {}).get(dim)
-            rows = rows if stay is None else rows[torch.as_tensor(stay)]
-        if len(rows) < layer.weight.shape[dim]:
-            found[name] = layer.kept_outputs(rows)
-    return found
-
-
 @dataclass(frozen=True)
 class KeptOutput:
     """Indices of a dense output that a smaller network's output still has.
@@ -49,14 +29,46 @@ class KeptOutput:
     Attributes:
         dim: Dimension of the output that holds channels, from 0.
         rows: Indices along it, int64 and ascending.
+        factors: What the smaller network multiplies each of them by, of shape ``(rows,)``; None for nothing.
     """
 
     dim: int
     rows: Tensor
+    factors: Tensor | None = None
 
     def of(self, output: Tensor) -> Tensor:
         """Return the part of a dense output that the smaller network has."""
-        return output.index_select(self.dim, self.rows.to(output.device))
+        part = output.index_select(self.dim, self.rows.to(output.device))
+        if self.factors is None:
+            return part
+        shape = [1] * part.dim()
+        shape[self.dim] = len(self.rows)
+        return part * self.factors.to(part).reshape(shape)
+
+
+def kept_outputs(dense: nn.Module, cuts: Sequence[Cut]) -> dict[str, KeptOutput]:
+    """Return the output channels that stay, by the names of the linear layers that lost some.
+
+    Args:
+        dense: The network before the cuts.
+        cuts: Cuts, one after the other.
+    """
+    found: dict[str, KeptOutput] = {}
+    for name, layer in linear_maps(dense).items():
+        kind = kind_of(layer.module)
+        dim = kind.output_dim if kind is not None and layer.groups == 1 else 0
+        rows = torch.arange(layer.weight.shape[dim])
+        factors, weight = torch.ones(len(rows)), f"{name}.weight".lstrip(".")
+        for cut in cuts:
+            stay = cut.kept.get(weight, {}).get(dim)
+            if stay is not None:
+                rows, factors = rows[torch.as_tensor(stay)], factors[torch.as_tensor(stay)]
+            for scaled, factor in cut.scaled.get(weight, {}).get(dim, ()):
+                factors[torch.as_tensor(scaled)] *= factor
+        if len(rows) < layer.weight.shape[dim]:
+            outputs = layer.kept_outputs(rows)
+            found[name] = KeptOutput(1, outputs, factors if bool((factors != 1.0).any()) else None)
+    return found
 
 
 def kept_of_parts(
@@ -76,15 +88,7 @@ def kept_of_parts(
     """
     with kept_randomness(), eager():
         traced = trace_groups(split_attention(admitted(dense)), plain_tensors(sample), (), (), forward)
-    stay = np.ones(traced.groups.width + 1, dtype=bool)  # One more for -1, the place of what always stays.
-    for tensor, dims in traced.groups.ties.items():
-        for dim, places in dims.items():
-            rows = np.arange(len(places))
-            for cut in cuts:
-                left = cut.kept.get(tensor, {}).get(dim)
-                rows = rows if left is None else rows[np.asarray(left)]
-            stay[np.delete(places, rows)] = False
-    stay[-1] = True
+    stay = traced.groups.extended(kept_channels(traced.groups, cuts))
     found: dict[str, KeptOutput | None] = {}
     for name in names:
         calls = traced.trace.outputs.get(name, [])

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from spaces.execution.randomness import drawn_places
 from spaces.layers.linear_map import LinearMap
+from spaces.reconstruction.kept import KeptOutput
 from spaces.reconstruction.moments import ENTRIES, Moments
 from spaces.reconstruction.passage import Arguments, Call, Passage, Value
 from spaces.reconstruction.structure import SharedWeight
@@ -24,13 +25,13 @@ class Target:
         index: Positions, an index per dimension.
         shape: Number of positions in every dimension.
         values: Outputs there, float of shape ``(n, outputs)``.
-        kept: Those of the outputs that the smaller network still has, int64; None for all.
+        kept: Those of the outputs that the smaller network still has; None for all.
     """
 
     index: tuple[Tensor, ...]
     shape: tuple[int, ...]
     values: Tensor
-    kept: Tensor | None = None
+    kept: KeptOutput | None = None
 
 
 class DensePass(Passage):
@@ -104,7 +105,7 @@ class Meeting:
     def add_to(self, moments: Moments, columns: slice) -> None:
         """Add the layer's inputs and residuals to moments, those of some of its columns."""
         layer, index, kept = self.layer, self.target.index, self.target.kept
-        values = self.target.values if kept is None else self.target.values[:, kept.to(self.target.values.device)]
+        values = self.target.values if kept is None else kept.of(self.target.values)
         seen = layer.by_position(self.result)
         if (*seen.shape[:-1], seen.shape[-1]) != (*self.target.shape, values.shape[-1]):
             return

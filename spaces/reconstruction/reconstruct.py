@@ -26,7 +26,7 @@ from spaces.channels.surgery import Cut
 from spaces.execution.randomness import kept_randomness
 from spaces.layers.batch_norm import keep_statistics
 from spaces.reconstruction.dense import MOST_BYTES, DenseOutputs
-from spaces.reconstruction.kept import kept_outputs
+from spaces.reconstruction.kept import KeptOutput, kept_outputs
 from spaces.reconstruction.moments import Moments, least_squares
 from spaces.reconstruction.passage import Call
 from spaces.reconstruction.passes import Meeting, SmallPass, Target, calls_of
@@ -70,7 +70,7 @@ class Reconstruction:
     """
 
     def __init__(
-        self, dense: DenseOutputs, small: nn.Module, kept: Mapping[str, Tensor], without: Collection[str] = ()
+        self, dense: DenseOutputs, small: nn.Module, kept: Mapping[str, KeptOutput], without: Collection[str] = ()
     ) -> None:
         self._dense, self._small, self._kept = dense, small, kept
         self._maps = linear_maps(small)

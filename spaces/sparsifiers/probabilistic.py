@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.check import find_checked_groups
+from spaces.channels.check import find_checked_groups, whole_rows
 from spaces.channels.groups import ChannelGroups
 from spaces.errors import SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested, first_tensor_of
@@ -168,7 +168,7 @@ class Probabilistic(Sparsifier):
                 raise UnsupportedModelError("no column of this network is to be pruned: see ratio, include, exclude")
             return
         if self._channels is None:
-            self._channels = find_checked_groups(model, inputs, settings.include, settings.exclude, forward)
+            self._channels = whole_rows(find_checked_groups(model, inputs, settings.include, settings.exclude, forward))
         if self._channels.groups:
             self._numbers = numbers_of(model, self._channels, settings)
         if not self._numbers.any():

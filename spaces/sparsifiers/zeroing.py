@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.channels.check import find_checked_groups, freeze, randomize_batch_norm
+from spaces.channels.check import find_checked_groups, freeze, randomize_batch_norm, whole_rows
 from spaces.channels.groups import ChannelGroups, Group
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning.clone import clone
@@ -85,12 +85,14 @@ def lossless_groups(model: nn.Module, groups: ChannelGroups, inputs: Nested, for
     reasons: dict[str, str] = {}
     for layer in groups.layers:
         if layer.kind.shares_statistics(layer.groups):
-            reasons |= {group.name: f"{layer.name}: {counted}" for group in groups.groups if _touches(layer.outputs, group)}
+            reasons |= {
+                group.name: f"{layer.name}: {counted}" for group in groups.groups if groups.touched(group, layer.outputs)
+            }
     for call in groups.masked:
         for one in call.gathered:
             told = f"{call.module}: {call.function} is over the kept channels too, and a zero among them changes it"
-            reasons |= {group.name: told for group in groups.groups if _touches(one.channels, group)}
-    groups = freeze(groups, reasons) if reasons else groups
+            reasons |= {group.name: told for group in groups.groups if groups.touched(group, one.channels)}
+    groups = whole_rows(freeze(groups, reasons) if reasons else groups)
     with in_double():
         probe = in_type(inputs, torch.float64)
         exact = randomize_batch_norm(clone(model).double(), probe, forward)
@@ -133,10 +135,6 @@ def removal_change(before: nn.Module, after: nn.Module, inputs: Nested, forward:
             f"{change:.3g}"
         )
     return change
-
-
-def _touches(places: np.ndarray, group: Group) -> bool:
-    return bool(((places >= group.offset) & (places < group.offset + group.size)).any())
 
 
 def _without_half(groups: ChannelGroups, names: set[str]) -> np.ndarray:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from spaces.channels.labels.adoption import adopted
 from spaces.channels.labels.atoms import along, varying, vector
+from spaces.channels.labels.beside import Beside
+from spaces.channels.labels.trace import Scores
 from spaces.channels.labels.tracker import LabelTracker
-from spaces.channels.units import HEADS, KV_GROUPS
+from spaces.channels.units import HEADS, KV_GROUPS, QK_WIDTH, V_WIDTH
 from spaces.layers.layer_kind import LayerKind
 from spaces.layers.mask_hooks import MaskHook
 
@@ -49,16 +51,21 @@ def attend(
 ) -> None:
     """Label the result of ``scaled_dot_product_attention``, its arguments of shape ``(..., heads, length, width)``.
 
-    What else the arguments hold, such as channels along the width, which are contracted, is frozen.
+    Places within heads leave queries and keys together; values pass theirs on. What else the arguments hold is frozen.
     """
     name = "scaled_dot_product_attention"
     parts, lines = (query, key, value), []
+    contracted, passed = _contracted(tracker, name, query, key, -1), _passed(tracker, value)
+    if passed is None and (units := tracker.beside.find(value)) is not None:
+        tracker.freeze(units.atoms, f"{name} with values that lie otherwise")
     for part in parts:
         tracker.heads.attend(part)
         lines.append(_line(tracker, part))
     dims = {dim for dim, _ in filter(None, lines)}
     if len(dims) != 1 or any(one is None and bool(tracker.labels(part).any()) for part, one in zip(parts, lines, strict=True)):
         tracker.opaque(name, [*parts, *([] if attn_mask is None else [attn_mask])])
+        for units in filter(None, map(tracker.beside.find, parts)):
+            tracker.freeze(units.atoms, f"{name} is not handled")
         return
     [dim] = dims
     count = output.shape[dim]
@@ -74,8 +81,13 @@ def attend(
     if isinstance(attn_mask, Tensor):
         _beside(tracker, attn_mask, dim, heads, query)
     tracker.set_labels(output, along(heads, dim % output.dim(), output.shape))
-    macs = prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-    _record(tracker, macs, heads)
+    _score(tracker, query, heads, contracted, scale is None)
+    _pass_on(tracker, output, passed)
+    # One operator, and one record: every place of a query, and of a value, costs as much.
+    every = ((contracted, query.shape[-1]), (passed, value.shape[-1]))
+    lines = [torch.zeros(size, dtype=torch.int64) if line is None else line for line, size in every]
+    scores = prod(query.shape[:-1]) * key.shape[-2]
+    _record(tracker, scores * (query.shape[-1] + value.shape[-1]), heads, torch.cat(lines))
 
 
 def multiply_heads(tracker: LabelTracker, name: str, factors: tuple[Tensor, Tensor], added: Any, output: Tensor) -> bool:
@@ -93,13 +105,22 @@ def multiply_heads(tracker: LabelTracker, name: str, factors: tuple[Tensor, Tens
     lines = [_line(tracker, factor) for factor in factors]
     if lines[0] is None or lines[1] is None:
         return False
+    contracted, passed = _contracted(tracker, name, *factors, -2), _passed(tracker, factors[1])
     _join(tracker, name, [lines[0][1], lines[1][1]])
     heads = lines[0][1]
     if isinstance(added, Tensor):
         _beside(tracker, added, -3, heads, output)
     tracker.set_labels(output, along(heads, 0, output.shape))
-    _record(tracker, factors[0].numel() * factors[1].shape[-1], heads)
+    _score(tracker, factors[0], heads, contracted, False)
+    _pass_on(tracker, output, passed)
+    _record(tracker, factors[0].numel() * factors[1].shape[-1], heads, passed if contracted is None else contracted)
     return True
+
+
+def heads_meet(tracker: LabelTracker, args: tuple[Any, ...]) -> bool:
+    """Return True if a product is one of activations by heads; :func:`multiply_heads` follows what lies beside these."""
+    factors = args[-2:]
+    return all(isinstance(one, Tensor) and one.dim() == 3 and _line(tracker, one) is not None for one in factors)
 
 
 def _line(tracker: LabelTracker, tensor: Tensor) -> tuple[int, Tensor] | None:
@@ -142,6 +163,48 @@ def _beside(tracker: LabelTracker, mask: Tensor, dim: int, heads: Tensor, like: 
         tracker.freeze(heads, "its mask has values for a fixed number of heads")
 
 
-def _record(tracker: LabelTracker, macs: int, heads: Tensor) -> None:
+def _contracted(tracker: LabelTracker, name: str, left: Tensor, right: Tensor, dim: int) -> Tensor | None:
+    """Return the places within heads that two factors are multiplied over: the last of ``left``, and ``dim`` of ``right``.
+
+    None where they stay, which are then frozen: those of one factor alone, and those that can't be masked.
+    """
+    first, second = (tracker.beside.find(one) for one in (left, right))
+    over = [one.atoms if one is not None and one.dim == own else None for one, own in ((first, -1), (second, dim))]
+    if over[0] is None or over[1] is None or not tracker.masking.zeroes(over[0]):
+        for one in (first, None if second is not None and dim == -2 and second.dim == -1 else second):
+            if one is not None:
+                tracker.freeze(one.atoms, f"{name} reads places within heads whose number is fixed")
+        return None
+    tracker.unite(over[0], over[1], f"{name} with heads of a fixed width")
+    tracker.trace.units.append((QK_WIDTH, over[0]))
+    return over[0]
+
+
+def _passed(tracker: LabelTracker, values: Tensor) -> Tensor | None:
+    """Return the places within heads that a product passes on, the last of ``values``; None where they stay."""
+    units = tracker.beside.find(values)
+    return units.atoms if units is not None and units.dim == -1 else None
+
+
+def _pass_on(tracker: LabelTracker, output: Tensor, places: Tensor | None) -> None:
+    if places is not None:
+        tracker.trace.units.append((V_WIDTH, places))
+        tracker.beside.set(output, Beside(-1, places))
+        tracker.memory.label_beside(output, places)
+
+
+def _score(tracker: LabelTracker, query: Tensor, heads: Tensor, places: Tensor | None, follows: bool) -> None:
+    """Note the scores of queries over places that may go."""
+    if places is None:
+        return
+    queries = tracker.heads.written(query)
+    if queries is None:
+        tracker.freeze(places, "what writes the queries is not known")
+        return
+    tracker.trace.scores.append(Scores(places, heads, queries, follows))
+
+
+def _record(tracker: LabelTracker, macs: int, heads: Tensor, places: Tensor | None) -> None:
     none = torch.zeros(1, dtype=torch.int64)
-    tracker.pass_by(HeadProduct(), none, none, macs / len(heads), 0, heads)
+    within = none if places is None else places
+    tracker.pass_by(HeadProduct(), within, none, macs / (len(heads) * len(within)), 0, heads)

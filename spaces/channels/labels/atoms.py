@@ -74,11 +74,11 @@ class ChannelAtoms:
     def _table(self) -> np.ndarray:
         """The representative of every atom, int64 of shape ``(atoms,)``."""
         if self._roots is None:
-            self._roots = _components(self._count, np.concatenate([np.zeros((2, 0), np.int64), *self._unions], axis=1))
+            self._roots = components(self._count, np.concatenate([np.zeros((2, 0), np.int64), *self._unions], axis=1))
         return self._roots
 
 
-def _components(count: int, pairs: np.ndarray) -> np.ndarray:
+def components(count: int, pairs: np.ndarray) -> np.ndarray:
     """Return the smallest member of the component of each of ``count`` nodes, joined by ``pairs`` of shape ``(2, pairs)``.
 
     Every root takes the smallest root that it is joined to, and chains are shortened by half until none is left.

@@ -1,8 +1,8 @@
-"""Head views: the views by which code parts channels into heads, and the dimension of the view along which the heads lie.
+"""Head views: the views by which code parts channels into heads, and the dimensions along which heads and their places lie.
 
 A view that lays channels out along two dimensions may keep whole rows of them or whole columns. Which of the two an attention
 asks for is known only once it is run, on tensors that the view's result has been moved to. So the first labelled pass follows
-every channel to the attention, and the passes after it are told the dimension of every view that led there.
+every channel to the attention, and the passes after it are told the dimensions of every view that led there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -34,7 +35,7 @@ class _Grid:
     atoms: np.ndarray
     places: np.ndarray
 
-    def heads(self, line: np.ndarray) -> int | None:
+    def dim_of(self, line: np.ndarray) -> int | None:
         """Return the dimension along which the atoms of ``line`` lie; None where they are not here, or lie along several."""
         if not self.atoms[0] <= line[0] <= self.atoms[-1]:
             return None
@@ -46,24 +47,37 @@ class _Grid:
         return wide[0] if len(wide) == 1 else None
 
 
+@dataclass(frozen=True)
+class HeadDims:
+    """Dimensions of a view's result.
+
+    Attributes:
+        heads: The one along which heads lie.
+        places: The one along which the places within every head lie; None where that is not known.
+    """
+
+    heads: int
+    places: int | None
+
+
 class HeadViews:
     """The views of one labelled pass that lay channels out along several dimensions, and the tensors made of their results.
 
     Args:
-        known: By number of the view, the dimension along which its heads lie, as earlier passes have found.
+        known: By number of the view, the dimensions along which its heads lie, as earlier passes have found.
 
     Attributes:
         known: The same.
         found: The same, as this pass has found.
     """
 
-    def __init__(self, known: Mapping[int, int]) -> None:
+    def __init__(self, known: Mapping[int, HeadDims]) -> None:
         self.known = known
         self.restart()
 
     def restart(self) -> None:
         """Forget what the pass has found: it is run again."""
-        self.found: dict[int, int] = {}
+        self.found: dict[int, HeadDims] = {}
         self._number = 0
         self._grids: list[_Grid] = []
         self._laid: Any = WeakTensorKeyDictionary()
@@ -72,8 +86,8 @@ class HeadViews:
         """Count a view of ``before``; without channels too, since in a later pass it may have some, but not of labels."""
         self._number += before.is_floating_point()
 
-    def lay(self, output: Tensor, before: Tensor, labels: Callable[[], Tensor]) -> int | None:
-        """Note the result of the view counted last; return the dimension along which its heads lie, None where none is known.
+    def lay(self, output: Tensor, before: Tensor, labels: Callable[[], Tensor]) -> HeadDims | None:
+        """Note the result of the view counted last; return the dimensions along which heads lie, None where none is known.
 
         Args:
             output: Result of the view.
@@ -116,11 +130,22 @@ class HeadViews:
         wide = [dim for dim, size in enumerate(small.shape[:-2]) if size > 1]
         if len(wide) != 1:
             return
-        for dim in range(small.dim()):
-            if dim != wide[0]:
-                small = small.narrow(dim, 0, 1)
-        line = np.unique(small.reshape(-1).numpy())
+        inner = [dim for dim in range(small.dim() - 2, small.dim()) if small.shape[dim] > 1]
+        line, places = _line(small, wide[0]), _line(small, inner[0]) if len(inner) == 1 else None
         for grid in self._grids if len(line) > 1 else ():
-            heads = grid.heads(line)
+            heads = grid.dim_of(line)
             if heads is not None:
-                self.found[grid.number] = heads
+                self.found[grid.number] = HeadDims(heads, None if places is None else grid.dim_of(places))
+
+    def written(self, tensor: Tensor) -> Tensor | None:
+        """Return the atoms of the channels that views have laid out in ``tensor``, int64 of any shape; None for none."""
+        laid = self._laid.get(tensor) if self._laid else None
+        return None if laid is None else torch.unique(compact(laid))
+
+
+def _line(labels: Tensor, dim: int) -> np.ndarray:
+    """Return the different labels along a dimension, at the first place of all others."""
+    for other in range(labels.dim()):
+        if other != dim:
+            labels = labels.narrow(other, 0, 1)
+    return np.unique(labels.reshape(-1).numpy())

@@ -158,7 +158,9 @@ def _operands(tracker: Any, leaves: list[Any]) -> list[Operand]:
     for leaf, tensor in enumerate(leaves):
         if not isinstance(tensor, Tensor):
             continue
-        labels = tracker.found(tensor)
+        labels, units = tracker.found(tensor), tracker.beside.find(tensor)
+        if units is not None:
+            found.append(Operand(leaf, units.dim, units.atoms.numpy()))
         if labels is None:
             for dim in range(tensor.dim()):
                 atoms = tracker.tied(tensor, dim)

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from spaces.channels.labels.atoms import ChannelAtoms
 from spaces.channels.labels.beside import Beside
 from spaces.channels.labels.counts import Count
 from spaces.channels.labels.masked_calls import MaskedCall
+from spaces.channels.labels.pairs import Pairs
 from spaces.channels.units import UnitName
 from spaces.layers.activation_memory import Activation
 from spaces.layers.layer_kind import LayerKind
@@ -94,6 +96,7 @@ class TracedCall:
         structure: Structure of the result, in the terms of ``torch.utils._pytree``.
         returns: The tensors in the result; None in place of anything else.
         counts: Numbers of channels among its arguments.
+        numbers: Fractions among its arguments.
     """
 
     function: str
@@ -102,6 +105,12 @@ class TracedCall:
     structure: Any = None
     returns: tuple[TracedTensor | None, ...] = ()
     counts: tuple[Count, ...] = ()
+    numbers: tuple[float, ...] = ()
+
+
+def fractions(args: Any) -> tuple[float, ...]:
+    """Return the fractions among the arguments of a call, in order."""
+    return tuple(leaf for leaf in tree_flatten(args)[0] if isinstance(leaf, float))
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,23 @@ class SizeAttribute:
 
 
 @dataclass
+class Scores:
+    """Scores of attention: what their size hangs on besides the heads.
+
+    Attributes:
+        places: Atoms of the places within heads that queries and keys are multiplied over, int64 of shape ``(size,)``.
+        heads: Atoms of the heads.
+        queries: Atoms of the rows that write the queries, as the weights that write them are tied; int64 of any shape.
+        follows: True if code divides the scores by the square root of the number of places that are there.
+    """
+
+    places: Tensor
+    heads: Tensor
+    queries: Tensor
+    follows: bool
+
+
+@dataclass
 class ChannelTrace:
     """The channels, ties and layers found by one labelled forward pass.
 
@@ -131,6 +157,8 @@ class ChannelTrace:
         calls: Calls of functions and modules, in order, those within a layer left out.
         masked: Calls of functions in which removed channels must have no effect.
         units: Atoms that stand for more than a channel each, such as attention heads, with the kind of unit.
+        scores: The scores of attentions over places that may go.
+        pairs: Atoms that stay as long as two others do.
         macs: Multiply-accumulates of all operators by the module that runs them, those without channels to follow included.
         outputs: By module, the tensors that each of its calls returned, those within a layer left out.
     """
@@ -143,5 +171,11 @@ class ChannelTrace:
     activations: list[Activation] = field(default_factory=list)
     masked: list[MaskedCall] = field(default_factory=list)
     units: list[tuple[UnitName, Tensor]] = field(default_factory=list)
+    scores: list[Scores] = field(default_factory=list)
     macs: Mapping[str, int] = field(default_factory=dict)
     outputs: dict[str, list[tuple[TracedTensor, ...]]] = field(default_factory=dict)
+    pairs: Pairs = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin without pairs."""
+        self.pairs = Pairs(self.atoms)

@@ -19,7 +19,7 @@ from spaces.channels.labels.counts import counts_in
 from spaces.channels.labels.heads import HeadViews
 from spaces.channels.labels.masked_calls import CallRecorder
 from spaces.channels.labels.stored_views import StoredView, StoredViews
-from spaces.channels.labels.trace import WHOLE, ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor
+from spaces.channels.labels.trace import WHOLE, ChannelTie, ChannelTrace, LayerTrace, TracedCall, TracedTensor, fractions
 from spaces.execution.code_places import running_place
 from spaces.execution.hooks import first_tensor, temporary_hooks
 from spaces.layers.activation_memory import ActivationMemory, state_of
@@ -99,6 +99,9 @@ class LabelTracker:
                 if kind is not None:
                     if self.suspended == 1:
                         with self.memory.pause():
+                            if not kind.follows_beside:
+                                given = [leaf for leaf in tree_flatten((args, keywords))[0] if isinstance(leaf, Tensor)]
+                                self.beside.follow(self, kind.name, given, output, False)
                             kind.trace(self, output, *args, **keywords)
                     self.suspended -= 1
                 if not self.suspended:
@@ -149,7 +152,8 @@ class LabelTracker:
                 self.fresh[leaf].append((len(self.trace.calls), place))
         read = (self.labelled.get(leaf) for leaf in tree_flatten(args)[0] if isinstance(leaf, Tensor))
         reads = tuple(labels for labels in read if labels is not None)
-        self.trace.calls.append(TracedCall(function, self.where, reads, structure, returns, tuple(counts_in(args))))
+        numbers = fractions(args)
+        self.trace.calls.append(TracedCall(function, self.where, reads, structure, returns, tuple(counts_in(args)), numbers))
 
     def _traced(self, tensor: Tensor) -> TracedTensor:
         # The shape of a parameter's view follows from the parameter's ties, which may be found later.

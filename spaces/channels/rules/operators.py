@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
-from spaces.channels.kinds.heads import multiply_heads
+from spaces.channels.kinds.heads import heads_meet, multiply_heads
 from spaces.channels.kinds.products import PRODUCTS, multiply
 from spaces.channels.labels.adoption import adopted
 from spaces.channels.labels.atoms import compact, varying
 from spaces.channels.labels.tracker import LabelTracker
 from spaces.channels.rules import positions
+from spaces.channels.rules.heads import lay_out
 from spaces.channels.rules.reductions import ALONG_DIM, REDUCTIONS, reduce, run_along
 from spaces.channels.rules.sizes import FACTORIES
 from spaces.channels.rules.stored import follow_part, joined_labels, resized
@@ -50,12 +51,34 @@ def propagate(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwarg
     """Give the outputs of an operator their labels."""
     name = operator.overloadpacket.__name__
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
-    stored = any(id(tensor) in tracker.names for tensor in tensors)
-    labelled = any(tensor in tracker.labelled for tensor in tensors)
     if name in VIEWS:
         tracker.heads.count(args[0])
     elementwise = torch.Tag.pointwise in operator.tags or name in SAME or name.rstrip("_") in ACTIVATIONS
-    tracker.beside.follow(tracker, name, tensors, output, elementwise)
+    moves = _moves(name)
+    if not moves and not (name in PRODUCTS and heads_meet(tracker, args)):
+        tracker.beside.follow(tracker, name, tensors, output, elementwise)
+    _propagate(tracker, operator, name, args, kwargs, tensors, output)
+    if moves and name not in VIEWS:
+
+        def moved(units_of: Callable[[Tensor], Tensor]) -> Any:
+            given = tree_map(lambda one: units_of(one).detach() if isinstance(one, Tensor) else one, (args, kwargs))
+            return operator(*given[0], **given[1])
+
+        tracker.beside.move(tracker, name, tensors, moved, output)
+
+
+def _propagate(
+    tracker: LabelTracker,
+    operator: Any,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tensors: list[Tensor],
+    output: Any,
+) -> None:
+    """Give the outputs of an operator the labels of their channels; :func:`propagate` follows the units beside them."""
+    stored = any(id(tensor) in tracker.names for tensor in tensors)
+    labelled = any(tensor in tracker.labelled for tensor in tensors)
     if name in PRODUCTS and multiply(tracker, name, args, output):
         return
     if name in FACTORIES or (not labelled and any(tensor in tracker.fresh for tensor in tensors)):
@@ -122,8 +145,7 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
         _write(tracker, args[0], tracker.label_of(args[1]).expand(args[0].shape))
         return
     if name in VIEWS:
-        main = tracker.heads.lay(output, args[0], lambda: tracker.labels(args[0]))
-        tracker.set_labels(output, tracker.rectangular(tracker.label_of(args[0]).reshape(output.shape), main))
+        lay_out(tracker, args[0], output)
         return
     if name in ("as_strided", "as_strided_"):
         if args[0].numel() != output.numel() or args[0].shape != output.shape:
@@ -141,6 +163,13 @@ def _move(tracker: LabelTracker, operator: Any, args: tuple[Any, ...], kwargs: d
             tracker.set_labels(part, tracker.rectangular(labels))
 
 
+def _moves(name: str) -> bool:
+    """Return True for an operator that moves elements, and has neither values nor sizes of its own."""
+    base = name.rstrip("_")
+    moving = name in MOVES or base in MOVES or base in SPLITS | POSITIONS - {"roll"}
+    return moving and name not in SAME | _UNFOLLOWED and base != "copy"
+
+
 def _follow_heads(
     tracker: LabelTracker,
     operator: Any,
@@ -151,7 +180,7 @@ def _follow_heads(
     output: Any,
 ) -> None:
     """Follow what views have laid out in heads through an operator that is no view."""
-    if (base in MOVES - _UNFOLLOWED - SAME or base in SPLITS | POSITIONS - {"roll"}) and base != "copy":
+    if _moves(base):
 
         def move(laid: Callable[[Tensor], Tensor | None]) -> Any:
             def labels_of(value: Any) -> Any:

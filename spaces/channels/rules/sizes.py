@@ -41,6 +41,13 @@ def follow_shape(tracker: LabelTracker, function: str, args: tuple[Any, ...], kw
     if labels is None:
         return
     given = _shape_given((*args, *kwargs.values()), output.shape)
+    units = tracker.beside.find(output)
+    for count in [] if units is None else counts_in(given[units.dim]):
+        # Shared with anything but an attribute, places that stay would keep the channels of others.
+        [term, *more] = count.terms
+        alone = not more and not count.other and (term.times, term.divisor) == (1, 1) and term.origin.attribute
+        if units is not None and (not alone or not follow(tracker, count, units.atoms)):
+            tracker.freeze(units.atoms, "the width of heads follows from other numbers of channels")
     for dim in varying(labels):
         line = vector(labels, dim)
         if line is not None:
@@ -50,6 +57,9 @@ def follow_shape(tracker: LabelTracker, function: str, args: tuple[Any, ...], kw
 
 def follow(tracker: LabelTracker, count: Count, labels: Tensor) -> bool:
     """Let a count follow channels, as many as it is, of labels int64 of shape ``(count,)``; return False where it can't."""
+    paired = tracker.trace.pairs.lines(labels)
+    if paired is not None and (len(count.terms) > 1 or abs(count.terms[0].times) > 1):
+        return _follow_pairs(tracker, count, labels, *paired)
     terms = _chosen(tracker, count, labels)
     added = [term for term in terms if term.times > 0]
     taken = [_counted(tracker, term) for term in terms if term.times < 0]
@@ -64,6 +74,23 @@ def follow(tracker: LabelTracker, count: Count, labels: Tensor) -> bool:
         return False
     parts = torch.split_with_sizes(labels, [term.value for term in added])
     return all(_tie(tracker, term, part) for term, part in zip(added, parts, strict=True))
+
+
+def _follow_pairs(tracker: LabelTracker, count: Count, labels: Tensor, heads: Tensor, places: Tensor) -> bool:
+    """Let a count follow pairs: of a product of two counts each follows its own units, of any other the places stay."""
+    if len(count.terms) == len(count.other) == 1 and count.terms[0].divisor == count.other[0].divisor == 1:
+        for first, second in ((count.terms[0], count.other[0]), (count.other[0], count.terms[0])):
+            if (first.origin.value, second.origin.value) == (len(heads), len(places)) and (
+                len(heads) != len(places) or _suits(tracker, first.origin, heads) or _suits(tracker, second.origin, places)
+            ):
+                return _tie(tracker, Term(first.origin), heads) and _tie(tracker, Term(second.origin), places)
+    tracker.freeze(places, "the width of heads is counted together with other numbers")
+    return follow(tracker, count, heads.repeat_interleave(len(places)))
+
+
+def _suits(tracker: LabelTracker, origin: Origin, labels: Tensor) -> bool:
+    known = _known(tracker, origin)
+    return known is not None and np.array_equal(tracker.atoms.roots(known), tracker.atoms.roots(labels))
 
 
 def _chosen(tracker: LabelTracker, count: Count, labels: Tensor) -> tuple[Term, ...]:

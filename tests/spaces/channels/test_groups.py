@@ -31,7 +31,7 @@ def sizes(groups: ChannelGroups) -> dict[str, int]:
         ("transposed_grouped", {"down": 4, "skip.0": 6}),
         ("layer_normed", {"stem": 8, "wide": 16}),
         ("shared", {"stem.0": 8}),
-        ("attention", {"embed": 8, "attention": 2, "wide": 12}),
+        ("attention", {"embed": 8, "attention": 2, "attention#2": 4, "wide": 12}),
         ("fixed_split", {"left": 6}),
     ],
 )

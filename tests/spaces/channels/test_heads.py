@@ -146,18 +146,62 @@ def agrees(model: nn.Module, space: ChannelMask) -> None:
         assert {key: told[key] for key in ("macs", "parameters")} == {key: counted[key] for key in ("macs", "parameters")}
 
 
-@pytest.mark.parametrize("attend", [separate, fused, chunked, explicit, gained, biased, batched, summed, normed])
-def test_heads_are_units(attend: Callable[[Block, Tensor], Tensor]) -> None:
+def scaled_by_its_width(block: Block, x: Tensor) -> Tensor:
+    q, k, v = block.parts(x)
+    scores = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
+    return (scores @ v).transpose(1, 2).flatten(2)
+
+
+ONE, BOTH, VALUES = {"qk_width"}, {"qk_width", "v_width"}, {"v_width"}
+
+
+@pytest.mark.parametrize(
+    ("attend", "widths"),
+    [
+        (separate, BOTH),
+        (fused, ONE),
+        (chunked, ONE),
+        (explicit, BOTH),
+        (scaled_by_its_width, BOTH),
+        (gained, VALUES),
+        (biased, BOTH),
+        (batched, ONE),
+        (summed, ONE),
+        (normed, VALUES),
+    ],
+)
+def test_heads_and_their_widths_are_units(attend: Callable[[Block, Tensor], Tensor], widths: set[str]) -> None:
     model = network(attend)
-    space = ChannelMask(model, INPUTS, FREE)
-    assert {(group.unit, group.size) for group in space.groups.groups} == {("channels", WIDTH), ("heads", HEADS)}
+    # An einsum over a single place multiplies element by element, which no counter sees.
+    space = ChannelMask(model, INPUTS, replace(FREE, width_multiple=2 if attend is summed else 1))
+    expected = {("channels", WIDTH), ("heads", HEADS), *((unit, PART) for unit in widths)}
+    assert {(group.unit, group.size) for group in space.groups.groups} == expected
     agrees(model, space)
 
 
-def test_a_width_read_from_the_stream_ties_heads_to_it() -> None:
+@pytest.mark.parametrize(("attend", "rows"), [(explicit, 0), (scaled_by_its_width, HEADS * PART), (separate, HEADS * PART)])
+def test_a_scale_that_code_takes_from_the_cut_width_is_made_up_for(
+    attend: Callable[[Block, Tensor], Tensor], rows: int
+) -> None:
+    model = network(attend)
+    space = ChannelMask(model, INPUTS, replace(FREE, units=("qk_width",)))
+    [name] = space.domains
+    candidate = Candidate({name: "101010"})
+    small = space.realize(model, candidate)
+    kept = model.block.query.weight.reshape(HEADS, PART, WIDTH)[:, ::2].reshape(-1, WIDTH)
+    factor = math.sqrt(0.5) if rows else 1.0
+    torch.testing.assert_close(small.block.query.weight, factor * kept)
+    assert space.check_prepared(space.prepare(model, candidate)) < 1e-12
+
+
+def test_a_width_read_from_the_stream_ties_heads_and_places_to_it() -> None:
     model = network(own_width)
     space = ChannelMask(model, INPUTS, FREE)
-    assert [(group.unit, group.size) for group in space.groups.groups] == [("heads", HEADS)]
+    assert [(group.unit, group.size) for group in space.groups.groups] == [
+        ("heads", HEADS),
+        ("v_width", PART),
+        ("qk_width", PART),
+    ]
     agrees(model, space)
 
 
@@ -186,7 +230,8 @@ def repeated(block: Block, x: Tensor) -> Tensor:
 def test_a_head_of_keys_leaves_with_its_queries(attend: Callable[[Block, Tensor], Tensor]) -> None:
     model = network(attend, key_heads=2)
     space = ChannelMask(model, INPUTS, FREE)
-    assert [(group.unit, group.size) for group in space.groups.groups if group.unit != "channels"] == [("kv_groups", 2)]
+    units = [(group.unit, group.size) for group in space.groups.groups if group.unit not in ("channels", "v_width", "qk_width")]
+    assert units == [("kv_groups", 2)]
     agrees(model, space)
 
 
@@ -210,7 +255,7 @@ def masked(block: Block, x: Tensor) -> Tensor:
 def test_heads_that_code_fixes_stay(attend: Callable[[Block, Tensor], Tensor], reason: str) -> None:
     model = network(attend)
     space = ChannelMask(model, INPUTS, FREE)
-    assert [(group.unit, group.size) for group in space.groups.groups] == [("channels", WIDTH)]
+    assert [(group.unit, group.size) for group in space.groups.groups if "width" not in group.unit] == [("channels", WIDTH)]
     assert any(reason in group.reason for group in space.groups.frozen if group.unit == "heads")
     agrees(model, space)
 
@@ -223,7 +268,7 @@ def test_integers_follow_the_heads_and_are_kept() -> None:
         first, again = small(INPUTS), small(INPUTS)
     assert torch.equal(first, again)
     assert isinstance(small.block, Block)
-    assert (small.block.num_heads, small.block.head_dim, small.block.all_head_size) == (1, PART, PART)
+    assert (small.block.num_heads, small.block.head_dim, small.block.all_head_size) == (1, PART, 1)
     assert isinstance(model.block, Block)
     assert (model.block.num_heads, model.block.all_head_size) == (HEADS, HEADS * PART)
     made = json.loads(json.dumps(space.transformation(space.cheapest())))
@@ -237,10 +282,11 @@ def test_integers_follow_the_heads_and_are_kept() -> None:
 
 def test_multiples_are_for_their_own_kind() -> None:
     model = network(separate)
-    space = ChannelMask(model, INPUTS, ChannelMaskSettings(compensate=False, round_to=8, heads_multiple=2))
+    settings = ChannelMaskSettings(compensate=False, round_to=8, heads_multiple=2, width_multiple=3)
+    space = ChannelMask(model, INPUTS, settings)
     counts = {group.unit: space.domains[group.name].legal_counts() for group in space.groups.groups}
-    assert counts == {"channels": [8, 16, 24], "heads": [2, 4]}
-    assert space.open_layers()["block.output"].step == 4
+    assert counts == {"channels": [8, 16, 24], "heads": [2, 4], "qk_width": [3, 6], "v_width": [3, 6]}
+    assert space.open_layers()["block.output"].step == 2
     coarse = FilterRatio(model, INPUTS, FilterRatioSettings(round_to=8, compensate=False))
     assert set(coarse.domains["block.query"].numbers) >= {0.0, 0.5}
 
@@ -251,7 +297,7 @@ def test_kinds_of_units_are_chosen() -> None:
     assert [group.unit for group in space.groups.groups] == ["heads"]
     assert "channels are not among `units`" in {group.reason for group in space.groups.frozen}
     agrees(model, space)
-    with pytest.raises(UnsupportedModelError, match="channels, heads, and got 'kv_groups'"):
+    with pytest.raises(UnsupportedModelError, match="channels, heads, qk_width, v_width, and got 'kv_groups'"):
         ChannelMask(model, INPUTS, replace(FREE, units=("channels", "kv_groups")))
 
 
@@ -283,6 +329,18 @@ def test_solved_and_compensated_networks_lose_whole_heads() -> None:
             for small in (plain, space.realize(model, half), solved)
         ]
     assert {name: len(values) for name, values in scores.items()} == {name: one.length for name, one in space.domains.items()}
-    assert solved.block.output.weight.shape == (WIDTH // 2, 2 * PART)
+    assert solved.block.output.weight.shape == (WIDTH // 2, 2 * PART // 2)
     assert errors[2] < errors[0]
     assert errors[1] < errors[0]
+
+
+def test_solved_queries_keep_the_factor_of_their_width() -> None:
+    model = network(separate)
+    inputs = torch.randn(16, LENGTH, 3, generator=torch.Generator().manual_seed(1))
+    space = ChannelMask(model, INPUTS, replace(FREE, units=("qk_width",)))
+    plan = plan_cut(space.groups, space.groups.mask(Candidate(dict.fromkeys(space.domains, "101010"))))
+    plain, solved = apply_cut(model, plan), apply_cut(model, plan).eval()
+    for _ in Reconstruction(DenseOutputs(model, [inputs]), solved, kept_outputs(model, [plan])).solve():
+        pass
+    # What they read is whole, so that the solution is what they are.
+    torch.testing.assert_close(solved.block.query.weight, plain.block.query.weight, rtol=1e-2, atol=1e-3)

@@ -103,12 +103,19 @@ def agrees(model: Net, space: ChannelMask) -> None:
 def test_the_same_unit_of_all_blocks_is_one_decision() -> None:
     model = made(Plain)
     space = ChannelMask(model, X, TIED)
-    assert found(space) == [("enter", "channels", 24), ("blocks.0.q", "heads", 4), ("blocks.0.up", "channels", 10)]
+    assert found(space) == [
+        ("enter", "channels", 24),
+        ("blocks.0.q", "heads", 4),
+        ("blocks.0.q#2", "qk_width", 6),
+        ("blocks.0.v", "v_width", 6),
+        ("blocks.0.up", "channels", 10),
+    ]
     agrees(model, space)
-    small = space.realize(model, Candidate({"enter": "1" * 24, "blocks.0.q": "0110", "blocks.0.up": "1" * 4 + "0" * 6}))
+    whole = {name: "1" * domain.length for name, domain in space.domains.items()}
+    small = space.realize(model, Candidate({**whole, "blocks.0.q": "0110", "blocks.0.up": "1" * 4 + "0" * 6}))
     assert [tuple(block.q.weight.shape) for block in small.blocks] == [(12, 24)] * 3  # type: ignore[union-attr, operator]
     assert [block.up.out_features for block in small.blocks] == [4] * 3  # type: ignore[union-attr, operator]
-    assert len(found(ChannelMask(model, X, ChannelMaskSettings(compensate=False)))) == 7
+    assert len(found(ChannelMask(model, X, ChannelMaskSettings(compensate=False)))) == 13
 
 
 def test_a_configuration_is_set_with_the_cut() -> None:

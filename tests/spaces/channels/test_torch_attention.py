@@ -83,15 +83,15 @@ def made(kind: type[nn.Module], **options: Any) -> nn.Module:
 @pytest.mark.parametrize(
     ("kind", "options", "inputs", "expected"),
     [
-        (Net, {}, X, {"heads": 1, "channels": 1}),
-        (Net, {"batch_first": True, "bias": False}, X, {"heads": 1, "channels": 1}),
-        (Net, {"batch_first": True, "add_bias_kv": True, "add_zero_attn": True}, X, {"heads": 1, "channels": 1}),
-        (Net, {"kdim": 10, "vdim": 10}, X, {"heads": 1, "channels": 2}),
-        (Net, {"average": True}, X, {"heads": 1, "channels": 2}),
-        (Encoder, {}, X, {"heads": 2, "channels": 3}),
-        (Encoder, {}, (X, PADDING), {"heads": 2, "channels": 3}),
-        (Encoder, {"norm_first": True}, X, {"heads": 2, "channels": 3}),
-        (Whole, {}, X, {"heads": 3, "channels": 3}),
+        (Net, {}, X, {"heads": 1, "qk_width": 1, "channels": 1}),
+        (Net, {"batch_first": True, "bias": False}, X, {"heads": 1, "qk_width": 1, "channels": 1}),
+        (Net, {"batch_first": True, "add_bias_kv": True, "add_zero_attn": True}, X, {"heads": 1, "qk_width": 1, "channels": 1}),
+        (Net, {"kdim": 10, "vdim": 10}, X, {"heads": 1, "qk_width": 1, "channels": 2}),
+        (Net, {"average": True}, X, {"heads": 1, "qk_width": 1, "channels": 2}),
+        (Encoder, {}, X, {"heads": 2, "qk_width": 2, "channels": 3}),
+        (Encoder, {}, (X, PADDING), {"heads": 2, "qk_width": 2, "channels": 3}),
+        (Encoder, {"norm_first": True}, X, {"heads": 2, "qk_width": 2, "channels": 3}),
+        (Whole, {}, X, {"heads": 3, "qk_width": 3, "channels": 3}),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*nested tensor.*:UserWarning")
@@ -124,7 +124,7 @@ def half_kept(space: ChannelMask) -> Candidate:
 def test_heads_stay_where_the_weights_of_each_are_given_back() -> None:
     model = made(Net, average=False)
     space = ChannelMask(model, X, FREE)
-    assert [group.unit for group in space.groups.groups] == ["channels"]
+    assert [group.unit for group in space.groups.groups] == ["channels", "qk_width"]
     assert {group.unit: group.reason for group in space.groups.frozen}["heads"] == "network output"
 
 
@@ -151,8 +151,8 @@ def test_the_smaller_network_is_saved_exported_trained_and_cut_again() -> None:
     small = space.realize(model, half_kept(space)).eval()
     attention = small.get_submodule("encoder.layers.1.self_attn")
     assert isinstance(attention, SplitAttention)
-    assert (attention.num_heads, attention.head_dim, attention.embed_dim) == (2, WIDTH // HEADS, WIDTH // 2)
-    assert attention.in_proj_weight.shape == (3 * WIDTH // 2, WIDTH // 2)
+    assert (attention.num_heads, attention.head_dim, attention.embed_dim) == (2, WIDTH // HEADS // 2, WIDTH // 2)
+    assert attention.in_proj_weight.shape == (3 * WIDTH // 4, WIDTH // 2)
     with torch.no_grad():
         outputs = small(X)
     rebuilt = apply(made(Encoder), json.loads(json.dumps(space.transformation(half_kept(space)))))
