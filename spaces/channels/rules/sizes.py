@@ -43,16 +43,31 @@ def follow_shape(tracker: LabelTracker, function: str, args: tuple[Any, ...], kw
     given = _shape_given((*args, *kwargs.values()), output.shape)
     units = tracker.beside.find(output)
     for count in [] if units is None else counts_in(given[units.dim]):
-        # Shared with anything but an attribute, places that stay would keep the channels of others.
-        [term, *more] = count.terms
-        alone = not more and not count.other and (term.times, term.divisor) == (1, 1) and term.origin.attribute
-        if units is not None and (not alone or not follow(tracker, count, units.atoms)):
+        if units is not None and not _follow_width(tracker, count, labels, units.atoms):
             tracker.freeze(units.atoms, "the width of heads follows from other numbers of channels")
     for dim in varying(labels):
         line = vector(labels, dim)
         if line is not None:
             for count in counts_in(given[dim]):
                 follow(tracker, count, line)
+
+
+def _follow_width(tracker: LabelTracker, count: Count, labels: Tensor, places: Tensor) -> bool:
+    """Let a count follow the places within heads: an attribute, or channels as many as heads times places, over the heads.
+
+    Of any other count, places that stay would keep the channels of others; return False for it.
+    """
+    if len(count.terms) > 1 or count.other or count.terms[0].times != 1:
+        return False
+    [term] = count.terms
+    if term.divisor == 1:
+        return bool(term.origin.attribute) and follow(tracker, count, places)
+    wide, whole = varying(labels), _known(tracker, term.origin)
+    heads = vector(labels, wide[0]) if len(wide) == 1 else None
+    if heads is None or whole is None or len(heads) != term.divisor or len(whole) != len(heads) * len(places):
+        return False
+    _join(tracker, whole, tracker.trace.pairs.join(heads.repeat_interleave(len(places)), places.repeat(len(heads))))
+    return True
 
 
 def follow(tracker: LabelTracker, count: Count, labels: Tensor) -> bool:
