@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.channels.check import find_checked_groups, freeze, randomize_batch_norm, whole_rows
-from spaces.channels.groups import ChannelGroups, Group
+from spaces.channels.groups import ChannelGroups
 from spaces.channels.surgery import apply_cut, plan_cut
 from spaces.cloning.clone import clone
 from spaces.errors import EquivalenceError, UnsupportedModelError

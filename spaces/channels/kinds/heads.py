@@ -85,9 +85,8 @@ def attend(
     _pass_on(tracker, output, passed)
     # One operator, and one record: every place of a query, and of a value, costs as much.
     every = ((contracted, query.shape[-1]), (passed, value.shape[-1]))
-    lines = [torch.zeros(size, dtype=torch.int64) if line is None else line for line, size in every]
-    scores = prod(query.shape[:-1]) * key.shape[-2]
-    _record(tracker, scores * (query.shape[-1] + value.shape[-1]), heads, torch.cat(lines))
+    within = torch.cat([torch.zeros(size, dtype=torch.int64) if own is None else own for own, size in every])
+    _record(tracker, prod(query.shape[:-1]) * key.shape[-2] * len(within), heads, within)
 
 
 def multiply_heads(tracker: LabelTracker, name: str, factors: tuple[Tensor, Tensor], added: Any, output: Tensor) -> bool:
