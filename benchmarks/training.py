@@ -1,34 +1,45 @@
-"""Steps of the training loop against a bare PyTorch loop with the same recipe, on the same batches.
+"""Steps of the training loop against a bare PyTorch loop with the same recipe, on the same batches; ranks; reading of images.
 
     chrt -f 10 taskset -c 1 python -m benchmarks.training [--steps 20]
+    python -m benchmarks.training --part ranks
+    python -m benchmarks.training --part loader
 
 ResNet-20 on images of 32 pixels and torchvision's ResNet-18 at 64 pixels, batches of 64 that are held in memory: SGD with
 Nesterov's momentum, one cycle, label smoothing, channels-last layout, float32. Both take turns step by step, in one thread of
 one process, so that a busy machine slows both; times are CPU seconds, batches and the look for losses that are no numbers
 included. The ratio is the median over the steps of the loop's time over that of the bare step behind it.
+
+The other parts are described in :mod:`benchmarks.training_ranks` and :mod:`benchmarks.image_loading`. Each part writes its
+numbers into ``benchmarks/results/training.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.image_loading import throughputs
+from benchmarks.training_ranks import TURN, row, turns
 from evaluators.task import Batch, Split
 from evaluators.tasks.classification import Classification
 from evaluators.tasks.model_factory import ModelSettings
 from evaluators.tasks.small_images import Digits, DigitsSettings
+from evaluators.training.hardware import processor
 from evaluators.training.loop import TrainingSettings, train
 from evaluators.training.optimizers import OptimizerSettings
 from evaluators.training.schedules import learning_rate_factor
 
 BATCH = 64
+RESULTS = Path(__file__).parent / "results" / "training.json"
 OPTIMIZER: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
 NETWORKS = {
     "ResNet-20, 32 pixels": (ModelSettings("spaces.networks.resnet20", {"in_channels": 3}), 32),
@@ -103,19 +114,42 @@ def step_times(task: HeldTask) -> tuple[list[float], list[float]]:
     return ours[1:], bare[1:]
 
 
-def main() -> None:
-    """Print a row per network."""
-    parser = argparse.ArgumentParser(description="Steps of the training loop against a bare PyTorch loop.")
-    parser.add_argument("--steps", type=int, default=20)
-    steps = parser.parse_args().steps
-    torch.set_num_threads(1)
-    print("| network | loop, ms a step | bare loop, ms a step | ratio (quartiles) |")
-    print("|---|---|---|---|")
+def measure_steps(steps: int) -> list[dict[str, Any]]:
+    """Return milliseconds of a step of both loops, and quartiles of their ratio, by network."""
+    rows = []
     for name, (model, pixels) in NETWORKS.items():
         ours, bare = step_times(HeldTask(model, pixels, steps + 1))
-        low, middle, high = statistics.quantiles([one / other for one, other in zip(ours, bare, strict=True)], n=4)
+        quartiles = statistics.quantiles([one / other for one, other in zip(ours, bare, strict=True)], n=4)
         own, plain = (1000 * statistics.median(times) for times in (ours, bare))
-        print(f"| {name} | {own:.1f} | {plain:.1f} | {middle:.3f} ({low:.3f} to {high:.3f}) |", flush=True)
+        rows.append({"network": name, "loop_ms": own, "bare_ms": plain, "ratio": quartiles})
+    return rows
+
+
+def measure_ranks(steps: int) -> list[dict[str, Any]]:
+    """Return quartiles of the throughput of two processes of one thread, as a share of that of one with two."""
+    return [row(name, turns(model, pixels, steps // TURN + 1)) for name, (model, pixels) in NETWORKS.items()]
+
+
+def measure_loader(steps: int) -> list[dict[str, Any]]:
+    """Return images per CPU second of both loaders, and quartiles of their ratio."""
+    return [throughputs(images=512, turns=max(2, steps // 4))]
+
+
+PARTS = {"steps": measure_steps, "ranks": measure_ranks, "loader": measure_loader}
+
+
+def main() -> None:
+    """Measure one part, print it and put it into the file of results."""
+    parser = argparse.ArgumentParser(description="Steps of the training loop against a bare PyTorch loop; ranks; reading.")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--part", choices=list(PARTS), default="steps")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = PARTS[given.part](given.steps)
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps({**known, "processor": processor(), given.part: rows}, indent=1) + "\n")
+    for one in rows:
+        print(json.dumps(one), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tests.processes import kill_with_descendants, processes
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD = "127.0.0.2"
 SECOND = "127.0.0.3"
-START_SECONDS = 180.0
+START_SECONDS = 400.0
 
 
 def free_port() -> int:
@@ -29,17 +29,19 @@ def free_port() -> int:
 
 
 class RayNodes:
-    """A head node and a second one, with one CPU each; gone with :meth:`close`.
+    """A head node and a second one; gone with :meth:`close`.
 
     Args:
         second: More options of the second node.
+        cpus: CPUs that each offers.
 
     ``ray start`` rewrites 127.0.0.1 to the machine's outer address, but not its neighbours on the loopback interface. Ray's
     servers want the token, which only these processes know.
     """
 
-    def __init__(self, *second: str) -> None:
+    def __init__(self, *second: str, cpus: int = 1) -> None:
         self._second = second
+        self._cpus = str(cpus)
         self.folder = Path(tempfile.mkdtemp(prefix="ray-"))
         self.address = f"{HEAD}:{free_port()}"
         self.dashboard_port = free_port()
@@ -53,6 +55,10 @@ class RayNodes:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ADDRESS": self.address,
             "OMP_NUM_THREADS": "1",
+            # These tests keep other clusters on 127.0.0.1 by 0, with which a second node does not start.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+            # On a busy machine a node takes longer than the half minute that Ray waits for it.
+            "RAY_raylet_start_wait_time_s": str(round(START_SECONDS)),
         }
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         port = self.address.rpartition(":")[2]
@@ -87,7 +93,7 @@ class RayNodes:
 
     def _start(self, host: str, *options: str) -> None:
         log = self.folder / f"{host}.log"
-        common = ["--node-ip-address", host, "--num-cpus", "1", "--object-store-memory", str(100 * 2**20), "--block"]
+        common = ["--node-ip-address", host, "--num-cpus", self._cpus, "--object-store-memory", str(100 * 2**20), "--block"]
         environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         with log.open("wb") as file:
             process = subprocess.Popen([RAY, "start", *common, *options], env=environment, stdout=file, stderr=file)
@@ -95,6 +101,7 @@ class RayNodes:
         deadline = time.monotonic() + START_SECONDS
         while "Ray runtime started" not in log.read_text(errors="replace"):
             if process.poll() is not None or time.monotonic() > deadline:
+                said = log.read_text(errors="replace")
                 self.close()
-                raise RuntimeError(f"a Ray node did not start: {log.read_text(errors='replace') if log.exists() else ''}")
+                raise RuntimeError(f"a Ray node did not start: {said}")
             time.sleep(0.1)

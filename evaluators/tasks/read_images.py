@@ -99,7 +99,7 @@ class ReadImages(DataSet):
         if len(mean) != 3 or len(std) != 3:
             raise DataError(f"{self.name}: expected 3 values for data.mean and data.std, got {mean} and {std}")
         self.pixel_scale = PixelScale(tuple(mean), tuple(std))
-        finish = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+        finish = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std, inplace=True)]
         size = settings.image_size
         central = [v2.Resize(settings.resize or round(size / 0.875)), v2.CenterCrop(size)]
         names = settings.augmentations(NATURAL)

@@ -21,6 +21,7 @@ from evaluators.training.image_operations import ImageOperations
 from evaluators.training.imported import ImportedSettings, OwnLoss, OwnSchedule
 from evaluators.training.mixing import Mixed, Mixing
 from evaluators.training.optimizers import make_optimizer
+from evaluators.training.prefetch import prefetched
 from evaluators.training.ranks import Ranks
 from evaluators.training.recomputation import running_statistics_kept
 from evaluators.training.schedules import learning_rate_factor
@@ -118,6 +119,9 @@ class Session:
             if self.device.type == "cuda":
                 torch.cuda.manual_seed(inner)
             batches = self.batches(generator)
+            if self.operations is None:
+                # These work on images of the host.
+                batches = prefetched(batches, self.device, self.settings.channels_last)
             first = epoch * self.steps_per_epoch
             self.profile.start()
             for number, (inputs, targets) in enumerate(batches, start=first):

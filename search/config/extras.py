@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
@@ -24,13 +25,17 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 """Modules of each extra; pyproject.toml lists the packages under the same names."""
 
+_WORKERS = "execution.training_workers"
+_LAUNCHED = "TORCHELASTIC_RUN_ID"
+"""Set by torchrun, which starts the training workers itself."""
+
 _NEEDS = (
     ("task.data.name", "digits", "digits"),
     ("task.data.tokenizer", "*.json", "text"),
     ("task.score.name", "torchmetrics.*", "metrics"),
     ("execution.executor", "ray", "ray"),
-    ("execution.training_workers", "[2-9]", "ray"),
-    ("execution.training_workers", "[1-9][0-9]*", "ray"),
+    (_WORKERS, "[2-9]", "ray"),
+    (_WORKERS, "[1-9][0-9]*", "ray"),
     ("storage", "postgresql*", "postgresql"),
     ("execution.trackers.*.name", "mlflow", "mlflow"),
     ("execution.trackers.*.name", "tensorboard", "tensorboard"),
@@ -82,6 +87,8 @@ def require_extras(config: Mapping[str, Any]) -> None:
     missing: dict[str, list[str]] = {}
     for path, value in _settings(config, ""):
         for path_pattern, value_pattern, extra in _NEEDS:
+            if path_pattern == _WORKERS and _LAUNCHED in os.environ:
+                continue
             if fnmatchcase(path, path_pattern) and fnmatchcase(value, value_pattern) and not is_installed(extra):
                 missing.setdefault(extra, []).append(f"{path}: {value.partition('://')[0]}")
     if missing:

@@ -13,6 +13,7 @@ from search.study.trial import Proposal, Trial
 if TYPE_CHECKING:
     from evaluators.training.checkpoint import Checkpoint as TrainingCheckpoint
     from evaluators.training.checkpoint import FileCheckpoint
+    from search.executors.training_group import PackedWork
     from search.executors.trial_checkpoints import EndState
 
 S = TypeVar("S")
@@ -149,7 +150,7 @@ class Workload:
     checkpoints: SavedTrainings | None = None
     threads: int = 1
     device: str = "auto"
-    pack_together: Callable[[str], Callable[[], Any]] | None = None
+    pack_together: Callable[[str], PackedWork] | None = None
 
 
 class Executor(ABC, Generic[S]):

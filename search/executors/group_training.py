@@ -12,8 +12,8 @@ from torch import nn
 
 from evaluators.task import Task
 from evaluators.training.checkpoint import Checkpoint, pack_checkpoint, unpack_checkpoint
-from evaluators.training.loop import EpochRecord, train
-from evaluators.training.ranks import Ranks
+from evaluators.training.loop import EpochRecord, TrainingError, train
+from evaluators.training.ranks import Ranks, require_ranks
 from evaluators.training.settings import TrainingSettings
 from search.executors.base import Job
 from search.executors.shipment import Evaluation, Shipment, same_task
@@ -52,6 +52,10 @@ class PackedTraining:
     fingerprint: str
     device: str
     threads: int
+
+    def allows(self, ranks: int) -> bool:
+        """Return True if so many processes train the same network."""
+        return allows(self.settings, ranks)
 
     def __call__(self) -> RankTraining:
         """Return the training with its networks and data, in this process.
@@ -120,10 +124,16 @@ class PackedEvaluation:
     Attributes:
         shipment: The evaluation.
         device: The configuration's device.
+        settings: The training of every job; None where jobs don't train.
     """
 
     shipment: Shipment
     device: str
+    settings: TrainingSettings | None
+
+    def allows(self, ranks: int) -> bool:
+        """Return True if so many processes train the same network."""
+        return self.settings is not None and allows(self.settings, ranks)
 
     def __call__(self) -> RankEvaluation:
         """Return the evaluation with its network and data, in this process.
@@ -165,6 +175,15 @@ class Order:
 
     job: Job
     start: EndState | None
+
+
+def allows(settings: TrainingSettings, ranks: int) -> bool:
+    """Return True if so many processes can share the batches of a training, and their number changes nothing."""
+    try:
+        require_ranks(settings, ranks)
+    except TrainingError:
+        return False
+    return settings.batch_norm != "per_rank"
 
 
 def packed(network: Network) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.executors.driver_place import import_paths, take_over
 from search.executors.ray_worker import SentCheckpoint
-from search.executors.training_group import PREPARE_SECONDS, LostGroupError, TrainingGroup
+from search.executors.training_group import PREPARE_SECONDS, LostGroupError, PackedWork, TrainingGroup
 from search.executors.training_rank import Refused, Work, take_part
 from spaces.errors import SecateursError, error_line
 
@@ -134,7 +134,7 @@ class LaunchedGroup(TrainingGroup):
 
     def train(
         self,
-        factory: Callable[[], Any],
+        factory: PackedWork,
         checkpoint: FileCheckpoint,
         on_epoch: Callable[[Any], None] = lambda record: None,
         order: Any = None,
@@ -228,10 +228,10 @@ def _part_of(store: Any, name: str) -> Any:
 
 
 def _packed(value: object) -> bytes:
-    from ray.cloudpickle import Pickler
+    from cloudpickle import Pickler
 
     buffer = io.BytesIO()
-    Pickler(buffer).dump(value)  # type: ignore[no-untyped-call]
+    Pickler(buffer).dump(value)
     return buffer.getvalue()
 
 

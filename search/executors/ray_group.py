@@ -7,14 +7,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from search.executors.driver_place import import_paths
 from search.executors.ray_cluster import ClusterError, Share, connect, describe, room, set_environment
 from search.executors.ray_pool import why
 from search.executors.ray_settings import RaySettings
 from search.executors.ray_worker import TrainedSoFar
-from search.executors.training_group import PREPARE_SECONDS, LostGroupError, TrainingGroup
+from search.executors.training_group import PREPARE_SECONDS, LostGroupError, PackedWork, TrainingGroup
 from search.executors.training_rank import Alive, Ended, Failed, Refused, TrainingRank
 from spaces.errors import error_line
 
@@ -23,24 +23,43 @@ if TYPE_CHECKING:
     from search.config.loading import Execution
 
 
+LOOK_SECONDS = 5.0
+"""Seconds between two looks at the cluster while processes wait for a place on it."""
+
+
 class _LostError(Exception):
     """A process was lost, or is silent."""
 
 
+class _LessRoomError(Exception):
+    """The cluster has room for ``size`` processes, fewer than there were."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
 class RayGroup(TrainingGroup):
     """Processes on a Ray cluster, which are there until they are closed or one of them is lost.
+
+    Where nodes go, fewer processes go on, if these train the same network.
+
+    Class attributes:
+        had: Most processes that there were at once, of all groups of this process: a cluster that had room has lost it.
 
     Args:
         execution: Their number, what is set aside for each, their patience and how often they start again.
         tell: Takes a line on every loss.
     """
 
+    had: ClassVar[int] = 0
+
     def __init__(self, execution: Execution, tell: Callable[[str], None]) -> None:
         """Keep the settings; nothing is started before :meth:`train`."""
         self.execution = execution
         self.tell = tell
         self._actors: list[Any] = []
-        self._prepared: Callable[[], Any] | None = None
+        self._prepared: PackedWork | None = None
         self._ray_is_own = False
         given = execution.executor.settings
         self._settings = given if isinstance(given, RaySettings) else RaySettings(workers=execution.training_workers)
@@ -49,7 +68,7 @@ class RayGroup(TrainingGroup):
 
     def train(
         self,
-        factory: Callable[[], Any],
+        factory: PackedWork,
         checkpoint: FileCheckpoint,
         on_epoch: Callable[[Any], None] = lambda record: None,
         order: Any = None,
@@ -62,18 +81,34 @@ class RayGroup(TrainingGroup):
             SecateursError: The training can't be carried out as configured.
         """
         share, aside = self._connect()
-        for attempt in range(self.execution.retries + 1):
+        size, lost = len(self._actors) or self.execution.training_workers, 0
+        while True:
             try:
-                return self._attempt(factory, checkpoint, on_epoch, aside, order)
+                return self._attempt(size, share, factory, checkpoint, on_epoch, aside, order)
+            except _LessRoomError as error:
+                self._end()
+                size = error.size
+                self.tell(f"the cluster is {describe()} now: training goes on with {size} workers")
             except _LostError as error:
                 self._end()
-                if attempt == self.execution.retries:
+                lost += 1
+                if lost > self.execution.retries:
                     raise LostGroupError(
-                        f"training on {self.execution.training_workers} workers of {share}: {error}, {attempt + 1} times in "
-                        "all (execution.retries); the same command goes on from the last epoch"
+                        f"training on {size} workers of {share}: {error}, {lost} times in all (execution.retries); the same "
+                        "command goes on from the last epoch"
                     ) from None
                 self.tell(f"{error}; all training workers start again from the last epoch")
-        raise AssertionError
+
+    def _require_room(self, size: int, share: Share, factory: PackedWork) -> None:
+        """Raise where nodes of the cluster have gone, and fewer workers train the same network.
+
+        Raises:
+            _LessRoomError: Fewer are to go on.
+        """
+        if self._settings.address is None or (places := room(share)) >= size:
+            return
+        if fewer := next((ranks for ranks in range(places, 0, -1) if factory.allows(ranks)), 0):
+            raise _LessRoomError(fewer)
 
     def _connect(self) -> tuple[Share, Share]:
         """Attach to the cluster, and return what a process uses, and what Ray sets aside for it."""
@@ -84,7 +119,7 @@ class RayGroup(TrainingGroup):
         if settings.address is None:
             # No trial runs meanwhile, and nobody else is here.
             return share, Share(0.0, share.gpus)
-        if (places := room(share)) < size:
+        if (places := room(share)) < size and size > RayGroup.had:
             raise ClusterError(
                 f"execution.training_workers: {size} workers of {share} each do not fit on the cluster, {describe()}, which "
                 f"has room for {places}: lower training_workers, threads_per_trial or gpus_per_training_worker, or add nodes"
@@ -93,7 +128,9 @@ class RayGroup(TrainingGroup):
 
     def _attempt(
         self,
-        factory: Callable[[], Any],
+        size: int,
+        share: Share,
+        factory: PackedWork,
         checkpoint: FileCheckpoint,
         on_epoch: Callable[[Any], None],
         aside: Share,
@@ -101,7 +138,6 @@ class RayGroup(TrainingGroup):
     ) -> Any:
         import ray
 
-        size = self.execution.training_workers
         if not self._actors:
             actor_class: Any = ray.remote(num_cpus=aside.cpus, num_gpus=aside.gpus, max_restarts=0)(TrainingRank)
             self._actors = [actor_class.remote(str(Path.cwd()), import_paths()) for _ in range(size)]
@@ -109,10 +145,11 @@ class RayGroup(TrainingGroup):
         if factory is not self._prepared:
             # Networks are large: they are put where all can read them once.
             work = ray.put(factory)
-            for answer in self._got([actor.prepare.remote(work) for actor in actors], PREPARE_SECONDS):
+            for answer in self._prepared_all([actor.prepare.remote(work) for actor in actors], share, factory):
                 if isinstance(answer, Refused):
                     raise answer.error
             self._prepared = factory
+            RayGroup.had = max(RayGroup.had, size)
         (place,) = self._got([actors[0].listen.remote()], PREPARE_SECONDS)
         trained, timeout = checkpoint.packed(), self.execution.training_timeout
         ranks = [
@@ -139,6 +176,20 @@ class RayGroup(TrainingGroup):
             with contextlib.suppress(ray.exceptions.RayError, ValueError):
                 ray.kill(actor)
         self._actors, self._prepared = [], None
+
+    def _prepared_all(self, answers: Sequence[Any], share: Share, factory: PackedWork) -> list[Any]:
+        """Return what all processes answer, once there is a place for each and they have loaded network and data."""
+        import ray
+
+        deadline = time.monotonic() + PREPARE_SECONDS
+        while time.monotonic() < deadline:
+            there, waiting = ray.wait(list(answers), num_returns=len(answers), timeout=LOOK_SECONDS)
+            if not waiting:
+                break
+            # One that has failed is told of at once.
+            self._got(there, LOOK_SECONDS)
+            self._require_room(len(answers), share, factory)
+        return self._got(answers, LOOK_SECONDS)
 
     def _got(self, references: Sequence[Any], timeout: float) -> list[Any]:
         import ray

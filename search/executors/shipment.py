@@ -162,11 +162,11 @@ def _parts(network: Network) -> dict[str, Any]:
 
 
 def _writer(buffer: io.BytesIO, kept: dict[str, Any], parts: dict[str, Any], placed: dict[str, Tensor]) -> Any:
-    from ray.cloudpickle import Pickler
+    from cloudpickle import Pickler
 
     names = {id(value): name for name, value in {**parts, **kept}.items()}
 
-    class Writer(Pickler):
+    class Writer(Pickler):  # type: ignore[misc]
         """Pickler that leaves out the parts that the other process has."""
 
         def persistent_id(self, value: object) -> str | None:
@@ -180,7 +180,7 @@ def _writer(buffer: io.BytesIO, kept: dict[str, Any], parts: dict[str, Any], pla
                 return name
             return None
 
-    return Writer(buffer)  # type: ignore[no-untyped-call]
+    return Writer(buffer)
 
 
 class _Reader(pickle.Unpickler):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from spaces.errors import SecateursError
 
@@ -19,13 +19,23 @@ class LostGroupError(SecateursError):
     """Training whose processes were lost more often than they may be."""
 
 
+class PackedWork(Protocol):
+    """Work on its way to the processes that carry it out together."""
+
+    def __call__(self) -> Any:
+        """Return the work, in a process of its own."""
+
+    def allows(self, ranks: int) -> bool:
+        """Return True if so many processes train the same network."""
+
+
 class TrainingGroup(ABC):
     """Several processes that train a network together."""
 
     @abstractmethod
     def train(
         self,
-        factory: Callable[[], Any],
+        factory: PackedWork,
         checkpoint: FileCheckpoint,
         on_epoch: Callable[[Any], None] = lambda record: None,
         order: Any = None,

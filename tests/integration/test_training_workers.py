@@ -59,7 +59,10 @@ def launched(folder: Path, workers: int) -> dict[str, Any]:
     """Return the report of a run in so many processes of torchrun, which has started no Ray."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers), "-m", "search"]
     options = ["run", str(write_config(folder, CONFIG)), "execution.executor=ray", "--runs", str(folder / "launched")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "RAY_TMPDIR": str(folder / "ray")}
+    (folder / "hidden").mkdir()
+    (folder / "hidden" / "ray.py").write_text("raise ImportError('Ray is not to be imported')")
+    paths = os.pathsep.join([str(folder / "hidden"), str(REPOSITORY)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "RAY_TMPDIR": str(folder / "ray")}
     done = subprocess.run([*words, *options], capture_output=True, text=True, env=environment, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("4-retrain: done") <= 1

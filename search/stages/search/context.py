@@ -19,6 +19,7 @@ from search.config.registries import ALGORITHM
 from search.executors.base import Evaluate, Workload
 from search.executors.remote_timer import evaluators_of
 from search.executors.step_solving import Dense, StepSolving
+from search.executors.training_group import PackedWork
 from search.executors.trial_checkpoints import TrialCheckpoints
 from search.executors.trial_evaluator import TrialEvaluator
 from search.run.network import Network
@@ -133,16 +134,19 @@ class SearchContext:
 
             return ship(self.evaluator, self.network.transformations, run.build_task, threads, device)
 
-        def pack_together(device: str) -> Callable[[], Any]:
+        training = self.evaluator.training
+
+        def pack_together(device: str) -> PackedWork:
             from search.executors.group_training import PackedEvaluation
             from search.executors.shipment import ship
 
             shipment = ship(self.evaluator, self.network.transformations, run.build_task, threads, device)
-            return PackedEvaluation(shipment, device)
+            return PackedEvaluation(shipment, device, training)
 
-        trains = self.evaluator.training is not None
         device = run.execution.device
-        return Workload(self.evaluator.evaluate, pack, checkpoints, threads, device, pack_together if trains else None)
+        return Workload(
+            self.evaluator.evaluate, pack, checkpoints, threads, device, pack_together if training is not None else None
+        )
 
     def realize(
         self, proposal: Proposal, end: Checkpoint | None = None, solve: Solve | None = None

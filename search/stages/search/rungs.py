@@ -19,6 +19,7 @@ from evaluators.training.state import EpochRecord, epochs_of, steps_of
 from search.executors.base import Evaluate, Job, Workload
 from search.executors.group_executor import executor_of
 from search.executors.rung_trainer import STEPS, FinalistFiles, RungTrainer
+from search.executors.training_group import PackedWork
 from search.executors.trial_checkpoints import EndState
 from search.output.disk_errors import is_disk_error
 from search.output.exhaustion import exhausted
@@ -291,11 +292,11 @@ class _Race:
 
             return ship(trainer, self.context.network.transformations, run.build_task, threads, device)
 
-        def pack_together(device: str) -> Callable[[], Any]:
+        def pack_together(device: str) -> PackedWork:
             from search.executors.group_training import PackedEvaluation
             from search.executors.shipment import ship
 
             shipment = ship(trainer, self.context.network.transformations, run.build_task, threads, device)
-            return PackedEvaluation(shipment, device)
+            return PackedEvaluation(shipment, device, trainer.training)
 
         return Workload(trainer.evaluate, pack, self.files, threads, run.execution.device, pack_together)

@@ -91,3 +91,11 @@ def test_one_missing_module_makes_an_extra_missing(monkeypatch: pytest.MonkeyPat
     assert not is_installed("onnx")
     with pytest.raises(MissingExtraError, match=r'^fuse needs the extra `onnx`.*pip install "secateurs\[onnx\]"'):
         require_extra("onnx", "fuse")
+
+
+def test_processes_of_torchrun_need_no_ray(bare: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"execution": {"executor": "serial", "training_workers": 12}}
+    with pytest.raises(MissingExtraError, match=r"ray, for execution.training_workers: 12"):
+        require_extras(config)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    require_extras(config)
