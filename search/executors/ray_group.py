@@ -45,7 +45,7 @@ class RayGroup(TrainingGroup):
     Where nodes go, fewer processes go on, if these train the same network.
 
     Class attributes:
-        had: Most processes that there were at once, of all groups of this process: a cluster that had room has lost it.
+        had: Most processes that there was room for, of all groups of this process: a cluster that had room has lost it.
 
     Args:
         execution: Their number, what is set aside for each, their patience and how often they start again.
@@ -119,7 +119,9 @@ class RayGroup(TrainingGroup):
         if settings.address is None:
             # No trial runs meanwhile, and nobody else is here.
             return share, Share(0.0, share.gpus)
-        if (places := room(share)) < size and size > RayGroup.had:
+        places = room(share)
+        RayGroup.had = max(RayGroup.had, places)
+        if RayGroup.had < size:
             raise ClusterError(
                 f"execution.training_workers: {size} workers of {share} each do not fit on the cluster, {describe()}, which "
                 f"has room for {places}: lower training_workers, threads_per_trial or gpus_per_training_worker, or add nodes"
@@ -149,7 +151,6 @@ class RayGroup(TrainingGroup):
                 if isinstance(answer, Refused):
                     raise answer.error
             self._prepared = factory
-            RayGroup.had = max(RayGroup.had, size)
         (place,) = self._got([actors[0].listen.remote()], PREPARE_SECONDS)
         trained, timeout = checkpoint.packed(), self.execution.training_timeout
         ranks = [

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.training.checkpoint import FileCheckpoint
 from tests.integration.tiny_pipeline import read_report, write_config
 from tests.paths import REPOSITORY
 from tests.processes import processes
@@ -61,12 +62,14 @@ def test_a_retraining_outlives_a_node(tmp_path: Path, nodes: RayNodes) -> None:
     deadline, folder = time.monotonic() + 600, tmp_path / "nodes" / "tiny"
 
     def trained() -> bool:
-        return any(path.stat().st_size for path in folder.glob("**/*.safetensors") if "retrain" in str(path))
+        found = [FileCheckpoint(path).load() for path in folder.glob("checkpoints/1-retrain/result/*.safetensors")]
+        return any(one is not None and len(one[1].get("epochs", ())) >= 2 for one in found)
 
-    while not (trained() and len(processes("ray::TrainingRank", nodes.pid(SECOND))) == 2):
+    while not trained():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, (folder / "log.txt").read_text()
         time.sleep(0.05)
+    assert len(processes("ray::TrainingRank", nodes.pid(SECOND))) == 2
     nodes.lose_second()
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
