@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
     """Train to the end, or go on, and write the weights; a line on standard output for every epoch."""
     task = build_task(TASK)
     network = Network(task.reference_model())
-    work = PackedTraining(packed(network), None, None, SETTINGS, 3, lambda: build_task(TASK), task.fingerprint, "cpu", 1)
+    work = PackedTraining(packed(network), None, (), None, SETTINGS, 3, lambda: build_task(TASK), task.fingerprint, "cpu", 1)
     execution = Execution(
         executor=EXECUTOR.parse("serial"), training_workers=2, device="cpu", training_timeout=30.0, retries=1000
     )

@@ -37,7 +37,7 @@ def execution(**options: Any) -> Execution:
 def packed_training(settings: TrainingSettings = SETTINGS) -> PackedTraining:
     task = build_task(TASK)
     network = Network(task.reference_model())
-    return PackedTraining(packed(network), None, None, settings, 3, lambda: build_task(TASK), task.fingerprint, "cpu", 1)
+    return PackedTraining(packed(network), None, (), None, settings, 3, lambda: build_task(TASK), task.fingerprint, "cpu", 1)
 
 
 def together(
