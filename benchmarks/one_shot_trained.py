@@ -20,11 +20,14 @@ from typing import Any
 
 from benchmarks.one_shot import PEERS, arguments, begin
 from benchmarks.pruning_bench import Bench, Sizes
-from benchmarks.where_search_pays import Case, peer, table
+from benchmarks.where_search_pays import BASELINES, Case, peer, table
 from search.config.document import read_document, to_yaml
 from search.config.loading import load
 from search.output.atomic import write_json
 from search.pipeline.pipeline import run
+
+ROWS = (*BASELINES, PEERS[0])
+"""Rows beside ``evolution``, of which those that ``one_shot`` has are there."""
 
 
 def compute(case: Case, source: Path) -> list[dict[str, Any]]:
@@ -35,13 +38,16 @@ def compute(case: Case, source: Path) -> list[dict[str, Any]]:
             shutil.copy(source / copied.name, copied)
     searched = f"{bench.model}-{bench.seed}-{case.target:g}-evolution-True"
     config = read_document(source / f"{searched}.yaml").data
-    config |= {"name": case.name("evolution"), "stages": [*config["stages"], {"retrain": case.retrain(case.epochs)}]}
+    (searching,) = config["stages"]
+    own = [one for one in searching["search"]["baselines"] if one in case.wanted]
+    search = {"search": {**searching["search"], "baselines": own}}
+    config |= {"name": case.name("evolution"), "stages": [search, {"retrain": case.retrain(case.epochs)}]}
     path = bench.folder / f"{config['name']}.yaml"
     path.write_text(to_yaml(config))
     report = run(load(path), bench.folder / "runs" / config["name"], earlier=source / "runs" / searched)
     dense = bench.reference_top1(bench.task(), bench.reference(bench.task()))
     shared = {"model": bench.model, "seed": bench.seed, "target": case.target, "epochs": case.epochs}
-    own = {"evolution": {**report["result"], "before_retraining": report["searches"][-1]["metrics"]}, **report["baselines"]}
+    result = {**report["result"], "before_retraining": report["searches"][-1]["metrics"]}
     seconds = time.process_time() - start
     rows = [
         {
@@ -53,9 +59,9 @@ def compute(case: Case, source: Path) -> list[dict[str, Any]]:
             "reference_test_top1": dense,
             "cpu_seconds": seconds,
         }
-        for row, one in own.items()
+        for row, one in {"evolution": result, **report["baselines"]}.items()
     ]
-    return [{**shared, **peer(case), "reference_test_top1": dense}, *rows]
+    return [*rows, *([{**shared, **peer(case), "reference_test_top1": dense}] if PEERS[0] in case.wanted else [])]
 
 
 def main() -> None:
@@ -64,6 +70,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["resnet20"])
     parser.add_argument("--targets", type=float, nargs="+", default=[0.05])
     parser.add_argument("--epochs-after", type=int, nargs="+", default=[2], help="epochs that the rows are trained for")
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS, help="beside evolution")
     options = parser.parse_args()
     sizes: Sizes = begin(options)
     results: list[dict[str, Any]] = []
@@ -72,7 +79,7 @@ def main() -> None:
             bench = Bench(model, seed, sizes, options.data, options.results)
             for target in options.targets:
                 for epochs in options.epochs_after:
-                    case = Case(bench, target, epochs, sizes.train, options.passes, options.quick, (PEERS[0],))
+                    case = Case(bench, target, epochs, sizes.train, options.passes, options.quick, tuple(options.rows))
                     for row in compute(case, options.source):
                         results.append(row)
                         place = f"{model} seed {seed} at {target:g}, {epochs} epochs"

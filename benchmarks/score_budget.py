@@ -44,7 +44,8 @@ def compute(bench: Bench[Sizes], limit: str, quick: bool) -> dict[str, Any]:
     """Return the row of a checkpoint and a limit."""
     start = time.process_time()
     dense = bench.reference_top1(bench.task(), bench.reference(bench.task()))
-    report = run_stages(bench, f"{bench.model}-{bench.seed}-budget-{limit.replace(' ', '-')}", stages(limit, quick))
+    words = limit.replace("+", "plus-").replace(" ", "-")
+    report = run_stages(bench, f"{bench.model}-{bench.seed}-budget-{words}", stages(limit, quick))
     target, steps = report["targets"]["top1"], report["searches"][-1]["algorithm"]["bisection"]["steps"]
     less = [step for step in steps if step["limit"] <= (1 - TOLERANCE) * report["result"]["macs"]]
     nearest = max(less, key=lambda step: float(step["limit"]), default=None)
