@@ -47,7 +47,7 @@ def compute(bench: Bench[Sizes], limit: str, quick: bool) -> dict[str, Any]:
     words = limit.replace("+", "plus-").replace(" ", "-")
     report = run_stages(bench, f"{bench.model}-{bench.seed}-budget-{words}", stages(limit, quick))
     target, steps = report["targets"]["top1"], report["searches"][-1]["algorithm"]["bisection"]["steps"]
-    less = [step for step in steps if step["limit"] <= (1 - TOLERANCE) * report["result"]["macs"]]
+    less = [step for step in steps if step["limit"] <= (1 - 2 * TOLERANCE) * report["result"]["macs"]]
     nearest = max(less, key=lambda step: float(step["limit"]), default=None)
     return {
         "seed": bench.seed,
