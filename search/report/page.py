@@ -91,7 +91,6 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
     figures.mkdir(exist_ok=True)
     for picture in pictures:
         replace_file(figures / f"{safe_file_name(picture.name)}.png", picture.png)
-    script = Path(__file__).with_name("templates").joinpath("report.js").read_text()
     page = fill_template(
         "report.html",
         report=report,
@@ -147,9 +146,6 @@ def _render(folder: Path, report: dict[str, Any]) -> Path:
         environment=_environment(report.get("environment") or _json(folder / "environment.json")),
         config=_text(folder / "config.yaml"),
         error=report.get("equivalence_max_abs_error"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        favicon=base64.b64encode(_FAVICON.encode()).decode(),
     )
     path = folder / "report.html"
     write_text(path, page)
@@ -191,8 +187,19 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def fill_template(name: str, **content: Any) -> str:
-    """Return a template of this package with its content filled in; texts are escaped."""
-    return _templates().get_template(name).render(**content)
+    """Return a template of this package with its content, and the script of all pages, filled in; texts are escaped."""
+    return _templates().get_template(name).render(**_of_all_pages(), **content)
+
+
+@cache
+def _of_all_pages() -> dict[str, str]:
+    """Return the one script that browsers let a page run, with its hash, and the icon."""
+    script = Path(__file__).with_name("templates").joinpath("report.js").read_text()
+    return {
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "favicon": base64.b64encode(_FAVICON.encode()).decode(),
+    }
 
 
 @cache
