@@ -21,7 +21,7 @@ from spaces.execution.comparison import output_difference
 from spaces.execution.forward import Forward, call
 from spaces.frozen import Frozen
 from spaces.importance.criterion import Observations
-from spaces.latency.layer_latency import LayerLatency, Load, OpenLayer, total
+from spaces.latency.layer_latency import Beside, LayerLatency, Load, OpenLayer, total
 from spaces.levels.levels import Levels, levels_of
 from spaces.levels.settings import LevelSettings
 from spaces.quantization.quantizable import QuantizerLocation
@@ -298,6 +298,10 @@ class SearchSpace(ABC, Generic[S]):
         """Return the configuration in ``candidate`` of each of :meth:`open_layers`, by name."""
         return {}
 
+    def latency_beside(self, candidate: Candidate) -> Beside:
+        """Return what takes time in the network of ``candidate`` beside :meth:`open_layers`, as far as it changes."""
+        return Beside()
+
     def use_latency(self, latency: LayerLatency) -> None:
         """Add ``latency_ms``, the sum over layers by ``latency``, to the costs; called before the first candidate."""
         self._latency = latency
@@ -306,7 +310,7 @@ class SearchSpace(ABC, Generic[S]):
         """Return ``costs`` and, where layers were measured, ``latency_ms``."""
         if self._latency is None:
             return costs
-        return {**costs, "latency_ms": total(self._latency, self.latency_terms(candidate))}
+        return {**costs, "latency_ms": total(self._latency, self.latency_terms(candidate), self.latency_beside(candidate))}
 
     def describe(self, candidate: Candidate) -> dict[str, Value]:
         """Return ``candidate`` in readable values, such as the keep ratio of every layer, in the order of the domains."""

@@ -30,7 +30,7 @@ from spaces.execution.batch import Nested
 from spaces.execution.comparison import eager
 from spaces.execution.forward import Forward, call
 from spaces.execution.randomness import kept_randomness
-from spaces.latency.layer_latency import Load, OpenLayer
+from spaces.latency.layer_latency import Beside, Load, OpenLayer
 from spaces.layers.macs import FLOAT_BITS
 from spaces.layers.shape_inference import layer_shapes
 from spaces.layers.split_attention import split_attention
@@ -247,6 +247,21 @@ class ChannelMask(SearchSpace[ChannelMaskSettings]):
         """Return input and output channels of every layer with MACs, in float, by layer name."""
         channels = self._cost.channels(self.groups.mask(candidate))
         return {name: (*counts, FLOAT_BITS, FLOAT_BITS) for name, counts in channels.items()}
+
+    def latency_beside(self, candidate: Candidate) -> Beside:
+        """Return the products of activations that a candidate leaves, where it changes them."""
+        return Beside(products=self.products(self.groups.mask(candidate)))
+
+    def products(self, mask: np.ndarray, left: np.ndarray | None = None) -> float:
+        """Return the millions of multiply-accumulates that a keep-mask leaves outside layers, of modules whose channels may go.
+
+        Args:
+            mask: Whole keep-mask, boolean of shape ``(width,)``.
+            left: Whether a layer of the costs is left, boolean of shape ``(layers,)``; None for all.
+        """
+        apart = np.array([name not in self._shapes for name in self._cost.layers], dtype=bool)
+        macs, _ = self._cost.counts(mask)
+        return float(macs[apart if left is None else apart & left].sum()) / 1e6
 
     def cheapest(self) -> Candidate:
         """Return the candidate that keeps as few channels of every group as it may."""

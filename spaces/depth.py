@@ -22,7 +22,9 @@ from spaces.execution.comparison import eager, output_difference
 from spaces.execution.forward import Forward, call
 from spaces.execution.randomness import kept_randomness
 from spaces.frozen import Frozen
+from spaces.latency.layer_latency import Beside, Load, OpenLayer
 from spaces.layers.macs import FLOAT_BITS
+from spaces.layers.shape_inference import layer_shapes
 from spaces.layers.split_attention import split_encoders
 from spaces.patterns import reason_left_out, require_matches
 from spaces.residual.additions import branches_zeroed
@@ -108,7 +110,7 @@ class Depth(SearchSpace[DepthSettings]):
             require_matches((*settings.include, *settings.exclude), (unit.name for unit in found), settings.unit)
             reasons = {unit.name: reason_left_out(unit.name, settings.include, settings.exclude) for unit in found}
             self.units = [unit for unit in found if not reasons[unit.name]]
-            self._sizes = StateSizes.of(own)
+            self._sizes, self._shapes = StateSizes.of(own), layer_shapes(own, self._inputs, forward)
             self._removals: dict[frozenset[str], tuple[Removal, dict[str, float]]] = {}
             reasons |= self._faults(own)
             self.units = [unit for unit in self.units if not reasons[unit.name]]
@@ -251,8 +253,34 @@ class Depth(SearchSpace[DepthSettings]):
             return self._difference(model, self.gone(candidate))
 
     def costs(self, candidate: Candidate) -> dict[str, float]:
-        """Return ``macs``, ``parameters``, ``size_bytes``, ``bit_operations`` and ``removed_units``."""
-        return dict(self._planned(candidate)[1])
+        """Return ``macs``, ``parameters``, ``size_bytes``, ``bit_operations``, ``removed_units``, perhaps ``latency_ms``."""
+        return self._with_latency(dict(self._planned(candidate)[1]), candidate)
+
+    def open_layers(self) -> dict[str, OpenLayer]:
+        """Return every layer with a shape, by name, of which none changes but is there or gone."""
+        return {name: OpenLayer(shape) for name, shape in self._shapes.items()}
+
+    def latency_terms(self, candidate: Candidate) -> dict[str, Load]:
+        """Return the channels of every layer that is left, in float."""
+        removal = self.removal(candidate)
+        left = {name: shape for name, shape in self._shapes.items() if not removal.holds(name)}
+        return {name: (one.in_channels, one.out_channels, FLOAT_BITS, FLOAT_BITS) for name, one in left.items()}
+
+    def latency_beside(self, candidate: Candidate) -> Beside:
+        """Return the products of activations, and the units, that are left."""
+        removal = self.removal(candidate)
+        own = sum(macs for name, macs in self._graph.macs.items() if name not in self._shapes and not removal.holds(name))
+        products = own - self._graph.macs_beside(removal, self.gone(candidate))
+        return Beside(products / 1e6, self.left_by_class(candidate))
+
+    def left_by_class(self, candidate: Candidate) -> dict[str, int]:
+        """Return the number of units that are left, by the class of the module that each is named after."""
+        gone, found = self._gone(candidate), dict[str, int]()
+        for unit in self.units:
+            part = self._graph.parts.get(unit.name)
+            kind = "" if part is None else part.kind.rpartition(".")[2]
+            found[kind] = found.get(kind, 0) + (unit.name not in gone)
+        return found
 
     @cached_property
     def network_macs(self) -> float:

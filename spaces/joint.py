@@ -30,7 +30,7 @@ from spaces.frozen import Frozen
 from spaces.joint_cost import JointCost, Left, float_sizes
 from spaces.joint_depth import JointDepth
 from spaces.joint_settings import BITS, CHANNELS, DEPTH, JointSettings
-from spaces.latency.layer_latency import Load, OpenLayer
+from spaces.latency.layer_latency import Beside, Load, OpenLayer
 from spaces.layers.batch_norm import measure_statistics
 from spaces.layers.macs import MacsCounter
 from spaces.layers.split_attention import split_attention
@@ -309,6 +309,15 @@ class Joint(SearchSpace[JointSettings]):
         found = quantized | {n: (*one[:2], *quantized[n][2:]) if n in quantized else one for n, one in kept.items()}
         left = self._left(candidate)
         return found if left is None else {name: one for name, one in found.items() if not left.gone(name)}
+
+    def latency_beside(self, candidate: Candidate) -> Beside:
+        """Return the products of activations, and the branches or blocks, that a candidate leaves."""
+        left = self._left(candidate)
+        products = 0.0
+        if self._masks is not None:
+            products = self._masks.products(self._mask(candidate), None if left is None else left.layers)
+        parts = {} if self._depth is None else self._depth.space.left_by_class(self._depth.own(candidate))
+        return Beside(products, parts)
 
     def layer_sizes(self, candidate: Candidate) -> LayerSizes:
         """Return the layer sizes of a candidate's network."""

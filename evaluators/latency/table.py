@@ -11,7 +11,16 @@ import numpy as np
 from evaluators.latency.backends.base import Conditions
 from evaluators.latency.layer_cache import LayerCache
 from evaluators.latency.timers import LayerRequest, Timer
-from spaces.latency.layer_latency import ALIGNMENTS, LatencyCoefficients, Load, MeasuredLatency, OpenLayer, alignment, grouped
+from spaces.latency.layer_latency import (
+    ALIGNMENTS,
+    Beside,
+    LatencyCoefficients,
+    Load,
+    MeasuredLatency,
+    OpenLayer,
+    alignment,
+    grouped,
+)
 from spaces.layers.shapes import LayerShape
 
 CHUNK = 64
@@ -51,7 +60,12 @@ def measure_table(
     return MeasuredLatency({name: layer.shape for name, layer in layers.items()}, times)
 
 
-def fitted(table: MeasuredLatency, loads: Sequence[Mapping[str, Load]], measured: Sequence[float]) -> MeasuredLatency:
+def fitted(
+    table: MeasuredLatency,
+    loads: Sequence[Mapping[str, Load]],
+    measured: Sequence[float],
+    beside: Sequence[Beside] = (),
+) -> MeasuredLatency:
     """Return ``table`` with the coefficients, none below 0, that fit the latency of whole networks best (ours).
 
     Times of single layers leave out the operations between layers, the fixed time of a run, and that the weights of a whole
@@ -61,20 +75,28 @@ def fitted(table: MeasuredLatency, loads: Sequence[Mapping[str, Load]], measured
         table: Times of single layers.
         loads: Channel counts and bits of the layers, by layer, for each of the networks.
         measured: Milliseconds of a run of each network.
+        beside: What each network has beside its layers; nothing for an empty sequence.
     """
     from scipy.optimize import nnls
 
     rows = []
-    for network in loads:
+    kinds = list(dict.fromkeys(kind for one in beside for kind in one.parts))
+    for network, own in zip(loads, beside or [Beside()] * len(loads), strict=True):
         parts = [table.parts(name, load) for name, load in network.items()]
-        rows.append([*np.sum(parts, axis=0), 1.0])
+        rows.append([*np.sum(parts, axis=0), 1.0, own.products, *(own.parts.get(kind, 0) for kind in kinds)])
     relative = np.asarray(rows) / np.asarray(measured)[:, None]
+    # What no network has is left out, so that the solution does not hang on it.
+    told = (relative != 0.0).any(axis=0) | (np.arange(relative.shape[1]) < 4)
     # A network's parts shrink together: where they can't be told apart, layers take what they took by themselves.
-    columns = np.vstack([relative, [BELIEF, 0.0, 0.0, 0.0]])
+    columns = np.vstack([relative, BELIEF * (np.arange(relative.shape[1]) == 0)])[:, told]
     # With every column of about the same size, the solution does not hang on units.
     sizes = np.maximum(columns.max(axis=0), 1e-12)
     found, _ = nnls(columns / sizes, np.append(np.ones(len(rows)), BELIEF))
-    return replace(table, coefficients=LatencyCoefficients(*(float(value) for value in found / sizes)))
+    coefficients = np.zeros(len(told))
+    coefficients[told] = found / sizes
+    own_ms, outputs, size, fixed, products, *by_kind = coefficients.tolist()
+    named: dict[str, float] = dict(zip(kinds, by_kind, strict=True))
+    return replace(table, coefficients=LatencyCoefficients(own_ms, outputs, size, fixed, products, named))
 
 
 def resized(shape: LayerShape, in_channels: int, out_channels: int) -> LayerShape:

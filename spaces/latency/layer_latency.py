@@ -38,6 +38,20 @@ class OpenLayer:
     bits: tuple[tuple[int, int], ...] = ((FLOAT_BITS, FLOAT_BITS),)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What of a network takes time beside its layers (ours).
+
+    Attributes:
+        products: Millions of multiply-accumulates of products of two activations, such as those of attention, for one sample.
+        parts: Number of branches or blocks that could leave and have not, by class: each has norms, activations and an
+            addition of its own.
+    """
+
+    products: float = 0.0
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+
 class LayerLatency(Protocol):
     """Predicted milliseconds of single layers."""
 
@@ -48,10 +62,15 @@ class LayerLatency(Protocol):
         """Return the milliseconds that a layer with these channels and bits (32: float) adds to a run."""
         ...
 
+    def beside(self, beside: Beside) -> float:
+        """Return the milliseconds that a network takes beside its layers, above :attr:`fixed`."""
+        ...
 
-def total(latency: LayerLatency, loads: Mapping[str, Load]) -> float:
-    """Return the milliseconds of a run of a network whose layers have these configurations."""
-    return latency.fixed + sum(latency.of(name, *load) for name, load in loads.items())
+
+def total(latency: LayerLatency, loads: Mapping[str, Load], beside: Beside | None = None) -> float:
+    """Return the milliseconds of a run of a network whose layers have these configurations, and what it has beside them."""
+    layers = sum(latency.of(name, *load) for name, load in loads.items())
+    return latency.fixed + layers + (0.0 if beside is None or beside == Beside() else latency.beside(beside))
 
 
 class WrittenLatency:
@@ -71,6 +90,10 @@ class WrittenLatency:
         """Return the milliseconds in the table for a layer and these bits."""
         return self._table[layer][latency_key(weight_bits, input_bits)]
 
+    def beside(self, beside: Beside) -> float:
+        """Return 0: the table holds all."""
+        return 0.0
+
 
 def latency_key(weights: int, inputs: int | None) -> str:
     """Return the key of a latency table for these bits of weights and input (None: float), such as ``4x8``."""
@@ -86,12 +109,16 @@ class LatencyCoefficients:
         ms_per_million_outputs: Milliseconds per million values that layers write, for the operations between layers.
         ms_per_megabyte: Milliseconds per million bytes of weights, for weights that a whole network evicts from the cache.
         fixed: Milliseconds of a run that belong to no layer.
+        ms_per_million_products: Milliseconds per million multiply-accumulates of products of two activations.
+        ms_per_part: Milliseconds of a branch or block beside its layers and products, by class.
     """
 
     ms_per_layer_ms: float = 1.0
     ms_per_million_outputs: float = 0.0
     ms_per_megabyte: float = 0.0
     fixed: float = 0.0
+    ms_per_million_products: float = 0.0
+    ms_per_part: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -121,6 +148,11 @@ class MeasuredLatency:
             by = self.coefficients
             self._known[key] = by.ms_per_layer_ms * own + by.ms_per_million_outputs * outputs + by.ms_per_megabyte * size
         return self._known[key]
+
+    def beside(self, beside: Beside) -> float:
+        """Return the milliseconds that a network takes beside its layers, above :attr:`fixed`."""
+        parts = sum(self.coefficients.ms_per_part.get(kind, 0.0) * count for kind, count in beside.parts.items())
+        return self.coefficients.ms_per_million_products * beside.products + parts
 
     def parts(self, layer: str, load: Load) -> tuple[float, float, float]:
         """Return the milliseconds of a layer alone, the millions of values in its outputs, and the megabytes of its weights."""
@@ -155,7 +187,7 @@ class MeasuredLatency:
             for weight_bits, input_bits, inputs, outputs, value in rows:
                 times.setdefault(layer, {}).setdefault((weight_bits, input_bits), {})[inputs, outputs] = value
         shapes = {name: _shape(shape) for name, shape in data["shapes"].items()}
-        # Files of earlier versions have the same four numbers in the same order, under other names.
+        # Files of earlier versions have the first four numbers in the same order, some under other names.
         coefficients = data["coefficients"] if "coefficients" in data else data["weights"]
         return MeasuredLatency(shapes, times, LatencyCoefficients(*coefficients.values()))
 

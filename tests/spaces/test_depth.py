@@ -19,6 +19,9 @@ from spaces.channel_mask import ChannelMask, ChannelMaskSettings
 from spaces.depth import Depth, DepthSettings
 from spaces.errors import InvalidCandidateError, SecateursError, UnsupportedModelError
 from spaces.execution.batch import Nested
+from spaces.joint import Joint
+from spaces.joint_settings import JointSettings
+from spaces.latency.layer_latency import Beside
 from spaces.networks import digits_cnn, encoder_small, gpt_small, resnet20, unet_small
 from spaces.records import RecordError
 from spaces.transformation import apply
@@ -270,3 +273,35 @@ def test_a_record_of_somebody_else_is_checked(change: Callable[[dict], None]) ->
 def test_options_out_of_range_are_refused(given: int) -> None:
     with pytest.raises(ValueError, match="max_removed"):
         DepthSettings(max_removed=given)
+
+
+class Milliseconds:
+    """A millisecond for every layer, two for every branch, and a thousand for a million products."""
+
+    fixed = 1.0
+
+    def of(self, layer: str, in_channels: int, out_channels: int, weight_bits: int, input_bits: int) -> float:
+        return float(not layer.endswith("attention"))
+
+    def beside(self, beside: Beside) -> float:
+        return 1000.0 * beside.products + 2.0 * sum(beside.parts.values())
+
+
+def test_a_removed_branch_removes_its_time() -> None:
+    make, inputs, *_ = NETWORKS["gpt"]
+    model = seeded(make)
+    space = Depth(model, inputs)
+    space.use_latency(Milliseconds())
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    products = sum(2 * 8 * 8 * 16 for _ in range(2)) / 1e3
+    whole = Candidate(dict.fromkeys(space.domains, 1))
+    assert space.costs(whole)["latency_ms"] == pytest.approx(1.0 + len(layers) + products + 2.0 * 4)
+    assert space.latency_beside(whole).parts == {"SelfAttention": 2, "Linear": 2}
+    without = whole.joined(Candidate({"blocks.0.attention": 0}))
+    assert space.costs(without)["latency_ms"] == pytest.approx(1.0 + len(layers) - 4 + products / 2 + 2.0 * 3)
+    assert space.costs(space.cheapest())["latency_ms"] == pytest.approx(1.0 + 1.0)
+    joined = Joint(model, inputs, JointSettings(spaces=("channel_mask", "depth")))
+    joined.use_latency(Milliseconds())
+    both = Candidate({name: "1" * domain.channels for name, domain in joined.domains.items() if domain.channels})
+    kept = both.joined(Candidate({part.name: int(part.name != "blocks.0.attention.branch") for part in joined.removable}))
+    assert joined.costs(kept)["latency_ms"] == pytest.approx(space.costs(without)["latency_ms"])

@@ -32,6 +32,9 @@ FILE = "latency.json"
 SIZES = ((1.0, 1.0), (0.7, 0.7), (0.45, 0.45), (0.25, 0.25), (0.9, 0.35), (0.35, 0.9))
 """Shares kept by even-numbered and by odd-numbered decisions, of each network that a table is fitted to."""
 
+PARTS: tuple[tuple[float, tuple[int, ...]], ...] = ((1.0, (1, 0)), (1.0, (0, 1)), (0.7, (1, 0, 0)), (1.0, (0,)))
+"""Further networks where parts may leave whole: the share kept by other decisions, and the pattern of the parts that stay."""
+
 
 Milliseconds = Annotated[float, Field(ge=0.0)]
 
@@ -61,6 +64,8 @@ class Coefficients(TypedDict):
     ms_per_million_outputs: float
     ms_per_megabyte: float
     fixed: float
+    ms_per_million_products: NotRequired[float]
+    ms_per_part: NotRequired[dict[str, float]]
 
 
 class Table(TypedDict):
@@ -159,12 +164,13 @@ class LatencyTables:
 
     def _measured(self, space: SearchSpace[Any]) -> MeasuredLatency:
         settings, conditions, timer = self._latency.settings, self._latency.settings.conditions, self._latency.timer
-        self._log(f"measuring layers and {len(SIZES)} whole networks in {settings.backend}")
+        candidates = _candidates(space)
+        self._log(f"measuring layers and {len(candidates)} whole networks in {settings.backend}")
         layers = space.open_layers()
         table = measure_table(layers, settings.points, settings.batch_size, conditions, timer, self._cache())
-        candidates = list(dict.fromkeys(_candidate(space, *shares) for shares in SIZES))
         times = [self._network(space.realize(self._model, candidate)) for candidate in candidates]
-        return fitted(table, [space.latency_terms(candidate) for candidate in candidates], times)
+        loads = [space.latency_terms(candidate) for candidate in candidates]
+        return fitted(table, loads, times, [space.latency_beside(candidate) for candidate in candidates])
 
     def _network(self, model: nn.Module) -> float:
         """Return the latency of a network, measured unless one of this structure was."""
@@ -188,6 +194,21 @@ class LatencyTables:
         self._stored[name] = value
         if self._file is not None:
             self._file.write(self._stored)
+
+
+def _candidates(space: SearchSpace[Any]) -> list[Candidate]:
+    """Return the candidates that a table is fitted to: with every part that may leave whole, then with fewer of them."""
+    parts = [part.name for part in space.removable]
+    whole = Candidate(dict.fromkeys(parts, 1))
+    found = [_candidate(space, *shares).joined(whole) for shares in SIZES]
+    for share, left in PARTS if parts else ():
+        candidate = _candidate(space, share, share).joined(whole)
+        for place, name in enumerate(parts):
+            fewer = candidate.joined(Candidate({name: 0}))
+            if place % len(left) not in {at for at, stays in enumerate(left) if stays} and space.excess(fewer) == 0.0:
+                candidate = fewer
+        found.append(candidate)
+    return list(dict.fromkeys(found))
 
 
 def _candidate(space: SearchSpace[Any], even: float, odd: float) -> Candidate:

@@ -11,7 +11,7 @@ from evaluators.latency.backends.base import Conditions, LatencyError
 from evaluators.latency.layer_cache import LayerCache
 from evaluators.latency.table import channel_counts, fitted, measure_table, resized
 from evaluators.latency.timers import LayerRequest, LocalTimer
-from spaces.latency.layer_latency import MeasuredLatency, OpenLayer, total
+from spaces.latency.layer_latency import Beside, MeasuredLatency, OpenLayer, total
 from spaces.layers.shapes import LayerShape
 
 CONV = LayerShape("conv", 16, 32, (8, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
@@ -119,3 +119,26 @@ def test_where_parts_can_not_be_told_apart_layers_take_what_they_took_alone() ->
     found = fitted(table, [{"a": (16, 32, 32, 32)}] * 2, [3.0, 3.0])
     assert found.coefficients.ms_per_layer_ms == pytest.approx(1.0, abs=0.5)
     assert total(found, {"a": (16, 32, 32, 32)}) == pytest.approx(3.0, rel=0.02)
+
+
+def test_products_and_branches_are_told_from_layers_by_whole_networks(tmp_path: Path) -> None:
+    cache = LayerCache(str(tmp_path), "here", QUICK)
+    layers = {name: OpenLayer(LayerShape("linear", 16, 32, (7,)), outputs=True) for name in ("q", "up")}
+    table = measure_table(layers, 4, 1, QUICK, Counting(), cache)
+    networks = [
+        ({"q": (16, heads, 32, 32), "up": (16, 32, 32, 32)}, Beside(heads / 10, {"Attention": attention, "Mlp": mlp}))
+        for heads in (8, 16, 32)
+        for attention in (1, 3)
+        for mlp in (0, 2)
+    ]
+
+    def truth(load: dict[str, tuple[int, int, int, int]], beside: Beside) -> float:
+        layer = sum(one * other for one, other, *_ in load.values())
+        return layer + 20.0 * beside.products + 50.0 * beside.parts["Attention"] + 30.0 * beside.parts["Mlp"] + 5.0
+
+    loads, besides = [load for load, _ in networks], [beside for _, beside in networks]
+    found = fitted(table, loads, [truth(*one) for one in networks], besides)
+    assert found.coefficients.ms_per_part == pytest.approx({"Attention": 50.0, "Mlp": 30.0}, rel=0.05)
+    again = MeasuredLatency.from_json(json.loads(json.dumps(found.to_json())))
+    for load, beside in networks:
+        assert total(again, load, beside) == pytest.approx(truth(load, beside), rel=0.02)
