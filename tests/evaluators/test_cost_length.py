@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -16,7 +15,7 @@ from evaluators.cost import Cost, CostSettings, count_costs
 from evaluators.task import LengthError, Task
 from evaluators.tasks.loader_task import LoaderTask
 from search.compress import compress
-from search.config.document import ConfigError
+from search.config.document import ConfigError, to_yaml
 from search.config.loading import configure, load
 from search.pipeline.inspection import examine, show
 from spaces.channel_mask import ChannelMask, ChannelMaskSettings
@@ -62,7 +61,7 @@ STEP, HEAD = 3 * 12 * (8 + 12), 12 * 2
 def write(folder: Path, length: Any, **arguments: Any) -> Path:
     task = {"class": f"{__name__}.Sentences", "arguments": arguments, "length": length}
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump({"name": "mine", "task": task, "stages": STAGES}))
+    path.write_text(to_yaml({"name": "mine", "task": task, "stages": STAGES}))
     return path
 
 
