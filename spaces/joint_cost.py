@@ -21,7 +21,7 @@ _OWN = ("bias", "weight_quantizer.scale", "weight_quantizer.zero_point")
 
 @dataclasses.dataclass(frozen=True)
 class Left:
-    """What of a network is left once modules have gone.
+    """The part of a network that is left once modules have gone.
 
     Attributes:
         layers: Whether a layer with MACs is left, boolean of shape ``(layers,)``.

@@ -150,7 +150,7 @@ class NamedTask(Task):
 
     def batch_rows(self, split: Split, batch_size: int, generator: torch.Generator, start: int, stop: int) -> Iterable[Batch]:
         """Yield the samples from ``start`` up to ``stop`` of every batch; of a task with batches of its own, of these."""
-        if getattr(self.batches, "__func__", None) is not NamedTask.batches:
+        if type(self).batches is not NamedTask.batches:
             return super().batch_rows(split, batch_size, generator, start, stop)
         return self.data.batch_rows(split, batch_size, generator, start, stop)
 

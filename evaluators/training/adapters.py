@@ -55,7 +55,7 @@ class AdapterSettings:
 
 
 class LowRank(nn.Module):
-    """What is added to a weight of shape ``(out, ...)``: ``alpha / rank`` times a product of two matrices, at first zero.
+    """The summand of a weight of shape ``(out, ...)``: ``alpha / rank`` times a product of two matrices, at first zero.
 
     Args:
         weight: The weight.

@@ -67,14 +67,20 @@ def running_statistics_kept(model: nn.Module, wanted: bool) -> Iterator[None]:
                 layer.num_batches_tracked.copy_(count)
 
 
+def _method(model: nn.Module, name: str) -> Callable[..., object] | None:
+    """Return a method of somebody's network, or None where it has no such method."""
+    found = getattr(model, name, None)
+    return found if callable(found) else None
+
+
 def _switches(model: nn.Module) -> list[Switch]:
     """Return what turns checkpointing on and off, of the network or else of its outermost parts that offer it."""
     for word in ("activation", "gradient"):
         # transformers 5 calls it so, and earlier versions, and some networks since, so.
-        enable, disable = (getattr(model, f"{word}_checkpointing_{what}", None) for what in ("enable", "disable"))
-        if callable(enable) and callable(disable):
+        enable, disable = (_method(model, f"{word}_checkpointing_{what}") for what in ("enable", "disable"))
+        if enable is not None and disable is not None:
             return [_TransformersSwitch(model, enable, disable, f"{word}_checkpointing_kwargs")]
-    if callable(whole := getattr(model, "set_grad_checkpointing", None)):
+    if (whole := _method(model, "set_grad_checkpointing")) is not None:
         return [lambda on: whole(enable=on)]
     return [switch for child in model.children() for switch in _switches(child)]
 
@@ -94,5 +100,5 @@ class _TransformersSwitch:
             return
         # The older form of torch's checkpoints gives no gradients behind inputs without one, so that a hook gives them one.
         self.enable(**{self.keyword: {"use_reentrant": False}})
-        if callable(unhook := getattr(self.model, "disable_input_require_grads", None)):
+        if (unhook := _method(self.model, "disable_input_require_grads")) is not None:
             unhook()

@@ -133,7 +133,7 @@ def notebook_display(console: Console | None) -> Display | None:
     """Return IPython's ``display`` where ``console`` writes into the cell of a notebook, else None."""
     ipython: Any = sys.modules.get("IPython")
     shell = None if ipython is None or console is None or console.file is not sys.stdout else ipython.get_ipython()
-    if getattr(shell, "kernel", None) is None:
+    if shell is None or "IPKernelApp" not in shell.config:
         return None
     found: Display = ipython.display.display
     return found

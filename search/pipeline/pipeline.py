@@ -85,9 +85,10 @@ def run(
     with torch_threads(config.execution.threads_per_trial):
         start = Start(config)
         source = find_earlier(earlier, folder, start)
+        steps = plan(config, start.task.fingerprint)
+        taken = [] if source is None else reused(steps, source, start)  # Damaged pieces are refused before a folder is made.
         if source is not None and tables is not None:
-            steps = plan(config, start.task.fingerprint)
-            require_taken(steps, reused(steps, source, start), source, tables.step)
+            require_taken(steps, taken, source, tables.step)
         if not (folder / "config.yaml").exists():
             with Log(None, console) as log, network_remarks(log.write):
                 for line in rehearse(config, start):

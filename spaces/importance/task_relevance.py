@@ -12,7 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from spaces.channels.groups import ChannelGroups, Layer
 from spaces.execution.hooks import first_tensor
-from spaces.importance.criterion import Criterion, CriterionOptions, averaged, places_on
+from spaces.importance.criterion import Criterion, CriterionOptions, averaged, group_means, places_on, relative
+from spaces.importance.weights import L2Norm
 
 ROUNDING = 1e-10
 """Variance below this share of the mean square is rounding: a constant channel tells no class from another."""
@@ -175,9 +176,17 @@ class TaskRelevance(Criterion):
         return torch.cat(parts, 1)
 
     def values(self) -> Tensor:
-        """Return Fisher's ratios, float64 of shape ``(groups.width,)``; 0 for channels that no layer reads."""
-        ratios = self._statistics.discriminant_ratio()
-        return averaged(self.groups, [(self._places, ratios)], self.device).nan_to_num(0.0)
+        """Return Fisher's ratios, float64 of shape ``(groups.width,)``; 0 for channels that no layer reads.
+
+        A group of which no layer reads anything, such as the width of queries and keys, which meet in a product, has the L2
+        norms of its filters, scaled to the mean ratio of the others (ours).
+        """
+        ratios = averaged(self.groups, [(self._places, self._statistics.discriminant_ratio())], self.device)
+        unread = group_means(self.groups, ratios.isfinite().to(ratios.dtype)) == 0.0
+        if bool(unread.any()) and not bool(unread.all()):
+            norms = relative(self.groups, L2Norm(self.model, self.groups, self.options).values())
+            ratios = torch.where(unread, norms * ratios[ratios.isfinite()].mean(), ratios)
+        return ratios.nan_to_num(0.0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the class statistics."""

@@ -40,7 +40,7 @@ class OpenLayer:
 
 @dataclass(frozen=True)
 class Beside:
-    """What of a network takes time beside its layers (ours).
+    """The parts of a network that take time beside its layers (ours).
 
     Attributes:
         products: Millions of multiply-accumulates of products of two activations, such as those of attention, for one sample.

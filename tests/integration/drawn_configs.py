@@ -61,6 +61,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "shards": (None, None, 1),
         "batch_norm": (None, None, "synchronized", "per_rank"),
         "keep_epoch": ("auto", "best", "last"),
+        "adapters": (None, None, None, {}, {"rank": 2, "alpha": 4.0, "layers": ["*"]}),
         "train_only": (None, None, None, ["norms", "biases", "head"], ["features.0"], ["head"]),
     },
     "OptimizerSettings": {
@@ -94,6 +95,17 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "max_ratio": SHARES,
         "round_to": (1, 2, 8),
     },
+    "ChannelExplorationSettings": {
+        "ratio": (0.1, 0.3, 0.9),
+        "macs": (None, 0.1, 0.5, 0.95),
+        "regrow": (0.0, 0.3, 0.9),
+        "explorations": (1, 3, 20),
+        "explore": (0.3, 0.72, 1.0),
+        "include": LAYERS,
+        "exclude": LAYERS,
+        "max_ratio": SHARES,
+        "round_to": (1, 2, 8),
+    },
     "ProbabilisticSettings": {
         "ratio": (0.0, 0.3, 0.9),
         "ratios": ({}, {"features.0": 0.5}, {"*": 0.3}),
@@ -121,6 +133,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "round_to": (1, 2, 4, 8, 16),
         "units": ((), ("channels",)),
         "heads_multiple": (1, 2),
+        "width_multiple": (1, 2),
         "include": LAYERS,
         "exclude": LAYERS,
         "max_ratio": SHARES,
@@ -134,7 +147,11 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "percentile": (51.0, 99.9, 100.0),
         "latency": ({}, {"features.0": {"4x8": 1.0}}),
     },
-    "JointSettings": {"calibration_samples": (1, 64, 256)},
+    "JointSettings": {
+        "calibration_samples": (1, 64, 256),
+        "spaces": (["channel_mask", "bit_width"], ["bit_width", "channel_mask"]),
+        "depth": ({}, {"max_removed": 1}),
+    },
     "PruningScheduleSettings": {
         "macs": ([0.5], [0.3, 0.7], [0.95]),
         "largest": ([0.05], [0.02, 1.0]),

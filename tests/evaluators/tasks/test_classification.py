@@ -185,6 +185,11 @@ def test_parts_of_batches_are_those_of_whole_ones_also_of_a_task_with_batches_of
     whole = list(task.batches("train", 8, torch.Generator().manual_seed(1)))
     parts = list(task.batch_rows("train", 8, torch.Generator().manual_seed(1), 2, 5))
     assert all(torch.equal(one[0][2:5], part[0]) for one, part in zip(whole, parts, strict=True))
-    task.batches = lambda *given: [(inputs + 1, targets) for inputs, targets in whole]
+
+    class Shifted(type(task)):
+        def batches(self, *given):
+            return [(inputs + 1, targets) for inputs, targets in super().batches(*given)]
+
+    task.__class__ = Shifted
     again = list(task.batch_rows("train", 8, torch.Generator().manual_seed(1), 2, 5))
     assert all(torch.equal(one[0] + 1, other[0]) for one, other in zip(parts, again, strict=True))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evaluators import EVALUATORS
 from search.config import load
 from search.config.document import ConfigError, to_yaml
 from search.pipeline.rehearsal import rehearse
@@ -50,8 +51,8 @@ def write(folder: Path, data: dict[str, Any]) -> Path:
 def test_a_mistake_is_refused_with_its_place(tmp_path: Path, mutation: Mutation) -> None:
     with pytest.raises(ConfigError) as caught:
         load(write(tmp_path, mutation.data))
-    around = [key for key in mutation.place[:-1] if key not in ("accuracy", "omega", "latency")]
-    found = [[key for key in fault.path if key not in ("accuracy", "omega", "latency")] for fault in caught.value.faults]
+    around = [key for key in mutation.place[:-1] if key not in EVALUATORS]
+    found = [[key for key in fault.path if key not in EVALUATORS] for fault in caught.value.faults]
     assert any(path[: len(around)] == around for path in found), str(caught.value)
     assert all(len(fault.message) > 10 for fault in caught.value.faults)
     assert "line " in str(caught.value)
