@@ -110,7 +110,7 @@ def test_whole_networks_tell_what_lies_between_their_layers() -> None:
     found = fitted(table, loads, [1.1 * value + 0.3 for value in own])
     for network, value in zip(loads, own, strict=True):
         assert total(found, network) == pytest.approx(1.1 * value + 0.3, rel=0.02)
-    coefficients = vars(found.coefficients)
+    coefficients = dict(vars(found.coefficients))
     assert coefficients.pop("ms_per_part") == {}
     assert min(coefficients.values()) >= 0.0
 
